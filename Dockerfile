@@ -1,0 +1,24 @@
+# docker build -t lora-module-lab .
+# docker run --gpus all --network host -v lab-runs:/app/runs -v "$PWD/models":/app/models:ro lora-module-lab
+FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
+
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3 python3-venv gcc python3-dev \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --create-home --uid 10001 lab
+WORKDIR /app
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT=7860
+COPY requirements.txt .
+RUN pip install --no-cache-dir -r requirements.txt
+COPY app.py LICENSE README.md ./
+COPY trainer trainer
+COPY ui ui
+RUN mkdir -p runs models && chown lab:lab runs models
+USER lab
+VOLUME /app/runs
+EXPOSE 7860
+# the app listens on this machine alone: share the host's network (above) and reach it at 127.0.0.1:7860
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+  CMD python -c "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/', timeout=4)"
+CMD ["python", "app.py"]

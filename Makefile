@@ -1,0 +1,41 @@
+# `make run` sets up and starts the app; `make test` sets up and runs all tests. Both are quick the second time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test test-all lint demo clean
+
+run: $(VENV)/run
+	@exec $(BIN)/python app.py
+
+test: $(VENV)/test lint
+	$(BIN)/python -m pytest -m "not full"
+
+test-all: $(VENV)/test lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: $(VENV)/run
+	$(BIN)/python -m trainer.demo.build
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; this is %s. Name another: make run PYTHON=python3.12" % sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV)
+
+# torch comes with the rest in one go, so that nothing else pulls in another build of it
+$(VENV)/run: requirements.txt | $(BIN)/python
+	@echo "Installing what the app needs (once; a few minutes) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/test: tests/requirements.txt requirements.txt | $(BIN)/python
+	@echo "Installing what the tests need (once; a few minutes) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt
+	@touch $@ $(VENV)/run

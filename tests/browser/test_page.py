@@ -1,0 +1,82 @@
+"""What a person sees and does on the Train tab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+Page = Any
+
+
+def summary_after(page: Page, act: Any) -> str:
+    """The summary once it has answered `act`."""
+    before = page.inner_text("#go .summary")
+    act()
+    page.wait_for_function("old => document.querySelector('#go .summary').innerText !== old", arg=before)
+    return str(page.inner_text("#go .summary"))
+
+
+def test_everything_is_in_sight_without_scrolling(page: Page) -> None:
+    assert page.evaluate("document.documentElement.scrollHeight") <= 900
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1440
+    for place in ('input[data-name="q_proj"]', 'input[data-name="lm_head"]', "#go .summary", "#train", "#col-live"):
+        box = page.locator(place).bounding_box()
+        assert box["y"] >= 0 and box["y"] + min(box["height"], 300) <= 900, place
+
+
+def test_a_tick_changes_the_summary_and_shows_its_receipt(page: Page) -> None:
+    box = page.locator('input[data-name="q_proj"]')
+    assert box.is_checked()
+    row = page.locator(".modules .row", has=box)
+    assert "5 of 5 layers, as rows 0–159 of qkv_proj" in row.inner_text()
+    assert "Trainable" in summary_after(page, box.uncheck)
+    assert "Part of qkv_proj" in row.inner_text()
+
+
+def test_names_that_match_nothing_stay_with_their_receipt(page: Page) -> None:
+    text = summary_after(page, lambda: page.select_option("#preset", "4"))
+    assert "fc1, fc2 match nothing in this model." in text
+    missing = page.locator(".group.missing")
+    assert missing.locator(".row").count() == 2
+    assert "matches nothing: phi3 has no fc1: its MLP is gate_up_proj and down_proj" in missing.inner_text()
+
+
+def test_a_fused_module_and_its_slice_are_never_ticked_together(page: Page) -> None:
+    page.locator('input[data-name="qkv_proj"]').check()
+    assert not page.locator('input[data-name="q_proj"]').is_checked()
+    page.locator('input[data-name="k_proj"]').check()
+    assert not page.locator('input[data-name="qkv_proj"]').is_checked()
+
+
+def test_train_with_problems_starts_nothing_and_shows_them_all(page: Page) -> None:
+    page.get_by_label("Learning rate", exact=True).fill("fast")
+    page.get_by_label("Rank r", exact=True).fill("0")
+    page.click("#train")
+    page.wait_for_selector(".issues.refused")
+    text = page.inner_text(".issues.refused")
+    assert (
+        "2 problems" in text and 'Learning rate: "fast" is not a number' in text and "Rank r: 0 is too small" in text
+    )
+    assert page.get_by_label("Learning rate", exact=True).input_value() == "fast"
+    assert page.locator("#live-status .pill").count() == 0
+
+
+def test_a_model_that_cannot_be_read_says_why(page: Page) -> None:
+    page.get_by_label("Model", exact=True).fill("<b>no</b> model")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".notice.failed")
+    assert "<b>no</b> model” is no model name." in page.inner_text(".notice.failed")
+
+
+@pytest.mark.parametrize("width", [420, 1024])
+def test_narrow_pages_do_not_scroll_sideways(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_an_empty_page_says_what_to_do(page: Page) -> None:
+    assert "press Train" in page.inner_text("#live-status")
+    page.get_by_role("tab", name="Runs").click()
+    page.wait_for_selector("#runs-table .empty:visible")
+    assert "Start one on the Train tab" in page.inner_text("#runs-table .empty")

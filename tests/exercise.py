@@ -1,0 +1,91 @@
+"""Train a selection for real and see what moved: the proof behind every tick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from trainer import adapter
+from trainer.config import AdapterConfig, RunConfig, Tick, TrainingConfig
+from trainer.discover import discover
+from trainer.modules import ModuleMap
+from trainer.optimiser import parameter_groups
+from trainer.plan import Plan, make_plan
+
+TRAINING = TrainingConfig(max_length=8, learning_rate=1e-2, full_learning_rate=1e-2, weight_decay=0.1)
+
+
+@dataclass
+class Trained:
+    """A model after a few real steps, with its weights from before."""
+
+    model: PeftModel
+    plan: Plan
+    module_map: ModuleMap
+    config: RunConfig
+    before: dict[str, torch.Tensor]
+    base_state: dict[str, torch.Tensor]
+    """The base model's weights as they were, to build it again."""
+
+    def moved(self) -> set[str]:
+        """Names of all parameters that are not bit for bit what they were."""
+        return {
+            name
+            for name, parameter in self.model.named_parameters()
+            if not torch.equal(parameter.detach(), self.before[name])
+        }
+
+
+def batch(config: PreTrainedConfig, seed: int = 0) -> torch.Tensor:
+    """Two texts of eight random tokens."""
+    vocab = config.get_text_config(decoder=True).vocab_size
+    return torch.randint(3, vocab, (2, 8), generator=torch.Generator().manual_seed(seed))
+
+
+def build(config: PreTrainedConfig, ticks: list[Tick], settings: AdapterConfig, seed: int = 0) -> Trained:
+    """A model from `config` with random weights, the ticks attached and verified, not trained yet."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    base_state = {name: value.clone() for name, value in model.state_dict().items()}
+    module_map = discover(config, "tiny")
+    run = RunConfig(modules=tuple(ticks), adapter=settings, training=TRAINING)
+    plan = make_plan(run, module_map)
+    assert not plan.issues, plan.issues
+    wrapped = adapter.attach(model, plan, settings, module_map)
+    adapter.prepare(wrapped, plan, torch.float32)
+    adapter.verify(wrapped, plan, settings, module_map)
+    before = {name: parameter.detach().clone() for name, parameter in wrapped.named_parameters()}
+    return Trained(wrapped, plan, module_map, run, before, base_state)
+
+
+def train(trained: Trained, steps: int = 2) -> Trained:
+    """Real steps with AdamW and weight decay, which must not move what a slice masks."""
+    model = trained.model
+    optimiser = torch.optim.AdamW(parameter_groups(model, trained.config))
+    ids = batch(model.config)
+    model.train()
+    for _ in range(steps):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    model.eval()
+    return trained
+
+
+def logits(model: Any, config: PreTrainedConfig) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=batch(config, seed=1)).logits  # type: ignore[no-any-return]
+
+
+def reloaded(trained: Trained, config: PreTrainedConfig, folder: Path) -> Any:
+    """The saved adapter on a fresh base model, by plain PEFT alone."""
+    trained.model.save_pretrained(str(folder), save_embedding_layers=False)
+    base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    base.load_state_dict(trained.base_state)
+    return PeftModel.from_pretrained(base, str(folder)).eval()

@@ -1,0 +1,1 @@
+"""Training behind the page: configuration, module map, plan, runs, worker. Never imports gradio or plotly."""

@@ -1,0 +1,198 @@
+"""Targets of a plan -> a model that trains exactly them, through plain PEFT, and the proof that it does.
+
+A slice of a fused projection is one LoRA over the whole module whose `lora_B` is masked: only the rows
+of the slice in the slice's own columns may move. B starts at zero, so the rest stays zero, whatever the
+optimiser or weight decay, and the adapter saved is a plain PEFT one.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
+
+from trainer.config import AdapterConfig
+from trainer.errors import UserError
+from trainer.modules import ModuleMap
+from trainer.plan import Plan, stored_count, trainable_count
+from trainer.resolve import Slice, Target
+
+_LORA = re.compile(
+    r"base_model\.model\.(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)\.default(?:\.weight)?"
+)
+_FULL = re.compile(r"base_model\.model\.(.+)\.modules_to_save\.default\.(.+)")
+_ROWS = re.compile(r"base_model\.model\.(.+)\.token_adapter\.trainable_tokens_delta\.default")
+_BIAS = re.compile(r"base_model\.model\.(.+)\.base_layer\.bias")
+
+
+def peft_config(
+    targets: Iterable[Target], adapter: AdapterConfig, module_map: ModuleMap, new_tokens: Sequence[int] = ()
+) -> LoraConfig:
+    """The PEFT configuration of `targets`: full paths only, never names to be matched."""
+    targets = list(targets)
+    lora = [target for target in targets if target.treatment == "lora"]
+    modules = [target.module for target in lora if target.kind.class_name != "Parameter"]
+    parameters = [target.module for target in lora if target.kind.class_name == "Parameter"]
+    full = [name for target in targets if target.treatment == "full" for name in _with_tied(target, module_map)]
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.r,
+        lora_alpha=_plain(adapter.lora_alpha),
+        lora_dropout=adapter.lora_dropout,
+        bias=adapter.bias,
+        use_rslora=adapter.use_rslora,
+        use_dora=adapter.use_dora,
+        init_lora_weights=True if adapter.init_lora_weights == "default" else adapter.init_lora_weights,
+        trainable_token_indices={t.module: list(new_tokens) for t in targets if t.treatment == "rows"} or None,
+        # PEFT's own word for an adapter that is made of modules_to_save alone
+        target_modules=modules or ([] if parameters else DUMMY_TARGET_MODULES),
+        target_parameters=parameters or None,
+        modules_to_save=full or None,
+        rank_pattern={target.module: target.r for target in lora if target.r != adapter.r},
+        alpha_pattern={
+            target.module: _plain(target.lora_alpha) for target in lora if target.lora_alpha != adapter.lora_alpha
+        },
+    )
+
+
+def attach(
+    model: nn.Module, plan: Plan, adapter: AdapterConfig, module_map: ModuleMap, new_tokens: Sequence[int] = ()
+) -> PeftModel:
+    """Wrap `model` so that the plan's targets train and nothing else does.
+
+    `new_tokens`: ids of the tokens whose rows train alone. Raises UserError where PEFT refuses a target.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        try:
+            wrapped = get_peft_model(model, peft_config(plan.targets, adapter, module_map, new_tokens))
+        except ValueError as error:
+            raise UserError(
+                f"PEFT refuses this selection: {str(error)[:300]}", "Untick the module it names."
+            ) from error
+    _tie_copies(wrapped, plan.targets, module_map)
+    return wrapped
+
+
+def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
+    """The last touches before training, also after a resume: float32 masters, slice masks.
+
+    To be called after the trainer is built, since TRL casts what trains on a quantised base to bfloat16,
+    in which small updates are lost.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    for target in plan.targets:
+        if target.slices:
+            _mask(model.base_model.model.get_submodule(target.module), target.slices)
+    embedding = model.get_input_embeddings()
+    if compute_dtype != torch.float32 and any(parameter.requires_grad for parameter in embedding.parameters()):
+        # else float32 embeddings would turn the whole residual stream float32
+        embedding.register_forward_hook(lambda _module, _inputs, output: output.to(compute_dtype))
+
+
+def verify(model: PeftModel, plan: Plan, adapter: AdapterConfig, module_map: ModuleMap) -> None:
+    """Hold the plan against what really requires a gradient. Raises UserError if they differ."""
+    real: dict[tuple[str, str], int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = _owner(name)
+            real[key] = real.get(key, 0) + parameter.numel()
+    planned: dict[tuple[str, str], int] = {}
+    for target in plan.targets:
+        # several expert parameters of one module share its name in PEFT
+        module = target.module.rpartition(".")[0] if target.kind.class_name == "Parameter" else target.module
+        key = (module, target.treatment)
+        planned[key] = planned.get(key, 0) + stored_count(target, adapter, module_map)
+    for name in real.keys() | planned.keys():
+        if real.get(name) != planned.get(name):
+            module, treatment = name
+            raise UserError(
+                f"The plan and the model differ at {module} ({treatment}): "
+                f"planned {planned.get(name, 0):,} numbers, found {real.get(name, 0):,}.",
+                "Nothing was trained. Please report this with the run's config.json.",
+                "bug",
+            )
+
+
+def trainable_parameters(model: PeftModel, treatment: str) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters that require a gradient and belong to `treatment`: lora, full or rows."""
+    return [
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and _owner(name)[1] == treatment
+    ]
+
+
+def free_entries(model: PeftModel, plan: Plan, adapter: AdapterConfig) -> int:
+    """Numbers that training may change: all that require a gradient, less the masked ones."""
+    masked = sum(
+        parameter.numel() - int(parameter.slice_mask.sum())
+        for parameter in model.parameters()
+        if parameter.requires_grad and hasattr(parameter, "slice_mask")
+    )
+    total = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert total - masked <= sum(trainable_count(target, adapter) for target in plan.targets) or not plan.targets
+    return int(total - masked)
+
+
+def _with_tied(target: Target, module_map: ModuleMap) -> list[str]:
+    """The module itself, and the one it shares its weight with."""
+    partner = [kind for kind in module_map.kinds if kind.tied_to == target.kind.name]
+    if target.kind.tied_to:
+        partner += [kind for kind in module_map.kinds if kind.name == target.kind.tied_to]
+    return [target.module, *(name for kind in partner for name in kind.modules)]
+
+
+def _tie_copies(model: PeftModel, targets: Iterable[Target], module_map: ModuleMap) -> None:
+    """Tied modules trained in full stay tied: their copies share one parameter."""
+    for target in targets:
+        if target.treatment != "full":
+            continue
+        first, *others = (model.base_model.model.get_submodule(name) for name in _with_tied(target, module_map))
+        for other in others:
+            other.modules_to_save["default"].weight = first.modules_to_save["default"].weight
+
+
+def _mask(module: Any, slices: tuple[Slice, ...]) -> None:
+    """Let only the slices' own blocks of `lora_B` move, and their rows of DoRA's magnitude."""
+    weight = module.lora_B["default"].weight
+    mask = torch.zeros_like(weight)
+    for part in slices:
+        for start, end in part.rows:
+            mask[start:end, part.columns[0] : part.columns[1]] = 1
+    _mask_gradient(weight, mask)
+    bias = getattr(module.base_layer, "bias", None)
+    if bias is not None and bias.requires_grad:
+        _mask_gradient(bias, mask.amax(dim=1))
+    if "default" in module.lora_magnitude_vector:
+        magnitude = module.lora_magnitude_vector["default"].weight
+        _mask_gradient(magnitude, mask.amax(dim=1).view_as(magnitude))
+
+
+def _mask_gradient(parameter: nn.Parameter, mask: torch.Tensor) -> None:
+    parameter.slice_mask = mask  # type: ignore[attr-defined]
+    parameter.register_hook(  # type: ignore[no-untyped-call]
+        lambda gradient: gradient * mask.to(gradient.dtype)
+    )
+
+
+def _owner(name: str) -> tuple[str, str]:
+    """Module of the base model and treatment that a trainable parameter belongs to."""
+    for pattern, treatment in ((_LORA, "lora"), (_FULL, "full"), (_ROWS, "rows"), (_BIAS, "lora")):
+        match = pattern.fullmatch(name)
+        if match:
+            return match.group(1).replace(".base_layer", ""), treatment
+    return name, "unknown"
+
+
+def _plain(number: float) -> float:
+    """16 rather than 16.0, as PEFT writes it."""
+    return int(number) if float(number).is_integer() else number

@@ -1,0 +1,55 @@
+"""Complete checkpoints: transformers' checkpoints are not atomic, so each gets a marker once it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+from trainer.runs import write_json
+
+MARKER = "complete.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Write the marker: name, size and sha256 of every file."""
+    files = {
+        str(path.relative_to(checkpoint)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != MARKER
+    }
+    write_json(checkpoint / MARKER, files)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether every file that the marker names is there with its size and content."""
+    try:
+        files = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+        return all(
+            (checkpoint / name).stat().st_size == facts["bytes"] and _sha256(checkpoint / name) == facts["sha256"]
+            for name, facts in files.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """The newest whole checkpoint below `folder`; broken newer ones are removed, since nothing can use them."""
+    found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    for checkpoint in sorted(found, key=_step, reverse=True):
+        if is_complete(checkpoint):
+            return checkpoint
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

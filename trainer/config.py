@@ -1,0 +1,152 @@
+"""RunConfig: everything that decides what a run does. Frozen, JSON both ways, no secrets.
+
+Keys carry the names that PEFT, TRL and transformers give them. Each setting states its bounds and its
+one-line explanation where it is defined; the page, the checks and the command line read them there.
+Reading JSON and checking values live in `parsing.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from trainer import demo
+
+SCHEMA = 1
+
+Treatment = Literal["lora", "full"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Bias = Literal["none", "lora_only"]
+Start = Literal["default", "pissa"]
+Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+Optimizer = Literal["paged_adamw_8bit", "adamw_torch"]
+DataSource = Literal["demo", "file", "hub"]
+LossOn = Literal["completion", "all"]
+
+
+def setting(default: Any, explanation: str, **bounds: Any) -> Any:
+    """A dataclass field with its explanation and its bounds: `min`, `max`, or `above` (exclusive)."""
+    return field(default=default, metadata={"explanation": explanation, **bounds})
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One ticked module kind. `r` and `lora_alpha` left empty are the adapter's."""
+
+    name: str
+    treatment: Treatment = "lora"
+    r: int | None = setting(None, "Rank of this kind alone.", min=1, max=4096)
+    lora_alpha: float | None = setting(None, "Scale of this kind alone.", above=0, max=65536)
+    layers: str = setting("", "Layers to train, such as 0-15, last 8, 3,5,7. Empty: all.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model, and how its frozen weights are held in memory."""
+
+    name: str = setting("demo", "The demo, a model id of the Hugging Face hub, or a folder of the models folder.")
+    revision: str = setting("main", "Branch, tag or commit of a hub model.")
+    load_in_4bit: bool = setting(True, "Hold the frozen weights in 4-bit NF4 with double quantisation (QLoRA).")
+    new_tokens: tuple[str, ...] = setting((), "Special tokens to add to the vocabulary, such as <|pirate|>.")
+    dtype: Dtype = setting("auto", "Compute type: auto is bfloat16 on a GPU that has it, float32 on a CPU.")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """LoRA's own settings, shared by every kind ticked as LoRA."""
+
+    r: int = setting(16, "Rank of each LoRA.", min=1, max=4096)
+    lora_alpha: float = setting(16, "Scale: the update is multiplied by lora_alpha / r.", above=0, max=65536)
+    lora_dropout: float = setting(0.05, "Share of a LoRA's inputs dropped in training.", min=0, max=0.9)
+    bias: Bias = setting("none", "Biases trained along: none, or those of modules with LoRA.")
+    use_rslora: bool = setting(False, "Scale by lora_alpha / sqrt(r), steadier at high ranks (rsLoRA).")
+    use_dora: bool = setting(False, "Train magnitude and direction apart (DoRA): slower, often better at low r.")
+    init_lora_weights: Start = setting(
+        "default",
+        "default: changes nothing at first. pissa: takes over the largest singular values.",
+    )
+    train_new_tokens: bool = setting(
+        True, "Train the rows of new tokens, alone, in the embedding and an untied head: the cheap way to teach them."
+    )
+    loraplus_lr_ratio: float = setting(
+        1.0, "Learning rate of B over that of A (LoRA+); 1 is plain LoRA.", min=1, max=64
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from and what of them the loss counts."""
+
+    source: DataSource = setting("demo", "The bundled pirate, an uploaded file, or a data set of the hub.")
+    path: str = setting("", "Name of the uploaded file, or id of the hub data set.")
+    subset: str = setting("", "Configuration of the hub data set, where it has several.")
+    split: str = setting("train", "Split of the hub data set.")
+    loss_on: LossOn = setting("completion", "Tokens that count: the answers alone, or all of them.")
+    system_prompt: str = setting("", "Put before every conversation that has no system message of its own.")
+    eval_fraction: float = setting(0.05, "Share of the examples held out for the eval loss.", min=0, max=0.5)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop's settings; the reference study's values are the defaults."""
+
+    num_train_epochs: float = setting(1.0, "Passes over the data.", above=0, max=1000)
+    max_steps: int = setting(-1, "Stop after so many steps; -1 leaves it to the epochs.", min=-1, max=10_000_000)
+    learning_rate: float = setting(1e-4, "Peak learning rate of the LoRA weights.", above=0, max=1)
+    full_learning_rate: float | None = setting(
+        None, "Learning rate of modules trained in full. Empty: a tenth of the other.", above=0, max=1
+    )
+    lr_scheduler_type: Scheduler = setting("linear", "How the learning rate falls after the warm-up.")
+    warmup_ratio: float = setting(0.1, "Share of the steps in which the learning rate rises.", min=0, max=0.9)
+    per_device_train_batch_size: int = setting(8, "Examples held in memory at once.", min=1, max=4096)
+    gradient_accumulation_steps: int = setting(
+        8, "Such batches per step: their product is the batch.", min=1, max=4096
+    )
+    max_length: int = setting(512, "Tokens of an example beyond this are cut off.", min=8, max=1_048_576)
+    optim: Optimizer = setting("paged_adamw_8bit", "Optimiser. The paged 8-bit one needs a GPU.")
+    weight_decay: float = setting(0.0, "AdamW's weight decay.", min=0, max=1)
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0 switches that off.", min=0, max=1000)
+    activation_checkpointing: bool = setting(
+        True, "Recompute activations in the backward pass: less memory, about a third more time."
+    )
+    eval_steps: int = setting(0, "Steps between evaluations; 0 picks about ten over the run.", min=0, max=10_000_000)
+    save_steps: int = setting(0, "Steps between checkpoints; 0 picks about five over the run.", min=0, max=10_000_000)
+    seed: int = setting(42, "Seed of weights, dropout and the order of the data.", min=0, max=2**32 - 1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, whole. `parsing.from_json` reads one, `parsing.validate` finds every problem in it."""
+
+    schema: int = SCHEMA
+    title: str = setting("", "A name for people; the run's id is made by the app.")
+    model: ModelConfig = field(default_factory=ModelConfig)
+    modules: tuple[Tick, ...] = ()
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        value = asdict(self)
+        value["modules"] = list(value["modules"])
+        value["model"]["new_tokens"] = list(value["model"]["new_tokens"])
+        return value
+
+
+def default_config(model: str = "demo") -> RunConfig:
+    """The study's values; for the demo, which is far smaller, the values that fit it."""
+    if model != "demo":
+        return RunConfig(model=ModelConfig(name=model))
+    known = {item.name for item in fields(TrainingConfig)}
+    settings: dict[str, Any] = {key: value for key, value in demo.SETTINGS.items() if key in known}
+    return RunConfig(
+        model=ModelConfig(name="demo", load_in_4bit=False),
+        training=TrainingConfig(
+            **{
+                "gradient_accumulation_steps": 1,
+                "optim": "adamw_torch",
+                "activation_checkpointing": False,
+                **settings,
+            }
+        ),
+    )

@@ -1,0 +1,47 @@
+"""What a person is told when something fails.
+
+UserError
+ └─ InvalidConfig   a configuration with problems, all of them listed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One problem of a configuration: where it is, what is wrong, what to do."""
+
+    field: str
+    problem: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem} {self.fix}".strip()
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class UserError(Exception):
+    """The only exception whose text a person is shown.
+
+    `problem` says what is wrong and where, `fix` says what to do; both are whole sentences.
+    `cause` is one of the causes of a failed run (oom, nonfinite, disk, data, model, bug).
+    """
+
+    def __init__(self, problem: str, fix: str = "", cause: str = "model") -> None:
+        super().__init__(f"{problem} {fix}".strip())
+        self.problem = problem
+        self.fix = fix
+        self.cause = cause
+
+
+class InvalidConfig(UserError):
+    """A configuration that cannot run, with every reason at once."""
+
+    def __init__(self, issues: Sequence[Issue]) -> None:
+        super().__init__("\n".join(str(issue) for issue in issues))
+        self.issues = tuple(issues)

@@ -1,0 +1,134 @@
+"""Which group a module belongs to, told from where it sits and what it is, not from its model's name.
+
+The words below are words of the field that module and class names are made of (`self_attn`,
+`FeedForward`): the nearest ancestor with such a word decides. Shapes decide where no word does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from trainer.skeleton import linear_shape
+
+ATTENTION = {"attn", "attention", "attentions", "att", "atten"}
+MLP = {"mlp", "ffn", "ffns", "ff", "feed", "feedforward", "moe", "intermediate"}
+OTHER = {
+    *("norm", "layernorm", "rmsnorm", "router", "hyper"),
+    *("conv", "conv1d", "sconv", "convolution", "mamba", "mamba2", "ssm", "lstm", "recurrent", "rglru"),
+}
+EXPERTS = {"expert", "experts"}
+
+
+class Grouping:
+    """Groups for the modules of one model."""
+
+    def __init__(self, model: PreTrainedModel, config: PretrainedConfig) -> None:
+        self.modules = dict(model.named_modules())
+        self.chains: dict[str, list[set[str]]] = {}
+        text = config.get_text_config(decoder=True)
+        self.hidden = int(getattr(text, "hidden_size", 0) or 0)
+        self.inner = _numbers(text, "intermediate|ffn|d_inner|dim_ff|dff")
+        self.expert_counts = _numbers(text, "(num|n|routed|local|zero|_)_?experts?$|zero_expert_num")
+        self.embedding = _names_of(model, model.get_input_embeddings())
+        self.head = _names_of(model, model.get_output_embeddings())
+        self.brand = re.sub(r"(For|LMHead|WithLM|Model|Decoder).*", "", type(model).__name__)
+        self.towers = {
+            name for name, module in self.modules.items() if name and _is_tower(module, self.embedding, name)
+        }
+
+    def is_tower(self, name: str) -> bool:
+        """Whether the module is part of the model's eyes or ears, not of its text decoder."""
+        return any(name == tower or name.startswith(tower + ".") for tower in self.towers)
+
+    def of(self, name: str) -> str:
+        """Group of a module that holds parameters of its own."""
+        module = self.modules[name]
+        if name in self.embedding | self.head:
+            return "embedding"
+        if self.is_tower(name):
+            return "other"
+        inside = any(part.isdigit() for part in name.split("."))
+        if isinstance(module, nn.Embedding):
+            return "other" if inside else "embedding"
+        if isinstance(module, nn.Linear | Conv1D) and inside:
+            return self._of_linear(name, module)
+        return "other"
+
+    def of_parameter(self, name: str, holder: str) -> str:
+        """Group of a bare parameter `name` of the module `holder`."""
+        parameter = self.modules[holder].get_parameter(name.rpartition(".")[2])
+        if parameter.dim() < 3 or parameter.shape[0] == 1 or self.is_tower(holder):
+            return "other"
+        return self._by_words([*self._chain(holder)]) or "other"
+
+    def is_experts(self, name: str, holder: str) -> bool:
+        """Whether a bare parameter holds the weights of a layer's experts, (experts, ..., ...)."""
+        parameter = self.modules[holder].get_parameter(name.rpartition(".")[2])
+        words = set().union(*self._chain(holder))
+        return parameter.dim() == 3 and bool(words & EXPERTS or words & {"moe"})
+
+    def _of_linear(self, name: str, module: nn.Linear | Conv1D) -> str:
+        rows, columns = linear_shape(module)
+        own = words(name.rpartition(".")[2])
+        if rows == 1 or own & OTHER or ("gate" in own and rows in self.expert_counts):
+            return "other"
+        group = self._by_words(self._chain(name.rpartition(".")[0]))
+        if group:
+            return group
+        wide = max(rows, columns)
+        return "mlp" if rows != columns and (wide > self.hidden or min(rows, columns) in self.inner) else "other"
+
+    def _chain(self, name: str) -> list[set[str]]:
+        """Words of the module and its ancestors up to its layer's list, nearest first."""
+        if name in self.chains:
+            return self.chains[name]
+        chain = self.chains[name] = []
+        parts = name.split(".")
+        first = next(index for index, part in enumerate([*parts, "0"]) if part.isdigit())
+        for end in range(len(parts), first, -1):
+            module = self.modules[".".join(parts[:end])]
+            layer = end - 1 == first
+            named = set() if layer else words(parts[end - 1])
+            class_name = type(module).__name__.removeprefix(self.brand)
+            if not (layer and re.search("Layer$|Block$", class_name)):
+                named |= words(class_name)
+            chain.append(named)
+        if first:
+            chain.append(words(parts[first - 1]))
+        return chain
+
+    def _by_words(self, chain: Iterable[set[str]]) -> str:
+        """The first word that tells; experts may belong to either, so their ancestors tell."""
+        for named in chain:
+            for group, telling in (("other", OTHER), ("attention", ATTENTION), ("mlp", MLP)):
+                if named & telling:
+                    return group
+        return ""
+
+
+def words(name: str) -> set[str]:
+    """Words of a snake_case or CamelCase name: `MoeMLPBlock` -> moe, mlp, block."""
+    parts = re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+", name)
+    return {part.lower() for part in parts} | {part.lower().rstrip("0123456789") for part in parts}
+
+
+def _numbers(config: PretrainedConfig, pattern: str) -> set[int]:
+    """Values of the whole-number settings of which the name shows `pattern`."""
+    settings = vars(config).items()
+    return {value for key, value in settings if type(value) is int and re.search(pattern, key)}
+
+
+def _names_of(model: PreTrainedModel, wanted: nn.Module | None) -> set[str]:
+    return {name for name, module in model.named_modules() if module is wanted}
+
+
+def _is_tower(module: nn.Module, embedding: set[str], name: str) -> bool:
+    if not isinstance(module, PreTrainedModel) or any(path.startswith(name + ".") for path in embedding):
+        return False
+    modalities = module.input_modalities
+    return "text" not in ([modalities] if isinstance(modalities, str) else modalities)

@@ -1,0 +1,151 @@
+"""The warm helper: one process beside the app that has torch and transformers imported already.
+
+The app asks (`Helper.module_map`), the process answers: one JSON row each way over its pipes. It ends
+when the app does, and is started again if it dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trainer.config import DataConfig, ModelConfig
+from trainer.errors import UserError
+from trainer.modules import ModuleMap
+
+
+class Helper:
+    """The app's side. Calls wait for their turn; maps are kept, so a model is read once."""
+
+    def __init__(self, models_dir: Path, data_dir: Path) -> None:
+        self._command = [sys.executable, "-m", "trainer.helper", str(models_dir), str(data_dir)]
+        self._process: subprocess.Popen[str] | None = None
+        self._turn = threading.Lock()
+        self._maps: dict[tuple[str, str], ModuleMap] = {}
+        self._tokens: dict[tuple[str, str], int] = {}
+
+    def start(self) -> None:
+        """Start the process, so that its imports run while the page is being read."""
+        with self._turn:
+            self._running()
+
+    def module_map(self, model: ModelConfig) -> ModuleMap:
+        """The module map of `model`. Raises UserError where it cannot be read."""
+        key = (model.name.strip(), model.revision)
+        if key not in self._maps:
+            self._maps[key] = ModuleMap.from_json(self.call("modules", model=asdict(model)))
+        return self._maps[key]
+
+    def tokens(self, model: ModelConfig) -> int:
+        """How many tokens the model's tokenizer has. Raises UserError where it cannot be read."""
+        key = (model.name.strip(), model.revision)
+        if key not in self._tokens:
+            self._tokens[key] = int(self.call("tokens", model=asdict(model)))
+        return self._tokens[key]
+
+    def known(self, model: ModelConfig) -> ModuleMap | None:
+        """The map if it has been read already, without asking."""
+        return self._maps.get((model.name.strip(), model.revision))
+
+    def call(self, name: str, **arguments: Any) -> Any:
+        """Ask the process. Raises UserError with its answer, or where it died."""
+        with self._turn:
+            process = self._running()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdin.write(json.dumps({"call": name, "arguments": arguments}) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except OSError:
+                line = ""
+        if not line:
+            raise UserError(
+                "The helper process ended before it answered.", "Try again; it starts anew by itself.", "bug"
+            )
+        answer = json.loads(line)
+        if "problem" in answer:
+            raise UserError(answer["problem"], answer["fix"], answer["cause"])
+        return answer["result"]
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            )
+        return self._process
+
+
+def serve(models_dir: Path, data_dir: Path) -> None:
+    """The process's side: answer requests until the app closes the pipe."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    calls: dict[str, Callable[..., Any]] = {"modules": lambda model: _modules(model, models_dir)}
+    calls["tokens"] = lambda model: _tokens(model, models_dir)
+    calls["examples"] = lambda model, data: _examples(model, data, models_dir, data_dir)
+    _warm_up()
+    for line in sys.stdin:
+        request = json.loads(line)
+        replies.write(json.dumps(_answer(calls[request["call"]], request["arguments"])) + "\n")
+        replies.flush()
+
+
+def _answer(call: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"result": call(**arguments)}
+    except UserError as error:
+        return {"problem": error.problem, "fix": error.fix, "cause": error.cause}
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        return {
+            "problem": f"This model or data cannot be read: {type(error).__name__}: {str(error)[:200]}.",
+            "fix": "Please report it with the log of the app.",
+            "cause": "bug",
+        }
+
+
+def _modules(model: dict[str, Any], models_dir: Path) -> dict[str, Any]:
+    from trainer.discover import discover
+    from trainer.models import load_config
+
+    config = ModelConfig(**model)
+    return discover(load_config(config, models_dir), config.name).to_json()
+
+
+def _tokens(model: dict[str, Any], models_dir: Path) -> int:
+    from trainer.models import load_tokenizer
+
+    return len(load_tokenizer(ModelConfig(**model), models_dir))
+
+
+def _examples(model: dict[str, Any], data: dict[str, Any], models_dir: Path, data_dir: Path) -> dict[str, Any]:
+    from trainer.data import look
+
+    return look(ModelConfig(**model), DataConfig(**data), models_dir, data_dir)
+
+
+def _warm_up() -> None:
+    import torch
+
+    import trainer.discover
+
+    torch.set_num_threads(1)
+    assert trainer.discover
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,116 @@
+"""The app's one object: settings, runs, supervisor, helper. The page calls these methods and nothing deeper."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer import devices, parsing
+from trainer.config import RunConfig
+from trainer.errors import InvalidConfig, UserError
+from trainer.helper import Helper
+from trainer.models import local_models
+from trainer.modules import ModuleMap
+from trainer.plan import Plan, make_plan
+from trainer.runs import Run, RunStore
+from trainer.supervisor import Supervisor
+
+MAX_UPLOAD_BYTES = 5 * 2**30
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the app listens and where it keeps things."""
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    """None: 7860, or the next free one."""
+    runs_dir: Path = Path("runs")
+    models_dir: Path = Path("models")
+
+    @property
+    def data_dir(self) -> Path:
+        """Uploaded data, by content."""
+        return self.runs_dir / "data"
+
+    @property
+    def exports_dir(self) -> Path:
+        """The only folder whose files the app serves."""
+        return self.runs_dir / "exports"
+
+
+class Lab:
+    """What the page can do."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = RunStore(settings.runs_dir)
+        for folder in (settings.data_dir, settings.exports_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.helper = Helper(settings.models_dir, settings.data_dir)
+        self.supervisor = Supervisor(self.store, settings.models_dir, settings.data_dir)
+
+    def start(self) -> None:
+        self.helper.start()
+        self.supervisor.start()
+
+    def close(self) -> None:
+        self.supervisor.close()
+        self.helper.close()
+
+    def models(self) -> list[str]:
+        """Names to offer: the demo first, then the folders of the models folder."""
+        return ["demo", *local_models(self.settings.models_dir)]
+
+    def module_map(self, config: RunConfig) -> ModuleMap:
+        return self.helper.module_map(config.model)
+
+    def plan(self, config: RunConfig) -> Plan:
+        """The plan of a configuration. Raises UserError where its model cannot be read."""
+        tokens = self.helper.tokens(config.model) if config.model.new_tokens else 0
+        return make_plan(config, self.module_map(config), devices.has_gpu(), tokens)
+
+    def train(self, config: RunConfig) -> Run:
+        """Queue a run. Raises InvalidConfig with every problem at once, UserError where the model is none."""
+        issues = parsing.validate(config)
+        if issues:
+            raise InvalidConfig(issues)
+        plan = self.plan(config)
+        if plan.issues:
+            raise InvalidConfig(plan.issues)
+        run = self.store.create(config, plan)
+        self.supervisor.kick()
+        return run
+
+    def stop(self, run_id: str) -> str:
+        return self.supervisor.stop(run_id)
+
+    def add_data(self, upload: Path) -> str:
+        """Keep an uploaded data file; returns the name by which `data.path` knows it."""
+        return keep_data(upload, self.settings.data_dir)
+
+    def export(self, run_id: str) -> Path:
+        """The adapter of a run as a zip in the exports folder. Raises UserError where there is none yet."""
+        from trainer.export import adapter_zip
+
+        return adapter_zip(self.store.get(run_id), self.settings.exports_dir)
+
+
+def keep_data(upload: Path, data_dir: Path) -> str:
+    """Copy a data file into `data_dir` under a name of its content's hash and its own, made harmless."""
+    try:
+        if upload.stat().st_size > MAX_UPLOAD_BYTES:
+            raise UserError(f"{upload.name} is larger than {MAX_UPLOAD_BYTES >> 30} GiB.", "Split it.", "data")
+        with upload.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        name = f"{digest}-{re.sub(r'[^A-Za-z0-9._-]+', '_', upload.name).lstrip('.')[-80:] or 'data'}"
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if not (data_dir / name).exists():
+            shutil.copyfile(upload, data_dir / f".{name}")
+            (data_dir / f".{name}").replace(data_dir / name)
+    except OSError as error:
+        raise UserError(f"{upload.name} cannot be read: {error.strerror}.", "Choose another file.", "data") from error
+    return name

@@ -1,0 +1,69 @@
+"""Weights into memory: dtype, device, 4-bit quantisation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from trainer.config import ModelConfig
+from trainer.errors import UserError
+from trainer.models import first_line, load_config, locate
+from trainer.modules import ModuleMap
+from trainer.plan import Plan
+
+
+def compute_dtype(model: ModelConfig) -> torch.dtype:
+    """The dtype of activations: as asked for; auto is bfloat16 on a GPU that has it, else float32."""
+    if model.dtype == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    return getattr(torch, model.dtype)  # type: ignore[no-any-return]
+
+
+def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: ModuleMap) -> Any:
+    """The base model, quantised if asked for, with SDPA attention. Raises UserError where it cannot be loaded."""
+    config = load_config(model, models_dir)
+    source, keywords = locate(model, models_dir)
+    dtype = compute_dtype(model)
+    if model.load_in_4bit:
+        keywords["quantization_config"] = _quantisation(dtype, plan, module_map)
+    if torch.cuda.is_available():
+        keywords["device_map"] = {"": 0}
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **keywords
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"The weights of {model.name} cannot be loaded: {first_line(error)}",
+            "It needs its weights as safetensors.",
+        ) from error
+    _keep_weights_in_place(loaded)
+    loaded.config.use_cache = False
+    return loaded
+
+
+def _quantisation(dtype: torch.dtype, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
+    """NF4 with double quantisation. What trains in full, and the head, stays as it is."""
+    head = [kind.modules for kind in module_map.kinds if kind.group == "embedding"]
+    full = [target.module for target in plan.targets if target.treatment == "full"]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=torch.uint8,
+        # a list of one's own replaces the default, which holds the head
+        llm_int8_skip_modules=sorted({*full, *(name for names in head for name in names)}),
+    )
+
+
+def _keep_weights_in_place(model: Any) -> None:
+    """On CPUs with AVX512-BF16 an eval pass would repack 4-bit weights, and gradients would be wrong after it."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,117 @@
+"""RunConfig + event sink -> training. Reads from top to bottom: load, attach, verify, train, save."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from trainer import adapter, checkpoints
+from trainer.config import RunConfig
+from trainer.data import prepare
+from trainer.discover import discover
+from trainer.errors import InvalidConfig, UserError
+from trainer.loading import compute_dtype, load_model
+from trainer.models import load_config, load_tokenizer
+from trainer.plan import Plan, make_plan
+from trainer.recorder import Recorder, Sink
+from trainer.runs import write_json
+from trainer.tokens import add_tokens, grow
+from trainer.trainers import build_trainer
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run reads and writes."""
+
+    folder: Path
+    models_dir: Path
+    data_dir: Path
+
+
+def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[], bool]) -> bool:
+    """Train one run to its end. Returns False if it was stopped before.
+
+    Goes on from the newest complete checkpoint, if the folder has one. Raises UserError with what a
+    person can do; everything else that is raised is a bug.
+    """
+    transformers_logging.disable_progress_bar()
+    set_seed(config.training.seed)
+    sink("log", text=f"Reading {config.model.name}")
+    tokenizer = load_tokenizer(config.model, places.models_dir)
+    module_map = discover(load_config(config.model, places.models_dir), config.model.name)
+    plan = make_plan(config, module_map, torch.cuda.is_available(), len(tokenizer))
+    if plan.issues:
+        raise InvalidConfig(plan.issues)
+    _compare_with_saved(plan, places.folder / "plan.json")
+    new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
+    sink("log", text="Tokenising the data")
+    data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, places.data_dir)
+    for note in data.notes:
+        sink("log", text=note)
+    sink("log", text=f"Loading the weights of {config.model.name}")
+    base = load_model(config.model, places.models_dir, plan, module_map)
+    if new_tokens and len(tokenizer) > module_map.vocab_size:
+        base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+        module_map = grow(module_map, len(tokenizer))
+    model = adapter.attach(base, plan, config.adapter, module_map, new_tokens)
+    save_start(model, config, places.folder / "start")
+    trainer = build_trainer(config, model, tokenizer, data, places.folder / "checkpoints", sink)
+    adapter.prepare(model, plan, compute_dtype(config.model))
+    adapter.verify(model, plan, config.adapter, module_map)
+    sink("log", text=f"{plan.trainable:,} numbers train, as planned; checked against the model")
+    trainer.add_callback(Recorder(sink, stop_asked, len(data.train)))
+    newest = checkpoints.newest_complete(places.folder / "checkpoints")
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    save_adapter(model, config, tokenizer if new_tokens else None, places.folder)
+    return bool(trainer.state.global_step >= trainer.state.max_steps)
+
+
+def _compare_with_saved(plan: Plan, path: Path) -> None:
+    """The plan that the person saw is the plan that trains. Raises UserError if the model changed meanwhile."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    now = json.loads(json.dumps(plan.to_json()))
+    if (saved["receipts"], saved["trainable"]) != (now["receipts"], now["trainable"]):
+        raise UserError(
+            "The model is not the one this run was planned for: its modules have changed since.",
+            "Start a new run, and look at its plan.",
+        )
+
+
+def save_start(model: PeftModel, config: RunConfig, folder: Path) -> None:
+    """PiSSA changes the base weights at its start: keep that start, to save the difference at the end."""
+    if config.adapter.init_lora_weights == "pissa" and not folder.exists():
+        model.peft_config["default"].init_lora_weights = True  # what is saved here must load as it is
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.peft_config["default"].init_lora_weights = "pissa"
+
+
+def save_adapter(model: PeftModel, config: RunConfig, tokenizer: Any | None, folder: Path) -> None:
+    """Save the adapter as plain PEFT files into `adapter`; that folder is there whole or as it was before."""
+    target, draft = folder / "adapter", folder / f".adapter-{os.getpid()}"
+    keywords = {}
+    if config.adapter.init_lora_weights == "pissa":
+        keywords["path_initial_model_for_weight_conversion"] = str(folder / "start")
+    # "auto" would also save whole base embeddings that carry LoRA
+    model.save_pretrained(str(draft), save_embedding_layers=False, **keywords)
+    write_json(draft / "run_config.json", config.to_json())
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(draft))
+    old = folder / ".adapter-old"
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    draft.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

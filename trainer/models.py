@@ -1,0 +1,150 @@
+"""Which models may load, where they lie, and how: names, config, tokenizer, weights.
+
+A model is named `demo`, by the name of a folder in the models folder, or by its hub id. No code that
+comes with a model is ever run, and only safetensors are read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from trainer import demo
+from trainer.config import ModelConfig
+from trainer.errors import UserError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
+MAX_CONFIG_BYTES = 5_000_000
+
+
+def local_models(models_dir: Path) -> list[str]:
+    """Names of the folders in `models_dir` that hold a config.json."""
+    if not models_dir.is_dir():
+        return []
+    return sorted(path.name for path in models_dir.iterdir() if (path / "config.json").is_file())
+
+
+def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
+    """Where `from_pretrained` finds the model: its first argument and its keywords.
+
+    Raises UserError for a name that is none, or a folder that is not there.
+    """
+    name = model.name.strip()
+    if name == "demo":
+        return str(demo.MODEL_DIR), {"local_files_only": True}
+    if FOLDER.fullmatch(name):
+        folder = models_dir / name
+        if (folder / "config.json").is_file():
+            return str(folder.resolve()), {"local_files_only": True}
+        raise UserError(
+            f"There is no model folder “{name}” with a config.json in {models_dir.name}/.",
+            "Put the model there, or name a hub model as owner/name.",
+        )
+    if HUB_ID.fullmatch(name) and ".." not in name:
+        if Path(name).exists():  # from_pretrained would take such a folder for the hub's model
+            raise UserError(
+                f"A folder “{name}” in the working folder hides the hub model of that name.",
+                "Move it away, or into the models folder.",
+            )
+        return name, {"revision": model.revision}
+    raise UserError(
+        f"“{name[:100]}” is no model name.",
+        "Write demo, a folder's name in the models folder, or a hub id owner/name.",
+    )
+
+
+def load_config(model: ModelConfig, models_dir: Path) -> Any:
+    """The transformers config of a model; its JSON is checked before transformers sees it.
+
+    Raises UserError where it is missing, asks for code of its own, or is of an unknown type.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    source, keywords = locate(model, models_dir)
+    value = _read_config(source, keywords, model.name)
+    _refuse_code(value, model.name)
+    model_type = value.get("model_type")
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(
+            f"{model.name} is of the type {model_type!r}, which transformers does not know as a causal LM.",
+            "Choose a causal LM that transformers supports without code of its own.",
+        )
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **keywords)
+    except Exception as error:
+        raise UserError(f"The config.json of {model.name} cannot be used: {first_line(error)}") from error
+
+
+def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
+    """The model's tokenizer, with a padding token. Raises UserError where there is none."""
+    from transformers import AutoTokenizer
+
+    source, keywords = locate(model, models_dir)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keywords)
+    except Exception as error:
+        raise UserError(f"The tokenizer of {model.name} cannot be loaded: {first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, Any]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    path = Path(source) / "config.json"
+    try:
+        if not path.is_file():
+            path = Path(hf_hub_download(source, "config.json", revision=keywords.get("revision")))
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise UserError(f"The config.json of {name} is too large to be one.", "Choose another model.")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{name} is not on this machine and the hub cannot be reached.",
+            "Check the network, or put the model into the models folder.",
+        ) from error
+    except HfHubHTTPError as error:
+        raise UserError(
+            f"The hub does not give {name}: {first_line(error)}",
+            "Check the name; for a gated model, set HF_TOKEN in the environment and accept its terms.",
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"The config.json of {name} cannot be read: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"The config.json of {name} holds no JSON object.", "Choose another model.")
+    return value
+
+
+def _refuse_code(value: dict[str, Any], name: str) -> None:
+    for key in _keys(value):
+        if key == "auto_map" or key.endswith(("_implementation", "_implementation_internal")):
+            raise UserError(
+                f"The config.json of {name} sets {key}, which would run code that came with the model.",
+                "Choose a model that transformers supports by itself.",
+            )
+
+
+def _keys(value: Any) -> list[str]:
+    """Every key of nested JSON."""
+    found: list[str] = []
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            found += item.keys()
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, short enough for a sentence."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:300]

@@ -1,0 +1,156 @@
+"""The module map: every parameter of a model, sorted into kinds that a person can tick.
+
+Only the map's words live here, and nothing heavy is imported: the page holds maps, too.
+`discover.py` makes a map from a model's config.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+GROUPS = ("attention", "mlp", "embedding", "other")
+GROUP_TITLES = {
+    "attention": "Attention",
+    "mlp": "MLP",
+    "embedding": "Embedding & head",
+    "other": "Other",
+}
+TREATMENTS = ("lora", "full")
+
+
+@dataclass(frozen=True)
+class ModuleKind:
+    """All modules of a model that play one role, such as `q_proj` in every layer: the unit of a tick.
+
+    A slice (`slice_of` set) is a named part of a fused projection: its `modules` are the fused
+    modules, its `rows` the output rows it owns in each of them, its `shapes` those of its own part.
+    """
+
+    name: str
+    """Unique in the map: the last part of the path, with as much of the path before it as it takes."""
+    group: str
+    """One of GROUPS."""
+    modules: tuple[str, ...]
+    """Full names, in layer order. For a bare parameter (experts, A_log): full names of the parameters."""
+    class_name: str
+    """Class of the module (`Linear`, `Conv1D`, `Embedding`, `Phi3RMSNorm`), or `Parameter`."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Beside each module: (out, in) of its weight for linears (Conv1D turned round), (rows, width) of an
+    embedding, (experts, out, in) of experts' parameters, else the weight's shape as it is."""
+    parameters: int
+    """Of all modules of the kind together, biases included; 0 for a tied kind, which owns nothing."""
+    treatments: tuple[str, ...] = ()
+    """What a tick may ask for: `lora`, `full`, both, or nothing."""
+    reason: str = ""
+    """Why a treatment is missing, in a sentence; empty where none is."""
+    layers: tuple[int, ...] = ()
+    """Beside each module: the number of its layer; empty for modules outside the layers."""
+    bias: bool = False
+    """Whether its modules have a bias, which LoRA leaves alone."""
+    slice_of: str | None = None
+    """Name of the fused kind that this kind is a part of."""
+    rows: tuple[tuple[int, int], ...] | None = None
+    """For a slice: its output rows in each fused module, as [start, end) ranges (several if interleaved)."""
+    tied_to: str | None = None
+    """Name of the kind whose weight this kind shares."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.shapes[0] if self.shapes else ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "group": self.group,
+            "modules": list(self.modules),
+            "class": self.class_name,
+            "shape": list(self.shape),
+            "shapes": [list(shape) for shape in self.shapes],
+            "parameters": self.parameters,
+            "treatments": list(self.treatments),
+            "reason": self.reason,
+            "layers": list(self.layers),
+            "bias": self.bias,
+            "slice_of": self.slice_of,
+            "rows": None if self.rows is None else [list(row) for row in self.rows],
+            "tied_to": self.tied_to,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ModuleKind:
+        rows = value["rows"]
+        return cls(
+            name=value["name"],
+            group=value["group"],
+            modules=tuple(value["modules"]),
+            class_name=value["class"],
+            shapes=tuple(tuple(shape) for shape in value["shapes"]),
+            parameters=value["parameters"],
+            treatments=tuple(value["treatments"]),
+            reason=value["reason"],
+            layers=tuple(value["layers"]),
+            bias=value["bias"],
+            slice_of=value["slice_of"],
+            rows=None if rows is None else tuple((start, end) for start, end in rows),
+            tied_to=value["tied_to"],
+        )
+
+
+@dataclass(frozen=True)
+class ModuleMap:
+    """The kinds of one model. The parameters of the kinds that are no slices add up to the model's."""
+
+    model: str
+    """The name it was asked for by: `demo`, a hub id, or a folder's name."""
+    model_type: str
+    parameters: int
+    kinds: tuple[ModuleKind, ...]
+    layers: int = 0
+    hidden_size: int = 0
+    intermediate_size: int = 0
+    vocab_size: int = 0
+    heads: int = 0
+    max_positions: int = 0
+    """Longest sequence the model was made for; 0 where its config does not say."""
+    dtype: str = ""
+    """dtype of the stored weights as the config says, such as `bfloat16`; empty where it does not."""
+    index: dict[str, ModuleKind] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.index.update({kind.name: kind for kind in self.kinds})
+
+    def get(self, name: str) -> ModuleKind | None:
+        return self.index.get(name)
+
+    def group(self, group: str) -> list[ModuleKind]:
+        return [kind for kind in self.kinds if kind.group == group]
+
+    def slices(self, name: str) -> list[ModuleKind]:
+        """The slices of the fused kind `name`, in the order of their rows."""
+        return [kind for kind in self.kinds if kind.slice_of == name]
+
+    def nearest(self, name: str) -> list[str]:
+        """Names of kinds that a person who typed `name` may have meant, best first."""
+        return difflib.get_close_matches(name, self.index, n=3, cutoff=0.6)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "model_type": self.model_type,
+            "parameters": self.parameters,
+            "layers": self.layers,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "vocab_size": self.vocab_size,
+            "heads": self.heads,
+            "max_positions": self.max_positions,
+            "dtype": self.dtype,
+            "kinds": [kind.to_json() for kind in self.kinds],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ModuleMap:
+        rest = {key: item for key, item in value.items() if key != "kinds"}
+        return cls(**rest, kinds=tuple(ModuleKind.from_json(kind) for kind in value["kinds"]))

@@ -1,0 +1,91 @@
+"""What a training tells about itself: metrics, evals and checkpoints as events; stopping when asked."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from trainer import checkpoints
+from trainer.errors import UserError
+
+Sink = Callable[..., None]
+"""Called as `sink(type, **values)`: writes one event."""
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc]
+    """Writes what happens as events, stops when asked, marks checkpoints complete."""
+
+    def __init__(self, sink: Sink, stop_asked: Callable[[], bool], examples: int) -> None:
+        self._sink, self._stop_asked, self._examples = sink, stop_asked, examples
+        self._elapsed = self._tokens = 0.0
+        self._resumed_at = self._last = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._elapsed = next((row["elapsed"] for row in reversed(state.log_history) if "elapsed" in row), 0.0)
+        self._resumed_at = self._last = time.monotonic()
+        self._sink("state", state="running", steps=state.max_steps, examples=self._examples)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._stop_asked():
+            control.should_training_stop = control.should_save = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if "eval_loss" in logs:
+            loss = float(logs["eval_loss"])
+            self._sink(
+                "eval",
+                step=state.global_step,
+                eval_loss=loss,
+                perplexity=math.exp(loss) if loss < 700 else None,
+                eval_accuracy=logs.get("eval_mean_token_accuracy"),
+            )
+            self._last = time.monotonic()
+        elif "loss" in logs:
+            self._log_step(state, logs)
+
+    def _log_step(self, state: Any, logs: dict[str, Any]) -> None:
+        now = time.monotonic()
+        elapsed = self._elapsed + now - self._resumed_at
+        tokens = float(logs.get("num_tokens") or logs.get("num_input_tokens_seen") or 0.0)
+        state.log_history[-1]["elapsed"] = elapsed  # carried by the checkpoint into a resumed run
+        self._sink(
+            "metrics",
+            step=state.global_step,
+            epoch=logs.get("epoch"),
+            loss=float(logs["loss"]),
+            learning_rate=logs.get("learning_rate"),
+            grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
+            accuracy=logs.get("mean_token_accuracy"),
+            tokens=tokens,
+            tokens_per_second=(tokens - self._tokens) / max(now - self._last, 1e-6) if tokens else None,
+            memory=memory_used(),
+            elapsed=elapsed,
+        )
+        self._last, self._tokens = now, tokens
+        for name in ("loss", "grad_norm"):
+            if name in logs and not math.isfinite(float(logs[name])):
+                raise UserError(
+                    f"The {name.replace('_', ' ')} is not a finite number at step {state.global_step}.",
+                    "Lower the learning rate, and look at the data around there.",
+                    "nonfinite",
+                )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        checkpoints.mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self._sink("checkpoint", step=state.global_step)
+
+
+def memory_used() -> int:
+    """Peak bytes on the GPU, or of this process where there is none."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

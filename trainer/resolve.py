@@ -1,0 +1,236 @@
+"""Ticks + module map -> targets: which modules each tick reaches, and how, with a receipt for every tick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import isclose, sqrt
+
+from trainer.config import AdapterConfig, RunConfig, Tick
+from trainer.errors import Issue
+from trainer.modules import ModuleKind, ModuleMap
+from trainer.parsing import parse_layers
+from trainer.tokens import vocabulary_kinds
+
+TITLES = {"lora": "LoRA", "full": "full training"}
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one tick really matched."""
+
+    tick: str
+    treatment: str
+    matched: int
+    of: int
+    names: tuple[str, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The part of a fused module that one tick trains: output rows, and its own columns of `lora_B`."""
+
+    rows: tuple[tuple[int, int], ...]
+    columns: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One module (or expert parameter) of the model and what is trained of it."""
+
+    module: str
+    kind: ModuleKind
+    treatment: str
+    shape: tuple[int, ...]
+    r: int = 0
+    lora_alpha: float = 0.0
+    slices: tuple[Slice, ...] = ()
+    """Empty: the whole module. Else only these parts of its LoRA may move."""
+
+
+@dataclass
+class Resolution:
+    """Everything that a selection of ticks means on one model."""
+
+    receipts: list[Receipt] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
+    warnings: list[Issue] = field(default_factory=list)
+
+
+def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
+    """Match every tick against the map. Nothing is dropped: what matches nothing gets its receipt, too."""
+    found = Resolution()
+    ticked = {tick.name: tick for tick in config.modules}
+    by_module: dict[str, list[Target]] = {}
+    for number, tick in enumerate(config.modules):
+        kind = module_map.get(tick.name)
+        where = f"modules[{number}]"
+        if kind is None:
+            found.receipts.append(_unmatched(tick, module_map))
+            continue
+        problem = _problem(tick, kind, ticked, config)
+        if problem:
+            found.issues.append(replace(problem, field=where))
+            found.receipts.append(Receipt(tick.name, tick.treatment, 0, len(kind.modules), (), problem.problem))
+            continue
+        targets = _targets(tick, kind, module_map, config.adapter)
+        found.receipts.append(_receipt(tick, kind, targets))
+        if kind.tied_to in ticked:
+            continue  # one weight, trained once: by the tick of the kind that owns it
+        for target in targets:
+            by_module.setdefault(target.module, []).append(target)
+    for module, parts in by_module.items():
+        if len(parts) > 1 and not _one_scale(parts, config.adapter):
+            found.issues.append(_scale_issue(parts))
+            continue
+        found.targets.append(_join(module, parts, config.adapter))
+    if config.model.new_tokens:
+        _resolve_new_tokens(config, module_map, found)
+    _check_start(config, found)
+    return found
+
+
+def _resolve_new_tokens(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
+    """Targets for the rows of new tokens, or a warning that they stay as they were made."""
+    count, names = len(config.model.new_tokens), []
+    treated = {target.kind.name: target.treatment for target in found.targets}
+    for kind in vocabulary_kinds(module_map):
+        if kind.tied_to or treated.get(kind.name) == "full":
+            continue
+        if treated.get(kind.name) == "lora":
+            problem = f"{kind.name} has LoRA, beside which the rows of new tokens cannot train."
+            found.issues.append(Issue("modules", problem, f"Train {kind.name} in full, or take its LoRA away."))
+        elif config.adapter.train_new_tokens:
+            names.append(kind.modules[0])
+            found.targets.append(Target(kind.modules[0], kind, "rows", (count, kind.shape[1])))
+        else:
+            problem = f"The {count} new tokens have rows in {kind.name} that nothing trains."
+            found.warnings.append(
+                Issue("model.new_tokens", problem, f"Set train_new_tokens, or tick {kind.name} full.")
+            )
+    if names:
+        note = f"the {count} new rows of {' and '.join(names)}"
+        found.receipts.append(Receipt("new tokens", "rows", len(names), len(names), tuple(names), note))
+
+
+def _check_start(config: RunConfig, found: Resolution) -> None:
+    """PiSSA (arXiv:2404.02948) decomposes whole unquantised linears, and starts with B that is not zero."""
+    if config.adapter.init_lora_weights != "pissa":
+        return
+    where = "adapter.init_lora_weights"
+    if config.model.load_in_4bit:
+        found.issues.append(Issue(where, "PiSSA cannot decompose 4-bit weights.", "Switch load_in_4bit off."))
+    if config.adapter.use_dora:
+        found.issues.append(Issue(where, "PiSSA and DoRA exclude each other.", "Choose one of them."))
+    for target in found.targets:
+        if target.treatment == "lora" and (target.slices or target.kind.class_name in ("Embedding", "Parameter")):
+            what = "a slice of a fused module" if target.slices else f"of the class {target.kind.class_name}"
+            problem = f"{target.kind.name} is {what}, which PiSSA cannot start from."
+            found.issues.append(Issue(where, problem, "Use the default start, or untick it."))
+            return
+
+
+def _targets(tick: Tick, kind: ModuleKind, module_map: ModuleMap, adapter: AdapterConfig) -> list[Target]:
+    owner = module_map.get(kind.tied_to or "")
+    if owner is not None and tick.treatment == "full":
+        kind = owner  # one weight: training the head in full is training the embedding in full
+    layers = set(parse_layers(tick.layers, max(module_map.layers, 1)))
+    r, alpha = tick.r or adapter.r, tick.lora_alpha or adapter.lora_alpha
+    targets = []
+    for number, module in enumerate(kind.modules):
+        if kind.layers and kind.layers[number] not in layers:
+            continue
+        part = Target(module, kind, tick.treatment, kind.shapes[number])
+        if tick.treatment == "lora":
+            slices = (Slice(kind.rows, (0, r)),) if kind.rows is not None else ()
+            part = replace(part, r=r, lora_alpha=alpha, slices=slices)
+        targets.append(part)
+    return targets
+
+
+def _join(module: str, parts: list[Target], adapter: AdapterConfig) -> Target:
+    """The slices of one fused module as one LoRA: ranks add up, each slice owns its columns of B."""
+    if len(parts) == 1:
+        return parts[0]
+    start, slices = 0, []
+    for part in parts:
+        slices.append(Slice(part.slices[0].rows, (start, start + part.r)))
+        start += part.r
+    scale = _scale(parts[0], adapter)
+    alpha = scale * (sqrt(start) if adapter.use_rslora else start)
+    return replace(parts[0], r=start, lora_alpha=alpha, slices=tuple(slices))
+
+
+def _scale(target: Target, adapter: AdapterConfig) -> float:
+    return target.lora_alpha / (sqrt(target.r) if adapter.use_rslora else target.r)
+
+
+def _one_scale(parts: list[Target], adapter: AdapterConfig) -> bool:
+    first = _scale(parts[0], adapter)
+    return all(isclose(_scale(part, adapter), first, rel_tol=1e-9) for part in parts)
+
+
+def _scale_issue(parts: list[Target]) -> Issue:
+    names = ", ".join(part.kind.name for part in parts)
+    return Issue(
+        "modules",
+        f"{names} are slices of {parts[0].kind.slice_of} and share one scale, but their alpha / r differ.",
+        "Give them the same ratio of lora_alpha to r.",
+    )
+
+
+def _problem(tick: Tick, kind: ModuleKind, ticked: dict[str, Tick], config: RunConfig) -> Issue | None:
+    """Why this tick cannot be trained as it stands, if so. The field is filled in by the caller."""
+    if tick.treatment not in kind.treatments:
+        allowed = " or ".join(TITLES[item] for item in kind.treatments) or "no training"
+        reason = kind.reason or f"It takes {allowed}."
+        return Issue("", f"{kind.name} cannot take {TITLES[tick.treatment]}.", reason)
+    if kind.slice_of in ticked:
+        return Issue("", f"{kind.name} is a part of {kind.slice_of}, which is ticked too.", "Untick one of the two.")
+    if kind.class_name == "Parameter" and tick.treatment == "lora" and config.adapter.lora_dropout > 0:
+        return Issue(
+            "", f"{kind.name} are expert parameters, whose LoRA cannot have dropout.", "Set lora_dropout to 0."
+        )
+    if kind.class_name == "Parameter" and tick.treatment == "lora" and config.adapter.use_dora:
+        return Issue("", f"{kind.name} are expert parameters, which DoRA cannot train.", "Switch use_dora off.")
+    other = ticked.get(kind.tied_to or "")
+    if other is not None and not other.treatment == tick.treatment == "full":
+        return Issue(
+            "", f"{kind.name} shares its weight with {kind.tied_to}, which is ticked too.", "Tick one of the two."
+        )
+    return None
+
+
+def _receipt(tick: Tick, kind: ModuleKind, targets: list[Target]) -> Receipt:
+    names = tuple(target.module for target in targets)
+    unit = "layers" if kind.layers else ("module" if len(kind.modules) == 1 else "modules")
+    note = f"{len(names)} of {len(kind.modules)} {unit}"
+    if kind.rows is not None:
+        note += f", as {_rows(kind)} of {kind.slice_of}"
+    if kind.tied_to:
+        note += f", tied to {kind.tied_to}: one weight for both"
+    if not names:
+        note = f"no layer of it lies in “{tick.layers}”"
+    return Receipt(tick.name, tick.treatment, len(names), len(kind.modules), names, note)
+
+
+def _rows(kind: ModuleKind) -> str:
+    rows = kind.rows or ()
+    if len(rows) == 1:
+        return f"rows {rows[0][0]:,}–{rows[0][1] - 1:,}"
+    return f"{len(rows)} blocks of rows ({sum(end - start for start, end in rows):,} in all)"
+
+
+def _unmatched(tick: Tick, module_map: ModuleMap) -> Receipt:
+    """The receipt of a name that the model does not have, with what the person may have meant."""
+    note = f"matches nothing: {module_map.model_type or 'this model'} has no {tick.name}"
+    near = module_map.nearest(tick.name)
+    if near:
+        note += f". Did you mean {near[0]}?"
+    else:
+        group = "mlp" if tick.name.startswith(("fc", "w1", "w2", "w3", "mlp", "gate", "up", "down", "dense")) else ""
+        kinds = [kind.name for kind in module_map.group(group) if kind.slice_of is None] if group else []
+        if kinds:
+            note += f": its MLP is {' and '.join(kinds[:4])}"
+    return Receipt(tick.name, tick.treatment, 0, 0, (), note)

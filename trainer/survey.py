@@ -1,0 +1,113 @@
+"""One pass of the skeleton: which modules text runs through, what a gradient reaches, what is fused."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from trainer.grouping import Grouping
+from trainer.skeleton import BATCH, Skeleton
+from trainer.slices import Parts, SliceFinder
+
+
+@dataclass
+class Survey:
+    """What was seen. Names are full names of modules, or of parameters for `trained`.
+
+    A module of a repeated layer shows what its twin in the first such layer showed; experts in a list
+    show what any of them showed.
+    """
+
+    failure: str = ""
+    """Why nothing was seen, if so: then nothing is known of any module."""
+    called: set[str] = field(default_factory=set)
+    by_keyword: set[str] = field(default_factory=set)
+    misshapen: set[str] = field(default_factory=set)
+    unlike_lookup: set[str] = field(default_factory=set)
+    reached: set[str] = field(default_factory=set)
+    """Linears and embeddings to whose output the logits have a gradient."""
+    read: set[str] = field(default_factory=set)
+    """Parameters that the logits have a gradient to, other than through a linear's or embedding's call."""
+    parts: dict[str, Parts] = field(default_factory=dict)
+    """Fused linears and their slices."""
+    mixed: set[str] = field(default_factory=set)
+    """Linears of which the rows have several roles; those without `parts` could not be split safely."""
+    twins: dict[str, str] = field(default_factory=dict)
+
+    def has(self, seen: set[str], name: str) -> bool:
+        """Whether the module `name` is among the `seen`; true of all where nothing is known."""
+        return self.failure != "" or one_name(self.twins.get(name, name)) in seen
+
+    def has_parameter(self, seen: set[str], module: str, key: str) -> bool:
+        return self.failure != "" or one_name(f"{self.twins.get(module, module)}.{key}") in seen
+
+
+def one_name(name: str) -> str:
+    """The name with `*` for every number but the layer's: experts in a list stand for one another."""
+    first = re.search(r"\.\d+(\.|$)", name)
+    if not first:
+        return name
+    return name[: first.end()] + re.sub(r"\b\d+\b", "*", name[first.end() :])
+
+
+def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig) -> Survey:
+    """Run `model` (on the meta device; unusable afterwards) as a skeleton and look at it.
+
+    Its mode counts: with dropout there are no exact gradients, so no slices are found in training mode.
+    """
+    try:
+        skeleton = Skeleton(model)
+        finder = SliceFinder(skeleton)
+        for parent, linears, group in _parents(model, grouping, skeleton.twins):
+            finder.watch(parent, linears, group)
+        logits = skeleton.run(**extra_inputs(config))
+        reached, read = _gradients(skeleton, logits)
+    except Exception as error:  # whatever a model's own code may raise on unusual inputs
+        return Survey(failure=f"{type(error).__name__}: {error}")
+    return Survey(
+        called={one_name(name) for name in skeleton.called},
+        by_keyword={one_name(name) for name in skeleton.by_keyword},
+        misshapen=skeleton.misshapen,
+        unlike_lookup=skeleton.unlike_lookup,
+        reached={one_name(name) for name in reached},
+        read={one_name(name) for name in read},
+        parts=finder.found,
+        mixed=finder.mixed,
+        twins=skeleton.twins,
+    )
+
+
+def extra_inputs(config: PretrainedConfig) -> dict[str, Any]:
+    """Inputs beside token ids that a text-only pass needs."""
+    if getattr(config, "lang_adapter", None) or config.model_type == "xmod":
+        return {"lang_ids": torch.zeros(BATCH, dtype=torch.long)}
+    return {}
+
+
+def _parents(model: PreTrainedModel, grouping: Grouping, twins: dict[str, str]) -> list[tuple[str, list[str], str]]:
+    """Modules that hold attention or MLP linears, the linears, and their group; repeated layers left out."""
+    holders: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and name not in twins:
+            holders[name.rpartition(".")[0], grouping.of(name)].append(name)
+    return [
+        (parent, linears, group)
+        for (parent, group), linears in holders.items()
+        if group == "attention" or (group == "mlp" and not parent.rpartition(".")[2].isdigit())
+    ]
+
+
+def _gradients(skeleton: Skeleton, logits: torch.Tensor) -> tuple[set[str], set[str]]:
+    named = {name: p for name, p in skeleton.model.named_parameters() if p.requires_grad}
+    outputs = {name: y for name, y in skeleton.outputs.items() if y.requires_grad}
+    wanted = {**outputs, **named}
+    grads = torch.autograd.grad(logits.sum(), list(wanted.values()), allow_unused=True)
+    seen = {name for name, grad in zip(wanted, grads, strict=True) if grad is not None}
+    return seen & outputs.keys(), seen & named.keys()

@@ -1,0 +1,61 @@
+"""The endpoints for programs (`gradio_client`): plan, train, runs, run, stop, download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from trainer import parsing
+from trainer.errors import UserError
+from trainer.lab import Lab
+
+
+def build(lab: Lab) -> None:
+    """Add the endpoints to the Blocks that is being built."""
+
+    def plan(config: dict) -> dict:
+        """What a configuration would train: counts, sizes, memory, receipts, issues."""
+        return _told(lambda: lab.plan(parsing.from_json(config)).to_json())
+
+    def train(config: dict) -> str:
+        """Queue a run of a configuration; returns its id."""
+        return _told(lambda: lab.train(parsing.from_json(config)).id)
+
+    def runs() -> list:
+        """Summaries of all runs, newest first."""
+        return _told(lambda: [run.summary() for run in lab.store.all()])
+
+    def run(run_id: str) -> dict:
+        """The summary of one run."""
+        return _told(lambda: lab.store.get(_text(run_id)).summary())
+
+    def stop(run_id: str) -> str:
+        """Stop a run; returns what was done."""
+        return _told(lambda: lab.stop(_text(run_id)))
+
+    for endpoint in (plan, train, runs, run, stop):
+        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None, queue=False)
+
+    def download(run_id: str) -> str:
+        """The adapter of a run as a zip."""
+        return _told(lambda: str(lab.export(_text(run_id))))
+
+    # a file needs components, so that the client fetches it
+    box, file = gr.Textbox(visible=False, label="run_id"), gr.File(visible=False, label="adapter")
+    gr.Button(visible=False).click(download, box, file, api_name="download", queue=False)
+
+
+def _told(action: Callable[[], Any]) -> Any:
+    """The result of `action`; a UserError becomes the message that the caller gets."""
+    try:
+        return action()
+    except UserError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise UserError("A run's id is text.", "Take one from the list of runs.", "data")
+    return value

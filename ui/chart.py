@@ -1,0 +1,128 @@
+"""The loss chart: numpy arrays, thinned so that a refresh stays small at any length of run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from trainer.history import ENDED, History
+from ui.theme import ACCENT_CHART, EVAL_CHART
+
+POINTS = 1000
+"""About how many points of a curve reach the browser."""
+GRID = "rgba(128, 140, 155, 0.18)"
+
+
+def loss_figure(history: History, run_id: str) -> go.Figure:
+    """Raw and smoothed train loss and the eval loss over the steps. None and NaN are gaps."""
+    steps, losses = curve(history.train, "loss")
+    eval_steps, eval_losses = curve(history.evals, "eval_loss")
+    smoothed = smooth(losses, window(history.steps or len(losses)))
+    figure = go.Figure()
+    raw_x, raw_y = thin(steps, losses)
+    smooth_x, smooth_y = thin(steps, smoothed)
+    eval_x, eval_y = thin(eval_steps, eval_losses)
+    figure.add_scatter(
+        x=raw_x, y=raw_y, name="train loss", mode=_mode(raw_y), opacity=0.38,
+        line={"width": 1, "color": ACCENT_CHART}, marker={"size": 4}, hovertemplate="%{y:.4f}",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=smooth_x, y=smooth_y, name="smoothed", mode=_mode(smooth_y),
+        line={"width": 2.2, "color": ACCENT_CHART}, marker={"size": 4}, hovertemplate="%{y:.4f}",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=eval_x, y=eval_y, name="eval loss", mode="lines+markers",
+        line={"width": 1.8, "color": EVAL_CHART}, marker={"size": 6}, hovertemplate="%{y:.4f}",
+    )  # fmt: skip
+    figure.update_layout(_layout(history, run_id))
+    return figure
+
+
+def curve(rows: dict[int, dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of one figure, in order of the steps; a missing or empty value is NaN."""
+    if not rows:
+        return np.empty(0), np.empty(0)
+    steps = np.fromiter(rows, dtype=np.int64, count=len(rows))
+    values = np.fromiter(_numbers(row.get(key) for row in rows.values()), dtype=np.float64, count=len(rows))
+    values[~np.isfinite(values)] = np.nan
+    order = np.argsort(steps, kind="stable")
+    return steps[order], values[order]
+
+
+def window(steps: int) -> int:
+    """Steps that the smoothed curve averages: a thirtieth of the run's, so it never shifts."""
+    return int(np.clip(steps // 30, 5, 200))
+
+
+def smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """The mean of the `width` values around every place; gaps stay gaps and do not spread."""
+    known = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    places = np.arange(len(values))
+    starts, ends = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (sums[ends] - sums[starts]) / (counts[ends] - counts[starts])
+    return np.where(known, means, np.nan)
+
+
+def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most about `points` points: the least and the greatest of every bin, so that peaks survive."""
+    if len(y) <= points:
+        return x, y
+    edges = np.linspace(0, len(y), points // 2 + 1).astype(np.int64)[:-1]
+    gaps = np.isnan(y)
+    bins = np.searchsorted(edges, np.arange(len(y)), side="right") - 1
+    chosen = {0, len(y) - 1}
+    for fill in (np.inf, -np.inf):
+        order = np.lexsort((np.where(gaps, fill, y), bins))
+        ends = np.concatenate([edges[1:], [len(y)]]) - 1
+        chosen.update(order[edges if fill > 0 else ends].tolist())
+    if gaps.any():
+        first_gap = np.flatnonzero(gaps)
+        chosen.update(first_gap[np.unique(bins[first_gap], return_index=True)[1]].tolist())
+    index = np.array(sorted(chosen))
+    return x[index], y[index]
+
+
+def _numbers(values: Iterable[Any]) -> Iterable[float]:
+    return (value if isinstance(value, int | float) else np.nan for value in values)
+
+
+def _mode(values: np.ndarray) -> str:
+    """A single point has no line."""
+    return "lines" if np.isfinite(values).sum() > 1 else "markers"
+
+
+def _layout(history: History, run_id: str) -> dict[str, Any]:
+    shown = bool(history.train or history.evals)
+    axis = {"showticklabels": shown, "gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": GRID}
+    x_axis = {**axis, "title": {"text": "step", "standoff": 6}, "tickformat": ",d", "rangemode": "tozero"}
+    if history.steps and history.state not in ENDED:
+        x_axis["range"] = [0, history.steps]
+    return {
+        "uirevision": run_id,
+        "margin": {"l": 46, "r": 12, "t": 24, "b": 38},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#6b7787"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
+        "hovermode": "x unified",
+        "hoverlabel": {"bgcolor": "rgba(22,27,34,0.92)", "font": {"color": "#f2f5f8"}, "bordercolor": GRID},
+        "modebar": {
+            "orientation": "h",
+            "bgcolor": "rgba(0,0,0,0)",
+            "remove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "toImage", "pan2d", "zoom2d"],
+        },
+        "xaxis": x_axis,
+        "yaxis": {**axis, "title": {"text": "loss", "standoff": 6}},
+        "annotations": [] if shown else [_hint(history)],
+    }
+
+
+def _hint(history: History) -> dict[str, Any]:
+    text = "No step was taken." if history.state in ENDED else "The curve begins with the first step."
+    return {"text": text, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}

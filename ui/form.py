@@ -1,0 +1,277 @@
+"""Components <-> RunConfig. Labels stand here; explanations and bounds come from the configuration itself."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import gradio as gr
+
+from trainer import parsing
+from trainer.config import RunConfig, default_config
+from trainer.errors import InvalidConfig, Issue
+
+LABELS = {
+    "title": "Name of the run",
+    "model.name": "Model",
+    "model.revision": "Revision",
+    "model.load_in_4bit": "Load the base in 4-bit (QLoRA)",
+    "model.dtype": "Compute type",
+    "adapter.r": "Rank r",
+    "adapter.lora_alpha": "Alpha",
+    "adapter.lora_dropout": "Dropout",
+    "adapter.bias": "Biases",
+    "adapter.use_rslora": "rsLoRA",
+    "adapter.use_dora": "DoRA",
+    "adapter.loraplus_lr_ratio": "LoRA+ ratio",
+    "data.source": "Source",
+    "data.subset": "Subset",
+    "data.split": "Split",
+    "data.loss_on": "Loss on",
+    "data.system_prompt": "System prompt",
+    "data.eval_fraction": "Held-out share",
+    "training.num_train_epochs": "Epochs",
+    "training.max_steps": "Steps at most",
+    "training.learning_rate": "Learning rate",
+    "training.full_learning_rate": "Rate of full modules",
+    "training.lr_scheduler_type": "Schedule",
+    "training.warmup_ratio": "Warm-up share",
+    "training.per_device_train_batch_size": "Batch size",
+    "training.gradient_accumulation_steps": "Batches per step",
+    "training.max_length": "Max length",
+    "training.optim": "Optimiser",
+    "training.weight_decay": "Weight decay",
+    "training.max_grad_norm": "Clip gradients at",
+    "training.activation_checkpointing": "Activation checkpointing",
+    "training.eval_steps": "Steps between evals",
+    "training.save_steps": "Steps between checkpoints",
+    "training.seed": "Seed",
+}
+CHOICES = {
+    "auto": "automatic",
+    "lora_only": "of LoRA modules",
+    "constant_with_warmup": "constant after warm-up",
+    "paged_adamw_8bit": "paged AdamW, 8-bit",
+    "adamw_torch": "AdamW",
+    "completion": "answers only",
+    "all": "all tokens",
+    "demo": "Demo",
+    "file": "File",
+    "hub": "Hub data set",
+}
+TICKS = "modules"
+TICK_FIELD = re.compile(r"modules\[(\d+)\]\.(\w+)")
+FILE, HUB = "data.file", "data.hub"
+"""The two boxes of which one becomes `data.path`, as the source says."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the configuration says about one of its settings."""
+
+    path: str
+    hint: Any
+    default: Any
+    explanation: str
+
+    @property
+    def optional(self) -> bool:
+        return type(None) in get_args(self.hint)
+
+    @property
+    def is_number(self) -> bool:
+        return self.kind in (int, float)
+
+    @property
+    def is_text(self) -> bool:
+        return self.kind is str
+
+    @property
+    def kind(self) -> Any:
+        """The plain type: bool, int, float, str, or a Literal."""
+        if get_origin(self.hint) is Union or self.optional:
+            return next(item for item in get_args(self.hint) if item is not type(None))
+        return self.hint
+
+
+@cache
+def settings() -> dict[str, Setting]:
+    """Every setting of a RunConfig but the ticks, by its path such as `training.learning_rate`."""
+    return {item.path: item for item in _settings(RunConfig, "")}
+
+
+def _settings(cls: type, prefix: str) -> list[Setting]:
+    found: list[Setting] = []
+    hints = get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        path = f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(hints[item.name]):
+            found += _settings(hints[item.name], f"{path}.")
+        elif item.metadata:
+            text = item.metadata["explanation"]
+            found.append(Setting(path, hints[item.name], item.default, text))
+    return found
+
+
+def get(config: RunConfig, path: str) -> Any:
+    """The value at `path` of a configuration."""
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+@dataclass
+class Form:
+    """The page's inputs by path, in the order in which handlers receive their values."""
+
+    defaults: RunConfig = field(default_factory=default_config)
+    components: dict[str, gr.components.Component] = field(default_factory=dict)
+
+    def add(self, path: str, **options: Any) -> gr.components.Component:
+        """Make the component of one setting at this place of the page."""
+        setting, value = settings()[path], get(self.defaults, path)
+        common = {"label": LABELS[path], "info": setting.explanation, "elem_classes": ["setting"], "min_width": 100}
+        common |= options
+        if "choices" in common:
+            made = gr.Dropdown(value=value, **common)
+        elif get_origin(setting.kind) is Literal:
+            choices = [(CHOICES.get(item, item), item) for item in get_args(setting.kind)]
+            made = common.pop("component", gr.Dropdown)(choices=choices, value=value, **common)
+        elif setting.kind is bool:
+            made = gr.Checkbox(value=value, **common)
+        elif setting.kind is str:
+            made = gr.Textbox(value=value, **{"max_lines": 1, **common})
+        else:
+            # numbers are typed as text: 1e-4 stays as it is written, and every problem shows at once
+            made = gr.Textbox(value=number_text(value), max_lines=1, **common)
+        self.components[path] = made
+        return made
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        return list(self.components.values())
+
+    def read(self, values: Sequence[Any]) -> tuple[RunConfig | None, list[Issue]]:
+        """The configuration that the page shows and every problem of it.
+
+        Where a value cannot be used, the configuration holds the default in its place, so that the plan
+        of all the rest still shows; it is None where no model is named.
+        """
+        nested, issues = self._nested(dict(zip(self.components, values, strict=True)))
+        for _ in range(3):  # reading finds wrong types first, and only then wrong values
+            try:
+                return parsing.from_json(nested), issues
+            except InvalidConfig as error:
+                found = error.issues
+            issues += [_named(issue, nested[TICKS]) for issue in found]
+            if any(issue.field == "model.name" for issue in found):
+                break
+            nested = _mended(nested, found)
+        return None, issues
+
+    def fill(self, config: RunConfig) -> list[Any]:
+        """Values for the settings' components, in their order, without the model and the ticks."""
+        values = ((settings()[path], get(config, path)) for path in self.filled)
+        return [number_text(value) if item.is_number else value for item, value in values]
+
+    @property
+    def filled(self) -> list[str]:
+        """Paths that `fill` gives values for: what a change of the model sets back."""
+        return [
+            path for path in self.components if path.startswith(("adapter.", "training.", "model.load", "model.dt"))
+        ]
+
+    def _nested(self, flat: dict[str, Any]) -> tuple[dict[str, Any], list[Issue]]:
+        nested: dict[str, Any] = {"model": {}, "adapter": {}, "data": {}, "training": {}, TICKS: []}
+        issues: list[Issue] = []
+        for path, value in flat.items():
+            part, _, name = path.rpartition(".")
+            known = settings().get(path)
+            if path == TICKS:
+                nested[TICKS] = _ticks(value)
+            elif known is None:
+                continue
+            elif value in (None, "") and not known.is_text and not known.optional:
+                issues.append(Issue(path, "This is empty.", f"Write a number, such as {number_text(known.default)}."))
+            else:
+                value = (value or "").strip() if known.is_text else number(value) if known.is_number else value
+                (nested[part] if part else nested)[name] = value
+        source = flat.get("data.source")
+        nested["data"]["path"] = (flat.get({"file": FILE, "hub": HUB}.get(str(source), "")) or "").strip()
+        return nested, issues
+
+
+def number_text(value: float | None) -> str:
+    """A number as people write it: 0.00001 is `1e-5`; None is empty."""
+    if value is None:
+        return ""
+    text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    mantissa, _, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else text
+
+
+def number(text: Any) -> Any:
+    """What was typed as a number; None where nothing was; the text itself where it is none."""
+    if not isinstance(text, str):
+        return text
+    text = text.strip()
+    for kind in (int, float):
+        try:
+            return kind(text) if text else None
+        except ValueError:
+            continue
+    return text
+
+
+def label(path: str) -> str:
+    """What the page calls the place of an issue; empty where its sentence names it already."""
+    if path.startswith("modules"):
+        return ""
+    return {"data.path": "Data"}.get(path) or LABELS.get(path, path)
+
+
+def _ticks(text: Any) -> Any:
+    """The ticks of the modules panel, as JSON; what is no JSON is left for the checks to refuse."""
+    try:
+        return json.loads(text or "[]")
+    except (TypeError, ValueError):
+        return text
+
+
+def _named(issue: Issue, ticks: Any) -> Issue:
+    """An issue of one field of a tick, such as `modules[3].layers`, with the tick's name before it."""
+    match = TICK_FIELD.fullmatch(issue.field)
+    try:
+        name = ticks[int(match[1])]["name"] if match else ""
+    except (LookupError, TypeError):
+        name = ""
+    return dataclasses.replace(issue, problem=f"{name}, {match[2]}: {issue.problem}") if match and name else issue
+
+
+def _mended(nested: dict[str, Any], issues: Sequence[Issue]) -> dict[str, Any]:
+    """The values without those that have a problem."""
+    mended = copy.deepcopy(nested)
+    ticks = mended[TICKS] if isinstance(mended[TICKS], list) else []
+    lost: set[int] = set()
+    for path in {issue.field for issue in issues}:
+        part, _, name = path.rpartition(".")
+        if path.startswith(TICKS):
+            match = TICK_FIELD.fullmatch(path)
+            number = re.search(r"\d+", path)
+            if match and isinstance(ticks[int(match[1])], dict) and match[2] not in ("name", "treatment"):
+                ticks[int(match[1])].pop(match[2], None)
+            elif number:
+                lost.add(int(number[0]))
+        else:
+            (mended.get(part, {}) if part else mended).pop(name, None)
+        if path == "data.path":
+            mended["data"]["source"] = "demo"
+    mended[TICKS] = [tick for number, tick in enumerate(ticks) if number not in lost]
+    return mended

@@ -1,0 +1,150 @@
+"""The modules of the model as real checkboxes. The selection is the component's value, and lives nowhere else.
+
+`modules_panel.js` draws what `payload` describes and writes the ticks back as JSON; a tick is seen at
+once, and its receipt follows with the plan.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from trainer.config import Tick
+from trainer.errors import UserError
+from trainer.modules import GROUP_TITLES, GROUPS, ModuleKind, ModuleMap
+from trainer.resolve import Receipt
+from trainer.scenarios import SIX
+from ui import text
+
+SCRIPT = Path(__file__).with_suffix(".js")
+GROUP_HINTS = {"other": "Norms, routers and the rest."}
+
+
+def build() -> gr.HTML:
+    """The panel, empty until a map comes in."""
+    return gr.HTML(
+        value=encode(SIX[4].modules),
+        html_template='<div class="modules" aria-live="off"></div>',
+        js_on_load=SCRIPT.read_text(encoding="utf-8"),
+        map=json.dumps(reading("demo")),
+        receipts="{}",
+        elem_id="modules-panel",
+        apply_default_css=False,
+        label="Modules",
+    )
+
+
+def update(content: dict[str, Any], ticks: tuple[Tick, ...] | None = None) -> Any:
+    """New content for the panel, with new ticks where some are given."""
+    value = {} if ticks is None else {"value": encode(ticks)}
+    return gr.update(map=json.dumps(content), **value)
+
+
+def encode(ticks: tuple[Tick, ...]) -> str:
+    """Ticks as the panel's value."""
+    return json.dumps([_short(tick) for tick in ticks])
+
+
+def reading(model: str) -> dict[str, Any]:
+    return {"state": "reading", "title": "Reading the model's modules…", "text": model}
+
+
+def failed(error: UserError) -> dict[str, Any]:
+    return {"state": "failed", "title": error.problem, "text": error.fix}
+
+
+def payload(module_map: ModuleMap) -> dict[str, Any]:
+    """What the panel draws of a map: presets, and the groups with their rows."""
+    groups = []
+    for group in GROUPS:
+        kinds = module_map.group(group)
+        rows = [
+            _row(kind) for parent in kinds if parent.slice_of is None for kind in (parent, *_parts(kinds, parent))
+        ]
+        if rows:
+            groups.append(
+                {"key": group, "title": GROUP_TITLES[group], "hint": GROUP_HINTS.get(group, ""), "rows": rows}
+            )
+    presets = [
+        {"key": item.key, "title": item.title, "note": item.note, "ticks": [_short(tick) for tick in item.modules]}
+        for item in SIX
+    ]
+    return {
+        "state": "ready",
+        "model": module_map.model,
+        "fact": _fact(module_map),
+        "layers": module_map.layers,
+        "groups": groups,
+        "presets": presets,
+    }
+
+
+def starting_ticks(module_map: ModuleMap) -> tuple[Tick, ...]:
+    """Scenario 5 where the model has all of its names, else LoRA on all of attention and MLP."""
+    if all(module_map.get(tick.name) for tick in SIX[4].modules):
+        return SIX[4].modules
+    kinds = [*module_map.group("attention"), *module_map.group("mlp")]
+    return tuple(Tick(kind.name) for kind in kinds if "lora" in kind.treatments and kind.slice_of is None)
+
+
+def receipts(found: tuple[Receipt, ...]) -> str:
+    """Receipts by tick, as the panel's prop."""
+    return json.dumps({item.tick: {"note": item.note, "ok": item.matched > 0} for item in found})
+
+
+def _parts(kinds: list[ModuleKind], parent: ModuleKind) -> list[ModuleKind]:
+    return [kind for kind in kinds if kind.slice_of == parent.name]
+
+
+def _row(kind: ModuleKind) -> dict[str, Any]:
+    return {
+        "name": kind.name,
+        "slice_of": kind.slice_of,
+        "treatments": list(kind.treatments),
+        "first": _first_choice(kind),
+        "reason": kind.reason,
+        "size": _size(kind),
+        "note": _note(kind),
+        "layered": bool(kind.layers),
+    }
+
+
+def _first_choice(kind: ModuleKind) -> str:
+    """What a fresh tick means: LoRA, but embeddings and heads in full, as the study trained them."""
+    order = ("full", "lora") if kind.group == "embedding" else ("lora", "full")
+    return next((item for item in order if item in kind.treatments), "")
+
+
+def _size(kind: ModuleKind) -> str:
+    return "tied" if kind.tied_to else text.count(kind.parameters)
+
+
+def _note(kind: ModuleKind) -> str:
+    """One line about an unticked kind."""
+    if kind.tied_to:
+        return f"Tied to {kind.tied_to}: one weight for both."
+    if not kind.treatments:
+        return kind.reason or "Takes no training."
+    shape = " × ".join(f"{part:,}" for part in kind.shape)
+    number = len(kind.modules)
+    where = f"{number} × " if number > 1 else ""
+    note = f"{where}{kind.class_name} {shape}"
+    return f"Part of {kind.slice_of}, {shape}" if kind.slice_of else note
+
+
+def _fact(module_map: ModuleMap) -> str:
+    layers = f"{module_map.layers} layers" if module_map.layers else ""
+    parts = (module_map.model_type, f"{text.count(module_map.parameters)} parameters", layers)
+    return " · ".join(part for part in parts if part)
+
+
+def _short(tick: Tick) -> dict[str, Any]:
+    """A tick as JSON, its empty fields left out."""
+    values = {"name": tick.name, "treatment": tick.treatment}
+    for key in ("r", "lora_alpha", "layers"):
+        if getattr(tick, key):
+            values[key] = getattr(tick, key)
+    return values

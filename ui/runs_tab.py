@@ -1,0 +1,185 @@
+"""The Runs tab: every run in one table, and what can be done with the chosen one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from trainer.errors import UserError
+from trainer.history import ACTIVE
+from trainer.lab import Lab
+from trainer.runs import MAX_TITLE
+from ui import download, text
+from ui.live import Live, digest
+from ui.tell import DIRECT, QUEUED, told
+
+SCRIPT = Path(__file__).with_name("runs_table.js")
+TEMPLATE = """<div class="runs">
+<div class="runs-search"><label for="runs-search">Search runs</label>
+<input type="search" id="runs-search" placeholder="name, model, module, state" autocomplete="off"></div>
+<div class="scroll"><table><thead><tr></tr></thead><tbody></tbody></table></div>
+<div class="empty" hidden><strong></strong><span></span></div>
+</div>"""
+NOTHING = '<p class="quiet">Choose a run in the table to open, rename, download or delete it.</p>'
+
+
+class RunsTab:
+    """Builds the tab; handlers get a run's id from the browser and check it anew each time."""
+
+    def __init__(self, lab: Lab, live: Live, tabs: gr.Tabs, tab: gr.Tab) -> None:
+        self.lab = lab
+        self.table = gr.HTML(
+            value="", html_template=TEMPLATE, js_on_load=SCRIPT.read_text(encoding="utf-8"), rows="[]",
+            apply_default_css=False, elem_id="runs-table", elem_classes="card", label="Runs",
+        )  # fmt: skip
+        with gr.Column(elem_id="run-actions", elem_classes="card"):
+            self.facts = gr.HTML(NOTHING, apply_default_css=False)
+            with gr.Row(elem_id="run-buttons", visible=False) as self.buttons:
+                self.open = gr.Button("Open", variant="primary", size="sm", elem_id="run-open")
+                self.resume = gr.Button("Resume", size="sm", elem_id="run-resume")
+                self.stop = gr.Button("Stop", size="sm", elem_id="run-stop")
+                self.fetch = gr.Button("Download adapter", size="sm", elem_id="run-download")
+                self.delete = gr.Button("Delete…", size="sm", elem_id="run-delete")
+            with gr.Row(elem_id="run-rename", visible=False) as self.naming:
+                self.name = gr.Textbox(label="Name", max_lines=1, max_length=MAX_TITLE, elem_id="run-name")
+                self.rename = gr.Button("Rename", size="sm", elem_id="run-rename-button")
+            with gr.Row(elem_id="run-sure", visible=False) as self.sure:
+                self.question = gr.HTML("", apply_default_css=False)
+                self.really = gr.Button("Delete for good", variant="stop", size="sm", elem_id="run-really")
+                self.keep = gr.Button("Keep it", size="sm")
+        self.timer = gr.Timer(1.5, active=False)
+        # what the page shows already; the browser keeps it, so that an answer lost on the way is sent again
+        self.rows = gr.Textbox("", label="Rows shown", visible="hidden")
+        self.seen = gr.Textbox("", label="Facts shown", visible="hidden")
+        self.asked = gr.Textbox("", label="Run to delete", visible="hidden")
+        self._wire(live, tabs, tab)
+
+    def _wire(self, live: Live, tabs: gr.Tabs, tab: gr.Tab) -> None:
+        chosen, table = self.table, [self.table, self.rows]
+        facts = [self.facts, self.buttons, self.naming, self.resume, self.stop, self.fetch, self.delete, self.seen]
+
+        def after(event: Any) -> Any:
+            listed = event.then(self.list_runs, self.rows, table, **DIRECT)
+            return listed.then(self.show, [chosen, self.seen], facts, **DIRECT)
+
+        after(tab.select(lambda: gr.Timer(active=True), None, self.timer, **DIRECT))
+        after(self.timer.tick(lambda: None, None, None, **DIRECT))
+        chosen.change(self.show, [chosen, self.seen], facts, **DIRECT).then(
+            self.named, chosen, [self.name, self.sure], **DIRECT
+        )
+        self.open.click(
+            told(self.opened), chosen, [live.shown, tabs, self.timer], **QUEUED
+        ).success(live.refresh, [live.shown, live.seen], live.outputs, **DIRECT)  # fmt: skip
+        after(self.stop.click(told(self.stopped), chosen, None, **QUEUED))
+        after(self.resume.click(told(self.resumed), chosen, None, **QUEUED))
+        for event in (self.rename.click, self.name.submit):
+            after(event(told(self.renamed), [chosen, self.name], None, **QUEUED))
+        self.delete.click(told(self.ask), chosen, [self.sure, self.question, self.asked], **QUEUED)
+        self.keep.click(lambda: gr.update(visible=False), None, self.sure, **DIRECT)
+        after(self.really.click(told(self.deleted), [chosen, self.asked], [chosen, self.sure], **QUEUED))
+        download.wire(self.fetch, told(lambda run_id: self.lab.export(self._run(run_id).id)), chosen, "run-file")
+
+    def list_runs(self, seen: str) -> list[Any]:
+        """The table's rows, unless they are those that the page has."""
+        rows = json.dumps([_row(run.summary()) for run in self.lab.store.all()])
+        return [gr.skip(), gr.skip()] if digest(rows) == seen else [gr.update(rows=rows), digest(rows)]
+
+    def show(self, run_id: str | None, seen: Any) -> list[Any]:
+        """Facts and buttons of the chosen run."""
+        try:
+            run = self._run(run_id)
+        except UserError:
+            hidden = gr.update(visible=False)
+            return [NOTHING, hidden, hidden, *[gr.skip()] * 4, ""]
+        row, has_adapter = run.summary(), run.adapter.is_dir()
+        facts = _facts(row)
+        now = digest(f"{facts} {has_adapter}")
+        if now == seen:
+            return [gr.skip()] * 8
+        state = row["state"]
+        can_stop = state in ("queued", *ACTIVE)
+        can_resume = hasattr(self.lab, "resume") and state in ("stopped", "interrupted", "failed")
+        return [
+            facts,
+            gr.update(visible=True),
+            gr.update(visible=True),
+            gr.update(visible=can_resume),
+            gr.update(value="Stop now" if state == "stopping" else "Stop", visible=can_stop),
+            gr.update(interactive=has_adapter),
+            gr.update(interactive=state not in ACTIVE),
+            now,
+        ]
+
+    def named(self, run_id: str | None) -> list[Any]:
+        """The chosen run's name in its box, and no question left open."""
+        try:
+            return [self._run(run_id).title, gr.update(visible=False)]
+        except UserError:
+            return ["", gr.update(visible=False)]
+
+    def opened(self, run_id: str | None) -> list[Any]:
+        return [self._run(run_id).id, gr.Tabs(selected="train"), gr.Timer(active=False)]
+
+    def stopped(self, run_id: str | None) -> None:
+        gr.Info(text.escape(self.lab.stop(self._run(run_id).id)), duration=5)
+
+    def resumed(self, run_id: str | None) -> None:
+        if not hasattr(self.lab, "resume"):
+            raise UserError("Runs cannot be resumed yet.", "Start a new one with the same settings.")
+        self.lab.resume(self._run(run_id).id)
+
+    def renamed(self, run_id: str | None, title: str | None) -> None:
+        if not (title or "").strip():
+            raise UserError("The name is empty.", "Write one, then press Rename.", "data")
+        self.lab.store.rename(self._run(run_id).id, title or "")
+
+    def ask(self, run_id: str | None) -> list[Any]:
+        run = self._run(run_id)
+        question = f"<p>Delete <strong>{text.escape(run.title)}</strong> with its adapter and checkpoints?</p>"
+        return [gr.update(visible=True), question, run.id]
+
+    def deleted(self, run_id: str | None, asked: str | None) -> list[Any]:
+        if run_id != asked:
+            raise UserError("Another run was chosen meanwhile.", "Press Delete again.", "data")
+        self.lab.store.delete(self._run(run_id).id)
+        return ["", gr.update(visible=False)]
+
+    def _run(self, run_id: str | None) -> Any:
+        if not run_id:
+            raise UserError("No run is chosen.", "Choose one in the table.", "data")
+        return self.lab.store.get(str(run_id))
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """What the table needs of a summary: raw values to sort by, texts to show."""
+    keys = ("id", "state", "title", "model", "modules", "loss", "eval_loss", "trainable", "created")
+    shown = {
+        "loss": text.figure(row["loss"]),
+        "eval_loss": text.figure(row["eval_loss"]),
+        "trainable": text.count(row["trainable"]),
+        "elapsed": text.seconds(row["elapsed"]) if row["elapsed"] else "–",
+        "created": text.moment(row["created"]),
+    }
+    return {key: row[key] for key in keys} | {"elapsed": round(row["elapsed"]) or None, "shown": shown}
+
+
+def _facts(row: dict[str, Any]) -> str:
+    parts = [
+        row["model"],
+        f"step {row['step']:,} of {row['steps']:,}" if row["steps"] else "",
+        f"best eval loss {text.figure(row['best_eval_loss'])}" if row["best_eval_loss"] is not None else "",
+        f"adapter {text.size(row['adapter_bytes'])}" if row["adapter_bytes"] else "",
+        row["id"],
+    ]
+    message = (
+        f'<p class="message {text.escape(row["state"])}">{text.escape(row["message"])}</p>' if row["message"] else ""
+    )
+    return (
+        f'<div class="live-head"><h2>{text.escape(row["title"])}</h2>'
+        f'<span class="pill {text.escape(row["state"])}">{text.escape(row["state"])}</span></div>'
+        f'<p class="facts">{text.escape(row["modules"])}</p>'
+        f'<p class="facts">{text.escape(" · ".join(filter(None, parts)))}</p>{message}'
+    )
