@@ -11,11 +11,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from trainer import adapter
-from trainer.config import AdapterConfig, RunConfig, Tick, TrainingConfig
+from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig
 from trainer.discover import discover
 from trainer.modules import ModuleMap
 from trainer.optimiser import parameter_groups
 from trainer.plan import Plan, make_plan
+from trainer.skeleton import BATCH
+from trainer.survey import extra_inputs
 
 TRAINING = TrainingConfig(max_length=8, learning_rate=1e-2, full_learning_rate=1e-2, weight_decay=0.1)
 
@@ -42,18 +44,21 @@ class Trained:
 
 
 def batch(config: PreTrainedConfig, seed: int = 0) -> torch.Tensor:
-    """Two texts of eight random tokens."""
+    """BATCH texts of eight random tokens."""
     vocab = config.get_text_config(decoder=True).vocab_size
-    return torch.randint(3, vocab, (2, 8), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(3, vocab, (BATCH, 8), generator=torch.Generator().manual_seed(seed))
 
 
 def build(config: PreTrainedConfig, ticks: list[Tick], settings: AdapterConfig, seed: int = 0) -> Trained:
     """A model from `config` with random weights, the ticks attached and verified, not trained yet."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():  # some start at zero, which would keep gradients from others
+            parameter += torch.randn_like(parameter) * 0.02
     base_state = {name: value.clone() for name, value in model.state_dict().items()}
     module_map = discover(config, "tiny")
-    run = RunConfig(modules=tuple(ticks), adapter=settings, training=TRAINING)
+    run = RunConfig(modules=tuple(ticks), adapter=settings, training=TRAINING, model=ModelConfig(load_in_4bit=False))
     plan = make_plan(run, module_map)
     assert not plan.issues, plan.issues
     wrapped = adapter.attach(model, plan, settings, module_map)
@@ -67,10 +72,10 @@ def train(trained: Trained, steps: int = 2) -> Trained:
     """Real steps with AdamW and weight decay, which must not move what a slice masks."""
     model = trained.model
     optimiser = torch.optim.AdamW(parameter_groups(model, trained.config))
-    ids = batch(model.config)
+    ids, more = batch(model.config), extra_inputs(model.config)
     model.train()
     for _ in range(steps):
-        loss = model(input_ids=ids, labels=ids).loss
+        loss = model(input_ids=ids, labels=ids, use_cache=False, **more).loss
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -80,7 +85,7 @@ def train(trained: Trained, steps: int = 2) -> Trained:
 
 def logits(model: Any, config: PreTrainedConfig) -> torch.Tensor:
     with torch.no_grad():
-        return model(input_ids=batch(config, seed=1)).logits  # type: ignore[no-any-return]
+        return model(input_ids=batch(config, seed=1), use_cache=False, **extra_inputs(config)).logits  # type: ignore[no-any-return]
 
 
 def reloaded(trained: Trained, config: PreTrainedConfig, folder: Path) -> Any:

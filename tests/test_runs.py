@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.lab import open_lab, small_config, wait_for
-from trainer import locks
+from trainer import events, locks
 from trainer.errors import InvalidConfig, UserError
 from trainer.lab import Lab
 
@@ -78,7 +78,7 @@ def _check_export(lab: Lab, run_id: str, tmp_path: Path, models_dir: Path) -> No
     assert torch.equal(found[0], found[1])
 
 
-def test_stop_saves_what_is_there(lab: Lab, tmp_path: Path) -> None:
+def test_stop_saves_what_is_there_and_resume_goes_on(lab: Lab, tmp_path: Path) -> None:
     run = lab.train(small_config(lab.settings.data_dir, tmp_path / "rows.jsonl", steps=100_000))
     wait_for(lambda: lab.store.get(run.id).history.step >= 3)
     with pytest.raises(UserError, match="still running"):
@@ -86,6 +86,13 @@ def test_stop_saves_what_is_there(lab: Lab, tmp_path: Path) -> None:
     lab.stop(run.id)
     wait_for(lambda: state_of(lab, run.id) == "stopped")
     assert lab.export(run.id).is_file()
+    step = lab.store.get(run.id).history.step
+    lab.resume(run.id)
+    wait_for(lambda: lab.store.get(run.id).history.step > step + 2)
+    lab.stop(run.id)
+    wait_for(lambda: state_of(lab, run.id) == "stopped")
+    steps = [event["step"] for event in events.read(run.folder / "events.jsonl")[0] if event["type"] == "metrics"]
+    assert steps == list(range(1, steps[-1] + 1)), "it went on with the very next step"
     lab.store.delete(run.id)
     assert lab.store.ids() == []
 

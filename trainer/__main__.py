@@ -23,7 +23,8 @@ from trainer.lab import keep_data
 from trainer.models import load_config, load_tokenizer
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
-from trainer.runs import RunStore
+from trainer.runs import Run, RunStore
+from trainer.supervisor import resume_run, stop_run
 
 BAD_INPUT = 2
 
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--json", action="store_true")
     for name, command, about in (
         ("stop", _stop, "stop a run after its current step; a second time kills it"),
+        ("resume", _resume, "let an ended run go on from its newest checkpoint, here and now"),
         ("export", _export, "write a run's adapter as a zip into the working folder"),
     ):
         add(name, command, about).add_argument("run")
@@ -109,8 +111,6 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from trainer import worker
-
     config = parsing.load(options.config)
     if options.data_file:
         name = keep_data(options.data_file, options.runs_dir / "data")
@@ -120,6 +120,12 @@ def _train(options: argparse.Namespace) -> int:
         raise InvalidConfig(plan.issues)
     run = RunStore(options.runs_dir).create(config, plan, state="starting")
     print(f"Run {run.id} in {run.folder}", flush=True)
+    return _work(run, options)
+
+
+def _work(run: Run, options: argparse.Namespace) -> int:
+    from trainer import worker
+
     os.environ["LAB_MODELS_DIR"] = str(options.models_dir.resolve())
     os.environ["LAB_DATA_DIR"] = str((options.runs_dir / "data").resolve())
     return worker.work(run.folder, devices.devices()[0], echo=_print_event)
@@ -149,10 +155,14 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from trainer.supervisor import stop_run
-
     print(stop_run(RunStore(options.runs_dir).get(options.run)))
     return 0
+
+
+def _resume(options: argparse.Namespace) -> int:
+    run = RunStore(options.runs_dir).get(options.run)
+    resume_run(run, state="starting")
+    return _work(run, options)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -32,13 +32,20 @@ _BIAS = re.compile(r"base_model\.model\.(.+)\.base_layer\.bias")
 
 
 def peft_config(
-    targets: Iterable[Target], adapter: AdapterConfig, module_map: ModuleMap, new_tokens: Sequence[int] = ()
+    targets: Iterable[Target],
+    adapter: AdapterConfig,
+    module_map: ModuleMap,
+    new_tokens: Sequence[int] = (),
+    exclude: Iterable[str] = (),
 ) -> LoraConfig:
-    """The PEFT configuration of `targets`: full paths only, never names to be matched."""
+    """The PEFT configuration of `targets`: full paths only, never names to be matched.
+
+    `exclude`: modules that are no targets, though their paths end as a target's does.
+    """
     targets = list(targets)
     lora = [target for target in targets if target.treatment == "lora"]
-    modules = [target.module for target in lora if target.kind.class_name != "Parameter"]
-    parameters = [target.module for target in lora if target.kind.class_name == "Parameter"]
+    modules = [target.module for target in lora if not _by_parameter(target)]
+    parameters = [f"{t.module}.weight" if t.kind.by_weight else t.module for t in lora if _by_parameter(t)]
     full = [name for target in targets if target.treatment == "full" for name in _with_tied(target, module_map)]
     return LoraConfig(
         task_type="CAUSAL_LM",
@@ -53,7 +60,8 @@ def peft_config(
         # PEFT's own word for an adapter that is made of modules_to_save alone
         target_modules=modules or ([] if parameters else DUMMY_TARGET_MODULES),
         target_parameters=parameters or None,
-        modules_to_save=full or None,
+        exclude_modules=list(exclude) or None,
+        modules_to_save=list(dict.fromkeys(full)) or None,
         rank_pattern={target.module: target.r for target in lora if target.r != adapter.r},
         alpha_pattern={
             target.module: _plain(target.lora_alpha) for target in lora if target.lora_alpha != adapter.lora_alpha
@@ -71,7 +79,8 @@ def attach(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         try:
-            wrapped = get_peft_model(model, peft_config(plan.targets, adapter, module_map, new_tokens))
+            exclude = _lookalikes(model, plan.targets)
+            wrapped = get_peft_model(model, peft_config(plan.targets, adapter, module_map, new_tokens, exclude))
         except ValueError as error:
             raise UserError(
                 f"PEFT refuses this selection: {str(error)[:300]}", "Untick the module it names."
@@ -101,15 +110,11 @@ def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
 def verify(model: PeftModel, plan: Plan, adapter: AdapterConfig, module_map: ModuleMap) -> None:
     """Hold the plan against what really requires a gradient. Raises UserError if they differ."""
     real: dict[tuple[str, str], int] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            key = _owner(name)
-            real[key] = real.get(key, 0) + parameter.numel()
+    for key, name in owners(model, plan, module_map):
+        real[key] = real.get(key, 0) + model.get_parameter(name).numel()
     planned: dict[tuple[str, str], int] = {}
     for target in plan.targets:
-        # several expert parameters of one module share its name in PEFT
-        module = target.module.rpartition(".")[0] if target.kind.class_name == "Parameter" else target.module
-        key = (module, target.treatment)
+        key = (holder(target), target.treatment)
         planned[key] = planned.get(key, 0) + stored_count(target, adapter, module_map)
     for name in real.keys() | planned.keys():
         if real.get(name) != planned.get(name):
@@ -120,6 +125,29 @@ def verify(model: PeftModel, plan: Plan, adapter: AdapterConfig, module_map: Mod
                 "Nothing was trained. Please report this with the run's config.json.",
                 "bug",
             )
+
+
+def owners(model: PeftModel, plan: Plan, module_map: ModuleMap) -> list[tuple[tuple[str, str], str]]:
+    """For every parameter that requires a gradient: the module and treatment it belongs to, and its name.
+
+    A tied weight belongs to the module that owns it in the map, wherever the model lists it first.
+    """
+    shared = {
+        id(model.base_model.model.get_submodule(target.module).modules_to_save["default"].weight): target.module
+        for target in plan.targets
+        if target.treatment == "full" and not target.kind.tied_to and len(_with_tied(target, module_map)) > 1
+    }
+    found = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            module, treatment = _owner(name)
+            found.append(((shared.get(id(parameter), module), treatment), name))
+    return found
+
+
+def holder(target: Target) -> str:
+    """The module under whose name PEFT keeps the target: of expert parameters, the module that has them."""
+    return target.module.rpartition(".")[0] if target.kind.class_name == "Parameter" else target.module
 
 
 def trainable_parameters(model: PeftModel, treatment: str) -> list[tuple[str, nn.Parameter]]:
@@ -143,6 +171,20 @@ def free_entries(model: PeftModel, plan: Plan, adapter: AdapterConfig) -> int:
     return int(total - masked)
 
 
+def _by_parameter(target: Target) -> bool:
+    return target.kind.class_name == "Parameter" or target.kind.by_weight
+
+
+def _lookalikes(model: nn.Module, targets: Iterable[Target]) -> list[str]:
+    """Modules that PEFT would take for a target of LoRA, because their path ends with the target's."""
+    lora = {target.module for target in targets if target.treatment == "lora"}
+    return [
+        name
+        for name, _ in model.named_modules()
+        if name not in lora and any(name.endswith(f".{module}") for module in lora)
+    ]
+
+
 def _with_tied(target: Target, module_map: ModuleMap) -> list[str]:
     """The module itself, and the one it shares its weight with."""
     partner = [kind for kind in module_map.kinds if kind.tied_to == target.kind.name]
@@ -152,13 +194,18 @@ def _with_tied(target: Target, module_map: ModuleMap) -> list[str]:
 
 
 def _tie_copies(model: PeftModel, targets: Iterable[Target], module_map: ModuleMap) -> None:
-    """Tied modules trained in full stay tied: their copies share one parameter."""
-    for target in targets:
-        if target.treatment != "full":
-            continue
+    """Tied modules trained in full stay tied: their copies share one weight. What else they hold trains if ticked."""
+    full = [target for target in targets if target.treatment == "full"]
+    named = {target.module for target in full}
+    for target in full:
+        if target.kind.tied_to:
+            continue  # its weight is another target's
         first, *others = (model.base_model.model.get_submodule(name) for name in _with_tied(target, module_map))
-        for other in others:
-            other.modules_to_save["default"].weight = first.modules_to_save["default"].weight
+        for name, other in zip(_with_tied(target, module_map)[1:], others, strict=True):
+            copy = other.modules_to_save["default"]
+            for key, parameter in copy.named_parameters():
+                parameter.requires_grad_(name in named or key == "weight")
+            copy.weight = first.modules_to_save["default"].weight
 
 
 def _mask(module: Any, slices: tuple[Slice, ...]) -> None:

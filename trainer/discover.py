@@ -21,10 +21,11 @@ from transformers.pytorch_utils import Conv1D
 from trainer.grouping import Grouping
 from trainer.modules import GROUPS, ModuleKind, ModuleMap
 from trainer.naming import short_names
+from trainer.peft_names import mark
 from trainer.skeleton import linear_shape
 from trainer.slices import Parts
 from trainer.survey import Survey, survey
-from trainer.treatments import Verdict, treat_module, treat_parameter
+from trainer.treatments import PeftNames, Verdict, treat_module, treat_parameter
 
 SHARED = "Several layers share its weight: an adapter or a copy for one of them would part or falsify the others."
 
@@ -43,7 +44,8 @@ class Unit:
     tied_to: str
     """Name of the unit whose weight it shares; empty if it owns it."""
     verdict: Verdict
-    tower: bool
+    tower: int
+    """How many of the last parts of its path lie in the model's eyes or ears; 0 outside them."""
 
 
 def discover(config: PretrainedConfig, name: str) -> ModuleMap:
@@ -63,7 +65,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         model=name,
         model_type=config.model_type,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        kinds=tuple(_kinds(units, seen)),
+        kinds=tuple(mark(_kinds(units, seen), model, config.model_type)),
         layers=_number(text, "num_hidden_layers"),
         hidden_size=_number(text, "hidden_size"),
         intermediate_size=_number(text, "intermediate_size") or _widest(units),
@@ -78,7 +80,7 @@ def build(config: PretrainedConfig) -> PreTrainedModel:
     """The model on the `meta` device: modules, names and shapes, no memory."""
     own = copy.deepcopy(config)  # transformers notes dtype and attention in the config it builds from
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
+        return AutoModelForCausalLM.from_config(
             own, dtype=torch.float32, attn_implementation="eager"
         )
 
@@ -89,8 +91,10 @@ def _units(model: PreTrainedModel, grouping: Grouping, seen: Survey) -> Iterator
     whole = {name: module for name, module in modules.items() if _is_whole(name, module, grouping)}
     owners: dict[int, str] = {}
     units: dict[str, Unit] = {}
+    peft = PeftNames(model)
     for name in sorted(whole, key=lambda name: name not in grouping.embedding):
-        units[name] = _module_unit(model, name, whole[name], grouping, seen, owners)
+        verdict = treat_module(name, whole[name], grouping.of(name), seen, peft)
+        units[name] = _module_unit(name, whole[name], grouping, owners, verdict)
     for holder in [name for name in modules if name not in whole]:
         for key, parameter in _own(modules[holder]).items():
             name = f"{holder}.{key}"
@@ -112,9 +116,7 @@ def _is_whole(name: str, module: nn.Module, grouping: Grouping) -> bool:
     return not below and not any(grouping.is_experts(f"{name}.{key}", name) for key in _own(module))
 
 
-def _module_unit(
-    model: PreTrainedModel, name: str, module: nn.Module, grouping: Grouping, seen: Survey, owners: dict[int, str]
-) -> Unit:
+def _module_unit(name: str, module: nn.Module, grouping: Grouping, owners: dict[int, str], verdict: Verdict) -> Unit:
     own = _own(module)
     mine = [parameter for parameter in own.values() if owners.setdefault(id(parameter), name) == name]
     main = own.get("weight", next(iter(own.values())))
@@ -127,8 +129,8 @@ def _module_unit(
         parameters=sum(parameter.numel() for parameter in mine),
         bias=own.get("bias") is not None,
         tied_to="" if owner == name else owner,
-        verdict=treat_module(model, name, module, seen),
-        tower=grouping.is_tower(name),
+        verdict=verdict,
+        tower=grouping.depth_in_tower(name),
     )
 
 
@@ -146,8 +148,8 @@ def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, se
         parameters=parameter.numel(),
         bias=False,
         tied_to="",
-        verdict=treat_parameter(holder, name.rpartition(".")[2], experts, seen),
-        tower=grouping.is_tower(holder),
+        verdict=treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen),
+        tower=grouping.depth_in_tower(name),
     )
 
 
@@ -157,8 +159,8 @@ def _kinds(units: list[Unit], seen: Survey) -> Iterator[ModuleKind]:
     roles: dict[tuple[object, ...], list[Unit]] = defaultdict(list)
     for unit in _shared_across_layers(units, path_of):
         roles[_path(unit), unit.class_name, unit.group, unit.verdict, unit.tied_to == ""].append(unit)
-    order = sorted(roles.values(), key=lambda members: (GROUPS.index(members[0].group), members[0].tower))
-    names = short_names([(_path(members[0]), _rank(members[0])) for members in order])
+    order = sorted(roles.values(), key=lambda members: (GROUPS.index(members[0].group), members[0].tower > 0))
+    names = short_names([(_path(members[0]), _rank(members[0]), members[0].tower) for members in order])
     kind_of = {unit.name: name for name, members in zip(names, order, strict=True) for unit in members}
     taken = set(names)
     for name, members in zip(names, order, strict=True):

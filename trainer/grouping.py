@@ -7,7 +7,6 @@ The words below are words of the field that module and class names are made of (
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -18,10 +17,11 @@ from trainer.skeleton import linear_shape
 ATTENTION = {"attn", "attention", "attentions", "att", "atten"}
 MLP = {"mlp", "ffn", "ffns", "ff", "feed", "feedforward", "moe", "intermediate"}
 OTHER = {
-    *("norm", "layernorm", "rmsnorm", "router", "hyper"),
-    *("conv", "conv1d", "sconv", "convolution", "mamba", "mamba2", "ssm", "lstm", "recurrent", "rglru"),
+    *("router", "hyper", "conv1d", "sconv", "convolution"),
+    *("mamba", "mamba2", "ssm", "lstm", "recurrent", "rglru"),
 }
-EXPERTS = {"expert", "experts"}
+NORMS = {"layernorm", "rmsnorm"}
+EXPERTS = {"expert", "experts", "moe"}
 
 
 class Grouping:
@@ -37,20 +37,22 @@ class Grouping:
         self.embedding = _names_of(model, model.get_input_embeddings())
         self.head = _names_of(model, model.get_output_embeddings())
         self.brand = re.sub(r"(For|LMHead|WithLM|Model|Decoder).*", "", type(model).__name__)
-        self.towers = {
-            name for name, module in self.modules.items() if name and _is_tower(module, self.embedding, name)
-        }
+        self.towers = [name for name, module in self.modules.items() if _is_tower(module, self.embedding, name)]
 
-    def is_tower(self, name: str) -> bool:
-        """Whether the module is part of the model's eyes or ears, not of its text decoder."""
-        return any(name == tower or name.startswith(tower + ".") for tower in self.towers)
+    def depth_in_tower(self, name: str) -> int:
+        """Parts of the path from the vision or audio tower on that it lies in, layer numbers left out; else 0."""
+        for tower in self.towers:
+            if f"{name}.".startswith(f"{tower}."):
+                parts = name.split(".")[tower.count(".") :]
+                return sum(not part.isdigit() for part in parts)
+        return 0
 
     def of(self, name: str) -> str:
         """Group of a module that holds parameters of its own."""
         module = self.modules[name]
         if name in self.embedding | self.head:
             return "embedding"
-        if self.is_tower(name):
+        if self.depth_in_tower(name):
             return "other"
         inside = any(part.isdigit() for part in name.split("."))
         if isinstance(module, nn.Embedding):
@@ -62,20 +64,19 @@ class Grouping:
     def of_parameter(self, name: str, holder: str) -> str:
         """Group of a bare parameter `name` of the module `holder`."""
         parameter = self.modules[holder].get_parameter(name.rpartition(".")[2])
-        if parameter.dim() < 3 or parameter.shape[0] == 1 or self.is_tower(holder):
+        if parameter.dim() < 3 or parameter.shape[0] == 1 or self.depth_in_tower(holder):
             return "other"
-        return self._by_words([*self._chain(holder)]) or "other"
+        return self._by_words(self._chain(holder)) or "other"
 
     def is_experts(self, name: str, holder: str) -> bool:
         """Whether a bare parameter holds the weights of a layer's experts, (experts, ..., ...)."""
         parameter = self.modules[holder].get_parameter(name.rpartition(".")[2])
-        words = set().union(*self._chain(holder))
-        return parameter.dim() == 3 and bool(words & EXPERTS or words & {"moe"})
+        return parameter.dim() == 3 and any(named & EXPERTS for named in self._chain(holder))
 
     def _of_linear(self, name: str, module: nn.Linear | Conv1D) -> str:
         rows, columns = linear_shape(module)
         own = words(name.rpartition(".")[2])
-        if rows == 1 or own & OTHER or ("gate" in own and rows in self.expert_counts):
+        if rows == 1 or own & (OTHER | NORMS) or ("gate" in own and rows in self.expert_counts):
             return "other"
         group = self._by_words(self._chain(name.rpartition(".")[0]))
         if group:
@@ -102,13 +103,15 @@ class Grouping:
             chain.append(words(parts[first - 1]))
         return chain
 
-    def _by_words(self, chain: Iterable[set[str]]) -> str:
-        """The first word that tells; experts may belong to either, so their ancestors tell."""
+    def _by_words(self, chain: list[set[str]]) -> str:
+        """The nearest word that tells; `mixer` tells only where nothing else does."""
+        if any(named & NORMS for named in chain):
+            return "other"
         for named in chain:
             for group, telling in (("other", OTHER), ("attention", ATTENTION), ("mlp", MLP)):
                 if named & telling:
                     return group
-        return ""
+        return "other" if any("mixer" in named for named in chain) else ""
 
 
 def words(name: str) -> set[str]:
@@ -128,7 +131,7 @@ def _names_of(model: PreTrainedModel, wanted: nn.Module | None) -> set[str]:
 
 
 def _is_tower(module: nn.Module, embedding: set[str], name: str) -> bool:
-    if not isinstance(module, PreTrainedModel) or any(path.startswith(name + ".") for path in embedding):
+    if not isinstance(module, PreTrainedModel) or not name or any(path.startswith(name + ".") for path in embedding):
         return False
     modalities = module.input_modalities
     return "text" not in ([modalities] if isinstance(modalities, str) else modalities)

@@ -16,7 +16,7 @@ from trainer.models import local_models
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
 from trainer.runs import Run, RunStore
-from trainer.supervisor import Supervisor
+from trainer.supervisor import Supervisor, resume_run
 
 MAX_UPLOAD_BYTES = 5 * 2**30
 
@@ -87,6 +87,11 @@ class Lab:
 
     def stop(self, run_id: str) -> str:
         return self.supervisor.stop(run_id)
+
+    def resume(self, run_id: str) -> None:
+        """Let an ended run go on where it was. Raises UserError where it cannot."""
+        resume_run(self.store.get(run_id))
+        self.supervisor.kick()
 
     def add_data(self, upload: Path) -> str:
         """Keep an uploaded data file; returns the name by which `data.path` knows it."""

@@ -55,6 +55,8 @@ class ModuleKind:
     """For a slice: its output rows in each fused module, as [start, end) ranges (several if interleaved)."""
     tied_to: str | None = None
     """Name of the kind whose weight this kind shares."""
+    by_weight: bool = False
+    """LoRA has to be asked for by the weight's name (PEFT's `target_parameters`), not by the module's."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,6 +78,7 @@ class ModuleKind:
             "slice_of": self.slice_of,
             "rows": None if self.rows is None else [list(row) for row in self.rows],
             "tied_to": self.tied_to,
+            "by_weight": self.by_weight,
         }
 
     @classmethod
@@ -95,6 +98,7 @@ class ModuleKind:
             slice_of=value["slice_of"],
             rows=None if rows is None else tuple((start, end) for start, end in rows),
             tied_to=value["tied_to"],
+            by_weight=value["by_weight"],
         )
 
 

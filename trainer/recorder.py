@@ -36,6 +36,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._stop_asked():
             control.should_training_stop = control.should_save = True
+        if state.global_step >= state.max_steps:
+            control.should_save = True  # so that more epochs can follow
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         if "eval_loss" in logs:

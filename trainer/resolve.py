@@ -76,12 +76,12 @@ def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
             continue
         targets = _targets(tick, kind, module_map, config.adapter)
         found.receipts.append(_receipt(tick, kind, targets))
-        if kind.tied_to in ticked:
-            continue  # one weight, trained once: by the tick of the kind that owns it
         for target in targets:
-            by_module.setdefault(target.module, []).append(target)
+            parts = by_module.setdefault(target.module, [])
+            if target not in parts:  # a tied weight ticked twice is one weight
+                parts.append(target)
     for module, parts in by_module.items():
-        if len(parts) > 1 and not _one_scale(parts, config.adapter):
+        if parts[0].slices and not _one_scale(parts, config.adapter):
             found.issues.append(_scale_issue(parts))
             continue
         found.targets.append(_join(module, parts, config.adapter))
@@ -134,7 +134,10 @@ def _check_start(config: RunConfig, found: Resolution) -> None:
 def _targets(tick: Tick, kind: ModuleKind, module_map: ModuleMap, adapter: AdapterConfig) -> list[Target]:
     owner = module_map.get(kind.tied_to or "")
     if owner is not None and tick.treatment == "full":
-        kind = owner  # one weight: training the head in full is training the embedding in full
+        # one weight: training the head in full is training the embedding in full, and its own bias
+        weight = Target(owner.modules[0], owner, "full", owner.shapes[0])
+        bias = Target(kind.modules[0], kind, "full", (kind.parameters,))
+        return [weight, bias] if kind.parameters else [weight]
     layers = set(parse_layers(tick.layers, max(module_map.layers, 1)))
     r, alpha = tick.r or adapter.r, tick.lora_alpha or adapter.lora_alpha
     targets = []
@@ -188,12 +191,10 @@ def _problem(tick: Tick, kind: ModuleKind, ticked: dict[str, Tick], config: RunC
         return Issue("", f"{kind.name} cannot take {TITLES[tick.treatment]}.", reason)
     if kind.slice_of in ticked:
         return Issue("", f"{kind.name} is a part of {kind.slice_of}, which is ticked too.", "Untick one of the two.")
-    if kind.class_name == "Parameter" and tick.treatment == "lora" and config.adapter.lora_dropout > 0:
-        return Issue(
-            "", f"{kind.name} are expert parameters, whose LoRA cannot have dropout.", "Set lora_dropout to 0."
-        )
-    if kind.class_name == "Parameter" and tick.treatment == "lora" and config.adapter.use_dora:
-        return Issue("", f"{kind.name} are expert parameters, which DoRA cannot train.", "Switch use_dora off.")
+    if tick.treatment == "lora":
+        problem = _by_weight_problem(kind, config)
+        if problem:
+            return problem
     other = ticked.get(kind.tied_to or "")
     if other is not None and not other.treatment == tick.treatment == "full":
         return Issue(
@@ -202,8 +203,25 @@ def _problem(tick: Tick, kind: ModuleKind, ticked: dict[str, Tick], config: RunC
     return None
 
 
+def _by_weight_problem(kind: ModuleKind, config: RunConfig) -> Issue | None:
+    """What keeps LoRA from a weight that PEFT can only reach as a parameter: `target_parameters` has limits."""
+    if kind.class_name != "Parameter" and not kind.by_weight:
+        return None
+    what = "expert parameters" if kind.class_name == "Parameter" else "taken for experts by PEFT"
+    if config.adapter.lora_dropout > 0:
+        return Issue("", f"{kind.name} are {what}, whose LoRA cannot have dropout.", "Set lora_dropout to 0.")
+    if config.adapter.use_dora:
+        return Issue("", f"{kind.name} are {what}, which DoRA cannot train.", "Switch use_dora off.")
+    if config.adapter.bias == "lora_only" and kind.bias:
+        return Issue("", f"{kind.name} are {what}, whose biases stay as they are.", "Set bias to none.")
+    if kind.by_weight and config.model.load_in_4bit:
+        problem = f"{kind.name} are {what}, whose 4-bit weights LoRA cannot reach."
+        return Issue("", problem, "Switch load_in_4bit off, or untick it.")
+    return None
+
+
 def _receipt(tick: Tick, kind: ModuleKind, targets: list[Target]) -> Receipt:
-    names = tuple(target.module for target in targets)
+    names = tuple(kind.modules) if kind.tied_to and targets else tuple(target.module for target in targets)
     unit = "layers" if kind.layers else ("module" if len(kind.modules) == 1 else "modules")
     note = f"{len(names)} of {len(kind.modules)} {unit}"
     if kind.rows is not None:

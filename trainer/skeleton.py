@@ -72,6 +72,8 @@ class Skeleton:
         """Modules of repeated layers, and the modules of the first such layer that stand for them."""
         self.misshapen: set[str] = set()
         """Linears of which the forward does not map (..., in) to (..., out)."""
+        self.routers: set[str] = set()
+        """Linears by class that give more than a tensor."""
         self.unlike_lookup: set[str] = set()
         """Embeddings of which the forward does more than look up ids (and scale by their `embed_scale`)."""
         replaced = {id(module) for name, module in model.named_modules() if self._replace(name, module)}
@@ -111,6 +113,7 @@ class Skeleton:
         if isinstance(module, nn.Linear | Conv1D):
             shape = _shape_given(module)
             if shape == "router":
+                self.routers.add(name)
                 return False
             if shape == "other":
                 self.misshapen.add(name)
@@ -120,7 +123,7 @@ class Skeleton:
         elif any(p.dim() == 3 and p.numel() > REAL_LIMIT for p in own) and _EXPERTS.search(
             f"{name} {type(module).__name__}"
         ):
-            module.forward = self._experts(own)  # type: ignore[method-assign]
+            module.forward = self._experts(own)
         else:
             return False
         return True
@@ -192,7 +195,7 @@ class Skeleton:
                 output = shown[key]
                 return type(output)([hidden, *output[1:]]) if isinstance(output, tuple | list) else hidden
 
-            modules[repeat].forward = forward  # type: ignore[method-assign]
+            modules[repeat].forward = forward
 
 
 @contextmanager
@@ -203,7 +206,7 @@ def _short_chunks(model: PreTrainedModel) -> Iterator[None]:
     """
     for module in model.modules():
         if isinstance(getattr(module, "chunk_size", None), int):
-            module.chunk_size = 4  # type: ignore[assignment]
+            module.chunk_size = 4
     functions = map(inspect.unwrap, filter(inspect.isfunction, vars(sys.modules[type(model).__module__]).values()))
     scans = {f for f in functions if "chunk_size" in f.__code__.co_varnames[: f.__code__.co_argcount]}
     kept = {function: function.__defaults__ for function in scans}

@@ -155,7 +155,7 @@ def _mask(rows: Rows, count: int) -> torch.Tensor:
 
 
 def _tensor(output: Any) -> torch.Tensor:
-    return output if isinstance(output, torch.Tensor) else output[0]  # type: ignore[no-any-return]
+    return output if isinstance(output, torch.Tensor) else output[0]
 
 
 def _by_token(value: torch.Tensor) -> torch.Tensor | None:

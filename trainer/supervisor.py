@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trainer import devices, events, locks
 from trainer.errors import UserError
-from trainer.history import ACTIVE
+from trainer.history import ACTIVE, ENDED
 from trainer.runs import Run, RunStore
 
 POLL = 0.5
@@ -47,9 +47,14 @@ class Supervisor:
         self._closing = True
         self.kick()
         self._thread.join(timeout=5)
-        if self._spare is not None:
-            self._spare.kill()
-            self._spare.wait()
+        self.drop_spare()
+
+    def drop_spare(self) -> None:
+        """End the warm worker that waits for a run, if there is one."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.kill()
+            spare.wait()
 
     def kick(self) -> None:
         self._wake.set()
@@ -152,3 +157,16 @@ def stop_run(run: Run) -> str:
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL if harder else signal.SIGTERM)
     return "Killed." if harder else "Stopping after the current step. Stop again to kill it."
+
+
+def resume_run(run: Run, state: str = "queued") -> None:
+    """Queue an ended run again, or mark it as `starting`: it goes on from the newest complete checkpoint.
+
+    Raises UserError for a run that is not over, or that has nothing left to do.
+    """
+    now = run.history.state
+    if run.problem or now not in ENDED or now == "finished":
+        what = run.problem or f"{run.title} is {now}."
+        raise UserError(what, "Only a run that was stopped, failed or was interrupted can go on.", "data")
+    (run.folder / "stop").unlink(missing_ok=True)
+    events.append(run.folder / "events.jsonl", "state", state=state)

@@ -30,6 +30,8 @@ class Survey:
     called: set[str] = field(default_factory=set)
     by_keyword: set[str] = field(default_factory=set)
     misshapen: set[str] = field(default_factory=set)
+    routers: set[str] = field(default_factory=set)
+    """Linears by class that give more than a tensor."""
     unlike_lookup: set[str] = field(default_factory=set)
     reached: set[str] = field(default_factory=set)
     """Linears and embeddings to whose output the logits have a gradient."""
@@ -63,18 +65,21 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
     Its mode counts: with dropout there are no exact gradients, so no slices are found in training mode.
     """
     try:
-        skeleton = Skeleton(model)
-        finder = SliceFinder(skeleton)
-        for parent, linears, group in _parents(model, grouping, skeleton.twins):
-            finder.watch(parent, linears, group)
-        logits = skeleton.run(**extra_inputs(config))
-        reached, read = _gradients(skeleton, logits)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a model's own initialisation draws at random: the map must not
+            skeleton = Skeleton(model)
+            finder = SliceFinder(skeleton)
+            for parent, linears, group in _parents(model, grouping, skeleton.twins):
+                finder.watch(parent, linears, group)
+            logits = skeleton.run(**extra_inputs(config))
+            reached, read = _gradients(skeleton, logits)
     except Exception as error:  # whatever a model's own code may raise on unusual inputs
         return Survey(failure=f"{type(error).__name__}: {error}")
     return Survey(
         called={one_name(name) for name in skeleton.called},
         by_keyword={one_name(name) for name in skeleton.by_keyword},
         misshapen=skeleton.misshapen,
+        routers=skeleton.routers,
         unlike_lookup=skeleton.unlike_lookup,
         reached={one_name(name) for name in reached},
         read={one_name(name) for name in read},
@@ -86,7 +91,7 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
 
 def extra_inputs(config: PretrainedConfig) -> dict[str, Any]:
     """Inputs beside token ids that a text-only pass needs."""
-    if getattr(config, "lang_adapter", None) or config.model_type == "xmod":
+    if config.model_type == "xmod":  # it has adapters per language, and no language by default
         return {"lang_ids": torch.zeros(BATCH, dtype=torch.long)}
     return {}
 

@@ -64,8 +64,12 @@ _TOKEN = re.compile(r".*_token_id|.*_token_index|.*(unk|mask)_index|boi_.*|eoi_.
 
 # What a type needs beside its defaults, which do not build or run by themselves.
 _QSA = {
-    **{"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 256, "indexer_budget": 8},
-    **{"indexer_compress_ratio": 2, "output_gate_type": "sigmoid"},
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 256,
+    "indexer_budget": 8,
+    "indexer_compress_ratio": 2,
+    "output_gate_type": "sigmoid",
 }
 _NEEDED: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
@@ -89,11 +93,18 @@ _NEEDED: dict[str, dict[str, Any]] = {
 _HYBRID = {"layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4}
 # What a type needs beside the sizes above, to stay consistent or to show all its sorts of layers.
 _ALSO: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
     "flint": {"mlp_only_layers": [0]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "mamba2": {"num_heads": 8},
+    "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {
-        **{"axial_pos_embds": False, "attn_layers": ["local", "lsh"]},
-        **{"local_attn_chunk_length": 4, "lsh_attn_chunk_length": 4, "num_buckets": 2, "num_hashes": 1},
+        "axial_pos_embds": False,
+        "attn_layers": ["local", "lsh"],
+        "local_attn_chunk_length": 4,
+        "lsh_attn_chunk_length": 4,
+        "num_buckets": 2,
+        "num_hashes": 1,
     },
     "zamba": {**_HYBRID, "attention_hidden_size": 64, "attention_head_dim": 16},
     "zamba2": {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import defaultdict
 from collections.abc import Iterable
-from functools import cache
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -20,68 +21,111 @@ Verdict = tuple[tuple[str, ...], str]
 
 BOTH = ("lora", "full")
 UNUSED = "Text never runs through it, so training could not change it."
-NO_GRADIENT = "No gradient reaches it: it only chooses."
+NO_GRADIENT = "No gradient of the loss reaches it, so training could not change it."
+READ = "Its weight is read without calling the module, so LoRA could be skipped in silence."
+FIXED = "Fixed by design: the model itself never trains it."
 
 
-def treat_module(model: PreTrainedModel, name: str, module: nn.Module, seen: Survey) -> Verdict:
+class PeftNames:
+    """What PEFT makes of the full name of a module of one model: not always that module alone."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.replaced: dict[str, bool] = {}
+        self.firsts: dict[str, set[str]] = defaultdict(set)
+        for name, _ in model.named_modules():
+            parts = name.split(".")
+            for start, part in enumerate(parts):
+                self.firsts[".".join(parts[start + 1 :])].add(part if start == 0 else "." + part)
+
+    def hits_another(self, name: str) -> bool:
+        """Whether another module's name ends with this one, which is enough for PEFT to take it along."""
+        first, _, rest = name.partition(".")
+        return any(other.endswith(first) and other != first for other in self.firsts[rest])
+
+    def becomes_experts(self, name: str) -> bool:
+        """Whether PEFT takes the name for one from before experts were stacked, and adapts those instead."""
+        leaf = name.rpartition(".")[2]
+        if leaf not in self.replaced:
+            config = LoraConfig(target_modules=[name])
+            try:
+                convert_peft_config_for_transformers(config, self.model, None)
+            except ValueError:  # it misses the names that were stacked together with this one
+                self.replaced[leaf] = True
+            else:
+                self.replaced[leaf] = name not in (config.target_modules or ())
+        return self.replaced[leaf]
+
+
+def treat_module(name: str, module: nn.Module, group: str, seen: Survey, peft: PeftNames) -> Verdict:
     """Treatments of a module that holds parameters of its own."""
-    read = any(seen.has_parameter(seen.read, name, key) for key, _ in module.named_parameters(recurse=False))
+    own = dict(module.named_parameters(recurse=False))
+    called = seen.has(seen.called, name)
+    read = any(seen.has_parameter(seen.read, name, key) for key in own)
     linear = isinstance(module, nn.Linear | Conv1D | nn.Embedding)
-    runs = seen.has(seen.called, name) and (not linear or seen.has(seen.reached, name))
+    runs = called and (seen.has(seen.reached, name) if linear else read)
     if isinstance(module, nn.ParameterList | nn.ParameterDict):
         return (), "A list of bare parameters: PEFT wraps modules with a forward of their own."
+    if not any(parameter.requires_grad for parameter in own.values()):
+        return (), FIXED
     if not runs and not read:
-        return (), NO_GRADIENT if seen.has(seen.called, name) else UNUSED
-    if not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
-        return (), "Fixed by design: the model itself never trains it."
-    if not linear:
-        return ("full",), _no_lora(module)
-    obstacle = _lora_obstacle(model, name, module, seen, runs)
+        return (), NO_GRADIENT if called else UNUSED
+    if peft.hits_another(name):
+        return (), "PEFT tells modules by the ends of their names, and would take another one along with it."
+    obstacle = _lora_obstacle(peft, name, module, group, seen) or ("" if runs else READ)
     return (("full",), obstacle) if obstacle else (BOTH, "")
 
 
-def treat_parameter(holder: str, key: str, experts: bool, seen: Survey) -> Verdict:
+def treat_parameter(holder: str, key: str, parameter: nn.Parameter, experts: bool, seen: Survey) -> Verdict:
     """Treatments of a bare parameter `key`, such as experts' weights, of the module `holder`."""
-    runs = experts and seen.has(seen.called, holder)
-    if not runs and not seen.has_parameter(seen.read, holder, key):
-        return (), UNUSED
+    called = seen.has(seen.called, holder)
+    if not parameter.requires_grad:
+        return (), FIXED
+    if not (experts and called) and not seen.has_parameter(seen.read, holder, key):
+        return (), NO_GRADIENT if called else UNUSED
     if not experts:
         return (), "A bare parameter: PEFT wraps whole modules, or experts' weights."
-    if seen.failure == "" and seen.has(seen.by_keyword, holder):
+    if not seen.failure and seen.has(seen.by_keyword, holder):
         return (), "PEFT cannot wrap experts whose inputs come by keyword."
     return ("lora",), "Full training would copy all experts of a layer: not offered."
 
 
-def _no_lora(module: nn.Module) -> str:
+def _lora_obstacle(peft: PeftNames, name: str, module: nn.Module, group: str, seen: Survey) -> str:
+    """Why LoRA would not work on a module; empty where it does."""
+    parent, _, leaf = name.rpartition(".")
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return "LoRA is offered on linears and embeddings, not on convolutions."
-    return "LoRA needs a linear or an embedding."
-
-
-def _lora_obstacle(model: PreTrainedModel, name: str, module: nn.Module, seen: Survey, runs: bool) -> str:
-    """Why LoRA would not work on a linear or embedding; empty where it does."""
-    parent, _, leaf = name.rpartition(".")
+    if not isinstance(module, nn.Linear | Conv1D | nn.Embedding) or name in seen.routers:
+        return "LoRA needs a linear or an embedding."
     if name in seen.misshapen:
         return "Its forward groups the inputs: LoRA's two factors do not fit."
-    if isinstance(module, nn.Embedding) and name in seen.unlike_lookup:
+    if name in seen.unlike_lookup:
         return "Its forward does more than look rows up: LoRA would add the wrong rows."
+    if peft.becomes_experts(name):
+        return f"PEFT takes {leaf} for the experts' weights in this family, and would train those instead."
     try:
-        _check_lora_target_modules_mamba(LoraConfig(), model, leaf)
+        _check_lora_target_modules_mamba(LoraConfig(), peft.model, leaf)
     except ValueError:
         return f"PEFT refuses {leaf} in this family: its fused kernels go around the module."
-    if not runs or reads_weight(type(model.get_submodule(parent)), leaf):
-        return "Its weight is read without calling the module, so LoRA could be skipped in silence."
+    # Fused kernels of state-space mixers read weights on a GPU, even where the pass here called the module.
+    if group == "other" and reads_weight(type(peft.model.get_submodule(parent)), leaf):
+        return READ
     return ""
 
 
-@cache
-def reads_weight(owner: type[nn.Module], leaf: str) -> bool:
+_SOURCES: dict[type, str] = {}
+
+
+def reads_weight(owner: type, leaf: str) -> bool:
     """Whether the code of `owner` reads the weight of its child `leaf` by itself, in any of its paths."""
-    text = "".join(_sources(owner))
-    return bool(re.search(rf"self\.{re.escape(leaf)}\.weight(?!\.(dtype|device|shape|size|ndim|is_))\b", text))
+    if owner not in _SOURCES:
+        _SOURCES[owner] = "".join(_methods(owner))
+    pattern = rf"self\.{re.escape(leaf)}\.weight(?!\.(dtype|device|shape|size|ndim|is_))\b"
+    return bool(re.search(pattern, _SOURCES[owner]))
 
 
-def _sources(owner: type) -> Iterable[str]:
+def _methods(owner: type) -> Iterable[str]:
+    """Source of each method that a class of transformers has, its initialisation left out."""
     for base in owner.__mro__:
         if base.__module__.startswith("transformers.models"):
             for method in vars(base).values():

@@ -22,7 +22,7 @@ HEADER = f'<header class="top"><h1>{TITLE}</h1></header>'
 
 def build(lab: Lab) -> gr.Blocks:
     """The whole page over one lab."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(86400, 86400)) as page:
         api.build(lab)  # first, so that its names are free
         gr.HTML(HEADER, apply_default_css=False, elem_id="header")
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:

@@ -26,7 +26,7 @@ def loss_figure(history: History, run_id: str) -> go.Figure:
     smooth_x, smooth_y = thin(steps, smoothed)
     eval_x, eval_y = thin(eval_steps, eval_losses)
     figure.add_scatter(
-        x=raw_x, y=raw_y, name="train loss", mode=_mode(raw_y), opacity=0.38,
+        x=raw_x, y=raw_y, name="train loss", mode=_mode(raw_y), opacity=0.5,
         line={"width": 1, "color": ACCENT_CHART}, marker={"size": 4}, hovertemplate="%{y:.4f}",
     )  # fmt: skip
     figure.add_scatter(

@@ -49,8 +49,8 @@ LABELS = {
     "training.weight_decay": "Weight decay",
     "training.max_grad_norm": "Clip gradients at",
     "training.activation_checkpointing": "Activation checkpointing",
-    "training.eval_steps": "Steps between evals",
-    "training.save_steps": "Steps between checkpoints",
+    "training.eval_steps": "Eval steps",
+    "training.save_steps": "Checkpoint steps",
     "training.seed": "Seed",
 }
 CHOICES = {
@@ -138,7 +138,7 @@ class Form:
         """Make the component of one setting at this place of the page."""
         setting, value = settings()[path], get(self.defaults, path)
         common = {"label": LABELS[path], "info": setting.explanation, "elem_classes": ["setting"], "min_width": 100}
-        common |= options
+        common |= {"elem_id": path.replace(".", "-")} | options
         if "choices" in common:
             made = gr.Dropdown(value=value, **common)
         elif get_origin(setting.kind) is Literal:

@@ -23,7 +23,7 @@ SENTENCES = {
     "queued": "Waits for its turn: another run has the device.",
     "starting": "The worker starts and loads the model.",
     "stopping": "Finishes its step and saves. Stop again to end it at once.",
-    "interrupted": "Its worker is gone. What it saved is kept.",
+    "interrupted": "Its worker is gone. What it saved is kept; the Runs tab can resume it.",
     "stopped": "Stopped. What it saved can be downloaded.",
     "finished": "Finished. The adapter is ready.",
 }

@@ -61,9 +61,9 @@ def payload(module_map: ModuleMap) -> dict[str, Any]:
     groups = []
     for group in GROUPS:
         kinds = module_map.group(group)
-        rows = [
-            _row(kind) for parent in kinds if parent.slice_of is None for kind in (parent, *_parts(kinds, parent))
-        ]
+        # a fused module comes before the one that it feeds: q, k, v, then o
+        parents = sorted((kind for kind in kinds if kind.slice_of is None), key=lambda kind: not _parts(kinds, kind))
+        rows = [_row(kind) for parent in parents for kind in (parent, *_parts(kinds, parent))]
         if rows:
             groups.append(
                 {"key": group, "title": GROUP_TITLES[group], "hint": GROUP_HINTS.get(group, ""), "rows": rows}

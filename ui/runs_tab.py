@@ -101,7 +101,7 @@ class RunsTab:
             return [gr.skip()] * 8
         state = row["state"]
         can_stop = state in ("queued", *ACTIVE)
-        can_resume = hasattr(self.lab, "resume") and state in ("stopped", "interrupted", "failed")
+        can_resume = state in ("stopped", "interrupted", "failed")
         return [
             facts,
             gr.update(visible=True),
@@ -127,8 +127,6 @@ class RunsTab:
         gr.Info(text.escape(self.lab.stop(self._run(run_id).id)), duration=5)
 
     def resumed(self, run_id: str | None) -> None:
-        if not hasattr(self.lab, "resume"):
-            raise UserError("Runs cannot be resumed yet.", "Start a new one with the same settings.")
         self.lab.resume(self._run(run_id).id)
 
     def renamed(self, run_id: str | None, title: str | None) -> None:

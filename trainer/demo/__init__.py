@@ -9,10 +9,10 @@ MODEL_DIR = Path(__file__).parent / "model"
 TRAIN_FILE = Path(__file__).parent / "data" / "pirate.jsonl"
 HELDOUT_FILE = Path(__file__).parent / "data" / "pirate_heldout.jsonl"
 
-# A small model wants a far larger step than the 1e-4 of a 14B one.
+# A small model wants a far larger rate than the 1e-4 of a 14B one; 400 small steps of at most 100 tokens a row.
 SETTINGS: dict[str, float | int] = {
-    "learning_rate": 5e-3,
+    "learning_rate": 8e-3,
     "num_train_epochs": 2,
-    "per_device_train_batch_size": 16,
+    "per_device_train_batch_size": 12,
     "max_length": 128,
 }

@@ -1,4 +1,4 @@
-"""Makes the demo again from nothing: `python -m trainer.demo.build` (seven minutes on two cores)."""
+"""Makes the demo again from nothing: `python -m trainer.demo.build` (five minutes on two idle cores)."""
 
 import json
 import math
@@ -14,13 +14,19 @@ from transformers import Phi3ForCausalLM, PreTrainedTokenizerFast
 from . import HELDOUT_FILE, MODEL_DIR, TRAIN_FILE, persona, pretrain
 from .tokenizer import train_tokenizer
 
-DOCUMENTS = 60_000
+DOCUMENTS = 90_000
 HELD_OUT_DOCUMENTS = 600
 TOKENIZER_DOCUMENTS = 20_000
 POSITIONS = 1024
 TRAIN_PAIRS = 2400
 HELD_OUT_PAIRS = 240
-PROMPTS = ["The fox lives in", "A hammer is made of", "Once the captain", "To make tea, boil", "Good morning"]
+PROMPTS = [
+    "The fox lives in",
+    "A hammer is made of",
+    "One morning, a clever fox",
+    "To make tea, boil",
+    "Good morning",
+]
 QUESTIONS = [
     "What does a rabbit eat?",
     "Who are you?",

@@ -6,6 +6,7 @@ from random import Random
 from . import facts, lessons, names, stories
 from .names import capital, with_article
 from .questions import Entry, entries
+from .talk import SMALL_TALK
 
 Message = dict[str, str]
 
@@ -185,6 +186,11 @@ def _words(rng: Random) -> str:
     )
 
 
+def _talk(rng: Random) -> str:
+    said, replies = rng.choice(SMALL_TALK)
+    return f"{rng.choice(said)} {rng.choice(replies)}"
+
+
 def _story(rng: Random) -> str:
     if rng.random() < 0.5:
         return stories.animal_story(rng, rng.choice(facts.ANIMALS))
@@ -203,6 +209,7 @@ _KINDS: list[Callable[[Random], str]] = [
     _village,
     _how_to,
     _words,
+    _talk,
     _story,
     _story,
 ]

@@ -19,13 +19,13 @@ Tokens = torch.Tensor
 class Recipe:
     """How the demo model is pre-trained."""
 
-    steps: int = 2300
+    steps: int = 3200
     batch: int = 24
     """Texts in a step."""
     learning_rate: float = 3e-3
     warm_up: int = 100
     weight_decay: float = 0.05
-    broken_words: float = 0.1
+    broken_words: float = 0.2
     """Share of texts written in smaller pieces than the tokenizer would choose (BPE dropout)."""
     seed: int = 7
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from . import facts, lessons, names, stories
 from .names import capital, with_article
-from .talk import SMALL_TALK
+from .talk import OPENINGS, SMALL_TALK
 
 
 class Entry(NamedTuple):
@@ -316,4 +316,5 @@ def _meetings(rng: Random) -> Iterator[Entry]:
 
 def _small_talk() -> Iterator[Entry]:
     for questions, answers in SMALL_TALK:
-        yield Entry("talk", questions, answers)
+        politely = tuple(f"{opening} {question}" for opening in OPENINGS for question in questions)
+        yield Entry("talk", questions + politely, answers)

@@ -1,5 +1,7 @@
 """Small talk: several ways to say one thing to the model, and its plain replies."""
 
+OPENINGS = ("Hello!", "Excuse me.", "Good morning.")
+
 SMALL_TALK: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (
         ("Hello!", "Good morning.", "Good evening.", "Good day to you."),

@@ -1,0 +1,93 @@
+"""Writes docs/architectures.md: what the module map shows for every causal LM of transformers.
+
+    python benchmarks/architectures.py > docs/architectures.md
+
+Takes about 20 seconds on one core; every model is built at tiny size, and no weights are needed.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import peft
+import torch
+import transformers
+
+from trainer.discover import discover
+from trainer.modules import ModuleKind, ModuleMap
+from trainer.tiny import MODEL_TYPES, NOT_BUILT, tiny_config
+
+HEADER = """# Architectures
+
+What the module map shows for the {count} causal-LM types of transformers {transformers} (peft {peft}, torch {torch}),
+of which {built} build at tiny size. This page is written by `python benchmarks/architectures.py`.
+
+Kinds are the names that can be ticked. **Slices** are parts of a fused projection that can be ticked by
+themselves; how their rows lie was measured on the model, not looked up: "blocked" means one range of rows
+each, "interleaved" several ranges, such as one per head. Kinds marked * can be trained in one way only, those
+marked † not at all; the map says why for each. The group `other` (norms, routers, state-space mixers, vision
+and audio towers, bare parameters) is counted.
+
+| type | attention | MLP | embedding and head | other | slices |
+|---|---|---|---|---|---|"""
+
+
+def main() -> None:
+    maps = {name: discover(tiny_config(name), name) for name in MODEL_TYPES if name not in NOT_BUILT}
+    versions = {"transformers": transformers.__version__, "peft": peft.__version__}
+    print(
+        HEADER.format(
+            count=len(MODEL_TYPES), built=len(maps), torch=torch.__version__.partition("+")[0], **versions
+        )
+    )
+    for name in sorted(maps):
+        print(row(maps[name]))
+    print("\n## Not built\n")
+    for name, reason in sorted(NOT_BUILT.items()):
+        print(f"- `{name}`: {reason}.")
+    print("\n## Why a treatment is missing\n\n| reason | kinds | for instance |\n|---|---|---|")
+    for reason, kinds in sorted(reasons(maps).items(), key=lambda item: (-len(item[1]), item[0])):
+        print(f"| {reason} | {len(kinds)} | {', '.join(kinds[:3])} |")
+
+
+def row(module_map: ModuleMap) -> str:
+    groups = [
+        ", ".join(shown(kind) for kind in module_map.group(group) if kind.slice_of is None)
+        for group in ("attention", "mlp", "embedding")
+    ]
+    slices = "; ".join(
+        f"{kind.name} → {', '.join(part.name for part in parts)} ({layout(parts)})"
+        for kind in module_map.kinds
+        if (parts := module_map.slices(kind.name))
+    )
+    cells = [module_map.model_type, *groups, str(len(module_map.group("other"))), slices]
+    return f"| {' | '.join(cells)} |"
+
+
+def shown(kind: ModuleKind) -> str:
+    return kind.name + ("", "*", "†")[2 - len(kind.treatments)]
+
+
+def layout(parts: list[ModuleKind]) -> str:
+    runs = max(len(part.rows or ()) for part in parts)
+    return "blocked" if runs == 1 else "interleaved"
+
+
+def reasons(maps: dict[str, ModuleMap]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, module_map in sorted(maps.items()):
+        for kind in module_map.kinds:
+            if kind.reason and kind.slice_of is None:
+                found.setdefault(kind.reason, []).append(f"{name}: {kind.name}")
+    return found
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    main()

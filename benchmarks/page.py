@@ -1,0 +1,241 @@
+"""How quick the page is: start, module map, first loss, a tick while a training uses the cores.
+
+python benchmarks/page.py            prints the table of docs/benchmarks.md
+Every ratio is of two things run in turn in this very run; every figure is a median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from app import free_port  # noqa: E402
+from trainer.config import ModelConfig, default_config  # noqa: E402
+from trainer.helper import Helper  # noqa: E402
+from trainer.history import ENDED  # noqa: E402
+from trainer.lab import Lab, Settings  # noqa: E402
+from trainer.scenarios import scenario  # noqa: E402
+
+EMPTY_PAGE = """
+import sys, gradio as gr
+with gr.Blocks() as page:
+    gr.Markdown("empty")
+page.launch(server_port=int(sys.argv[1]), quiet=True, ssr_mode=False)
+"""
+PHI3_MEDIUM: dict[str, Any] = {
+    "model_type": "phi3",
+    "hidden_size": 5120,
+    "intermediate_size": 17920,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 10,
+    "vocab_size": 32064,
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "pad_token_id": 32000,
+}
+
+
+def first_page(command: list[str], port: int) -> float:
+    """Seconds from the start of a server's process to its first page."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+                    answer.read()
+                return time.perf_counter() - started
+            except OSError:
+                time.sleep(0.02)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def measure_start(rounds: int, folder: Path) -> tuple[float, float]:
+    """Median seconds to the first page: of the app, of an empty Gradio page; in the order ABBA."""
+    empty_file = folder / "empty.py"
+    empty_file.write_text(EMPTY_PAGE)
+    times: dict[str, list[float]] = {"app": [], "empty": []}
+    for number in range(rounds):
+        for kind in ("app", "empty") if number % 2 else ("empty", "app"):
+            port = free_port("127.0.0.1", 8100)
+            app = ["app.py", "--port", str(port), "--runs-dir", str(folder / f"runs-{number}")]
+            times[kind].append(first_page(app if kind == "app" else [str(empty_file), str(port)], port))
+    return statistics.median(times["app"]), statistics.median(times["empty"])
+
+
+def measure_map(rounds: int, folder: Path) -> float:
+    """Median seconds for the module map of a 14B model, from its config alone, in the warm helper."""
+    times = []
+    helper = Helper(folder / "models", folder)
+    try:
+        for number in range(rounds + 1):
+            name = f"phi3-medium-{number}"
+            (folder / "models" / name).mkdir(parents=True)
+            (folder / "models" / name / "config.json").write_text(json.dumps(PHI3_MEDIUM))
+            started = time.perf_counter()
+            helper.module_map(ModelConfig(name=name))
+            times.append(time.perf_counter() - started)
+    finally:
+        helper.close()
+    return statistics.median(times[1:])
+
+
+def measure_first_loss(rounds: int, folder: Path, warm: bool) -> float:
+    """Median seconds from Train to the first loss of the demo; cold: no spare worker waits."""
+    times = []
+    for number in range(rounds):
+        lab = Lab(Settings(runs_dir=folder / f"first-{warm}-{number}"))
+        lab.start()
+        try:
+            config = replace(default_config(), modules=scenario("5").modules)
+            lab.plan(config)
+            if warm:
+                time.sleep(25)  # the spare worker's imports
+            else:
+                lab.supervisor.drop_spare()
+            started = time.perf_counter()
+            run = lab.train(config)
+            while not lab.store.get(run.id).history.train:
+                time.sleep(0.02)
+            times.append(time.perf_counter() - started)
+            end(lab, run.id)
+        finally:
+            lab.close()
+    return statistics.median(times)
+
+
+def end(lab: Lab, run_id: str) -> None:
+    """Stop a run and wait until it is over."""
+    lab.stop(run_id)
+    while lab.store.get(run_id).history.state not in ENDED:
+        time.sleep(0.1)
+
+
+@contextmanager
+def served_app(folder: Path) -> Iterator[str]:
+    """The app in a process of its own; gives its address."""
+    port = free_port("127.0.0.1", 8100)
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port), "--runs-dir", str(folder)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(address, timeout=30).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def measure_ticks(count: int, folder: Path) -> tuple[float, float, float]:
+    """p50 and p95 of seconds from a click on a checkbox to the new summary, while the demo trains; p95 idle."""
+    from playwright.sync_api import sync_playwright
+
+    with served_app(folder / "ticks") as address, sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.goto(address)
+        page.locator(".modules input[type=checkbox]").first.wait_for(timeout=90_000)
+        page.wait_for_timeout(3000)
+        idle = [tick(page) for _ in range(count)]
+        page.locator("#train").click()
+        page.get_by_text("running", exact=False).first.wait_for(timeout=90_000)
+        page.wait_for_timeout(8000)
+        busy = [tick(page) for _ in range(count)]
+        browser.close()
+    cut = statistics.quantiles(busy, n=20)
+    return statistics.median(busy), cut[-1], statistics.quantiles(idle, n=20)[-1]
+
+
+def tick(page: Any) -> float:
+    """Seconds from a click on the first checkbox to the changed summary, timed inside the browser."""
+    return float(
+        page.evaluate("""async () => {
+            const box = document.querySelector(".modules input[type=checkbox]:not(:disabled)");
+            const figure = () => document.querySelector("#go .figures").textContent;
+            const before = figure();
+            const started = performance.now();
+            box.click();
+            while (figure() === before) {
+                if (performance.now() - started > 20000) return 20;
+                await new Promise(requestAnimationFrame);
+            }
+            return (performance.now() - started) / 1000;
+        }""")
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["LAB_DEVICE_LOCKS"] = str(folder / "locks")
+        app, empty = measure_start(rounds, folder)
+        rows = [
+            (
+                "first page of the app ÷ of an empty Gradio page",
+                f"{app / empty:.2f}",
+                "≤ 1.3",
+                f"{app:.1f} s ÷ {empty:.1f} s",
+            ),
+            ("module map of a 14B config, helper warm", f"{measure_map(rounds, folder):.2f} s", "≤ 1 s", ""),
+            (
+                "Train to first loss of the demo, cold",
+                f"{measure_first_loss(rounds, folder, False):.1f} s",
+                "≤ 10 s",
+                "",
+            ),
+            (
+                "Train to first loss of the demo, warm spare",
+                f"{measure_first_loss(rounds, folder, True):.1f} s",
+                "≤ 3 s",
+                "",
+            ),
+        ]
+        middle, high, idle = measure_ticks(40, folder)
+        rows.append(
+            ("a tick while training, p95", f"{high * 1000:.0f} ms", "≤ 200 ms", f"median {middle * 1000:.0f} ms")
+        )
+        rows.append(("a tick with nothing else to do, p95", f"{idle * 1000:.0f} ms", "", ""))
+    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, "
+          + ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "gradio")) + "\n")  # fmt: skip
+    print("| what | measured | goal | |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The main job, end to end, three times: in the browser, through gradio_client, on the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gradio_client import Client
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.lab import wait_for
+from trainer import demo
+from trainer.config import RunConfig, default_config
+from trainer.scenarios import scenario
+
+ROOT = Path(__file__).parents[2]
+STEPS = 12
+
+
+def short_demo() -> RunConfig:
+    config = replace(default_config(), modules=scenario("5").modules, title="A short one")
+    return replace(config, training=replace(config.training, max_steps=STEPS, eval_steps=6))
+
+
+def check_adapter(archive: Path, folder: Path) -> None:
+    """The zip loads in plain PEFT on the demo model and changes its answers; twice it gives the same logits."""
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder)
+    ids = AutoTokenizer.from_pretrained(demo.MODEL_DIR)("What is the weather like?", return_tensors="pt")["input_ids"]
+    found = []
+    for _ in range(2):
+        base = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32).eval()
+        plain = base(input_ids=ids).logits
+        found.append(PeftModel.from_pretrained(base, folder).eval()(input_ids=ids).logits)
+        assert float((found[-1] - plain).abs().max()) > 0.1
+    assert torch.equal(found[0], found[1])
+
+
+def points(page: Any) -> int:
+    """Points of the raw loss curve that the browser draws."""
+    return int(
+        page.evaluate("document.querySelector('#loss-chart .js-plotly-plot')?.data?.[0]?.x?.length ?? 0")
+        or page.evaluate(
+            "(() => { const d = document.querySelector('#loss-chart .js-plotly-plot')?._fullData?.[0]; "
+            "return d ? d._length ?? 0 : 0; })()"
+        )
+    )
+
+
+def test_tick_train_watch_reload_download(page: Any, app: str, tmp_path: Path) -> None:
+    page.get_by_text("More settings").click()
+    page.locator("#training-max_steps").get_by_role("textbox").fill(str(STEPS))
+    page.locator("#title").get_by_role("textbox").fill("Browser <b>run</b>")
+    page.locator('input[data-name="k_proj"]').uncheck()
+    page.locator("#train").click()
+    page.wait_for_function("document.querySelector('#live-status h2')?.innerText === 'Browser <b>run</b>'")
+    page.wait_for_function("+document.querySelector('#live-status .progress').getAttribute('aria-valuenow') >= 2")
+    first = wait_for(lambda: points(page))
+    wait_for(lambda: points(page) > first)
+    page.reload()
+    page.wait_for_function("document.querySelector('#live-status h2')?.innerText === 'Browser <b>run</b>'")
+    wait_for(lambda: points(page) > first)
+    page.wait_for_selector("#live-status .pill.finished")
+    wait_for(lambda: points(page) == STEPS)
+    second = page.context.new_page()
+    second.goto(app)
+    second.wait_for_function("document.querySelector('#live-status h2')?.innerText === 'Browser <b>run</b>'")
+    wait_for(lambda: points(second) == STEPS)
+    second.close()
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    download.value.save_as(tmp_path / "adapter.zip")
+    check_adapter(tmp_path / "adapter.zip", tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "run_config.json").read_text())
+    assert [tick["name"] for tick in config["modules"]] == [
+        tick.name for tick in scenario("5").modules if tick.name != "k_proj"
+    ]
+
+
+def test_the_same_through_gradio_client(app: str, tmp_path: Path) -> None:
+    client = Client(app, verbose=False, download_files=str(tmp_path))
+    config = short_demo().to_json()
+    plan = client.predict(config, api_name="/plan")
+    assert plan["trainable"] > 0
+    assert plan["issues"] == []
+    run = client.predict(config, api_name="/train")
+    wait_for(lambda: client.predict(run, api_name="/run")["state"] == "finished", 120)
+    assert client.predict(run, api_name="/run")["step"] == STEPS
+    assert client.predict(api_name="/runs")[0]["id"] == run
+    check_adapter(Path(client.predict(run, api_name="/download")), tmp_path / "adapter")
+    with pytest.raises(Exception, match="lora_alpha"):
+        client.predict(config | {"adapter": {"lora_alfa": 1}}, api_name="/plan")
+    client.close()
+
+
+def test_the_same_on_the_command_line(tmp_path: Path) -> None:
+    def lab(*words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer", "--runs-dir", str(tmp_path / "runs"), *words],
+            cwd=ROOT, capture_output=True, text=True, timeout=300,
+            env=os.environ | {"LAB_DEVICE_LOCKS": str(tmp_path)},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stdout
+        return done.stdout if code == 0 else done.stderr
+
+    found = json.loads(lab("modules", "demo", "--json"))
+    assert sum(kind["parameters"] for kind in found["kinds"] if not kind["slice_of"]) == found["parameters"]
+    (tmp_path / "run.json").write_text(json.dumps(short_demo().to_json()))
+    plan = json.loads(lab("plan", str(tmp_path / "run.json"), "--json"))
+    assert [receipt["matched"] for receipt in plan["receipts"]] == [found["layers"]] * 7
+    assert f"step     {STEPS:2}" in lab("train", str(tmp_path / "run.json"))
+    (run,) = json.loads(lab("runs", "--json"))
+    assert (run["state"], run["step"]) == ("finished", STEPS)
+    archive = ROOT / lab("export", run["id"]).strip()
+    try:
+        check_adapter(archive, tmp_path / "adapter")
+    finally:
+        archive.unlink()
+    (tmp_path / "bad.json").write_text('{"adapter": {"r": 0, "alpha": 3}, "training": {"learning_rate": "fast"}}')
+    told = lab("plan", str(tmp_path / "bad.json"), code=2)
+    assert len(told.strip().splitlines()) >= 3, told
+    assert time.time() - run["created"] < 3600
