@@ -9,7 +9,7 @@ run: $(VENV)/run
 	@exec $(BIN)/python app.py
 
 test: $(VENV)/test lint
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"
 
 test-all: $(VENV)/test lint
 	$(BIN)/python -m pytest

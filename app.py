@@ -1,36 +1,109 @@
-"""Start the app: flags and environment -> Settings -> Lab -> page."""
+"""Start the app: flags and environment -> Settings and Access -> Lab -> page."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from trainer import redact
 from trainer.lab import Lab, Settings
 
 FIRST_PORT = 7860
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LEAST_PASSWORD = 8
+HOST_NAME = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
-def read_settings(arguments: list[str] | None = None) -> Settings:
-    """Settings from the command line; PORT in the environment stands in for --port."""
+@dataclass(frozen=True)
+class Access:
+    """Who may reach the app."""
+
+    password: str = ""
+    """Empty: no password, which only this machine's own address may do without."""
+    hosts: tuple[str, ...] = ()
+    """Names, beside its address, by which browsers may call it."""
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="app.py", description="LoRA Module Lab: a page to train LoRA adapters.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, help="port (default: $PORT, else 7860 or the next free one)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--models-dir", type=Path, default=Path("models"), help="folder of models (default: models)")
+    parser.add_argument(
+        "--auth",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="FILE",
+        help="ask for a password: the first line of FILE, or $LAB_PASSWORD. Needed on any address but this machine's",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name or address by which browsers may call the app, beside the one it listens on; may be repeated",
+    )
+    return parser
+
+
+def read_flags(arguments: list[str] | None = None) -> tuple[Settings, Access]:
+    """What the command line and the environment say; PORT stands in for --port. Exits with 2 where that is unsafe."""
+    parser = make_parser()
     chosen = parser.parse_args(arguments)
-    port = chosen.port
+    password = _password(chosen.auth, parser)
+    if chosen.host not in LOOPBACK and not password:
+        parser.error(
+            f"{chosen.host} can be reached from other machines, so the app needs a password there: set LAB_PASSWORD "
+            "in the environment, or write it into a file and start with --auth FILE. To stay on this machine, leave "
+            "--host out"
+        )
+    for name in (chosen.host, *chosen.allow_host):
+        if not HOST_NAME.fullmatch(name):
+            parser.error(f"{name[:80]!r} is no name of a host: write it as in the address, without http:// and port")
+    settings = Settings(
+        host=chosen.host,
+        port=_port(chosen.port, parser),
+        runs_dir=chosen.runs_dir,
+        models_dir=chosen.models_dir,
+    )
+    return settings, Access(password, tuple(name.lower() for name in chosen.allow_host))
+
+
+def _port(port: int | None, parser: argparse.ArgumentParser) -> int | None:
     if port is None and os.environ.get("PORT"):
-        if not os.environ["PORT"].isdigit():
-            parser.error(f"PORT={os.environ['PORT']!r} is no port number")
+        if not os.environ["PORT"].isdecimal() or len(os.environ["PORT"]) > 5:
+            parser.error(f"PORT={os.environ['PORT'][:20]!r} is no port number")
         port = int(os.environ["PORT"])
     if port is not None and not 0 < port < 65536:
         parser.error(f"{port} is no port number: choose 1 to 65535")
-    if chosen.host not in ("127.0.0.1", "localhost", "::1"):
-        parser.error(f"{chosen.host}: the app has no passwords yet, so it listens on this machine only (127.0.0.1)")
-    return Settings(host=chosen.host, port=port, runs_dir=chosen.runs_dir, models_dir=chosen.models_dir)
+    return port
+
+
+def _password(file: Path | None, parser: argparse.ArgumentParser) -> str:
+    """The password, taken out of the environment so that no child process inherits it; empty where none is set.
+
+    It is never an argument of the command line, which every user of the machine can read.
+    """
+    password = os.environ.pop("LAB_PASSWORD", "")
+    if file is not None and file != Path():
+        try:
+            with file.open(encoding="utf-8") as lines:
+                password = lines.readline(1000).rstrip("\r\n")
+        except (OSError, UnicodeDecodeError):
+            parser.error("--auth: the file named there cannot be read; its first line is to be the password")
+    if file is not None and not password:
+        parser.error("--auth: no password is set: put it into LAB_PASSWORD, or name a file: --auth FILE")
+    if 0 < len(password) < LEAST_PASSWORD:
+        parser.error(f"the password is too short: choose one of at least {LEAST_PASSWORD} characters")
+    redact.remember(password)
+    return password
 
 
 def free_port(host: str, first: int = FIRST_PORT) -> int:
@@ -47,14 +120,21 @@ def free_port(host: str, first: int = FIRST_PORT) -> int:
 
 
 def main() -> None:
-    settings = read_settings()
+    settings, access = read_flags()
+    redact.install()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     lab = Lab(settings)
     lab.start()  # before gradio's import, so that the helper warms up beside it
     import ui
 
     try:
-        ui.launch(lab, settings.host, settings.port or free_port(settings.host))
+        ui.launch(
+            lab,
+            settings.host,
+            settings.port or free_port(settings.host),
+            access.password,
+            (settings.host, *access.hosts),
+        )
     finally:
         lab.close()
 

@@ -40,9 +40,7 @@ def main() -> None:
     maps = {name: discover(tiny_config(name), name) for name in MODEL_TYPES if name not in NOT_BUILT}
     versions = {"transformers": transformers.__version__, "peft": peft.__version__}
     print(
-        HEADER.format(
-            count=len(MODEL_TYPES), built=len(maps), torch=torch.__version__.partition("+")[0], **versions
-        )
+        HEADER.format(count=len(MODEL_TYPES), built=len(maps), torch=torch.__version__.partition("+")[0], **versions)
     )
     for name in sorted(maps):
         print(row(maps[name]))

@@ -230,8 +230,9 @@ def main() -> None:
             ("a tick while training, p95", f"{high * 1000:.0f} ms", "≤ 200 ms", f"median {middle * 1000:.0f} ms")
         )
         rows.append(("a tick with nothing else to do, p95", f"{idle * 1000:.0f} ms", "", ""))
-    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, "
-          + ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "gradio")) + "\n")  # fmt: skip
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "gradio"))
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}"
+    print(f"{time.strftime('%Y-%m-%d')}, {machine}, {versions}\n")
     print("| what | measured | goal | |\n|---|---|---|---|")
     for row in rows:
         print(f"| {' | '.join(row)} |")

@@ -49,15 +49,17 @@ def batch(config: PreTrainedConfig, seed: int = 0) -> torch.Tensor:
     return torch.randint(3, vocab, (BATCH, 8), generator=torch.Generator().manual_seed(seed))
 
 
-def build(config: PreTrainedConfig, ticks: list[Tick], settings: AdapterConfig, seed: int = 0) -> Trained:
+def build(
+    config: PreTrainedConfig, ticks: list[Tick], settings: AdapterConfig, module_map: ModuleMap | None = None
+) -> Trained:
     """A model from `config` with random weights, the ticks attached and verified, not trained yet."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():  # some start at zero, which would keep gradients from others
             parameter += torch.randn_like(parameter) * 0.02
     base_state = {name: value.clone() for name, value in model.state_dict().items()}
-    module_map = discover(config, "tiny")
+    module_map = module_map or discover(config, "tiny")
     run = RunConfig(modules=tuple(ticks), adapter=settings, training=TRAINING, model=ModelConfig(load_in_4bit=False))
     plan = make_plan(run, module_map)
     assert not plan.issues, plan.issues

@@ -7,6 +7,7 @@ and treatment alone.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,20 @@ from trainer.tiny import MODEL_TYPES, NOT_BUILT, tiny_config
 TYPES = [name for name in MODEL_TYPES if name not in NOT_BUILT]
 PLAIN = AdapterConfig(r=2, lora_alpha=4, lora_dropout=0.0)
 
+LEFT_OUT = {
+    "blt": "It cuts texts into patches; these short ones have one, and attention over one key has no gradient.",
+    "git": "Its loss leaves out as many tokens as an image has, so text alone has none.",
+    "laguna": "A bias beside its router's weight only chooses experts; no gradient reaches it.",
+    "recurrent_gemma": "It keeps its state, and the graph behind it, from one step to the next: two steps fail.",
+    "roc_bert": "Text alone uses the padding row of two of its embeddings, which never trains.",
+}
+"""What cannot be shown by training all ticks of a small text at once, and why."""
+
+
+@cache
+def found(model_type: str) -> ModuleMap:
+    return discover(tiny_config(model_type), model_type)
+
 
 def tickable(module_map: ModuleMap, treatment: str) -> list[ModuleKind]:
     """Kinds that take the treatment and can be ticked side by side: no slices, no second tick of a tied weight."""
@@ -35,7 +50,7 @@ def tickable(module_map: ModuleMap, treatment: str) -> list[ModuleKind]:
 def check(model_type: str, ticks: list[Tick], folder: Path) -> None:
     """Train the ticks for real; hold what moved, how much trains and what reloads against the plan."""
     config = tiny_config(model_type)
-    trained = exercise.train(exercise.build(config, ticks, PLAIN), steps=2)
+    trained = exercise.train(exercise.build(config, ticks, PLAIN, found(model_type)), steps=2)
     assert all(receipt.matched for receipt in trained.plan.receipts)
     assert adapter.free_entries(trained.model, trained.plan, PLAIN) == trained.plan.trainable
     assert trained.moved() == {name for name, weight in trained.model.named_parameters() if weight.requires_grad}
@@ -50,9 +65,9 @@ def check(model_type: str, ticks: list[Tick], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("treatment", ["lora", "full"])
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", [name for name in TYPES if name not in LEFT_OUT])
 def test_all_ticks_of_a_treatment_train_what_they_name(model_type: str, treatment: str, tmp_path: Path) -> None:
-    kinds = tickable(discover(tiny_config(model_type), model_type), treatment)
+    kinds = tickable(found(model_type), treatment)
     assert kinds
     check(model_type, [Tick(kind.name, treatment) for kind in kinds], tmp_path)  # type: ignore[arg-type]
 
@@ -60,25 +75,25 @@ def test_all_ticks_of_a_treatment_train_what_they_name(model_type: str, treatmen
 @pytest.mark.full
 @pytest.mark.parametrize("model_type", TYPES)
 def test_each_tick_alone_trains_what_it_names(model_type: str, tmp_path: Path) -> None:
-    found = discover(tiny_config(model_type), model_type)
-    for kind in found.kinds:
+    for kind in found(model_type).kinds:
         for treatment in kind.treatments:
             check(model_type, [Tick(kind.name, treatment)], tmp_path / f"{kind.name}-{treatment}")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_slices_of_a_fused_module_train_their_rows_only(model_type: str) -> None:
-    found = discover(tiny_config(model_type), model_type)
-    fused = {kind.slice_of for kind in found.kinds if kind.slice_of}
-    if not fused:
+    ticks = [Tick(kind.name) for kind in found(model_type).kinds if kind.slice_of]
+    if not ticks:
         return
-    ticks = [Tick(kind.name) for kind in found.kinds if kind.slice_of]
-    trained = exercise.train(exercise.build(tiny_config(model_type), ticks, PLAIN), steps=2)
+    trained = exercise.train(exercise.build(tiny_config(model_type), ticks, PLAIN, found(model_type)), steps=2)
     for target in trained.plan.targets:
         weight = trained.model.base_model.model.get_submodule(target.module).lora_B["default"].weight
-        free = torch.zeros_like(weight, dtype=torch.bool)
+        outside = torch.ones_like(weight, dtype=torch.bool)
         for part in target.slices:
+            block = torch.zeros_like(outside)
             for start, end in part.rows:
-                free[start:end, part.columns[0] : part.columns[1]] = True
-        assert torch.equal(weight != 0, free) or not bool((weight != 0)[~free].any())
+                block[start:end, part.columns[0] : part.columns[1]] = True
+            assert bool((weight[block] != 0).any()), part
+            outside &= ~block
+        assert not bool((weight[outside] != 0).any())
     assert adapter.free_entries(trained.model, trained.plan, PLAIN) == trained.plan.trainable

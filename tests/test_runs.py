@@ -46,9 +46,10 @@ def test_a_run_from_the_queue_to_an_adapter_that_works_everywhere(lab: Lab, tmp_
     assert lab.stop(second.id) == "Taken out of the queue."
     wait_for(lambda: state_of(lab, run.id) == "finished", 90)
     history = lab.store.get(run.id).history
-    assert sorted(history.train) == list(range(1, 9))
-    assert sorted(history.evals) == [0, 4, 8]
-    assert history.evals[8]["eval_loss"] < history.evals[0]["eval_loss"]
+    assert history.train.curve("loss")[0].tolist() == list(range(1, 9))
+    steps, losses = history.evals.curve("eval_loss")
+    assert steps.tolist() == [0, 4, 8]
+    assert losses[-1] < losses[0]
     assert history.latest["memory"] > 0
     _check_export(lab, run.id, tmp_path, models_dir)
 

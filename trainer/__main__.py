@@ -15,16 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer import devices, events, parsing, scenarios
+from trainer import control, devices, events, locks, parsing, scenarios
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, UserError
 from trainer.export import adapter_zip
-from trainer.lab import keep_data
 from trainer.models import load_config, load_tokenizer
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
 from trainer.runs import Run, RunStore
-from trainer.supervisor import resume_run, stop_run
+from trainer.uploads import keep_data
 
 BAD_INPUT = 2
 
@@ -72,10 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--json", action="store_true")
     for name, command, about in (
         ("stop", _stop, "stop a run after its current step; a second time kills it"),
-        ("resume", _resume, "let an ended run go on from its newest checkpoint, here and now"),
+        ("first", _first, "put a queued run at the front of the queue"),
         ("export", _export, "write a run's adapter as a zip into the working folder"),
     ):
         add(name, command, about).add_argument("run")
+    resume = add("resume", _resume, "let a run that is over go on from its newest checkpoint, here and now")
+    resume.add_argument("run")
+    resume.add_argument("--epochs", type=float, default=0, help="train so many epochs more than before")
     return parser
 
 
@@ -118,7 +120,7 @@ def _train(options: argparse.Namespace) -> int:
     plan = _plan_of(config, options.models_dir)
     if plan.issues:
         raise InvalidConfig(plan.issues)
-    run = RunStore(options.runs_dir).create(config, plan, state="starting")
+    run = RunStore(options.runs_dir).create(config, plan, "starting", locks.identity(os.getpid()))
     print(f"Run {run.id} in {run.folder}", flush=True)
     return _work(run, options)
 
@@ -128,7 +130,10 @@ def _work(run: Run, options: argparse.Namespace) -> int:
 
     os.environ["LAB_MODELS_DIR"] = str(options.models_dir.resolve())
     os.environ["LAB_DATA_DIR"] = str((options.runs_dir / "data").resolve())
-    return worker.work(run.folder, devices.devices()[0], echo=_print_event)
+    code = worker.work(run.folder, devices.devices()[0], echo=_print_event)
+    if code == worker.TAKEN:
+        raise UserError("Another process trains this run already.", "Watch it with `runs`.", "data")
+    return code
 
 
 def _print_event(event: events.Event) -> None:
@@ -143,7 +148,7 @@ def _print_event(event: events.Event) -> None:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    summaries = [run.summary() for run in RunStore(options.runs_dir).all()]
+    summaries = RunStore(options.runs_dir).summaries()
     if options.json:
         _print_json(summaries)
         return 0
@@ -155,13 +160,18 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    print(stop_run(RunStore(options.runs_dir).get(options.run)))
+    print(control.stop_run(RunStore(options.runs_dir).get(options.run)))
+    return 0
+
+
+def _first(options: argparse.Namespace) -> int:
+    control.put_first(RunStore(options.runs_dir), options.run)
     return 0
 
 
 def _resume(options: argparse.Namespace) -> int:
     run = RunStore(options.runs_dir).get(options.run)
-    resume_run(run, state="starting")
+    control.resume_run(run, "starting", locks.identity(os.getpid()), options.epochs)
     return _work(run, options)
 
 

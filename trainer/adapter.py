@@ -110,8 +110,8 @@ def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
 def verify(model: PeftModel, plan: Plan, adapter: AdapterConfig, module_map: ModuleMap) -> None:
     """Hold the plan against what really requires a gradient. Raises UserError if they differ."""
     real: dict[tuple[str, str], int] = {}
-    for key, name in owners(model, plan, module_map):
-        real[key] = real.get(key, 0) + model.get_parameter(name).numel()
+    for owner, name in owners(model, plan, module_map):
+        real[owner] = real.get(owner, 0) + model.get_parameter(name).numel()
     planned: dict[tuple[str, str], int] = {}
     for target in plan.targets:
         key = (holder(target), target.treatment)

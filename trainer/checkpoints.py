@@ -46,6 +46,21 @@ def newest_complete(folder: Path) -> Path | None:
     return None
 
 
+def drop_unfinished(folder: Path) -> None:
+    """Remove checkpoints that were never marked: what a full disk left of one only takes space."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / MARKER).exists():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def bytes_of_newest(folder: Path) -> int:
+    """Size of the newest marked checkpoint; 0 if there is none."""
+    marked = [path for path in folder.glob("checkpoint-*") if (path / MARKER).exists()]
+    if not marked:
+        return 0
+    return sum(path.stat().st_size for path in max(marked, key=_step).rglob("*") if path.is_file())
+
+
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 

@@ -21,11 +21,11 @@ from transformers.pytorch_utils import Conv1D
 from trainer.grouping import Grouping
 from trainer.modules import GROUPS, ModuleKind, ModuleMap
 from trainer.naming import short_names
-from trainer.peft_names import mark
+from trainer.peft_names import PeftNames, mark
 from trainer.skeleton import linear_shape
 from trainer.slices import Parts
 from trainer.survey import Survey, survey
-from trainer.treatments import PeftNames, Verdict, treat_module, treat_parameter
+from trainer.treatments import Verdict, treat_module, treat_parameter
 
 SHARED = "Several layers share its weight: an adapter or a copy for one of them would part or falsify the others."
 
@@ -65,7 +65,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         model=name,
         model_type=config.model_type,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        kinds=tuple(mark(_kinds(units, seen), model, config.model_type)),
+        kinds=tuple(mark(_kinds(units, seen), PeftNames(model))),
         layers=_number(text, "num_hidden_layers"),
         hidden_size=_number(text, "hidden_size"),
         intermediate_size=_number(text, "intermediate_size") or _widest(units),
@@ -80,9 +80,7 @@ def build(config: PretrainedConfig) -> PreTrainedModel:
     """The model on the `meta` device: modules, names and shapes, no memory."""
     own = copy.deepcopy(config)  # transformers notes dtype and attention in the config it builds from
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            own, dtype=torch.float32, attn_implementation="eager"
-        )
+        return AutoModelForCausalLM.from_config(own, dtype=torch.float32, attn_implementation="eager")
 
 
 def _units(model: PreTrainedModel, grouping: Grouping, seen: Survey) -> Iterator[Unit]:
@@ -206,7 +204,7 @@ def _slices(kind: ModuleKind, parts: Parts, taken: set[str]) -> Iterator[ModuleK
         count = sum(end - start for start, end in rows)
         shapes = tuple((count, columns) for _, columns in kind.shapes)
         yield ModuleKind(
-            name=part if part not in taken else f"{kind.name}.{part}",
+            name=kind.name + part if part[0] == "." else part if part not in taken else f"{kind.name}.{part}",
             group=kind.group,
             modules=kind.modules,
             class_name=kind.class_name,

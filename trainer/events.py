@@ -1,48 +1,85 @@
 """events.jsonl: what happened in a run, one JSON row each, one writer.
 
+Who holds the run's lock, or has its turn, is the one writer.
 Rows: {"type": "state", "state", "cause", "message"}, {"type": "metrics", "step", "loss", …},
 {"type": "eval", "step", "eval_loss", …}, {"type": "log", "text"}; every row has "time" (seconds since 1970).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from trainer import redact
+from trainer.figures import FigureWriter
 
 Event = dict[str, Any]
 
 
 class EventWriter:
-    """Appends events; a torn last line left by a killed writer is cut off first."""
+    """Appends events; a torn last line left by a killed writer is cut off first.
 
-    def __init__(self, path: Path, echo: Callable[[Event], None] | None = None) -> None:
+    `figures`: keep metrics.f64 beside it, too; for the worker, which holds the run's lock.
+    """
+
+    def __init__(self, path: Path, echo: Callable[[Event], None] | None = None, figures: bool = False) -> None:
         _cut_torn_line(path)
         self._echo = echo
+        self._figures = FigureWriter(path) if figures else None
         self._file: BinaryIO = path.open("ab", buffering=0)
+        self._waiting: deque[Event] = deque()
+        self._busy = False
 
     def write(self, type: str, **values: Any) -> None:
-        """Append one event. NaN and infinity become null, so that every row is plain JSON."""
-        event = {"type": type, "time": round(time.time(), 3), **values}
-        self._file.write(encode(event))
+        """Append one event. NaN and infinity become null, so that every row is plain JSON.
+
+        Raises OSError where the disk refuses; the file then ends as it did before.
+        """
+        self._waiting.append({"type": type, "time": round(time.time(), 3), **values})
+        if self._busy:
+            return  # a signal came while an event was being written: that call writes this one, too
+        self._busy = True
+        try:
+            while self._waiting:
+                self._append(self._waiting.popleft())
+        finally:
+            self._busy = False
+
+    def _append(self, event: Event) -> None:
+        row, start = encode(event), self._file.seek(0, os.SEEK_END)
+        written = 0
+        try:
+            while written < len(row):
+                written += self._file.write(row[written:])
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(start)
+            raise
+        if self._figures:
+            self._figures.write(event, start, start + len(row))
         if self._echo:
             self._echo(event)
 
     def close(self) -> None:
         self._file.close()
+        if self._figures:
+            self._figures.close()
 
 
 def encode(event: Event) -> bytes:
     """One row, ending in a newline, written by a single call so that no reader sees half of it for long."""
-    clean = {key: _finite(value) for key, value in event.items()}
+    clean = {key: _finite(value) for key, value in redact.redact_values(event).items()}
     return json.dumps(clean, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def append(path: Path, type: str, **values: Any) -> None:
-    """Append one event to a run that no worker is writing to."""
+    """Append one event to a run that nobody else is writing to: take its turn first (`locks.turn`)."""
     writer = EventWriter(path)
     try:
         writer.write(type, **values)
@@ -59,14 +96,15 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     except FileNotFoundError:
         return [], offset
     end = data.rfind(b"\n") + 1
-    return list(_parse(data[:end])), offset + end
+    return list(parse(data[:end])), offset + end
 
 
-def _parse(data: bytes) -> Iterator[Event]:
+def parse(data: bytes) -> Iterator[Event]:
+    """The events of whole rows; what is none is passed over."""
     for line in data.splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # a row torn by a crash and followed by others
         if isinstance(event, dict) and isinstance(event.get("type"), str):
             yield event

@@ -1,51 +1,118 @@
 """Adapter -> one zip that works anywhere: plain PEFT files, a model card, the run's configuration. No pickle,
-no local path, no token. Needs no torch."""
+no link, no local path, no token. Needs no torch."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import struct
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from trainer import redact
 from trainer.errors import UserError
 from trainer.runs import Run
 
 WEIGHTS = "adapter_model.safetensors"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TEMPLATE = "chat_template.jinja"
+PRIVATE = ("name_or_path", "_name_or_path", "auto_map", "token", "use_auth_token", "cache_dir")
+"""Keys that hold what belongs to this machine, or name code."""
 
 
 def adapter_zip(run: Run, exports_dir: Path) -> Path:
     """Write `<title>-<id>.zip` into `exports_dir`; it appears whole. Raises UserError where nothing is saved yet."""
     weights = run.adapter / WEIGHTS
-    if run.config is None or not weights.is_file():
+    if run.config is None or not _is_plain(weights):
         raise UserError(f"{run.title} has no adapter yet.", "Let it train, or stop it: both save one.", "data")
+    _check_weights(weights, run.title)
     name = re.sub(r"[^A-Za-z0-9]+", "-", run.title).strip("-")[:40]
     path = exports_dir / (f"{name}-{run.id}.zip" if name and name != run.id else f"adapter-{run.id}.zip")
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
-        archive.write(weights, WEIGHTS)
-        archive.writestr("adapter_config.json", _dump(adapter_config(run)))
-        archive.writestr("run_config.json", _dump(run.config.to_json()))
-        archive.writestr("README.md", model_card(run))
-        for file in sorted(run.adapter.glob("tokenizer*.json")) + sorted(run.adapter.glob("chat_template.jinja")):
-            archive.write(file, file.name)
-    draft.replace(path)
+    draft = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
+    try:
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+            archive.write(weights, WEIGHTS)
+            for file, text in texts(run).items():
+                archive.writestr(file, text)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UserError(f"The zip cannot be written: {error.strerror}.", "Free some space.", "disk") from error
     return path
+
+
+def texts(run: Run) -> dict[str, str]:
+    """All files of the zip but the weights. Raises UserError where one of them is broken."""
+    assert run.config is not None
+    found = {
+        "adapter_config.json": _dump(adapter_config(run)),
+        "run_config.json": _dump(_clean(run.config.to_json())),
+        "README.md": redact.redact(model_card(run)),
+    }
+    if not run.config.model.new_tokens:
+        return found  # the base model's own tokenizer is the right one
+    for name in TOKENIZER:
+        if _is_plain(run.adapter / name):
+            found[name] = _dump(_clean(_read(run.adapter / name)))
+    if _is_plain(run.adapter / TEMPLATE):
+        found[TEMPLATE] = redact.redact((run.adapter / TEMPLATE).read_text(encoding="utf-8"))
+    return found
 
 
 def adapter_config(run: Run) -> dict[str, Any]:
     """PEFT's adapter_config.json with the base model by name, never by a path of this machine."""
-    value: dict[str, Any] = json.loads((run.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    value: dict[str, Any] = _clean(_read(run.adapter / "adapter_config.json"))
     value["base_model_name_or_path"] = base_model(run)
     return value
+
+
+def _is_plain(file: Path) -> bool:
+    """A file of the folder itself: what a link leads to is no part of an adapter."""
+    return file.is_file() and not file.is_symlink()
+
+
+def _check_weights(file: Path, title: str) -> None:
+    """Raises UserError for a file that is no safetensors, whatever its name says."""
+    with file.open("rb") as weights:
+        head = weights.read(9)
+    size = struct.unpack("<Q", head[:8])[0] if len(head) == 9 else 0
+    if not 2 <= size <= file.stat().st_size - 8 or head[8:] != b"{":
+        raise UserError(f"The adapter of {title} is damaged.", "Resume the run; it saves another one.", "data")
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file.name} of the adapter is damaged.", "Resume the run; it saves another one.", "data"
+        ) from error
+
+
+def _clean(value: Any) -> Any:
+    """JSON without tokens, without this machine's paths, without names of code."""
+    if isinstance(value, dict):
+        return {key: _clean(item) for key, item in value.items() if key not in PRIVATE}
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, str):
+        return None if _is_path(value) else redact.redact(value)
+    return value
+
+
+def _is_path(text: str) -> bool:
+    """Whether the text names a place of this machine; tokens of a vocabulary such as `/` or `//` do not."""
+    return text.startswith(("/", "~/")) and len(text) > 3 and Path(text).expanduser().exists()
 
 
 def base_model(run: Run) -> str:
     """Name of the base model as others know it."""
     assert run.config is not None
-    return "lora-module-lab-demo" if run.config.model.name == "demo" else run.config.model.name
+    name = run.config.model.name.strip()
+    return "lora-module-lab-demo" if name == "demo" else re.sub(r"[^A-Za-z0-9._/-]+|^/+|\.\.+", "", name)[:200]
 
 
 def model_card(run: Run) -> str:
@@ -99,7 +166,7 @@ def _token_note(tokens: tuple[str, ...]) -> str:
 
 def _plain(text: str) -> str:
     """Text that can break neither a Markdown table nor the card's front matter."""
-    return re.sub(r"[|<>`\[\]\\\r\n]+", " ", str(text))[:300]
+    return re.sub(r"[|<>&`*_#!~\[\]\\\x00-\x1f\x7f\u2028\u2029]+", " ", str(text))[:300]
 
 
 def _number(value: float | None) -> str:

@@ -59,12 +59,16 @@ class Grouping:
             return "other" if inside else "embedding"
         if isinstance(module, nn.Linear | Conv1D) and inside:
             return self._of_linear(name, module)
+        if any(named & {"expert", "experts"} for named in self._chain(name)):
+            return self._by_words(self._chain(name)) or "other"
         return "other"
 
     def of_parameter(self, name: str, holder: str) -> str:
         """Group of a bare parameter `name` of the module `holder`."""
         parameter = self.modules[holder].get_parameter(name.rpartition(".")[2])
-        if parameter.dim() < 3 or parameter.shape[0] == 1 or self.depth_in_tower(holder):
+        experts = any(named & EXPERTS for named in self._chain(holder)) and not name.endswith("bias")
+        matrix = parameter.dim() > (1 if experts else 2) and parameter.shape[0] > 1
+        if not matrix or self.depth_in_tower(holder):
             return "other"
         return self._by_words(self._chain(holder)) or "other"
 

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trainer import redact
 from trainer.config import DataConfig, ModelConfig
 from trainer.errors import UserError
 from trainer.modules import ModuleMap
@@ -90,6 +91,7 @@ class Helper:
 
 def serve(models_dir: Path, data_dir: Path) -> None:
     """The process's side: answer requests until the app closes the pipe."""
+    redact.install()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     calls: dict[str, Callable[..., Any]] = {"modules": lambda model: _modules(model, models_dir)}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import time
+import re
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer import events, locks
+import numpy as np
+
+from trainer import events, figures, locks
 
 ACTIVE = ("starting", "running", "stopping")
 ENDED = ("finished", "stopped", "failed", "interrupted")
-LAUNCH_GRACE = 60.0
-"""Seconds that a launched worker has to take its lock before the run counts as interrupted."""
 LOG_LINES = 200
+CONFIG = re.compile(r"config(-\d+)?\.json")
+_LONG = 2**22
+"""Bytes of events.jsonl from which on metrics.f64 is worth making for a run that is over."""
 
 
 @dataclass
@@ -25,8 +29,13 @@ class History:
     """State as last written; `state` says what is true now."""
     cause: str = ""
     message: str = ""
+    worker: str = ""
+    """Identity of the process that is to take the lock of a starting run."""
+    config: str = "config.json"
+    """File of the configuration in use: a run that trains longer gets another one."""
     steps: int = 0
     """Steps the run will take in all, as its worker counted."""
+    examples: int = 0
     created: float = 0.0
     started: float = 0.0
     """Time of the first training step's beginning; 0 before it."""
@@ -35,56 +44,96 @@ class History:
     latest: dict[str, float] = field(default_factory=dict)
     """Newest value of every figure: loss, eval_loss, learning_rate, grad_norm, tokens_per_second, memory, …"""
     best_eval_loss: float | None = None
-    train: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """step -> figures of that step."""
-    evals: dict[int, dict[str, Any]] = field(default_factory=dict)
+    train: figures.Table = field(default_factory=figures.Table)
+    """Figures of the training steps."""
+    evals: figures.Table = field(default_factory=figures.Table)
     log: list[str] = field(default_factory=list)
     version: int = 0
     """Grows with every event read: equal versions draw equal pictures."""
     _offset: int = 0
+    _reading: Any = field(default_factory=threading.Lock)
 
     def refresh(self) -> History:
-        new, self._offset = events.read(self.folder / "events.jsonl", self._offset)
-        for event in new:
-            self._fold(event)
-        self.version += len(new)
+        """Read what is new. A long run's figures come from metrics.f64."""
+        path = self.folder / "events.jsonl"
+        with self._reading:
+            first = self._offset == 0
+            if first:
+                self._take_figures(path)
+            known = self._offset
+            new, self._offset = events.read(path, known)
+            self._fold_all(new)
+            if first and self._offset - known > _LONG and self.recorded in ENDED:
+                with locks.turn(self.folder / "lock", 0) as ours:
+                    if ours:
+                        figures.rebuild(path)
         return self
 
-    def _fold(self, event: events.Event) -> None:
-        kind, moment = event["type"], float(event.get("time") or 0.0)
-        if kind == "state":
-            self._fold_state(event, moment)
-        elif kind in ("metrics", "eval") and isinstance(event.get("step"), int):
-            figures = {key: value for key, value in event.items() if key not in ("type", "step")}
-            rows = self.train if kind == "metrics" else self.evals
-            rows[event["step"]] = rows.get(event["step"], {}) | figures
-            self.latest |= {key: value for key, value in figures.items() if value is not None}
-            self.latest["step"] = max(event["step"], self.latest.get("step", 0))
-            value = figures.get("eval_loss")
-            if value is not None and (self.best_eval_loss is None or value < self.best_eval_loss):
-                self.best_eval_loss = value
-        elif kind == "log":
-            self.log = [*self.log, str(event.get("text", ""))][-LOG_LINES:]
+    def _take_figures(self, path: Path) -> None:
+        """Fold what metrics.f64 knows, and the other events, which stand between."""
+        rows = figures.load(path)
+        if not len(rows):
+            return
+        others = [event for part in figures.between(path, rows) for event in events.parse(part)]
+        if any(event["type"] in figures.KINDS for event in others):
+            return  # it lacks some: the whole truth is in events.jsonl
+        self._fold_all(others)
+        self._add_figures(rows)
+        self.version += len(rows)
+        self._offset = int(rows[-1, figures.AT["end"]])
 
-    def _fold_state(self, event: events.Event, moment: float) -> None:
+    def _fold_all(self, new: list[events.Event]) -> None:
+        rows = []
+        for event in new:
+            row = figures.row_of(event, 0, 0)
+            if row is not None:
+                rows.append(row)
+            elif event["type"] == "state":
+                self._fold_state(event)
+            elif event["type"] == "log":
+                self.log = [*self.log, str(event.get("text", ""))][-LOG_LINES:]
+        if rows:
+            self._add_figures(np.array(rows))
+        self.version += len(new)
+
+    def _add_figures(self, rows: np.ndarray) -> None:
+        is_eval = rows[:, figures.AT["eval"]] == 1
+        self.train.add(rows[~is_eval])
+        self.evals.add(rows[is_eval])
+        self.latest |= figures.newest(rows)
+        self.latest["step"] = max(rows[:, figures.AT["step"]].max(), self.latest.get("step", 0))
+        losses = rows[is_eval, figures.AT["eval_loss"]]
+        losses = losses[np.isfinite(losses)]
+        if len(losses):
+            self.best_eval_loss = min(float(losses.min()), self.best_eval_loss or float("inf"))
+
+    def _fold_state(self, event: events.Event) -> None:
+        moment = event["time"] if isinstance(event.get("time"), float) else 0.0
         self.recorded = str(event.get("state"))
         self.cause = str(event.get("cause") or "")
         self.message = str(event.get("message") or "")
+        self.worker = str(event.get("worker") or "")
         self.changed = moment
         self.created = self.created or moment
-        if isinstance(event.get("steps"), int):
+        if isinstance(event.get("steps"), int) and 0 <= event["steps"] < 2**53:
             self.steps = event["steps"]
+        if isinstance(event.get("examples"), int) and 0 <= event["examples"] < 2**53:
+            self.examples = event["examples"]
+        if CONFIG.fullmatch(str(event.get("config"))):
+            self.config = event["config"]
         if self.recorded == "running" and not self.started:
             self.started = moment
 
     @property
     def state(self) -> str:
-        """One of the states of DESIGN: what was recorded, unless its worker is gone."""
-        if self.recorded in ACTIVE and locks.holder(self.folder / "lock") is None:
-            late = time.time() - self.changed > LAUNCH_GRACE
-            if self.recorded != "starting" or late or (self.folder / "lock").exists():
-                return "interrupted"
-        return self.recorded
+        """One of the states of DESIGN: what was recorded, unless its worker is gone. No clock is asked."""
+        if self.recorded not in ACTIVE or locks.holder(self.folder / "lock") is not None:
+            return self.recorded
+        coming = self.recorded == "starting" and locks.alive(self.worker)
+        self.refresh()  # it may have written its end before it let go of the lock, or taken it just now
+        if self.recorded not in ACTIVE or coming or locks.holder(self.folder / "lock") is not None:
+            return self.recorded
+        return "interrupted"
 
     @property
     def step(self) -> int:

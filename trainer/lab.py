@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import devices, parsing
+from trainer import control, devices, parsing
 from trainer.config import RunConfig
-from trainer.errors import InvalidConfig, UserError
+from trainer.errors import InvalidConfig
 from trainer.helper import Helper
 from trainer.models import local_models
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
 from trainer.runs import Run, RunStore
-from trainer.supervisor import Supervisor, resume_run
+from trainer.supervisor import Supervisor
+from trainer.uploads import keep_data, take_upload
 
-MAX_UPLOAD_BYTES = 5 * 2**30
+__all__ = ["Lab", "Settings", "keep_data"]
 
 
 @dataclass(frozen=True)
@@ -86,36 +84,24 @@ class Lab:
         return run
 
     def stop(self, run_id: str) -> str:
-        return self.supervisor.stop(run_id)
+        """Stop a run; the second time, kill it. Returns what was done."""
+        return control.stop_run(self.store.get(run_id))
 
-    def resume(self, run_id: str) -> None:
-        """Let an ended run go on where it was. Raises UserError where it cannot."""
-        resume_run(self.store.get(run_id))
+    def resume(self, run_id: str, epochs: float = 0) -> None:
+        """Let a run that is over go on where it was, for `epochs` more. Raises UserError where it cannot."""
+        control.resume_run(self.store.get(run_id), epochs=epochs)
         self.supervisor.kick()
+
+    def first(self, run_id: str) -> None:
+        """Put a queued run at the front of the queue. Raises UserError if it does not wait."""
+        control.put_first(self.store, run_id)
 
     def add_data(self, upload: Path) -> str:
         """Keep an uploaded data file; returns the name by which `data.path` knows it."""
-        return keep_data(upload, self.settings.data_dir)
+        return take_upload(upload, self.settings.data_dir)
 
     def export(self, run_id: str) -> Path:
         """The adapter of a run as a zip in the exports folder. Raises UserError where there is none yet."""
         from trainer.export import adapter_zip
 
         return adapter_zip(self.store.get(run_id), self.settings.exports_dir)
-
-
-def keep_data(upload: Path, data_dir: Path) -> str:
-    """Copy a data file into `data_dir` under a name of its content's hash and its own, made harmless."""
-    try:
-        if upload.stat().st_size > MAX_UPLOAD_BYTES:
-            raise UserError(f"{upload.name} is larger than {MAX_UPLOAD_BYTES >> 30} GiB.", "Split it.", "data")
-        with upload.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-        name = f"{digest}-{re.sub(r'[^A-Za-z0-9._-]+', '_', upload.name).lstrip('.')[-80:] or 'data'}"
-        data_dir.mkdir(parents=True, exist_ok=True)
-        if not (data_dir / name).exists():
-            shutil.copyfile(upload, data_dir / f".{name}")
-            (data_dir / f".{name}").replace(data_dir / name)
-    except OSError as error:
-        raise UserError(f"{upload.name} cannot be read: {error.strerror}.", "Choose another file.", "data") from error
-    return name

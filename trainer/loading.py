@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from trainer.config import ModelConfig
 from trainer.errors import UserError
-from trainer.models import first_line, load_config, locate
+from trainer.models import check_weights, first_line, load_config, locate
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
 
@@ -25,6 +25,7 @@ def compute_dtype(model: ModelConfig) -> torch.dtype:
 def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: ModuleMap) -> Any:
     """The base model, quantised if asked for, with SDPA attention. Raises UserError where it cannot be loaded."""
     config = load_config(model, models_dir)
+    check_weights(model, models_dir)
     source, keywords = locate(model, models_dir)
     dtype = compute_dtype(model)
     if model.load_in_4bit:

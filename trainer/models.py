@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from trainer.errors import UserError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
+REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}")
+WEIGHTS_FILE = re.compile(r"[\w.-]{1,200}\.safetensors")
+INDEX = "model.safetensors.index.json"
 MAX_CONFIG_BYTES = 5_000_000
+MAX_INDEX_BYTES = 50_000_000
+MAX_DEPTH = 64
 
 
 def local_models(models_dir: Path) -> list[str]:
@@ -44,6 +50,8 @@ def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
             "Put the model there, or name a hub model as owner/name.",
         )
     if HUB_ID.fullmatch(name) and ".." not in name:
+        if not REVISION.fullmatch(model.revision) or ".." in model.revision:
+            raise UserError(f"“{model.revision[:100]}” is no revision.", "Write a branch, a tag or a commit.")
         if Path(name).exists():  # from_pretrained would take such a folder for the hub's model
             raise UserError(
                 f"A folder “{name}” in the working folder hides the hub model of that name.",
@@ -68,15 +76,35 @@ def load_config(model: ModelConfig, models_dir: Path) -> Any:
     value = _read_config(source, keywords, model.name)
     _refuse_code(value, model.name)
     model_type = value.get("model_type")
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not isinstance(model_type, str) or model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
-            f"{model.name} is of the type {model_type!r}, which transformers does not know as a causal LM.",
+            f"{model.name} is of the type {model_type!r}, which transformers does not know as a causal LM."[:300],
             "Choose a causal LM that transformers supports without code of its own.",
         )
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False, **keywords)
     except Exception as error:
         raise UserError(f"The config.json of {model.name} cannot be used: {first_line(error)}") from error
+
+
+def check_weights(model: ModelConfig, models_dir: Path) -> None:
+    """Refuse a model whose folder would bring another one along, or weights that are no safetensors.
+
+    transformers follows an adapter's `base_model_name_or_path`, and reads the files that an index names.
+    Raises UserError.
+    """
+    source, keywords = locate(model, models_dir)
+    if _file(source, keywords, "adapter_config.json") is not None:
+        raise UserError(f"{model.name} is an adapter, not a model.", "Choose the model that it was trained on.")
+    index = _file(source, keywords, INDEX)
+    if index is None:
+        return
+    names = _read_json(index, MAX_INDEX_BYTES, f"The {INDEX} of {model.name}").get("weight_map")
+    if not isinstance(names, dict) or not all(WEIGHTS_FILE.fullmatch(str(name)) for name in names.values()):
+        raise UserError(
+            f"The {INDEX} of {model.name} names files that are no safetensors of its own folder.",
+            "Choose a model with its weights as safetensors.",
+        )
 
 
 def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
@@ -94,16 +122,10 @@ def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
 
 
 def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    path = Path(source) / "config.json"
     try:
-        if not path.is_file():
-            path = Path(hf_hub_download(source, "config.json", revision=keywords.get("revision")))
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UserError(f"The config.json of {name} is too large to be one.", "Choose another model.")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        path = _file(source, keywords, "config.json")
     except LocalEntryNotFoundError as error:
         raise UserError(
             f"{name} is not on this machine and the hub cannot be reached.",
@@ -114,34 +136,68 @@ def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, 
             f"The hub does not give {name}: {first_line(error)}",
             "Check the name; for a gated model, set HF_TOKEN in the environment and accept its terms.",
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"The config.json of {name} cannot be read: {first_line(error)}") from error
+    if path is None:
+        raise UserError(f"{name} has no config.json.", "Choose another model.")
+    return _read_json(path, MAX_CONFIG_BYTES, f"The config.json of {name}")
+
+
+def _file(source: str, keywords: dict[str, Any], file: str) -> Path | None:
+    """A file of the model, fetched if need be; None where the model has none of this name.
+
+    Raises the hub's errors.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if keywords.get("local_files_only"):
+        path = Path(source) / file
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(source, file, revision=keywords.get("revision")))
+    except LocalEntryNotFoundError:
+        if file == "config.json":
+            raise
+        return None  # offline: from_pretrained finds no more than this does
+    except EntryNotFoundError:
+        return None
+
+
+def _read_json(path: Path, limit: int, what: str) -> dict[str, Any]:
+    """A JSON object of bounded size and depth. Raises UserError."""
+    try:
+        if path.stat().st_size > limit:
+            raise UserError(f"{what} is too large to be one.", "Choose another model.")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{what} cannot be read: {first_line(error)}", "Choose another model.") from error
     if not isinstance(value, dict):
-        raise UserError(f"The config.json of {name} holds no JSON object.", "Choose another model.")
+        raise UserError(f"{what} holds no JSON object.", "Choose another model.")
     return value
 
 
 def _refuse_code(value: dict[str, Any], name: str) -> None:
-    for key in _keys(value):
-        if key == "auto_map" or key.endswith(("_implementation", "_implementation_internal")):
+    for key, depth in _keys(value):
+        if key == "auto_map" or "_implementation" in key:
             raise UserError(
-                f"The config.json of {name} sets {key}, which would run code that came with the model.",
+                f"The config.json of {name} sets {key[:80]}, which would run code that came with the model.",
                 "Choose a model that transformers supports by itself.",
             )
+        if depth > MAX_DEPTH:
+            raise UserError(f"The config.json of {name} is nested too deep.", "Choose another model.")
 
 
-def _keys(value: Any) -> list[str]:
-    """Every key of nested JSON."""
-    found: list[str] = []
-    waiting = [value]
+def _keys(value: Any) -> Iterator[tuple[str, int]]:
+    """Every key of nested JSON, and how deep it lies."""
+    waiting = [(value, 0)]
     while waiting:
-        item = waiting.pop()
+        item, depth = waiting.pop()
         if isinstance(item, dict):
-            found += item.keys()
-            waiting += item.values()
+            yield from ((key, depth) for key in item)
+            waiting += [(inner, depth + 1) for inner in item.values()]
         elif isinstance(item, list):
-            waiting += item
-    return found
+            waiting += [(inner, depth + 1) for inner in item]
 
 
 def first_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from trainer import redact
 from trainer.config import SCHEMA, RunConfig
 from trainer.errors import InvalidConfig, Issue, UserError
 
@@ -209,6 +210,8 @@ def _bounds(part: Any, path: str) -> Iterator[Issue]:
 def _text(value: str, where: str) -> Iterator[Issue]:
     if len(value) > MAX_TEXT or "\x00" in value:
         yield Issue(where, "The text is too long or holds a NUL character.", f"Keep to {MAX_TEXT} characters.")
+    elif redact.holds_secret(value):
+        yield Issue(where, "This holds a secret token, which is never saved.", "Set HF_TOKEN in the environment.")
 
 
 def _bound(bounds: Any, value: float, where: str) -> Iterator[Issue]:

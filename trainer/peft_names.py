@@ -1,64 +1,73 @@
-"""Where PEFT would train something else than the full path it is given, and what to do about it.
-
-For mixture-of-experts models it takes `up_proj` and the like for names of experts as transformers 4 had
-them (`_convert_peft_config_moe`); when it loads an adapter it renames some keys as transformers renames
-those of checkpoints, and loses what it renamed; `modules_to_save` matches every path that ends alike.
-"""
+"""Where PEFT would train, or load, something else than the full path it is given."""
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
 from peft import LoraConfig
-from peft.utils import transformers_weight_conversion as conversion
-from torch import nn
+from peft.utils.transformers_weight_conversion import (
+    convert_peft_adapter_state_dict_for_transformers,
+    convert_peft_config_for_transformers,
+)
+from transformers import PreTrainedModel
 
 from trainer.modules import ModuleKind
 
-LOST = "PEFT renames its LoRA when it loads the adapter, and loses it: only full training works."
-BY_WEIGHT = "PEFT takes its name for an expert's, so its LoRA is put on the weight: no dropout, no DoRA, no 4-bit."
+BY_WEIGHT = "PEFT takes its name for an expert's, so LoRA goes to the weight itself: no dropout, no DoRA, no 4-bit."
 
 
-def mark(kinds: Iterable[ModuleKind], model: nn.Module, model_type: str) -> Iterator[ModuleKind]:
-    """The kinds with `by_weight` set, and without full training, where PEFT's matching asks for it."""
-    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    swapped = experts_names(model_type)
-    kinds = list(kinds)
-    lost = lost_on_load([kind.modules[0] for kind in kinds if "lora" in kind.treatments], model, model_type)
+class PeftNames:
+    """What PEFT makes of the full name of a module of one model: not always that module alone."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.replaced: dict[str, bool] = {}
+        self.lost: dict[str, bool] = {}
+        self.firsts: dict[str, set[str]] = defaultdict(set)
+        for name, _ in model.named_modules():
+            parts = name.split(".")
+            for start, part in enumerate(parts):
+                self.firsts[".".join(parts[start + 1 :])].add(part if start == 0 else "." + part)
+
+    def hits_another(self, name: str) -> bool:
+        """Whether another module's name ends with this one, which is enough for PEFT to take it along."""
+        first, _, rest = name.partition(".")
+        return any(other.endswith(first) and other != first for other in self.firsts[rest])
+
+    def lost_on_load(self, name: str) -> bool:
+        """Whether PEFT would rename the LoRA of this module on loading an adapter, and so lose it without a word.
+
+        It does as transformers does with the keys of checkpoints, `shared_expert` to `shared_experts` for one.
+        """
+        in_any_layer = re.sub(r"\.\d+\.", ".0.", name)
+        if in_any_layer not in self.lost:
+            key = f"base_model.model.{name}.lora_A.weight"
+            state = {key: torch.zeros(1, 1)}
+            kept = convert_peft_adapter_state_dict_for_transformers(self.model, LoraConfig(), state)
+            self.lost[in_any_layer] = key not in kept
+        return self.lost[in_any_layer]
+
+    def becomes_experts(self, name: str) -> bool:
+        """Whether PEFT takes the name for one from before experts were stacked, and adapts those instead."""
+        leaf = name.rpartition(".")[2]
+        if leaf not in self.replaced:
+            config = LoraConfig(target_modules=[name])
+            try:
+                convert_peft_config_for_transformers(config, self.model, None)
+            except ValueError:  # it misses the names that were stacked together with this one
+                self.replaced[leaf] = True
+            else:
+                self.replaced[leaf] = name not in (config.target_modules or ())
+        return self.replaced[leaf]
+
+
+def mark(kinds: Iterable[ModuleKind], peft: PeftNames) -> Iterator[ModuleKind]:
+    """The kinds, with `by_weight` set where PEFT would take the module's name for an expert's."""
     for kind in kinds:
-        if kind.modules[0] in lost:
-            rest = tuple(item for item in kind.treatments if item != "lora")
-            kind = replace(kind, treatments=rest, reason=LOST)
-        leaf = kind.modules[0].rpartition(".")[2]
-        if leaf in swapped and kind.class_name == "Linear" and "lora" in kind.treatments:
+        if kind.class_name != "Parameter" and "lora" in kind.treatments and peft.becomes_experts(kind.modules[0]):
             kind = replace(kind, by_weight=True, reason=kind.reason or BY_WEIGHT)
-        others = sorted({other for module in kind.modules for other in namesakes(module, names)} - set(kind.modules))
-        if others and "full" in kind.treatments:
-            rest = tuple(item for item in kind.treatments if item != "full")
-            kind = replace(kind, treatments=rest, reason=f"In full, PEFT would train {others[0]} as well.")
         yield kind
-
-
-def lost_on_load(modules: Iterable[str], model: nn.Module, model_type: str) -> set[str]:
-    """Of `modules`, those whose LoRA PEFT would rename on loading, and so lose without a word."""
-    if conversion.get_checkpoint_conversion_mapping(model_type) is None:
-        return set()
-    keys = {f"base_model.model.{module}.lora_A.weight": module for module in modules}
-    state = {key: torch.zeros(1, 1) for key in keys}
-    kept = conversion.convert_peft_adapter_state_dict_for_transformers(model, LoraConfig(), state)
-    return {module for key, module in keys.items() if key not in kept}
-
-
-def experts_names(model_type: str) -> set[str]:
-    """Last parts of paths that PEFT turns into experts' names for this type of model."""
-    if conversion.get_checkpoint_conversion_mapping(model_type) is None:
-        return set()
-    base = conversion._MODEL_TO_CONVERSION_PATTERN.get(model_type)
-    return set(conversion._MOE_TARGET_MODULE_MAPPING.get(base, {}))
-
-
-def namesakes(module: str, names: Iterable[str]) -> list[str]:
-    """Other modules whose path ends with the whole path of `module`."""
-    return [name for name in names if name != module and name.endswith(module)]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from trainer import checkpoints
+from trainer import checkpoints, failures
 from trainer.errors import UserError
 
 Sink = Callable[..., None]
@@ -33,11 +33,26 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._resumed_at = self._last = time.monotonic()
         self._sink("state", state="running", steps=state.max_steps, examples=self._examples)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if self._stop_asked():
             control.should_training_stop = control.should_save = True
         if state.global_step >= state.max_steps:
             control.should_save = True  # so that more epochs can follow
+        if control.should_save:
+            self._check_space(Path(args.output_dir), model)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """A stop that came during a long eval saves right after it. Transformers saves after it evaluates."""
+        if self._stop_asked() and state.global_step and not control.should_save:
+            control.should_training_stop = control.should_save = True
+            self._check_space(Path(args.output_dir), model)
+
+    def _check_space(self, folder: Path, model: Any) -> None:
+        """A checkpoint holds the trained weights and two moments of each; the one before knows better."""
+        trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+        known = checkpoints.bytes_of_newest(folder)
+        place = folder if folder.exists() else folder.parent
+        failures.check_space(place, (known or 3 * trained) + 2**20, "a checkpoint")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         if "eval_loss" in logs:

@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import events, parsing
+from trainer import events, locks, parsing, places
 from trainer.config import RunConfig
 from trainer.errors import UserError
+from trainer.failures import disk_full
 from trainer.history import ENDED, History
+from trainer.index import Index, Stamp, stamp, stamp_of
 from trainer.plan import Plan
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 MAX_TITLE = 120
+KEPT = 64
+"""Runs whose histories stay in memory once opened."""
 
 
 @dataclass
@@ -33,6 +37,16 @@ class Run:
     """None where config.json cannot be read by this version; `problem` says why."""
     problem: str
     history: History
+    read: str = ""
+    """Which of its configurations `config` is."""
+
+    def read_config(self) -> None:
+        """Read the configuration that is in use."""
+        self.read = self.history.config
+        try:
+            self.config, self.problem = parsing.load(self.folder / self.read), ""
+        except UserError as error:
+            self.config, self.problem = None, f"Its {self.read} cannot be used: {error}"
 
     @property
     def id(self) -> str:
@@ -77,7 +91,7 @@ class Run:
             "best_eval_loss": history.best_eval_loss,
             "trainable": plan.get("trainable"),
             "adapter_bytes": plan.get("adapter_bytes"),
-            "memory": history.latest.get("memory"),
+            "memory": int(history.latest["memory"]) if "memory" in history.latest else None,
             "tokens_per_second": history.latest.get("tokens_per_second"),
             "elapsed": history.elapsed(),
             "created": created(self.id),
@@ -92,16 +106,28 @@ class RunStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._runs: dict[str, Run] = {}
         self._lock = threading.RLock()
+        self._index = Index(self.folder)
 
-    def create(self, config: RunConfig, plan: Plan, state: str = "queued") -> Run:
-        """A new run folder; it appears whole or not at all. `starting` keeps an app from launching it, too."""
+    def create(self, config: RunConfig, plan: Plan, state: str = "queued", worker: str = "") -> Run:
+        """A new run folder; it appears whole or not at all.
+
+        `starting`, with the identity of the process that will train it, keeps an app from launching it, too.
+        Raises UserError where the disk is full.
+        """
         run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        draft = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
-        draft.chmod(0o755)
-        write_json(draft / "config.json", config.to_json())
-        write_json(draft / "plan.json", plan.to_json())
-        events.append(draft / "events.jsonl", "state", state=state)
-        draft.rename(self.folder / run_id)
+        draft = None
+        try:
+            draft = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
+            draft.chmod(0o755)
+            write_json(draft / "config.json", config.to_json())
+            write_json(draft / "plan.json", plan.to_json())
+            places.put_last(draft, self.folder)
+            events.append(draft / "events.jsonl", "state", state=state, **({"worker": worker} if worker else {}))
+            draft.rename(self.folder / run_id)
+        except OSError as error:
+            if draft is not None:
+                shutil.rmtree(draft, ignore_errors=True)
+            raise disk_full() from error
         return self.get(run_id)
 
     def ids(self) -> list[str]:
@@ -116,34 +142,83 @@ class RunStore:
         if not RUN_ID.fullmatch(run_id) or not folder.is_dir():
             raise UserError(f"There is no run {run_id[:60]!r}.", "Choose one from the list of runs.", "data")
         with self._lock:
-            run = self._runs.get(run_id) or _open(folder)
-            self._runs[run_id] = run
+            run = self._runs.pop(run_id, None) or Run(folder, None, "", History(folder))
+            self._runs[run_id] = run  # the last one used is the last one forgotten
+            while len(self._runs) > KEPT:
+                self._runs.pop(next(iter(self._runs)))
             run.history.refresh()
+            if run.read != run.history.config:
+                run.read_config()
         return run
 
     def all(self) -> list[Run]:
-        """All runs, newest first; one deleted meanwhile is left out."""
+        """All runs, newest first, each one opened; one deleted meanwhile is left out."""
+        return [run for run in map(self._try, self.ids()) if run is not None]
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """Summaries of all runs, newest first. Of runs that are over, only the changed ones are opened."""
+        ids = self.ids()
+        with self._lock:
+            self._index.keep(set(ids))
+            rows = [self._summary(run_id, stamp(f"{self.folder}/{run_id}")) for run_id in ids]
+            self._index.save()
+        return [row for row in rows if row is not None]
+
+    def open_runs(self) -> list[Run]:
+        """Runs that are not recorded as over, oldest first. Of the others only the time of the last event is read."""
         found = []
-        for run_id in self.ids():
-            try:
-                found.append(self.get(run_id))
-            except UserError:
-                continue
+        with self._lock:
+            for run_id in reversed(self.ids()):
+                folder = f"{self.folder}/{run_id}"
+                if self._index.is_over(run_id, stamp_of(f"{folder}/events.jsonl")):
+                    continue
+                now = stamp(folder)
+                run = self._try(run_id)
+                if run is None:
+                    continue
+                if run.history.recorded in ENDED:
+                    self._index.put(run_id, now, run.summary())
+                else:
+                    found.append(run)
         return found
+
+    def _summary(self, run_id: str, now: Stamp) -> dict[str, Any] | None:
+        row = self._index.get(run_id, now)
+        if row is not None:
+            return row
+        run = self._try(run_id)
+        if run is None:
+            return None
+        row = run.summary()
+        if run.history.recorded in ENDED:
+            self._index.put(run_id, now, row)
+        return row
+
+    def _try(self, run_id: str) -> Run | None:
+        """The run, or None if it was deleted meanwhile."""
+        try:
+            return self.get(run_id)
+        except UserError:
+            return None
 
     def rename(self, run_id: str, title: str) -> None:
         """Give a run another title: plain text of at most MAX_TITLE characters."""
         run = self.get(run_id)
         text = " ".join(title.split())[:MAX_TITLE]
-        write_atomic(run.folder / "title", text.encode())
+        try:
+            write_atomic(run.folder / "title", text.encode())
+        except OSError as error:
+            raise disk_full() from error
 
     def delete(self, run_id: str) -> None:
         """Remove a run for good. Raises UserError while it runs."""
         run = self.get(run_id)
-        if run.history.state not in (*ENDED, "queued"):
-            raise UserError(f"{run.title} is still running.", "Stop it first, then delete it.", "data")
         grave = self.folder / f".deleted-{run_id}"
-        run.folder.rename(grave)
+        state = run.history.state
+        with locks.turn(run.folder / "lock") as ours:
+            if not ours or state not in (*ENDED, "queued"):
+                raise UserError(f"{run.title} is still running.", "Stop it first, then delete it.", "data")
+            run.folder.rename(grave)
         with self._lock:
             self._runs.pop(run_id, None)
         shutil.rmtree(grave, ignore_errors=True)
@@ -162,14 +237,6 @@ def describe_ticks(config: RunConfig) -> str:
 def created(run_id: str) -> float:
     """Seconds since 1970 at which the run was made, as its id says."""
     return time.mktime(time.strptime(run_id[:15], "%Y%m%d-%H%M%S"))
-
-
-def _open(folder: Path) -> Run:
-    try:
-        config, problem = parsing.load(folder / "config.json"), ""
-    except UserError as error:
-        config, problem = None, f"Its config.json cannot be used: {error}"
-    return Run(folder, config, problem, History(folder))
 
 
 def write_json(path: Path, value: Any) -> None:

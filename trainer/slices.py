@@ -3,7 +3,8 @@
 Attention. Over two tokens with a causal mask, the first output attends to itself alone, its softmax is
 1 whatever the scores, and so it depends on value rows only; the second output depends on the first
 token's key and value rows, never on its query rows. With the gradients of both outputs every row falls
-into place, whatever the layout: blocked, interleaved per head, in groups, split for other hardware.
+into place, whatever the layout: blocked, interleaved per head, in groups, split for other hardware. Rows
+beside queries that work on their own token, the first included, are a gate on the output.
 
 MLP. The output is affine in the `up` half of a gated projection, and not in its `gate` half.
 
@@ -22,7 +23,8 @@ from trainer.skeleton import BATCH, LENGTH, Skeleton
 
 Rows = tuple[tuple[int, int], ...]
 Parts = dict[str, Rows]
-"""Name of each slice and its rows, in the order of their first rows."""
+"""Name of each slice and its rows, in the order of their first rows. A dot before a name stands for the
+name of the fused kind."""
 
 
 class SliceFinder:
@@ -42,24 +44,27 @@ class SliceFinder:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             ys = {name: self.skeleton.outputs[name] for name in linears if name in self.skeleton.outputs}
             if ys and not self.skeleton.replay:
-                find(ys, _tensor(output), lambda: _tensor(module.forward(*args, **kwargs)))
+                find(ys, only_tensor(output), lambda: only_tensor(module.forward(*args, **kwargs)))
 
         self.skeleton.model.get_submodule(parent).register_forward_hook(hook, with_kwargs=True)
 
     def _attention(self, ys: dict[str, torch.Tensor], output: torch.Tensor, call: Callable[[], torch.Tensor]) -> None:
-        out = _by_token(output)
+        out = by_token(output)
         if out is None or not out.requires_grad:
             return
         first, second = _rows_reached(out[:, 0], ys), _rows_reached(out[:, 1], ys)
         mixing = [name for name, reached in second.items() if reached is not None and reached[0].any()]
+        keys = any(_keys(first[name], second[name]).any() for name in mixing)
         for name, y in ys.items():
             parts, several = _attention_parts(first[name], second[name])
             if several:
                 self.mixed.add(name)
             others = [ys[other] for other in mixing if other != name]
+            if parts and ".gate" in parts and not keys:
+                continue
             if parts and not _feeds(y, others):
-                values = _mask(parts["v_proj"], y.shape[-1])
-                if _affine(self.skeleton, name, y, values, call):
+                values = _mask(parts.get("v_proj", ()), y.shape[-1])
+                if not values.any() or _affine(self.skeleton, name, y, values, call):
                     self.found[name] = parts
 
     def _mlp(self, ys: dict[str, torch.Tensor], output: torch.Tensor, call: Callable[[], torch.Tensor]) -> None:
@@ -78,17 +83,28 @@ def _attention_parts(first: _Reached, second: _Reached) -> tuple[Parts | None, b
         return None, False  # not causal: the first output saw the second token
     roles = {
         "q_proj": second[1] & ~second[0] & ~first[0],
+        ".gate": second[1] & ~second[0] & first[0],
         "k_proj": second[0] & ~first[0],
         "v_proj": second[0] & first[0],
     }
     rest = ~torch.stack(list(roles.values())).any(0)
     parts = {role: ranges(mask) for role, mask in roles.items() if mask.any()}
     several = len(parts) + bool(rest.any()) > 1
-    fits = "v_proj" in parts and len(parts) > 1 and not rest.any()
-    return _in_order(parts) if fits else None, several
+    if parts.keys() == {"q_proj", ".gate"}:
+        parts[".query"] = parts.pop("q_proj")
+    gated = parts.keys() == {".query", ".gate"}
+    fits = gated or ("v_proj" in parts and ".gate" not in parts and len(parts) > 1)
+    return in_order(parts) if fits and not rest.any() else None, several
 
 
 _Reached = tuple[torch.Tensor, torch.Tensor] | None
+
+
+def _keys(first: _Reached, second: _Reached) -> torch.Tensor:
+    """Rows that show only once there are two tokens to choose from: the mark of a softmax."""
+    if first is None or second is None:
+        return torch.zeros(1, dtype=torch.bool)
+    return second[0] & ~first[0]
 
 
 def _rows_reached(out: torch.Tensor, ys: dict[str, torch.Tensor]) -> dict[str, _Reached]:
@@ -97,7 +113,7 @@ def _rows_reached(out: torch.Tensor, ys: dict[str, torch.Tensor]) -> dict[str, _
     grads = torch.autograd.grad((out * weights).sum(), list(ys.values()), retain_graph=True, allow_unused=True)
     reached: dict[str, _Reached] = {}
     for name, grad in zip(ys, grads, strict=True):
-        tokens = None if grad is None else _by_token(grad)
+        tokens = None if grad is None else by_token(grad)
         reached[name] = None
         if tokens is not None:
             reached[name] = ((tokens[:, 0] != 0).any(0), (tokens[:, 1] != 0).any(0))
@@ -120,7 +136,7 @@ def _gated_parts(skeleton: Skeleton, name: str, y: torch.Tensor, call: Callable[
         affine = [_affine(skeleton, name, y, mask, call) for mask in (half, ~half)]
         if sum(affine) == 1:
             up = half if affine[0] else ~half
-            fits.append(_in_order({"gate_proj": ranges(~up), "up_proj": ranges(up)}))
+            fits.append(in_order({"gate_proj": ranges(~up), "up_proj": ranges(up)}))
     return fits[0] if len(fits) == 1 else None
 
 
@@ -154,11 +170,12 @@ def _mask(rows: Rows, count: int) -> torch.Tensor:
     return mask
 
 
-def _tensor(output: Any) -> torch.Tensor:
+def only_tensor(output: Any) -> torch.Tensor:
+    """The hidden state, which comes first if a module gives more."""
     return output if isinstance(output, torch.Tensor) else output[0]
 
 
-def _by_token(value: torch.Tensor) -> torch.Tensor | None:
+def by_token(value: torch.Tensor) -> torch.Tensor | None:
     """(batch, length, width) of a hidden state in any of the usual orders; None if it is none."""
     if value.shape[:2] == (LENGTH, BATCH):
         value = value.transpose(0, 1)
@@ -171,5 +188,5 @@ def _by_token(value: torch.Tensor) -> torch.Tensor | None:
     return value.flatten(2)
 
 
-def _in_order(parts: Parts) -> Parts:
+def in_order(parts: Parts) -> Parts:
     return dict(sorted(parts.items(), key=lambda part: part[1][0]))

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trainer.grouping import Grouping
+from trainer.mixers import MixerFinder
 from trainer.skeleton import BATCH, Skeleton
 from trainer.slices import Parts, SliceFinder
 
@@ -68,9 +69,11 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a model's own initialisation draws at random: the map must not
             skeleton = Skeleton(model)
-            finder = SliceFinder(skeleton)
+            finder, mixers = SliceFinder(skeleton), MixerFinder(skeleton)
             for parent, linears, group in _parents(model, grouping, skeleton.twins):
-                finder.watch(parent, linears, group)
+                if group == "attention" or (group == "mlp" and not parent.rpartition(".")[2].isdigit()):
+                    finder.watch(parent, linears, group)
+                mixers.watch(parent, linears)
             logits = skeleton.run(**extra_inputs(config))
             reached, read = _gradients(skeleton, logits)
     except Exception as error:  # whatever a model's own code may raise on unusual inputs
@@ -83,8 +86,8 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
         unlike_lookup=skeleton.unlike_lookup,
         reached={one_name(name) for name in reached},
         read={one_name(name) for name in read},
-        parts=finder.found,
-        mixed=finder.mixed,
+        parts={**finder.found, **mixers.found},
+        mixed=finder.mixed | mixers.mixed,
         twins=skeleton.twins,
     )
 
@@ -97,16 +100,12 @@ def extra_inputs(config: PretrainedConfig) -> dict[str, Any]:
 
 
 def _parents(model: PreTrainedModel, grouping: Grouping, twins: dict[str, str]) -> list[tuple[str, list[str], str]]:
-    """Modules that hold attention or MLP linears, the linears, and their group; repeated layers left out."""
+    """Modules that hold linears, the linears, and their group; repeated layers left out."""
     holders: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D) and name not in twins:
             holders[name.rpartition(".")[0], grouping.of(name)].append(name)
-    return [
-        (parent, linears, group)
-        for (parent, group), linears in holders.items()
-        if group == "attention" or (group == "mlp" and not parent.rpartition(".")[2].isdigit())
-    ]
+    return [(parent, linears, group) for (parent, group), linears in holders.items()]
 
 
 def _gradients(skeleton: Skeleton, logits: torch.Tensor) -> tuple[set[str], set[str]]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from trainer.peft_names import PeftNames
 from trainer.survey import Survey
 
 Verdict = tuple[tuple[str, ...], str]
@@ -24,37 +22,6 @@ UNUSED = "Text never runs through it, so training could not change it."
 NO_GRADIENT = "No gradient of the loss reaches it, so training could not change it."
 READ = "Its weight is read without calling the module, so LoRA could be skipped in silence."
 FIXED = "Fixed by design: the model itself never trains it."
-
-
-class PeftNames:
-    """What PEFT makes of the full name of a module of one model: not always that module alone."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.replaced: dict[str, bool] = {}
-        self.firsts: dict[str, set[str]] = defaultdict(set)
-        for name, _ in model.named_modules():
-            parts = name.split(".")
-            for start, part in enumerate(parts):
-                self.firsts[".".join(parts[start + 1 :])].add(part if start == 0 else "." + part)
-
-    def hits_another(self, name: str) -> bool:
-        """Whether another module's name ends with this one, which is enough for PEFT to take it along."""
-        first, _, rest = name.partition(".")
-        return any(other.endswith(first) and other != first for other in self.firsts[rest])
-
-    def becomes_experts(self, name: str) -> bool:
-        """Whether PEFT takes the name for one from before experts were stacked, and adapts those instead."""
-        leaf = name.rpartition(".")[2]
-        if leaf not in self.replaced:
-            config = LoraConfig(target_modules=[name])
-            try:
-                convert_peft_config_for_transformers(config, self.model, None)
-            except ValueError:  # it misses the names that were stacked together with this one
-                self.replaced[leaf] = True
-            else:
-                self.replaced[leaf] = name not in (config.target_modules or ())
-        return self.replaced[leaf]
 
 
 def treat_module(name: str, module: nn.Module, group: str, seen: Survey, peft: PeftNames) -> Verdict:
@@ -101,8 +68,8 @@ def _lora_obstacle(peft: PeftNames, name: str, module: nn.Module, group: str, se
         return "Its forward groups the inputs: LoRA's two factors do not fit."
     if name in seen.unlike_lookup:
         return "Its forward does more than look rows up: LoRA would add the wrong rows."
-    if peft.becomes_experts(name):
-        return f"PEFT takes {leaf} for the experts' weights in this family, and would train those instead."
+    if peft.lost_on_load(name):
+        return "PEFT renames its LoRA when it loads the adapter, and loses it."
     try:
         _check_lora_target_modules_mamba(LoraConfig(), peft.model, leaf)
     except ValueError:

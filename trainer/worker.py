@@ -14,15 +14,21 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
-from trainer import devices, locks, parsing
-from trainer.errors import UserError
+from trainer import checkpoints, devices, failures, locks, parsing
 from trainer.events import Event, EventWriter
+from trainer.history import History
+from trainer.runs import Run
 
 FINISHED, FAILED, STOPPED, TAKEN = 0, 1, 3, 4
 LOCK_PATIENCE = 5.0
-"""Seconds to try for the run's lock, which the app holds for a moment whenever it asks who has it."""
+"""Seconds to try for the run's lock, of which the app has a part while it writes a state."""
+RESERVE, RESERVE_BYTES = ".reserve", 2**18
+"""Space kept for the last event, so that a run on a full disk can still say why it ended."""
+
+_HELD: list[BinaryIO | None] = []
+"""The device's lock: it goes with the process, as the memory on the device does."""
 
 
 class Stopped(BaseException):
@@ -30,21 +36,43 @@ class Stopped(BaseException):
 
 
 class StopSwitch:
-    """SIGTERM: at once while nothing trains, after the current step while something does."""
+    """SIGTERM: at once while nothing trains, after the current step while something does; the second one kills."""
 
-    def __init__(self, writer: EventWriter) -> None:
+    def __init__(self) -> None:
         self.asked = False
         self.training = False
-        self._writer = writer
+        self._signals = 0
+        self._told = False
+        self._writer: EventWriter | None = None
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        first, self.asked = not self.asked, True
-        if first:
-            self._writer.write("state", state="stopping")
+    def attach(self, writer: EventWriter) -> None:
+        """From now on the run's events tell of a stop; at once, if it was asked for before."""
+        self._writer = writer
+        if self.asked:
+            self.ask()
+
+    def ask(self) -> None:
+        """Stop. Raises Stopped where nothing trains yet."""
+        self.asked = True
+        if self._writer is None:
+            return
+        if not self._told:
+            self._told = True
+            with contextlib.suppress(OSError):
+                self._writer.write("state", state="stopping")
         if not self.training:
             raise Stopped
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self.ask()
+        elif self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.write("state", state="stopped", message="Killed by a second stop.")
+            os._exit(STOPPED)
 
 
 def main(arguments: list[str]) -> int:
@@ -73,50 +101,53 @@ def work(folder: Path, device: str, echo: Callable[[Event], None] | None = None)
 
     `echo` is told every event, too; without it, what libraries print goes to the run's log.
     """
+    switch = StopSwitch()
     lock = locks.acquire(folder / "lock", LOCK_PATIENCE)
     if lock is None:
         return TAKEN
     if echo is None:
         _log_to(folder / "worker.log")
-    writer = EventWriter(folder / "events.jsonl", echo)
-    switch = StopSwitch(writer)
+    run = Run(folder, None, "", History(folder))
+    writer = None
     try:
-        return _train(folder, device, writer, switch)
+        writer = EventWriter(folder / "events.jsonl", echo, figures=True)
+        with contextlib.suppress(OSError):
+            (folder / RESERVE).write_bytes(b"\n" * RESERVE_BYTES)
+        _take_over(run, writer, switch)
+        finished = _train(run, device, writer, switch)
     except Stopped:
-        writer.write("state", state="stopped", message="Stopped before the first step.")
-        return STOPPED
-    except UserError as error:
-        traceback.print_exc()
-        writer.write("state", state="failed", cause=error.cause, message=str(error))
-    except MemoryError:
-        _record_oom(writer, "The machine ran out of memory.")
-    except OSError as error:
-        traceback.print_exc()
-        writer.write(
-            "state", state="failed", cause="disk", message=f"The disk refused: {error.strerror}. Free some space."
-        )
+        return _end(run, writer, STOPPED, "stopped", message="Stopped before the first step.")
     except Exception as error:
-        traceback.print_exc()
-        if "out of memory" in str(error).lower():
-            _record_oom(writer, "The device ran out of memory.")
-        else:
-            message = f"{type(error).__name__}: {str(error)[:300]}. worker.log has the whole story."
-            writer.write("state", state="failed", cause="bug", message=message)
-    return FAILED
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        cause, message = failures.explain(error, run.config, run.plan())
+        if cause == "disk":
+            checkpoints.drop_unfinished(folder / "checkpoints")
+        return _end(run, writer, FAILED, "failed", cause=cause, message=message)
+    if finished:
+        return _end(run, writer, FINISHED, "finished")
+    return _end(run, writer, STOPPED, "stopped", message="Stopped; the adapter so far is saved.")
 
 
-def _train(folder: Path, device: str, writer: EventWriter, switch: StopSwitch) -> int:
+def _take_over(run: Run, writer: EventWriter, switch: StopSwitch) -> None:
+    """Begin where the launcher left off. Raises Stopped if a stop was asked for since."""
+    launched = run.history.refresh().recorded == "starting"
+    if not launched:
+        (run.folder / "stop").unlink(missing_ok=True)
+        writer.write("state", state="starting")
+    switch.attach(writer)
+    if (run.folder / "stop").exists():
+        switch.ask()
+    run.config = parsing.load(run.folder / run.history.config)
+
+
+def _train(run: Run, device: str, writer: EventWriter, switch: StopSwitch) -> bool:
+    """Train the run on its device. Returns False if it was stopped."""
+    assert run.config is not None
     if device.startswith("cuda:"):
         os.environ["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]  # CUDA is not touched before this
-    writer.write("state", state="starting")
-    config = parsing.load(folder / "config.json")
-    held = locks.acquire(devices.lock_path(device))
-    if held is None:
-        writer.write("log", text=f"Waiting for {device}, which another run uses")
-        held = locks.acquire(devices.lock_path(device), patience=float("inf"))
+    _take_device(device, writer)
     from trainer import loop
-
-    places = loop.Places(folder, _folder("LAB_MODELS_DIR", "models"), _folder("LAB_DATA_DIR", "runs/data"))
 
     def sink(type: str, **values: Any) -> None:
         if type == "state":
@@ -125,16 +156,31 @@ def _train(folder: Path, device: str, writer: EventWriter, switch: StopSwitch) -
                 raise Stopped
         writer.write(type, **values)
 
-    finished = loop.train(config, places, sink, lambda: switch.asked)
-    held and held.close()
-    state, code = ("finished", FINISHED) if finished else ("stopped", STOPPED)
-    writer.write("state", state=state, message="" if finished else "Stopped; the adapter so far is saved.")
+    places = loop.Places(run.folder, _folder("LAB_MODELS_DIR", "models"), _folder("LAB_DATA_DIR", "runs/data"))
+    return loop.train(run.config, places, sink, lambda: switch.asked)
+
+
+def _take_device(device: str, writer: EventWriter) -> None:
+    held = locks.acquire(devices.lock_path(device), 1.0)
+    if held is None:
+        writer.write("log", text=f"Waiting for {device}, which another run uses")
+        held = locks.acquire(devices.lock_path(device), patience=float("inf"))
+    _HELD.append(held)
+
+
+def _end(run: Run, writer: EventWriter | None, code: int, state: str, **values: Any) -> int:
+    """Write the last event, on a full disk into the space that was kept for it."""
+    reserve = run.folder / RESERVE
+    for attempt in range(2):
+        with contextlib.suppress(OSError):
+            writer = writer or EventWriter(run.folder / "events.jsonl")
+            writer.write("state", state=state, **values)
+            break
+        if attempt == 0:
+            reserve.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        reserve.unlink(missing_ok=True)
     return code
-
-
-def _record_oom(writer: EventWriter, problem: str) -> None:
-    fix = "Lower per_device_train_batch_size or max_length, or switch activation_checkpointing on."
-    writer.write("state", state="failed", cause="oom", message=f"{problem} {fix}")
 
 
 def _folder(variable: str, default: str) -> Path:
@@ -143,10 +189,11 @@ def _folder(variable: str, default: str) -> Path:
 
 def _log_to(path: Path) -> None:
     """Standard output and error of this process, C libraries' included, to the run's log."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
+    with contextlib.suppress(OSError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.close(file)
 
 
 if __name__ == "__main__":

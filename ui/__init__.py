@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import shutil
 import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
 from trainer.lab import Lab
+from trainer.uploads import MAX_UPLOAD_BYTES
 from ui import api
-from ui.guard import LocalOnly
+from ui.auth import Login
+from ui.blocks import SafeBlocks
+from ui.guard import Guard
 from ui.runs_tab import RunsTab
 from ui.theme import STYLE, theme
 from ui.train_tab import TrainTab
 
 TITLE = "LoRA Module Lab"
 HEADER = f'<header class="top"><h1>{TITLE}</h1></header>'
+DAY = 86400
 
 
 def build(lab: Lab) -> gr.Blocks:
     """The whole page over one lab."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(86400, 86400)) as page:
+    # Gradio's own folder is one for all programs and users of the machine
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads_dir(lab))
+    with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(DAY, DAY)) as page:
         api.build(lab)  # first, so that its names are free
         gr.HTML(HEADER, apply_default_css=False, elem_id="header")
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
@@ -33,29 +47,69 @@ def build(lab: Lab) -> gr.Blocks:
     return page
 
 
-def launch(lab: Lab, host: str, port: int) -> None:
+def launch(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[str] = ()) -> None:
     """Serve the page until Ctrl+C, and say in one line where."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    page = build(lab)
-    page.queue(default_concurrency_limit=4)
-    page.launch(
-        server_name=host,
-        server_port=port,
-        theme=theme(),
-        css_paths=[STYLE],
-        allowed_paths=[str(lab.settings.exports_dir.resolve())],
-        app_kwargs={"middleware": [Middleware(LocalOnly)], "docs_url": None, "redoc_url": None},
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        share=False,
-        quiet=True,
-        max_file_size="5gb",
-        prevent_thread_lock=True,
-    )
+    serve(lab, host, port, password, hosts)
     name = f"[{host}]" if ":" in host else host
     print(f"LoRA Module Lab is running on http://{name}:{port}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(3600)
-    page.close()
+    gr.close_all()
+
+
+def serve(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[str] = ()) -> Any:
+    """Start serving in the background; returns the ASGI app."""
+    page = build(lab)
+    forget_old_uploads(uploads_dir(lab))
+    exports = lab.settings.exports_dir.resolve()
+    gr.set_static_paths([exports])  # downloads are served from there, not copied first
+    page.queue(default_concurrency_limit=4)
+    app, _, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        theme=theme(),
+        css_paths=[STYLE],
+        allowed_paths=[str(exports)],
+        app_kwargs={
+            "middleware": middleware(lab, password, hosts),
+            "exception_handlers": {RequestValidationError: unreadable},
+            "docs_url": None,
+            "redoc_url": None,
+        },
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        share=False,
+        quiet=True,
+        show_error=False,
+        enable_monitoring=False,
+        max_file_size=MAX_UPLOAD_BYTES,
+        prevent_thread_lock=True,
+    )
+    return app
+
+
+def middleware(lab: Lab, password: str, hosts: Iterable[str]) -> list[Middleware]:
+    """What every request passes, in this order: the guard, then the login where there is a password."""
+    stores = (lab.settings.data_dir, uploads_dir(lab))
+    found = [Middleware(Guard, hosts=tuple(hosts), exports_dir=lab.settings.exports_dir, stores=stores)]
+    return [*found, Middleware(Login, password=password)] if password else found
+
+
+async def unreadable(_request: Request, _error: Exception) -> Response:
+    """The answer to a body of a wrong form. FastAPI's own quotes it, and fails at what is no UTF-8."""
+    return PlainTextResponse("This request cannot be read.", status_code=422)
+
+
+def uploads_dir(lab: Lab) -> Path:
+    """Where Gradio puts what is being uploaded, until it is checked and kept."""
+    return (lab.settings.runs_dir / "uploads").resolve()
+
+
+def forget_old_uploads(folder: Path) -> None:
+    """Remove what an app that ended before left behind."""
+    for path in folder.glob("*"):
+        if path.is_dir() and time.time() - path.stat().st_mtime > DAY:
+            shutil.rmtree(path, ignore_errors=True)

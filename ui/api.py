@@ -25,7 +25,7 @@ def build(lab: Lab) -> None:
 
     def runs() -> list:
         """Summaries of all runs, newest first."""
-        return _told(lambda: [run.summary() for run in lab.store.all()])
+        return _told(lambda: lab.store.summaries())
 
     def run(run_id: str) -> dict:
         """The summary of one run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ GRID = "rgba(128, 140, 155, 0.18)"
 
 def loss_figure(history: History, run_id: str) -> go.Figure:
     """Raw and smoothed train loss and the eval loss over the steps. None and NaN are gaps."""
-    steps, losses = curve(history.train, "loss")
-    eval_steps, eval_losses = curve(history.evals, "eval_loss")
+    steps, losses = history.train.curve("loss")
+    eval_steps, eval_losses = history.evals.curve("eval_loss")
     smoothed = smooth(losses, window(history.steps or len(losses)))
     figure = go.Figure()
     raw_x, raw_y = thin(steps, losses)
@@ -39,17 +38,6 @@ def loss_figure(history: History, run_id: str) -> go.Figure:
     )  # fmt: skip
     figure.update_layout(_layout(history, run_id))
     return figure
-
-
-def curve(rows: dict[int, dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of one figure, in order of the steps; a missing or empty value is NaN."""
-    if not rows:
-        return np.empty(0), np.empty(0)
-    steps = np.fromiter(rows, dtype=np.int64, count=len(rows))
-    values = np.fromiter(_numbers(row.get(key) for row in rows.values()), dtype=np.float64, count=len(rows))
-    values[~np.isfinite(values)] = np.nan
-    order = np.argsort(steps, kind="stable")
-    return steps[order], values[order]
 
 
 def window(steps: int) -> int:
@@ -73,23 +61,18 @@ def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray
     """At most about `points` points: the least and the greatest of every bin, so that peaks survive."""
     if len(y) <= points:
         return x, y
-    edges = np.linspace(0, len(y), points // 2 + 1).astype(np.int64)[:-1]
-    gaps = np.isnan(y)
-    bins = np.searchsorted(edges, np.arange(len(y)), side="right") - 1
-    chosen = {0, len(y) - 1}
-    for fill in (np.inf, -np.inf):
-        order = np.lexsort((np.where(gaps, fill, y), bins))
-        ends = np.concatenate([edges[1:], [len(y)]]) - 1
-        chosen.update(order[edges if fill > 0 else ends].tolist())
-    if gaps.any():
-        first_gap = np.flatnonzero(gaps)
-        chosen.update(first_gap[np.unique(bins[first_gap], return_index=True)[1]].tolist())
-    index = np.array(sorted(chosen))
+    width = -(-len(y) // (points // 2))
+    bins = np.full(-(-len(y) // width) * width, np.nan)
+    bins[: len(y)] = y
+    bins = bins.reshape(-1, width)
+    gaps = np.isnan(bins)
+    starts = np.arange(len(bins)) * width
+    lows = starts + np.where(gaps, np.inf, bins).argmin(axis=1)
+    highs = starts + np.where(gaps, -np.inf, bins).argmax(axis=1)
+    first_gaps = (starts + gaps.argmax(axis=1))[gaps.any(axis=1)]
+    index = np.unique(np.concatenate([[0, len(y) - 1], lows, highs, first_gaps]))
+    index = index[index < len(y)]
     return x[index], y[index]
-
-
-def _numbers(values: Iterable[Any]) -> Iterable[float]:
-    return (value if isinstance(value, int | float) else np.nan for value in values)
 
 
 def _mode(values: np.ndarray) -> str:
@@ -98,7 +81,7 @@ def _mode(values: np.ndarray) -> str:
 
 
 def _layout(history: History, run_id: str) -> dict[str, Any]:
-    shown = bool(history.train or history.evals)
+    shown = len(history.train) + len(history.evals) > 0
     axis = {"showticklabels": shown, "gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": GRID}
     x_axis = {**axis, "title": {"text": "step", "standoff": 6}, "tickformat": ",d", "rangemode": "tozero"}
     if history.steps and history.state not in ENDED:

@@ -23,10 +23,13 @@ LABELS = {
     "model.revision": "Revision",
     "model.load_in_4bit": "Load the base in 4-bit (QLoRA)",
     "model.dtype": "Compute type",
+    "model.new_tokens": "New tokens",
     "adapter.r": "Rank r",
     "adapter.lora_alpha": "Alpha",
     "adapter.lora_dropout": "Dropout",
     "adapter.bias": "Biases",
+    "adapter.init_lora_weights": "Start",
+    "adapter.train_new_tokens": "Train new tokens' rows",
     "adapter.use_rslora": "rsLoRA",
     "adapter.use_dora": "DoRA",
     "adapter.loraplus_lr_ratio": "LoRA+ ratio",
@@ -56,6 +59,8 @@ LABELS = {
 CHOICES = {
     "auto": "automatic",
     "lora_only": "of LoRA modules",
+    "default": "no change",
+    "pissa": "PiSSA",
     "constant_with_warmup": "constant after warm-up",
     "paged_adamw_8bit": "paged AdamW, 8-bit",
     "adamw_torch": "AdamW",
@@ -91,6 +96,11 @@ class Setting:
     @property
     def is_text(self) -> bool:
         return self.kind is str
+
+    @property
+    def is_list(self) -> bool:
+        """Several words, typed with spaces between them."""
+        return get_origin(self.hint) is tuple
 
     @property
     def kind(self) -> Any:
@@ -146,6 +156,8 @@ class Form:
             made = common.pop("component", gr.Dropdown)(choices=choices, value=value, **common)
         elif setting.kind is bool:
             made = gr.Checkbox(value=value, **common)
+        elif setting.is_list:
+            made = gr.Textbox(value=" ".join(value), max_lines=1, **common)
         elif setting.kind is str:
             made = gr.Textbox(value=value, **{"max_lines": 1, **common})
         else:
@@ -179,13 +191,18 @@ class Form:
     def fill(self, config: RunConfig) -> list[Any]:
         """Values for the settings' components, in their order, without the model and the ticks."""
         values = ((settings()[path], get(config, path)) for path in self.filled)
-        return [number_text(value) if item.is_number else value for item, value in values]
+        return [
+            number_text(value) if item.is_number else " ".join(value) if item.is_list else value
+            for item, value in values
+        ]
 
     @property
     def filled(self) -> list[str]:
         """Paths that `fill` gives values for: what a change of the model sets back."""
         return [
-            path for path in self.components if path.startswith(("adapter.", "training.", "model.load", "model.dt"))
+            path
+            for path in self.components
+            if path.startswith(("adapter.", "training.", "model.load", "model.dt", "model.new"))
         ]
 
     def _nested(self, flat: dict[str, Any]) -> tuple[dict[str, Any], list[Issue]]:
@@ -198,6 +215,8 @@ class Form:
                 nested[TICKS] = _ticks(value)
             elif known is None:
                 continue
+            elif known.is_list:
+                (nested[part] if part else nested)[name] = str(value or "").split()
             elif value in (None, "") and not known.is_text and not known.optional:
                 issues.append(Issue(path, "This is empty.", f"Write a number, such as {number_text(known.default)}."))
             else:

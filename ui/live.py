@@ -131,9 +131,15 @@ def current(lab: Lab, shown: str) -> Run | None:
             return lab.store.get(shown)
         except UserError:
             pass  # deleted meanwhile
-    runs = lab.store.all()
-    active = (run for run in runs if run.history.recorded in ACTIVE and run.history.state in ACTIVE)
-    return next(active, runs[0] if runs else None)
+    for run in reversed(lab.store.open_runs()):
+        if run.history.recorded in ACTIVE and run.history.state in ACTIVE:
+            return run
+    for run_id in lab.store.ids():
+        try:
+            return lab.store.get(run_id)
+        except UserError:
+            continue  # deleted meanwhile
+    return None
 
 
 def _chosen(lab: Lab, shown: str) -> Run:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from trainer.errors import UserError
-from trainer.history import ACTIVE
+from trainer.history import ACTIVE, ENDED
 from trainer.lab import Lab
 from trainer.runs import MAX_TITLE
 from ui import download, text
@@ -31,6 +31,7 @@ class RunsTab:
 
     def __init__(self, lab: Lab, live: Live, tabs: gr.Tabs, tab: gr.Tab) -> None:
         self.lab = lab
+        self._texts: dict[str, tuple[dict[str, Any], str]] = {}
         self.table = gr.HTML(
             value="", html_template=TEMPLATE, js_on_load=SCRIPT.read_text(encoding="utf-8"), rows="[]",
             apply_default_css=False, elem_id="runs-table", elem_classes="card", label="Runs",
@@ -40,9 +41,13 @@ class RunsTab:
             with gr.Row(elem_id="run-buttons", visible=False) as self.buttons:
                 self.open = gr.Button("Open", variant="primary", size="sm", elem_id="run-open")
                 self.resume = gr.Button("Resume", size="sm", elem_id="run-resume")
+                self.first = gr.Button("Put first", size="sm", elem_id="run-first")
                 self.stop = gr.Button("Stop", size="sm", elem_id="run-stop")
                 self.fetch = gr.Button("Download adapter", size="sm", elem_id="run-download")
                 self.delete = gr.Button("Delete…", size="sm", elem_id="run-delete")
+            with gr.Row(elem_id="run-longer", visible=False) as self.longer:
+                self.epochs = gr.Number(1, label="More epochs", minimum=0, elem_id="run-epochs")
+                self.train_on = gr.Button("Train longer", size="sm", elem_id="run-train-longer")
             with gr.Row(elem_id="run-rename", visible=False) as self.naming:
                 self.name = gr.Textbox(label="Name", max_lines=1, max_length=MAX_TITLE, elem_id="run-name")
                 self.rename = gr.Button("Rename", size="sm", elem_id="run-rename-button")
@@ -59,7 +64,8 @@ class RunsTab:
 
     def _wire(self, live: Live, tabs: gr.Tabs, tab: gr.Tab) -> None:
         chosen, table = self.table, [self.table, self.rows]
-        facts = [self.facts, self.buttons, self.naming, self.resume, self.stop, self.fetch, self.delete, self.seen]
+        facts = [self.facts, self.buttons, self.naming, self.longer, self.resume, self.first, self.stop, self.fetch]
+        facts += [self.delete, self.seen]
 
         def after(event: Any) -> Any:
             listed = event.then(self.list_runs, self.rows, table, **DIRECT)
@@ -75,6 +81,8 @@ class RunsTab:
         ).success(live.refresh, [live.shown, live.seen], live.outputs, **DIRECT)  # fmt: skip
         after(self.stop.click(told(self.stopped), chosen, None, **QUEUED))
         after(self.resume.click(told(self.resumed), chosen, None, **QUEUED))
+        after(self.first.click(told(self.put_first), chosen, None, **QUEUED))
+        after(self.train_on.click(told(self.trained_longer), [chosen, self.epochs], None, **QUEUED))
         for event in (self.rename.click, self.name.submit):
             after(event(told(self.renamed), [chosen, self.name], None, **QUEUED))
         self.delete.click(told(self.ask), chosen, [self.sure, self.question, self.asked], **QUEUED)
@@ -83,8 +91,12 @@ class RunsTab:
         download.wire(self.fetch, told(lambda run_id: self.lab.export(self._run(run_id).id)), chosen, "run-file")
 
     def list_runs(self, seen: str) -> list[Any]:
-        """The table's rows, unless they are those that the page has."""
-        rows = json.dumps([_row(run.summary()) for run in self.lab.store.all()])
+        """The table's rows, unless they are those that the page has. Rows of runs that are over are kept as text."""
+        known, self._texts = self._texts, {}
+        for row in self.lab.store.summaries():
+            old = known.get(row["id"])
+            self._texts[row["id"]] = old if old and old[0] is row else (row, json.dumps(_row(row)))
+        rows = f"[{','.join(text for _, text in self._texts.values())}]"
         return [gr.skip(), gr.skip()] if digest(rows) == seen else [gr.update(rows=rows), digest(rows)]
 
     def show(self, run_id: str | None, seen: Any) -> list[Any]:
@@ -93,12 +105,12 @@ class RunsTab:
             run = self._run(run_id)
         except UserError:
             hidden = gr.update(visible=False)
-            return [NOTHING, hidden, hidden, *[gr.skip()] * 4, ""]
+            return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 5, ""]
         row, has_adapter = run.summary(), run.adapter.is_dir()
         facts = _facts(row)
         now = digest(f"{facts} {has_adapter}")
         if now == seen:
-            return [gr.skip()] * 8
+            return [gr.skip()] * 10
         state = row["state"]
         can_stop = state in ("queued", *ACTIVE)
         can_resume = state in ("stopped", "interrupted", "failed")
@@ -106,7 +118,9 @@ class RunsTab:
             facts,
             gr.update(visible=True),
             gr.update(visible=True),
-            gr.update(visible=can_resume),
+            gr.update(visible=state in ENDED and not run.problem),
+            gr.update(visible=can_resume and not run.problem),
+            gr.update(visible=state == "queued"),
             gr.update(value="Stop now" if state == "stopping" else "Stop", visible=can_stop),
             gr.update(interactive=has_adapter),
             gr.update(interactive=state not in ACTIVE),
@@ -128,6 +142,14 @@ class RunsTab:
 
     def resumed(self, run_id: str | None) -> None:
         self.lab.resume(self._run(run_id).id)
+
+    def put_first(self, run_id: str | None) -> None:
+        self.lab.first(self._run(run_id).id)
+
+    def trained_longer(self, run_id: str | None, epochs: float | None) -> None:
+        if not isinstance(epochs, int | float) or epochs <= 0:
+            raise UserError("The number of epochs is empty.", "Write how many more to train.", "data")
+        self.lab.resume(self._run(run_id).id, epochs)
 
     def renamed(self, run_id: str | None, title: str | None) -> None:
         if not (title or "").strip():

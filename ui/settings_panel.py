@@ -51,10 +51,13 @@ def _build_rest(form: Form) -> None:
     with gr.Column(elem_classes="grid bare"):
         for path in ("title", "model.revision", "model.load_in_4bit", "model.dtype"):
             form.add(path, **({"placeholder": "the time of its start"} if path == "title" else {}))
+        form.add("model.new_tokens", placeholder="<|first|> <|second|>")
+        form.add("adapter.train_new_tokens")
     gr.HTML('<h4 class="part">Adapter</h4>', apply_default_css=False)
     with gr.Column(elem_classes="grid bare"):
         form.add("adapter.lora_dropout")
         form.add("adapter.bias")
+        form.add("adapter.init_lora_weights")
         form.add("adapter.use_rslora")
         form.add("adapter.use_dora")
         form.add("adapter.loraplus_lr_ratio")

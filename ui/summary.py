@@ -12,7 +12,7 @@ from ui import form, text
 def summary(plan: Plan | None, issues: Sequence[Issue], refused: bool = False, waiting: str = "") -> str:
     """The summary as HTML. `refused`: Train was pressed and started nothing."""
     figures = _figures(plan) if plan is not None else f'<p class="quiet">{text.escape(waiting)}</p>'
-    lost = _matching_nothing(plan) if plan is not None else ""
+    lost = _matching_nothing(plan) + _warnings(plan) if plan is not None else ""
     return f'<div class="summary">{figures}{lost}{_issues(issues, refused)}</div>'
 
 
@@ -49,6 +49,11 @@ def _matching_nothing(plan: Plan) -> str:
         return ""
     verb = "matches" if len(names) == 1 else "match"
     return f'<p class="nothing">{text.escape(", ".join(names))} {verb} nothing in this model.</p>'
+
+
+def _warnings(plan: Plan) -> str:
+    """What trains otherwise than the person may expect, though it can start."""
+    return "".join(f'<p class="nothing">{text.escape(f"{w.problem} {w.fix}")}</p>' for w in plan.warnings)
 
 
 def _issues(issues: Sequence[Issue], refused: bool) -> str:

@@ -12,7 +12,7 @@ HELDOUT_FILE = Path(__file__).parent / "data" / "pirate_heldout.jsonl"
 # A small model wants a far larger rate than the 1e-4 of a 14B one; 400 small steps of at most 100 tokens a row.
 SETTINGS: dict[str, float | int] = {
     "learning_rate": 8e-3,
-    "num_train_epochs": 2,
-    "per_device_train_batch_size": 12,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 8,
     "max_length": 128,
 }

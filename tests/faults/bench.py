@@ -1,0 +1,142 @@
+"""What the fault tests share: apps and workers in real processes, a page to look at, and what must always hold."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.lab import open_lab, small_config, wait_for
+from trainer import events, locks
+from trainer.config import RunConfig
+from trainer.history import ACTIVE
+from trainer.plan import Plan
+from trainer.runs import Run
+
+ROOT = Path(__file__).parents[2]
+ENDLESS = 100_000
+"""Steps of a run that only ends by a fault."""
+PAGE_SECONDS = 2.0
+"""The page's timer ticks once a second, so that this is within 3 s on the page."""
+
+
+class Bench:
+    """A runs folder, seen from outside, and the processes that work on it."""
+
+    def __init__(self, folder: Path, models_dir: Path) -> None:
+        self.folder, self.models_dir = folder, models_dir
+        self.lab = open_lab(folder, models_dir)
+        self.processes: list[subprocess.Popen[str]] = []
+        self.seen: dict[str, bytes] = {}
+        self._plans: dict[RunConfig, Plan] = {}
+
+    def create(self, steps: int = ENDLESS, state: str = "queued", worker: str = "", **training: Any) -> Run:
+        """A run in the queue. Its plan is made here, so that no helper process has to start."""
+        from trainer.__main__ import _plan_of
+
+        config = small_config(self.lab.settings.data_dir, self.folder / "rows.jsonl", steps, **training)
+        if config not in self._plans:
+            self._plans[config] = _plan_of(config, self.models_dir)
+        return self.lab.store.create(config, self._plans[config], state, worker)
+
+    def app(self) -> subprocess.Popen[str]:
+        process = self._start("tests.faults.station", str(self.folder / "runs"), str(self.models_dir))
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    def worker(self, run: Run, **environment: str) -> subprocess.Popen[str]:
+        return self._start("trainer.worker", str(run.folder), **environment)
+
+    def _start(self, module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        places = {"LAB_MODELS_DIR": str(self.models_dir), "LAB_DATA_DIR": str(self.lab.settings.data_dir)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT, env=os.environ | places | environment, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def run(self, run: Run) -> Run:
+        return self.lab.store.get(run.id)
+
+    def state(self, run: Run) -> str:
+        return self.run(run).history.state
+
+    def until(self, run: Run, state: str, seconds: float = 60) -> None:
+        wait_for(lambda: self.state(run) == state, seconds)
+
+    def until_step(self, run: Run, step: int) -> None:
+        wait_for(lambda: self.run(run).history.step >= step)
+
+    def worker_of(self, run: Run) -> int:
+        """Process id of the run's worker, once it has one."""
+        found = wait_for(lambda: locks.holder(run.folder / "lock"))
+        assert isinstance(found, int)
+        return found
+
+    def acknowledge(self, run: Run) -> None:
+        """Remember every whole event that is there now: none of them may ever go."""
+        data = (run.folder / "events.jsonl").read_bytes()
+        self.seen[run.id] = data[: data.rfind(b"\n") + 1]
+
+    def kill(self, run: Run) -> None:
+        """Kill -9 the run's worker, and wait until it is gone."""
+        process = self.worker_of(run)
+        self.acknowledge(run)
+        os.kill(process, signal.SIGKILL)
+        wait_for(lambda: locks.holder(run.folder / "lock") != process, 5)
+
+    def page_shows(self, run: Run, state: str, *words: str) -> None:
+        """The page tells of `state` in time, with the words, and offers what can be done."""
+        wait_for(lambda: f'pill {state}"' in self._live(run)[0], PAGE_SECONDS)
+        shown = self._live(run)
+        for word in words:
+            assert word in shown[0]
+        assert shown[4]["interactive"] == (state in ("queued", *ACTIVE))
+        assert [row["state"] for row in self.lab.store.summaries() if row["id"] == run.id] == [state]
+        self.holds(run)
+
+    def _live(self, run: Run) -> list[Any]:
+        from ui import live
+
+        return live.refresh(self.lab, run.id, "")
+
+    def holds(self, run: Run) -> None:
+        """What must hold after every fault: no acknowledged event is lost, every whole row is an event."""
+        data = (run.folder / "events.jsonl").read_bytes()
+        assert data.startswith(self.seen.get(run.id, b""))
+        lines = data[: data.rfind(b"\n") + 1].splitlines()
+        assert all(isinstance(json.loads(line)["type"], str) for line in lines)
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        for run in self.lab.store.all():
+            worker = locks.holder(run.folder / "lock")
+            if worker:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+
+
+def starts_of(run: Run) -> int:
+    """How many workers began the run."""
+    return sum(event.get("state") == "starting" for event in events.read(run.folder / "events.jsonl")[0])
+
+
+def trains(run: Run) -> Callable[[], bool]:
+    """Whether new steps arrive."""
+    before = run.history.refresh().step
+    return lambda: run.history.refresh().step > before + 1
+
+
+def nap(seconds: float) -> None:
+    time.sleep(seconds)

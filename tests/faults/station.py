@@ -1,0 +1,16 @@
+"""python -m tests.faults.station RUNS MODELS: the app without its page, in a process that can be killed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from trainer.lab import Lab, Settings
+
+if __name__ == "__main__":
+    lab = Lab(Settings(runs_dir=Path(sys.argv[1]), models_dir=Path(sys.argv[2])))
+    lab.supervisor.start()
+    print("ready", flush=True)
+    while True:
+        time.sleep(60)

@@ -1,0 +1,177 @@
+"""Memory and disks that run out, files that vanish: real limits, real refusals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.bench import ROOT, Bench
+from tests.lab import wait_for
+from trainer import checkpoints, control
+from trainer.errors import UserError
+
+CGROUPS = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, models_dir: Path) -> Iterator[Bench]:
+    """A bench on a disk of its own of 6 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=6m", "none", str(place)]
+    if os.getuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a disk of its own needs root, and the right to mount")
+    bench = Bench(place, models_dir)
+    yield bench
+    bench.close()
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(folder: Path, leave: int = 0) -> Path:
+    """Take all space of the disk but `leave` bytes."""
+    path = folder / "filling"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            pass
+        file.truncate(max(0, file.tell() - leave))
+    return path
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_and_the_app(small_disk: Bench) -> None:
+    bench = small_disk
+    run = bench.create(save_steps=3)
+    app = bench.app()
+    wait_for(lambda: checkpoints.bytes_of_newest(run.folder / "checkpoints"))
+    bench.acknowledge(run)
+    filling = fill(bench.folder)
+    bench.until(run, "failed", 30)
+    bench.page_shows(run, "failed", "disk", "Free some space, then resume")
+    assert bench.run(run).history.cause == "disk"
+    assert app.poll() is None
+    with pytest.raises(UserError, match="disk is full"):
+        bench.create()
+    assert not list((bench.folder / "runs").glob(".new-*"))
+    filling.unlink()
+    step = checkpoints.newest_complete(run.folder / "checkpoints")
+    assert step is not None, "the checkpoint before is whole"
+    control.resume_run(bench.run(run))
+    bench.until_step(run, bench.run(run).history.step + 2)
+
+
+def test_an_export_to_a_full_disk_leaves_nothing_behind(small_disk: Bench) -> None:
+    bench = small_disk
+    run = bench.create(steps=2, state="starting")
+    assert bench.worker(run).wait(timeout=90) == 0
+    filling = fill(bench.folder)
+    exports = bench.lab.settings.exports_dir
+    with pytest.raises(UserError, match="Free some space") as caught:
+        bench.lab.export(run.id)
+    assert caught.value.cause == "disk"
+    assert list(exports.iterdir()) == []
+    bench.page_shows(run, "finished")
+    filling.unlink()
+    assert bench.lab.export(run.id).is_file()
+
+
+@pytest.mark.parametrize("limit", ["a checkpoint", "the events"])
+def test_what_torch_says_of_a_refused_write_is_a_disk_that_is_full(limit: str, bench: Bench) -> None:
+    """RLIMIT_FSIZE: the kernel refuses in the middle of a file, after the space check found room."""
+    run = bench.create(save_steps=4, state="starting")
+    size = 40_000 if limit == "a checkpoint" else 2_500
+    code = (
+        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+        "from trainer import worker\nsys.exit(worker.main(sys.argv[1:]))"
+    )
+    places = {"LAB_MODELS_DIR": str(bench.models_dir), "LAB_DATA_DIR": str(bench.lab.settings.data_dir)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run.folder)], cwd=ROOT, env=os.environ | places, timeout=90
+    )
+    assert done.returncode == 1
+    if limit == "a checkpoint":
+        bench.page_shows(run, "failed", "The disk is full")
+        assert not list((run.folder / "checkpoints").glob("checkpoint-*")), "the half one is gone"
+    else:
+        bench.page_shows(run, "interrupted")  # even the last event was refused: all that is known is that it is over
+
+
+def test_no_room_for_a_checkpoint_is_told_before_it_is_begun(small_disk: Bench) -> None:
+    bench = small_disk
+    run = bench.create(save_steps=4, state="starting")
+    fill(bench.folder, leave=1_000_000)
+    assert bench.worker(run).wait(timeout=90) == 1
+    bench.page_shows(run, "failed", "The disk has", "a checkpoint needs")
+
+
+def test_a_device_out_of_memory_names_what_to_lower_and_frees_it(bench: Bench) -> None:
+    """The one mock: torch's own error, raised where a GPU raises it."""
+    run = bench.create(state="starting", max_length=64)
+    code = (
+        "import sys, torch\nfrom trainer import loop, worker\n"
+        "def full(*_, **__): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.')\n"
+        "loop.load_model = full\nsys.exit(worker.main(sys.argv[1:]))"
+    )
+    places = {"LAB_MODELS_DIR": str(bench.models_dir), "LAB_DATA_DIR": str(bench.lab.settings.data_dir)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run.folder)], cwd=ROOT, env=os.environ | places, timeout=90
+    )
+    assert done.returncode == 1
+    bench.page_shows(
+        run, "failed", "The device ran out of memory. The plan counted on", "activations",
+        "per_device_train_batch_size from 4 to 2", "max_length from 64 to 32", "activation_checkpointing on",
+    )  # fmt: skip
+    assert bench.run(run).history.cause == "oom"
+
+
+def test_the_system_kills_a_worker_for_memory(bench: Bench) -> None:
+    """The kernel's own out-of-memory kill, in a control group of a size that no worker fits."""
+    group = CGROUPS / f"lab-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("60000000")
+    except OSError:
+        pytest.skip("control groups cannot be made here")
+    try:
+        run, after = bench.create(), bench.create()
+        app = bench.app()
+        bench.until_step(run, 1)
+        (group / "cgroup.procs").write_text(str(bench.worker_of(run)))
+        (group / "memory.limit_in_bytes").write_text("60000000")
+        bench.until(run, "failed", 30)
+        bench.page_shows(run, "failed", "want of memory", "max_length from 64 to 32")
+        assert app.poll() is None
+        bench.until_step(after, 1)
+    finally:
+        bench.close()
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), 10)
+        group.rmdir()
+
+
+def test_model_and_data_vanish_in_the_middle_of_a_run(bench: Bench, tmp_path: Path) -> None:
+    """What is loaded trains on and saves; a resume says what is missing."""
+    models = tmp_path / "models"
+    shutil.copytree(bench.models_dir / "phi3", models / "phi3")
+    bench.models_dir = models
+    run = bench.create(state="starting")
+    worker = bench.worker(run)
+    bench.until_step(run, 2)
+    shutil.rmtree(models)
+    shutil.rmtree(bench.lab.settings.data_dir)
+    wait_for(lambda: bench.run(run).history.step >= 5)
+    control.stop_run(bench.run(run))
+    assert worker.wait(timeout=60) == 3
+    bench.page_shows(run, "stopped", "adapter so far is saved")
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+    again = bench.worker(bench.run(run))
+    assert again.wait(timeout=60) == 1
+    bench.page_shows(run, "failed")
+    assert bench.run(run).history.cause in ("model", "data")

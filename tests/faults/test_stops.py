@@ -1,0 +1,73 @@
+"""SIGTERM and Stop in every phase of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.faults.bench import ROOT, Bench
+from tests.lab import wait_for
+from trainer import checkpoints, control, locks
+from trainer.runs import Run
+
+
+def says(run: Run, text: str) -> bool:
+    return text in (run.folder / "events.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("phase", ["before its worker is up", "Tokenising", "Loading the weights", "eval", "saving"])
+def test_sigterm_in_any_phase_saves_what_there_is_and_ends(phase: str, bench: Bench) -> None:
+    run = bench.create(state="starting", worker="", save_steps=2)
+    worker = bench.worker(run)
+    if phase == "before its worker is up":
+        run.history.refresh()
+        control.record(run, ["starting"], "starting", worker=locks.identity(worker.pid))
+        assert control.stop_run(run) == "It stops as soon as its worker is up."
+    else:
+        if phase == "saving":
+            wait_for(lambda: list((run.folder / "checkpoints").glob("checkpoint-*")))
+        else:
+            wait_for(lambda: says(run, f'"type": "{phase}"' if phase == "eval" else phase))
+        bench.acknowledge(run)
+        os.kill(worker.pid, signal.SIGTERM)
+    assert worker.wait(timeout=60) == 3
+    bench.page_shows(run, "stopped")
+    saved = checkpoints.newest_complete(run.folder / "checkpoints")
+    assert (saved is not None) == (phase in ("eval", "saving"))
+    assert (run.adapter / "adapter_model.safetensors").exists() == (phase in ("eval", "saving"))
+    if saved:
+        assert json.loads((saved / "trainer_state.json").read_text())["global_step"] == bench.run(run).history.step
+
+
+def test_a_finished_run_trains_longer_and_its_first_configuration_stays(bench: Bench) -> None:
+    run = bench.create(steps=3)
+    assert bench.worker(run).wait(timeout=90) == 0
+    first = (run.folder / "config.json").read_bytes()
+    command = [sys.executable, "-m", "trainer", "--runs-dir", str(run.folder.parent)]
+    command += ["--models-dir", str(bench.models_dir), "resume", run.id]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (refused.returncode, "more epochs" in refused.stderr) == (2, True)
+    assert subprocess.run([*command, "--epochs", "0.1"], cwd=ROOT, capture_output=True).returncode == 0
+    run = bench.run(run)
+    assert run.config is not None
+    assert run.config.training.max_steps == run.history.steps == run.history.step == 5
+    assert run.history.train.curve("loss")[0].tolist() == [1, 2, 3, 4, 5]
+    assert (run.folder / "config.json").read_bytes() == first
+    bench.page_shows(run, "finished")
+
+
+def test_a_second_ctrl_c_ends_it_at_once(bench: Bench) -> None:
+    run = bench.create(state="starting", per_device_train_batch_size=56, gradient_accumulation_steps=64)
+    worker = bench.worker(run)
+    wait_for(lambda: bench.state(run) == "running")
+    os.kill(worker.pid, signal.SIGINT)
+    time.sleep(0.3)
+    os.kill(worker.pid, signal.SIGINT)
+    assert worker.wait(timeout=5) == 3
+    bench.page_shows(run, "stopped", "Killed by a second stop")

@@ -1,0 +1,47 @@
+"""One request to an ASGI app, without a server: what comes back is a status, headers and a body."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+
+def ask(
+    app: Any,
+    path: str = "/",
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+    body: bytes = b"",
+    client: str = "127.0.0.1",
+    server: tuple[str, int] = ("127.0.0.1", 7860),
+) -> tuple[int, dict[str, str], bytes]:
+    """Send one request and collect the answer."""
+    named = {"host": "127.0.0.1:7860", **(headers or {})}
+    if method == "POST":
+        named.setdefault("content-length", str(len(body)))
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "scheme": "http",
+        "server": server,
+        "client": (client, 50000),
+        "headers": [(key.encode("latin-1"), value.encode("latin-1")) for key, value in named.items()],
+    }
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    answered = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
+    return sent[0]["status"], answered, b"".join(message.get("body", b"") for message in sent[1:])
+
+
+async def inside(scope: Any, receive: Any, send: Any) -> None:
+    """An app behind the guards: answers everything with 200."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"inside"})

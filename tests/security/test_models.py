@@ -1,0 +1,184 @@
+"""Which models may load: no code of their own, no pickles, no paths, no shadows."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer import models
+from trainer.config import ModelConfig
+from trainer.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [path for folder in ("trainer", "ui") for path in sorted((ROOT / folder).rglob("*.py"))] + [ROOT / "app.py"]
+
+
+def folder_with(tmp_path: Path, config: Any, name: str = "model") -> Path:
+    (tmp_path / name).mkdir(exist_ok=True)
+    text = config if isinstance(config, str) else json.dumps(config)
+    (tmp_path / name / "config.json").write_text(text)
+    return tmp_path / name
+
+
+def keywords(path: Path) -> list[tuple[str, ast.expr]]:
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    return [(item.arg or "", item.value) for call in calls for item in call.keywords]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_call_trusts_remote_code_or_shares_the_page(path: Path) -> None:
+    """Both are named to be switched off: where they are left out, libraries ask or decide for themselves."""
+    for name, value in keywords(path):
+        if name in ("trust_remote_code", "share", "weights_only") and not isinstance(value, ast.Name):
+            assert isinstance(value, ast.Constant)
+            assert value.value is (name == "weights_only")
+        assert not (name == "trust_remote_code" and isinstance(value, ast.Name))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_nothing_is_unpickled_or_evaluated(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert not names & {"eval", "exec", "compile", "__import__", "pickle", "marshal", "shelve"}
+
+
+def test_every_load_of_a_model_names_safetensors_and_no_remote_code() -> None:
+    loads = 0
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            given = {item.arg: ast.unparse(item.value) for item in node.keywords}
+            source = ast.unparse(node.func)
+            if source.startswith("Auto") and source.endswith("from_pretrained"):
+                loads += 1
+                assert given["trust_remote_code"] == "False"
+                if "Model" in source:
+                    assert given["use_safetensors"] == "True"
+    assert loads >= 3
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"auto_map": {"AutoModelForCausalLM": "evil.Model"}},
+        {"_attn_implementation": "someone/kernel"},
+        {"attn_implementation": "eager"},
+        {"_attn_implementation_internal": "x"},
+        {"_experts_implementation_x": "x"},
+        {"text_config": {"deep": [{"auto_map": {}}]}},
+        {"vision": [{"_attn_implementation": "a/b"}]},
+    ],
+)
+def test_a_config_that_would_run_code_is_refused_with_the_reason(
+    extra: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
+    folder_with(tmp_path, {"model_type": "llama", **extra})
+    with pytest.raises(UserError, match="would run code that came with the model"):
+        models.load_config(ModelConfig(name="model"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *("", "[]", "null", "{", "[" * 100_000, '{"a":' * 100_000, '{"model_type": ' + "9" * 5000 + "}", "\ud800"[:0] + "\0"),
+        *({}, {"model_type": 3}, {"model_type": ["llama"]}, {"model_type": "bert"}, {"model_type": "x" * 10_000}),
+        json.dumps({"model_type": "llama", "a": json.loads('{"b":' * 100 + "1" + "}" * 100)}),
+        " " * (models.MAX_CONFIG_BYTES + 1),
+        {"model_type": "llama", "hidden_size": "x"},
+    ],
+)
+def test_a_config_that_is_none_gets_a_sentence(config: Any, tmp_path: Path) -> None:
+    folder_with(tmp_path, config)
+    with pytest.raises(UserError) as caught:
+        models.load_config(ModelConfig(name="model"), tmp_path)
+    assert "Traceback" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("/etc", "/tmp/model", "../model", "./model", "..", ".", "~", "model/../../x", "a/../b", "models/x/y", "c:\\x"),
+        *("file:///etc", "http://x/y", "a/b/c", "a//b", "-x", ".hidden", "a\0b", "a/.b", "model\n", "", " ", "x" * 200),
+    ],
+)
+def test_a_model_is_named_and_never_a_path(name: str, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    folder_with(tmp_path, {"model_type": "llama"})
+    with pytest.raises(UserError):
+        source, _ = models.locate(ModelConfig(name=name), tmp_path / "models")
+        assert source == name.strip() == "model"
+
+
+@pytest.mark.parametrize("revision", ["../../x", "/etc", "a..b", "", "-x", "a b", "x" * 300])
+def test_a_revision_is_a_name(revision: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no revision"):
+        models.locate(ModelConfig(name="owner/name", revision=revision), tmp_path)
+
+
+def test_a_folder_in_the_working_folder_cannot_shadow_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert models.locate(ModelConfig(name="owner/name"), tmp_path / "models")[0] == "owner/name"
+    folder_with(tmp_path, {"model_type": "llama"}, "owner")
+    (tmp_path / "owner/name").mkdir()
+    with pytest.raises(UserError, match="hides the hub model"):
+        models.locate(ModelConfig(name="owner/name"), tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model-00001.bin", "../../x.safetensors", "/x.safetensors", "a/b.safetensors", "x.safetensors.bin", 3]
+)
+def test_an_index_may_name_only_safetensors_of_its_own_folder(name: Any, tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, {"model_type": "llama"})
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / models.INDEX).write_text(json.dumps(index))
+    models.check_weights(ModelConfig(name="model"), tmp_path)
+    index["weight_map"]["b"] = name
+    (folder / models.INDEX).write_text(json.dumps(index))
+    with pytest.raises(UserError, match="no safetensors of its own folder"):
+        models.check_weights(ModelConfig(name="model"), tmp_path)
+
+
+def test_an_adapter_that_leads_to_another_model_is_refused(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, {"model_type": "llama"})
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/somewhere/else"}')
+    with pytest.raises(UserError, match="an adapter, not a model"):
+        models.check_weights(ModelConfig(name="model"), tmp_path)
+
+
+def test_pickled_weights_are_not_loaded(models_dir: Path, tmp_path: Path) -> None:
+    """The whole way: a model that has its weights only as a pickle, which would run code when it is read."""
+    import torch
+
+    from trainer.discover import discover
+    from trainer.loading import load_model
+    from trainer.plan import make_plan
+    from trainer.scenarios import SIX
+    from trainer.config import RunConfig
+
+    shutil.copytree(models_dir / "phi3", tmp_path / "model")
+    (tmp_path / "model/model.safetensors").unlink()
+    marker = tmp_path / "it ran"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (marker,))
+
+    torch.save({"a": Evil()}, tmp_path / "model/pytorch_model.bin")
+    model = ModelConfig(name="model", load_in_4bit=False)
+    found = discover(models.load_config(model, tmp_path), "model")
+    plan = make_plan(RunConfig(model=model, modules=SIX[4].modules), found, False, 0)
+    with pytest.raises(UserError, match="safetensors"):
+        load_model(model, tmp_path, plan, found)
+    assert not marker.exists()
