@@ -91,7 +91,7 @@ def measure_list(folder: Path, count: int) -> list[tuple[str, str]]:
         (f"{count:,} runs, list, first time ever (no index)", f"{cold:.2f} s"),
         (f"{count:,} runs, list, a new process", f"{first:.2f} s"),
         (f"{count:,} runs, list, again", f"{again:.2f} s"),
-        (f"{count:,} runs, the supervisor's look, once a second", f"{look * 1000:.0f} ms"),
+        (f"{count:,} runs, a look for queued ones, once a second", f"{look * 1000:.0f} ms"),
     ]
 
 

@@ -116,12 +116,12 @@ def verify(model: PeftModel, plan: Plan, adapter: AdapterConfig, module_map: Mod
     for target in plan.targets:
         key = (holder(target), target.treatment)
         planned[key] = planned.get(key, 0) + stored_count(target, adapter, module_map)
-    for name in real.keys() | planned.keys():
-        if real.get(name) != planned.get(name):
-            module, treatment = name
+    for module, treatment in real.keys() | planned.keys():
+        there, wanted = (counts.get((module, treatment), 0) for counts in (real, planned))
+        if there != wanted:
             raise UserError(
                 f"The plan and the model differ at {module} ({treatment}): "
-                f"planned {planned.get(name, 0):,} numbers, found {real.get(name, 0):,}.",
+                f"planned {wanted:,} numbers, found {there:,}.",
                 "Nothing was trained. Please report this with the run's config.json.",
                 "bug",
             )

@@ -96,6 +96,7 @@ def resume_run(run: Run, state: str = "queued", worker: str = "", epochs: float 
         places.put_last(run.folder, run.folder.parent)
         (run.folder / "stop").unlink(missing_ok=True)
         done = record(run, [recorded], state, **values)
+        places.announce(run.folder.parent)
     except OSError as error:
         raise disk_full() from error
     if not done:

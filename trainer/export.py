@@ -121,7 +121,7 @@ def model_card(run: Run) -> str:
     history, plan = run.history.refresh(), run.plan()
     is_hub = "/" in base_model(run)
     receipts = "\n".join(
-        f"| `{_plain(receipt['tick'])}` | {receipt['treatment']} | {_plain(receipt['note'])} |"
+        f"| `{_plain(receipt['tick'])}` | {receipt['treatment']} | {_prose(receipt['note'])} |"
         for receipt in plan.get("receipts", [])
     )
     facts = {
@@ -129,14 +129,14 @@ def model_card(run: Run) -> str:
         "Held-out loss": _number(history.latest.get("eval_loss")),
         "Steps": f"{history.step} of {history.steps}",
         "Trainable parameters": f"{plan.get('trainable', 0):,}",
-        "Data": _plain(run.config.data.path or run.config.data.source),
+        "Data": _prose(run.config.data.path or run.config.data.source),
     }
     where = base_model(run) if is_hub else f"the folder of {base_model(run)}"
     return (
         "---\n"
         + (f"base_model: {base_model(run)}\n" if is_hub else "")
         + "library_name: peft\npipeline_tag: text-generation\ntags: [lora]\n---\n\n"
-        + f"# {_plain(run.title)}\n\nA PEFT adapter for `{base_model(run)}`, trained with LoRA Module Lab.\n\n"
+        + f"# {_prose(run.title)}\n\nA PEFT adapter for `{base_model(run)}`, trained with LoRA Module Lab.\n\n"
         + "| tick | treatment | what it matched |\n|---|---|---|\n"
         + receipts
         + "\n\n"
@@ -165,8 +165,13 @@ def _token_note(tokens: tuple[str, ...]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that can break neither a Markdown table nor the card's front matter."""
-    return re.sub(r"[|<>&`*_#!~\[\]\\\x00-\x1f\x7f\u2028\u2029]+", " ", str(text))[:300]
+    """Text that can break neither a Markdown table nor a span of code."""
+    return re.sub(r"[|<>`\[\]\\\x00-\x1f\x7f\u2028\u2029]+", " ", str(text))[:300]
+
+
+def _prose(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([*_#!~&])", r"\\\1", _plain(text))
 
 
 def _number(value: float | None) -> str:

@@ -25,14 +25,17 @@ COLUMNS = ("start", "end", "eval", "step", *FIGURES)
 AT = {name: number for number, name in enumerate(COLUMNS)}
 KINDS = ("metrics", "eval")
 _ROW = struct.Struct(f"<{len(COLUMNS)}d")
+DRAWN = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second")
+CHUNK = 8192
+"""Rows looked at in one go: they fit the processor's cache."""
 _SAMPLES = 16
 
 
 class Table:
-    """Rows of figures that grow; the last row of a step wins."""
+    """The figures that curves are drawn of, step by step; the last row of a step wins."""
 
     def __init__(self) -> None:
-        self._rows = np.empty((0, len(COLUMNS)))
+        self._columns = {name: np.empty(0) for name in ("step", *DRAWN)}
         self._size = 0
 
     def __len__(self) -> int:
@@ -41,18 +44,17 @@ class Table:
     def add(self, rows: np.ndarray) -> None:
         """Append rows of COLUMNS."""
         size = self._size + len(rows)
-        if size > len(self._rows):
-            grown = np.empty((max(size, 2 * self._size, 64), len(COLUMNS)))
-            grown[: self._size] = self._rows[: self._size]
-            self._rows = grown
-        self._rows[self._size : size] = rows
+        for name, column in self._columns.items():
+            if size > len(column):
+                grown = np.empty(max(size, 2 * self._size, 64))
+                grown[: self._size] = column[: self._size]
+                self._columns[name] = column = grown
+            column[self._size : size] = rows[:, AT[name]]
         self._size = size
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps in rising order, and the figure at each; NaN where there is none."""
-        rows = self._rows[: self._size]
-        steps, values = rows[:, AT["step"]].astype(np.int64), rows[:, AT[name]].copy()
-        values[~np.isfinite(values)] = np.nan
+        steps, values = self._columns["step"][: self._size], self._columns[name][: self._size]
         if np.all(steps[1:] > steps[:-1]):
             return steps, values
         order = np.argsort(steps, kind="stable")
@@ -97,18 +99,26 @@ def row_of(event: dict[str, Any], start: int, end: int) -> tuple[float, ...] | N
 def load(events: Path) -> np.ndarray:
     """The rows of metrics.f64 beside `events`; none if they contradict it. A torn last row is passed over."""
     try:
-        raw = np.fromfile(events.parent / FILE, dtype="<f8")
-        rows = raw[: len(raw) - len(raw) % len(COLUMNS)].reshape(-1, len(COLUMNS))
-        if len(rows) and _true(rows, events):
-            return rows
-    except OSError:
+        count = (events.parent / FILE).stat().st_size // _ROW.size
+        if count:
+            rows = np.memmap(events.parent / FILE, dtype="<f8", mode="r", shape=(count, len(COLUMNS)))
+            if _true(rows, events):
+                return rows
+    except (OSError, ValueError):
         pass
     return np.empty((0, len(COLUMNS)))
 
 
+def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """`rows` in parts of CHUNK."""
+    for first in range(0, len(rows), CHUNK):
+        yield np.asarray(rows[first : first + CHUNK])
+
+
 def newest(rows: np.ndarray) -> dict[str, float]:
-    """The newest known value of every figure."""
+    """The newest value of every figure that the last rows know."""
     found = {}
+    rows = rows[-CHUNK:]
     for name in FIGURES:
         known = np.flatnonzero(np.isfinite(rows[:, AT[name]]))
         if len(known):
@@ -118,22 +128,31 @@ def newest(rows: np.ndarray) -> dict[str, float]:
 
 def between(events: Path, rows: np.ndarray) -> Iterator[bytes]:
     """The parts of events.jsonl before and between the events of `rows`."""
-    starts, ends = rows[:, AT["start"]], np.concatenate([[0.0], rows[:-1, AT["end"]]])
+    before = 0
     with events.open("rb") as file:
-        for place in np.flatnonzero(starts > ends):
-            file.seek(int(ends[place]))
-            yield file.read(int(starts[place] - ends[place]))
+        for part in chunks(rows):
+            starts, ends = part[:, AT["start"]], part[:, AT["end"]]
+            before_each = np.concatenate([[before], ends[:-1]])
+            for place in np.flatnonzero(starts > before_each):
+                file.seek(int(before_each[place]))
+                yield file.read(int(starts[place] - before_each[place]))
+            before = int(ends[-1])
 
 
 def rebuild(events: Path) -> None:
     """Bring metrics.f64 up to date with events.jsonl, which nobody else may be writing meanwhile."""
     rows = load(events)
     offset = int(rows[-1, AT["end"]]) if len(rows) else 0
-    missing = [row for row in _placed(events, offset) if row is not None]
     draft, target = events.parent / f".{FILE}", events.parent / FILE
-    if not missing and target.exists() and target.stat().st_size == rows.nbytes:
+    missing = (row for row in _placed(events, offset) if row is not None)
+    first = next(missing, None)
+    if first is None and target.exists() and target.stat().st_size == rows.nbytes:
         return
-    draft.write_bytes(rows.tobytes() + b"".join(_ROW.pack(*row) for row in missing))
+    with draft.open("wb") as file:
+        for part in chunks(rows):
+            file.write(part.tobytes())
+        for row in ([first] if first else []), missing:
+            file.writelines(_ROW.pack(*values) for values in row)
     draft.replace(target)
 
 
@@ -154,23 +173,27 @@ def _placed(events: Path, offset: int) -> Iterator[tuple[float, ...] | None]:
 
 def _true(rows: np.ndarray, events: Path) -> bool:
     """Whether the places of `rows` fit events.jsonl, and a sample of them says the same."""
-    starts, ends = rows[:, AT["start"]], rows[:, AT["end"]]
-    if not (np.all(ends > starts) and np.all(starts[1:] >= ends[:-1]) and starts[0] >= 0):
-        return False
-    with events.open("rb") as file:
-        if ends[-1] > file.seek(0, 2):
+    before = 0.0
+    for part in chunks(rows):
+        starts, ends = part[:, AT["start"]], part[:, AT["end"]]
+        if not (starts[0] >= before and np.all(ends > starts) and np.all(starts[1:] >= ends[:-1])):
             return False
-        for place in np.unique(np.linspace(0, len(rows) - 1, _SAMPLES).astype(int)):
-            start, end = int(starts[place]), int(ends[place])
-            file.seek(start)
-            try:
-                event = json.loads(file.read(end - start))
-            except (ValueError, RecursionError):
-                return False
-            row = row_of(event, start, end) if isinstance(event, dict) else None
-            if row is None or not np.array_equal(row, rows[place], equal_nan=True):
-                return False
-    return True
+        before = ends[-1]
+    with events.open("rb") as file:
+        if before > file.seek(0, 2):
+            return False
+        sample = np.unique(np.linspace(0, len(rows) - 1, _SAMPLES).astype(int))
+        return all(_says_the_same(file, rows[place]) for place in sample)
+
+
+def _says_the_same(file: BinaryIO, row: np.ndarray) -> bool:
+    start, end = int(row[AT["start"]]), int(row[AT["end"]])
+    file.seek(start)
+    try:
+        event = json.loads(file.read(end - start))
+    except ValueError:
+        return False
+    return isinstance(event, dict) and np.array_equal(row_of(event, start, end) or (), row, equal_nan=True)
 
 
 def _number(value: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ ENDED = ("finished", "stopped", "failed", "interrupted")
 LOG_LINES = 200
 CONFIG = re.compile(r"config(-\d+)?\.json")
 _LONG = 2**22
-"""Bytes of events.jsonl from which on metrics.f64 is worth making for a run that is over."""
+"""Bytes of events.jsonl from which on a metrics.f64 that is missing is worth making."""
 
 
 @dataclass
@@ -57,28 +58,28 @@ class History:
         """Read what is new. A long run's figures come from metrics.f64."""
         path = self.folder / "events.jsonl"
         with self._reading:
-            first = self._offset == 0
-            if first:
+            if self._offset == 0:
                 self._take_figures(path)
-            known = self._offset
-            new, self._offset = events.read(path, known)
+            new, self._offset = events.read(path, self._offset)
             self._fold_all(new)
-            if first and self._offset - known > _LONG and self.recorded in ENDED:
-                with locks.turn(self.folder / "lock", 0) as ours:
-                    if ours:
-                        figures.rebuild(path)
         return self
 
     def _take_figures(self, path: Path) -> None:
         """Fold what metrics.f64 knows, and the other events, which stand between."""
         rows = figures.load(path)
+        if _size(path) - (rows[-1, figures.AT["end"]] if len(rows) else 0) > _LONG:
+            with locks.turn(self.folder / "lock", 0) as ours, contextlib.suppress(OSError):
+                if ours:
+                    figures.rebuild(path)
+                    rows = figures.load(path)
         if not len(rows):
             return
         others = [event for part in figures.between(path, rows) for event in events.parse(part)]
         if any(event["type"] in figures.KINDS for event in others):
             return  # it lacks some: the whole truth is in events.jsonl
         self._fold_all(others)
-        self._add_figures(rows)
+        for part in figures.chunks(rows):
+            self._add_figures(part)
         self.version += len(rows)
         self._offset = int(rows[-1, figures.AT["end"]])
 
@@ -148,3 +149,10 @@ class History:
         if not self.steps or not self.step or not self.elapsed():
             return None
         return self.elapsed() / self.step * max(self.steps - self.step, 0)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 HIDDEN = "[secret]"
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "LAB_PASSWORD", "WANDB_API_KEY")
 _TOKEN = re.compile(
-    r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}"
+    r"(?:hf|api_org)_[A-Za-z0-9]{16,}"
     r"|(?<=earer )[A-Za-z0-9._~+/=-]{8,}"
     r"|(?<=://)[^/\s:@]{1,200}:[^/\s@]{1,200}(?=@)"
 )

@@ -24,6 +24,8 @@ from trainer.plan import Plan
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 MAX_TITLE = 120
+FULL_LOOK = 30.0
+"""Seconds after which all runs are looked at, for those that came by other ways than the queue's."""
 KEPT = 64
 """Runs whose histories stay in memory once opened."""
 
@@ -107,6 +109,9 @@ class RunStore:
         self._runs: dict[str, Run] = {}
         self._lock = threading.RLock()
         self._index = Index(self.folder)
+        self._open: list[str] = []
+        self._news: Stamp = []
+        self._looked = 0.0
 
     def create(self, config: RunConfig, plan: Plan, state: str = "queued", worker: str = "") -> Run:
         """A new run folder; it appears whole or not at all.
@@ -124,6 +129,7 @@ class RunStore:
             places.put_last(draft, self.folder)
             events.append(draft / "events.jsonl", "state", state=state, **({"worker": worker} if worker else {}))
             draft.rename(self.folder / run_id)
+            places.announce(self.folder)
         except OSError as error:
             if draft is not None:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -165,22 +171,24 @@ class RunStore:
         return [row for row in rows if row is not None]
 
     def open_runs(self) -> list[Run]:
-        """Runs that are not recorded as over, oldest first. Of the others only the time of the last event is read."""
-        found = []
+        """Runs that are not recorded as over, oldest first. All are looked at only when one was queued."""
+        news = stamp_of(f"{self.folder}/{places.COUNTER}")
         with self._lock:
-            for run_id in reversed(self.ids()):
-                folder = f"{self.folder}/{run_id}"
-                if self._index.is_over(run_id, stamp_of(f"{folder}/events.jsonl")):
-                    continue
-                now = stamp(folder)
-                run = self._try(run_id)
-                if run is None:
-                    continue
-                if run.history.recorded in ENDED:
-                    self._index.put(run_id, now, run.summary())
-                else:
-                    found.append(run)
+            if news != self._news or time.monotonic() - self._looked > FULL_LOOK:
+                self._news, self._looked = news, time.monotonic()
+                self._open = [run_id for run_id in reversed(self.ids()) if not self._is_over(run_id)]
+            runs = [run for run in map(self._try, self._open) if run is not None]
+            found = [run for run in runs if run.history.recorded not in ENDED]
+            self._open = [run.id for run in found]
         return found
+
+    def _is_over(self, run_id: str) -> bool:
+        """Whether a run is recorded as over; of one that is known to be, only the time of the last event is read."""
+        folder = f"{self.folder}/{run_id}"
+        if self._index.is_over(run_id, stamp_of(f"{folder}/events.jsonl")):
+            return True
+        self._summary(run_id, stamp(folder))
+        return self._index.is_over(run_id, stamp_of(f"{folder}/events.jsonl"))
 
     def _summary(self, run_id: str, now: Stamp) -> dict[str, Any] | None:
         row = self._index.get(run_id, now)

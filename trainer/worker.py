@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
-from trainer import checkpoints, devices, failures, locks, parsing
+from trainer import checkpoints, devices, failures, locks, parsing, redact
 from trainer.events import Event, EventWriter
 from trainer.history import History
 from trainer.runs import Run
@@ -194,6 +194,7 @@ def _log_to(path: Path) -> None:
         os.dup2(file, 1)
         os.dup2(file, 2)
         os.close(file)
+    redact.install()
 
 
 if __name__ == "__main__":

@@ -57,12 +57,13 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_the_app(small_disk: Bench) 
     bench.page_shows(run, "failed", "disk", "Free some space, then resume")
     assert bench.run(run).history.cause == "disk"
     assert app.poll() is None
+    fill(bench.folder / "runs")  # what the worker gave back
     with pytest.raises(UserError, match="disk is full"):
         bench.create()
     assert not list((bench.folder / "runs").glob(".new-*"))
     filling.unlink()
-    step = checkpoints.newest_complete(run.folder / "checkpoints")
-    assert step is not None, "the checkpoint before is whole"
+    (bench.folder / "runs" / "filling").unlink()
+    assert checkpoints.newest_complete(run.folder / "checkpoints") is not None, "the checkpoint before is whole"
     control.resume_run(bench.run(run))
     bench.until_step(run, bench.run(run).history.step + 2)
 
@@ -100,8 +101,9 @@ def test_what_torch_says_of_a_refused_write_is_a_disk_that_is_full(limit: str, b
     if limit == "a checkpoint":
         bench.page_shows(run, "failed", "The disk is full")
         assert not list((run.folder / "checkpoints").glob("checkpoint-*")), "the half one is gone"
-    else:
-        bench.page_shows(run, "interrupted")  # even the last event was refused: all that is known is that it is over
+    else:  # the event that was refused may be larger than the last one, which then still found room
+        assert (bench.state(run), bench.run(run).history.cause) in (("failed", "disk"), ("interrupted", ""))
+        bench.page_shows(run, bench.state(run))
 
 
 def test_no_room_for_a_checkpoint_is_told_before_it_is_begun(small_disk: Bench) -> None:
@@ -133,11 +135,11 @@ def test_a_device_out_of_memory_names_what_to_lower_and_frees_it(bench: Bench) -
 
 
 def test_the_system_kills_a_worker_for_memory(bench: Bench) -> None:
-    """The kernel's own out-of-memory kill, in a control group of a size that no worker fits."""
+    """The kernel's own out-of-memory kill, in a control group that leaves a worker no page to grow by."""
     group = CGROUPS / f"lab-{os.getpid()}"
     try:
         group.mkdir()
-        (group / "memory.limit_in_bytes").write_text("60000000")
+        (group / "memory.limit_in_bytes").write_text("100000")
     except OSError:
         pytest.skip("control groups cannot be made here")
     try:
@@ -145,7 +147,6 @@ def test_the_system_kills_a_worker_for_memory(bench: Bench) -> None:
         app = bench.app()
         bench.until_step(run, 1)
         (group / "cgroup.procs").write_text(str(bench.worker_of(run)))
-        (group / "memory.limit_in_bytes").write_text("60000000")
         bench.until(run, "failed", 30)
         bench.page_shows(run, "failed", "want of memory", "max_length from 64 to 32")
         assert app.poll() is None

@@ -43,8 +43,10 @@ def test_no_call_trusts_remote_code_or_shares_the_page(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_nothing_is_unpickled_or_evaluated(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    assert not names & {"eval", "exec", "compile", "__import__", "pickle", "marshal", "shelve"}
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not called & {"eval", "exec", "compile", "__import__", "torch.load", "os.system"}
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not {name.name for node in imports for name in node.names} & {"pickle", "marshal", "shelve", "cloudpickle"}
 
 
 def test_every_load_of_a_model_names_safetensors_and_no_remote_code() -> None:
@@ -89,8 +91,8 @@ def test_a_config_that_would_run_code_is_refused_with_the_reason(
 @pytest.mark.parametrize(
     "config",
     [
-        *("", "[]", "null", "{", "[" * 100_000, '{"a":' * 100_000, '{"model_type": ' + "9" * 5000 + "}", "\ud800"[:0] + "\0"),
-        *({}, {"model_type": 3}, {"model_type": ["llama"]}, {"model_type": "bert"}, {"model_type": "x" * 10_000}),
+        *("", "[]", "null", "{", "[" * 100_000, '{"a":' * 100_000, '{"model_type": ' + "9" * 5000 + "}", "\0"),
+        *({}, {"model_type": 3}, {"model_type": ["llama"]}, {"model_type": "clip"}, {"model_type": "x" * 10_000}),
         json.dumps({"model_type": "llama", "a": json.loads('{"b":' * 100 + "1" + "}" * 100)}),
         " " * (models.MAX_CONFIG_BYTES + 1),
         {"model_type": "llama", "hidden_size": "x"},

@@ -9,7 +9,7 @@ MODEL_DIR = Path(__file__).parent / "model"
 TRAIN_FILE = Path(__file__).parent / "data" / "pirate.jsonl"
 HELDOUT_FILE = Path(__file__).parent / "data" / "pirate_heldout.jsonl"
 
-# A small model wants a far larger rate than the 1e-4 of a 14B one; 400 small steps of at most 100 tokens a row.
+# A small model wants a far larger rate than the 1e-4 of a 14B one.
 SETTINGS: dict[str, float | int] = {
     "learning_rate": 8e-3,
     "num_train_epochs": 1,

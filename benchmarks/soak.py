@@ -1,0 +1,113 @@
+"""Kill the worker, the app or both at random, again and again, and check after each what must always hold.
+
+python benchmarks/soak.py [--kills 200] [--seed N]     prints what it did; ends with 1 at the first broken promise
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests import tiny  # noqa: E402
+from tests.faults.bench import Bench  # noqa: E402
+from tests.lab import wait_for  # noqa: E402
+from trainer import checkpoints, control, locks  # noqa: E402
+from trainer.history import ENDED  # noqa: E402
+from trainer.runs import Run  # noqa: E402
+
+EXPECTED = {"worker": "failed", "app": "running", "both": "interrupted"}
+LONGEST_WAIT = 2.0
+"""Seconds from the moment the run works to the kill, at most."""
+
+
+def soak(bench: Bench, kills: int, chance: random.Random) -> Counter[str]:
+    """Kill and check. Raises AssertionError at the first broken promise."""
+    done: Counter[str] = Counter()
+    run = bench.create(save_steps=5)
+    app = bench.app()
+    for number in range(1, kills + 1):
+        target = chance.choice(("worker", "worker", "app", "both"))
+        moment = chance.choice(("starting", "training"))
+        _reach(bench, run, moment)
+        time.sleep(chance.uniform(0, LONGEST_WAIT))
+        worker = locks.holder(run.folder / "lock")
+        bench.acknowledge(run)
+        if target != "worker":
+            app.kill()
+            app.wait()
+        if target != "app" and worker:
+            os.kill(worker, 9)
+            wait_for(lambda gone=worker: locks.holder(run.folder / "lock") != gone, 5)
+        _check(bench, run, target, worker)
+        if target != "worker":
+            app = bench.app()
+        if bench.state(run) in ENDED:
+            control.resume_run(bench.run(run))
+        done[f"{target}, {moment}"] += 1
+        print(f"{number:4} {target:7} {moment:9} step {bench.run(run).history.step:6}", flush=True)
+    _reach(bench, run, "training")
+    control.stop_run(bench.run(run))
+    bench.until(run, "stopped")
+    steps = bench.run(run).history.train.curve("loss")[0].tolist()
+    assert steps == list(range(1, len(steps) + 1)), "a step is missing"
+    assert checkpoints.newest_complete(run.folder / "checkpoints") is not None
+    return done
+
+
+def _reach(bench: Bench, run: Run, moment: str) -> None:
+    """Wait until the run's worker is up, or takes steps."""
+    bench.worker_of(run)
+    if moment == "training":
+        before = bench.run(run).history.step
+        wait_for(lambda: bench.run(run).history.step > before or bench.state(run) in ENDED, 90)
+
+
+def _check(bench: Bench, run: Run, target: str, worker: int | None) -> None:
+    """No event is lost, the state is true within 2 s, there is one worker or none, the checkpoint before is whole."""
+    if target == "app" or worker is None:
+        assert locks.holder(run.folder / "lock") == worker
+        assert bench.state(run) not in ENDED
+    else:
+        wait_for(lambda: bench.state(run) == EXPECTED[target], 2)
+        assert locks.holder(run.folder / "lock") is None
+    bench.holds(run)
+    seen = [
+        path for path in (run.folder / "checkpoints").glob("checkpoint-*") if (path / checkpoints.MARKER).exists()
+    ]
+    assert all(map(checkpoints.is_complete, seen)), "a marked checkpoint is not whole"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LAB_DEVICE_LOCKS"] = f"{folder}/locks"
+        tiny.save_model(Path(folder) / "models" / "phi3", "phi3")
+        bench = Bench(Path(folder), Path(folder) / "models")
+        started = time.monotonic()
+        try:
+            done = soak(bench, options.kills, random.Random(options.seed))
+        finally:
+            bench.close()
+        minutes = (time.monotonic() - started) / 60
+    print(f"{options.kills} kills in {minutes:.0f} minutes, seed {options.seed}, every promise held:")
+    for what, count in sorted(done.items()):
+        print(f"  {what:20} {count}")
+
+
+if __name__ == "__main__":
+    main()

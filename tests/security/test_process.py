@@ -1,0 +1,160 @@
+"""The app's real process over HTTP: what is served, to whom, and what is not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PASSWORD = "a long enough password"
+
+
+def start(folder: Path, *arguments: str, **environment: str) -> tuple[subprocess.Popen[str], str, Path]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "app.py", "--port", str(port), "--runs-dir", str(folder / "runs"), *arguments]
+    log = folder / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"LAB_DEVICE_LOCKS": str(folder / "locks")} | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    deadline = time.monotonic() + 120
+    while "running on" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process, f"http://127.0.0.1:{port}", log
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """An open app on this machine: its address and its folder."""
+    folder = tmp_path_factory.mktemp("open")
+    process, address, _ = start(folder)
+    yield address, folder
+    process.terminate()
+    process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, subprocess.Popen[str]]]:
+    """An app on every address, with a password."""
+    folder = tmp_path_factory.mktemp("locked")
+    process, address, log = start(folder, "--host", "0.0.0.0", "--allow-host", "lab.example", LAB_PASSWORD=PASSWORD)
+    yield address, log, process
+    process.terminate()
+    process.wait(timeout=20)
+
+
+def test_it_listens_on_this_machine_only(lab: tuple[str, Path]) -> None:
+    port = int(lab[0].rpartition(":")[2])
+    listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    places = {fields[1] for fields in listening if fields[3] == "0A" and fields[1].endswith(f":{port:04X}")}
+    assert places == {f"0100007F:{port:04X}"}
+
+
+def test_no_file_of_the_machine_is_served(lab: tuple[str, Path]) -> None:
+    address, folder = lab
+    exports = folder / "runs" / "exports"
+    (exports / "a.zip").write_bytes(b"PK")
+    (folder / "runs" / "data" / "b.jsonl").write_text("{}")
+    assert httpx.get(f"{address}/gradio_api/file={exports / 'a.zip'}").content == b"PK"
+    paths = [
+        *("README.md", "app.py", "trainer/lab.py", ".gitignore", ".git/config", "runs", "models", "../etc/passwd"),
+        *(ROOT / "README.md", ROOT / ".git/HEAD", folder / "runs/data/b.jsonl", folder / "log", "/etc/passwd"),
+        *(f"{exports}/../data/b.jsonl", exports, "http://127.0.0.1:1/a.zip", "/proc/self/environ", "%2e%2e/app.py"),
+    ]
+    for path in paths:
+        for route in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/", "gradio_api/proxy="):
+            answer = httpx.get(f"{address}/{route}{path}")
+            assert answer.status_code in (400, 403, 404), (route, path)
+            assert len(answer.content) < 200
+
+
+def test_an_upload_is_not_served_back(lab: tuple[str, Path]) -> None:
+    address, folder = lab
+    answer = httpx.post(f"{address}/gradio_api/upload", files={"files": ("../../x.html", b"<script>")})
+    assert answer.status_code == 200
+    path = Path(answer.json()[0])
+    assert folder / "runs" / "uploads" in path.parents
+    assert httpx.get(f"{address}/gradio_api/file={path}").status_code == 403
+
+
+def test_hosts_and_origins(lab: tuple[str, Path]) -> None:
+    address, _ = lab
+    join = f"{address}/gradio_api/queue/join"
+    assert httpx.get(address, headers={"host": "evil.example"}).status_code == 400
+    assert httpx.post(join, json={}, headers={"origin": "http://evil.example"}).status_code == 403
+    upload = httpx.post(
+        f"{address}/gradio_api/upload", files={"files": b"x"}, headers={"origin": "http://evil.example"}
+    )
+    assert upload.status_code == 403
+    assert httpx.post(join, json={}, headers={"origin": address}).status_code == 422
+    preflight = {"origin": "http://localhost:3000", "access-control-request-method": "POST"}
+    assert httpx.options(join, headers=preflight).headers.get("access-control-allow-origin") is None
+
+
+def test_bodies_that_no_parser_likes_get_a_sentence(lab: tuple[str, Path]) -> None:
+    address, folder = lab
+    bodies = [
+        *(b"[" * 100_000, b'{"data": ' + b"[" * 100_000, b'{"data": [' + b"9" * 5000 + b"]}", b"\xff\xfe", b"", b"null"),
+        *(b'{"data": ["\\ud800"], "fn_index": "\\ud800"}', b'{"data": [NaN], "fn_index": NaN}', b'{"data": []}'),
+        *(b'{"data": [], "fn_index": 99999}', b'{"data": [], "fn_index": -1}', b'{"data": {}, "fn_index": 1}'),
+    ]
+    for body in bodies:
+        for route in ("run/predict", "queue/join", "call/plan", "run/plan", "run/nothing", "cancel", "reset"):
+            answer = httpx.post(
+                f"{address}/gradio_api/{route}", content=body, headers={"content-type": "application/json"}, timeout=20
+            )
+            assert answer.status_code < 600
+            assert "Traceback" not in answer.text
+            assert 'File "' not in answer.text
+    assert httpx.get(f"{address}/config").status_code == 200
+
+
+def test_a_password_guards_every_address(locked: tuple[str, Path, subprocess.Popen[str]]) -> None:
+    from gradio_client import Client
+
+    address, log, _ = locked
+    for path in ("/", "/config", "/gradio_api/info", "/gradio_api/heartbeat/x", "/assets/x", "/theme.css"):
+        assert httpx.get(address + path).status_code == 401
+    for path in ("run/runs", "queue/join", "upload", "cancel", "reset", "call/runs"):
+        assert httpx.post(f"{address}/gradio_api/{path}", json={"data": []}).status_code == 401
+    with httpx.Client(base_url=address) as browser:
+        assert browser.post("/login", data={"password": "wrong"}).status_code == 401
+        assert browser.post("/login", data={"password": PASSWORD}).status_code == 200
+        assert browser.get("/config").status_code == 200
+        assert browser.get("/config", headers={"host": "lab.example"}).status_code == 200
+        assert browser.get("/config", headers={"host": "evil.example"}).status_code == 400
+    client = Client(address, auth=("", PASSWORD), verbose=False)
+    assert client.predict(api_name="/runs") == []
+    assert PASSWORD not in log.read_text()
+
+
+def test_no_process_shows_the_password(locked: tuple[str, Path, subprocess.Popen[str]]) -> None:
+    """Not on a command line, and not in the environment of the helper and the workers."""
+    process = locked[2]
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    found = 0
+    for threads in Path(f"/proc/{process.pid}/task").iterdir():
+        children += (threads / "children").read_text().split()
+    for child in set(children):
+        found += 1
+        assert PASSWORD.encode() not in Path(f"/proc/{child}/environ").read_bytes()
+        assert PASSWORD.encode() not in Path(f"/proc/{child}/cmdline").read_bytes()
+    assert found
+    assert PASSWORD.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()

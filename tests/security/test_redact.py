@@ -1,0 +1,100 @@
+"""Secrets: out of logs, events and configurations; the environment is their only place."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer import events, parsing, redact
+from trainer.config import default_config
+from trainer.errors import InvalidConfig
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "hf_" + "AbCdEfGh12345678" * 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"token {TOKEN}.", f"https://user:{TOKEN}@huggingface.co/x", f"Authorization: Bearer {TOKEN}", f"({TOKEN})"),
+        *("GET https://me:s3cr3t-w0rd@example.com/x", "authorization: bearer s3cr3t-w0rd", "api_org_" + "s3cr3t" * 4),
+    ],
+)
+def test_tokens_are_hidden(text: str) -> None:
+    assert "AbCdEfGh" not in redact.redact(text)
+    assert "s3cr3t" not in redact.redact(text)
+    assert redact.HIDDEN in redact.redact(text)
+
+
+@pytest.mark.parametrize("text", ["hf_hub_download failed", "q_proj: 40 of 40", "https://huggingface.co/a/b", "12:30 a@b"])
+def test_other_text_stays(text: str) -> None:
+    assert redact.redact(text) == text
+
+
+def test_the_secrets_of_the_environment_are_hidden_whatever_they_look_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "an odd secret")
+    assert redact.redact_values({"a": ["x an odd secret y"]}) == {"a": [f"x {redact.HIDDEN} y"]}
+
+
+def test_events_hold_no_token(tmp_path: Path) -> None:
+    events.append(tmp_path / "events.jsonl", "log", text=f"401 for {TOKEN}", more={"deep": [TOKEN]})
+    assert TOKEN not in (tmp_path / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize("place", ["title", "data.system_prompt", "model.name", "model.revision", "data.path"])
+def test_a_configuration_with_a_token_is_refused_without_repeating_it(place: str) -> None:
+    value = default_config().to_json()
+    part, _, name = place.rpartition(".")
+    (value[part] if part else value)[name] = f"x {TOKEN}"
+    with pytest.raises(InvalidConfig, match="HF_TOKEN") as caught:
+        parsing.from_json(value)
+    assert TOKEN not in str(caught.value)
+
+
+def test_no_setting_and_no_box_of_the_page_is_for_a_token() -> None:
+    names = [field.name for part in dataclasses.fields(default_config()) for field in _fields(part.name)]
+    assert not [name for name in names if "token" in name and "new_tokens" not in name or "password" in name]
+    page = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "ui").glob("*.py") if path.name != "auth.py")
+    assert 'type="password"' not in page
+    assert "HF_TOKEN" not in page
+
+
+def _fields(part: str) -> tuple[dataclasses.Field[object], ...]:
+    value = getattr(default_config(), part)
+    return dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+
+
+def test_what_a_process_prints_is_redacted_in_pieces_and_in_tracebacks(tmp_path: Path) -> None:
+    code = f"""
+import logging, sys
+from trainer import redact
+redact.install()
+logging.basicConfig()
+print("one {TOKEN}")
+print("two", "{TOKEN[:10]}", sep="", end=""); print("{TOKEN[10:]}")
+sys.stdout.writelines(["three {TOKEN}"])
+logging.warning("four %s", "{TOKEN}")
+raise ValueError("five {TOKEN}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    for word in ("one", "two", "three"):
+        assert word in done.stdout
+    for word in ("four", "five", "Traceback"):
+        assert word in done.stderr
+    assert TOKEN[4:] not in done.stdout + done.stderr
+
+
+def test_the_log_of_a_worker_is_redacted(tmp_path: Path) -> None:
+    """The real process with a configuration that it cannot read and a secret in the environment."""
+    (tmp_path / "config.json").write_text('{"title": "an odd secret", "x": 1}')
+    environment = os.environ | {"HF_TOKEN": "an odd secret", "LAB_DEVICE_LOCKS": str(tmp_path)}
+    code = "import sys; from trainer import worker; worker._log_to(__import__('pathlib').Path(sys.argv[1])); print('an odd secret'); 1/0"
+    log = tmp_path / "worker.log"
+    subprocess.run([sys.executable, "-c", code, str(log)], cwd=ROOT, env=environment, timeout=60, check=False)
+    assert redact.HIDDEN in log.read_text()
+    assert "an odd secret" not in log.read_text()
