@@ -1,5 +1,7 @@
 # docker build -t lora-module-lab .
-# docker run --gpus all --network host -v lab-runs:/app/runs -v "$PWD/models":/app/models:ro lora-module-lab
+# docker run --gpus all -p 7860:7860 -e LAB_PASSWORD -v lab-runs:/app/runs -v "$PWD/models":/app/models:ro lora-module-lab
+# With LAB_PASSWORD set in your shell; without it the container ends at once and says so. Then open http://localhost:7860.
+# To reach it by another name or address, add `--allow-host NAME` to the end of the command.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 
 RUN apt-get update \
@@ -18,7 +20,7 @@ RUN mkdir -p runs models && chown lab:lab runs models
 USER lab
 VOLUME /app/runs
 EXPOSE 7860
-# the app listens on this machine alone: share the host's network (above) and reach it at 127.0.0.1:7860
+# robots.txt is served without the password
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
-  CMD python -c "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/', timeout=4)"
-CMD ["python", "app.py"]
+  CMD python -c "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/robots.txt', timeout=4)"
+ENTRYPOINT ["python", "app.py", "--host", "0.0.0.0"]

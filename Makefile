@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all lint demo clean
+.PHONY: run test test-all lint soak demo clean
 
 run: $(VENV)/run
 	@exec $(BIN)/python app.py
@@ -18,6 +18,10 @@ lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# 200 kills of worker, app or both at random; about an hour or two
+soak: $(VENV)/test
+	$(BIN)/python benchmarks/soak.py --kills 200
 
 demo: $(VENV)/run
 	$(BIN)/python -m trainer.demo.build

@@ -32,12 +32,14 @@ LONGEST_WAIT = 2.0
 """Seconds from the moment the run works to the kill, at most."""
 
 
-def soak(bench: Bench, kills: int, chance: random.Random) -> Counter[str]:
-    """Kill and check. Raises AssertionError at the first broken promise."""
+def soak(bench: Bench, kills: int, deadline: float, chance: random.Random) -> Counter[str]:
+    """Kill and check, until `deadline` at most. Raises AssertionError at the first broken promise."""
     done: Counter[str] = Counter()
     run = bench.create(save_steps=5)
     app = bench.app()
     for number in range(1, kills + 1):
+        if time.monotonic() > deadline:
+            break
         target = chance.choice(("worker", "worker", "app", "both"))
         moment = chance.choice(("starting", "training"))
         _reach(bench, run, moment)
@@ -92,6 +94,7 @@ def _check(bench: Bench, run: Run, target: str, worker: int | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=600, help="end after so long, however many kills were done")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -100,11 +103,11 @@ def main() -> None:
         bench = Bench(Path(folder), Path(folder) / "models")
         started = time.monotonic()
         try:
-            done = soak(bench, options.kills, random.Random(options.seed))
+            done = soak(bench, options.kills, started + options.minutes * 60, random.Random(options.seed))
         finally:
             bench.close()
         minutes = (time.monotonic() - started) / 60
-    print(f"{options.kills} kills in {minutes:.0f} minutes, seed {options.seed}, every promise held:")
+    print(f"{sum(done.values())} kills in {minutes:.0f} minutes, seed {options.seed}, every promise held:")
     for what, count in sorted(done.items()):
         print(f"  {what:20} {count}")
 

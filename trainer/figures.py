@@ -116,9 +116,8 @@ def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def newest(rows: np.ndarray) -> dict[str, float]:
-    """The newest value of every figure that the last rows know."""
+    """The newest known value of every figure."""
     found = {}
-    rows = rows[-CHUNK:]
     for name in FIGURES:
         known = np.flatnonzero(np.isfinite(rows[:, AT[name]]))
         if len(known):

@@ -80,6 +80,7 @@ class History:
         self._fold_all(others)
         for part in figures.chunks(rows):
             self._add_figures(part)
+        self._take_newest(rows[-figures.CHUNK :])
         self.version += len(rows)
         self._offset = int(rows[-1, figures.AT["end"]])
 
@@ -95,18 +96,23 @@ class History:
                 self.log = [*self.log, str(event.get("text", ""))][-LOG_LINES:]
         if rows:
             self._add_figures(np.array(rows))
+            self._take_newest(np.array(rows))
         self.version += len(new)
 
     def _add_figures(self, rows: np.ndarray) -> None:
         is_eval = rows[:, figures.AT["eval"]] == 1
         self.train.add(rows[~is_eval])
         self.evals.add(rows[is_eval])
-        self.latest |= figures.newest(rows)
         self.latest["step"] = max(rows[:, figures.AT["step"]].max(), self.latest.get("step", 0))
         losses = rows[is_eval, figures.AT["eval_loss"]]
         losses = losses[np.isfinite(losses)]
         if len(losses):
             self.best_eval_loss = min(float(losses.min()), self.best_eval_loss or float("inf"))
+
+    def _take_newest(self, rows: np.ndarray) -> None:
+        is_eval = rows[:, figures.AT["eval"]] == 1
+        self.latest |= figures.newest(rows[is_eval]) | figures.newest(rows[~is_eval])
+        self.latest["time"] = float(rows[-1, figures.AT["time"]])
 
     def _fold_state(self, event: events.Event) -> None:
         moment = event["time"] if isinstance(event.get("time"), float) else 0.0

@@ -58,7 +58,7 @@ def capped(rows: Iterator[tuple[int, Row]], name: str) -> Iterator[tuple[int, Ro
         bad += PROBLEM in row
         if bad > MAX_BAD:
             raise UserError(
-                f"More than {MAX_BAD:,} rows of {name} cannot be read, the last of them line {number}: {row[PROBLEM]}.",
+                f"More than {MAX_BAD:,} rows of {name} cannot be read, such as line {number}: {row[PROBLEM]}.",
                 "See whether the file is of the kind that its name says.",
                 "data",
             )

@@ -94,4 +94,6 @@ def check_kind(block: Any, value: Any) -> None:
     else:
         fits = True  # gr.JSON of the endpoints, which `parsing` reads
     if not fits:
-        raise UserError(f"{block.label or 'This input'} does not take this kind of value.", "Reload the page.", "data")
+        raise UserError(
+            f"{block.label or 'This input'} does not take this kind of value.", "Reload the page.", "data"
+        )

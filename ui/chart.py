@@ -21,9 +21,9 @@ def loss_figure(history: History, run_id: str) -> go.Figure:
     eval_steps, eval_losses = history.evals.curve("eval_loss")
     smoothed = smooth(losses, window(history.steps or len(losses)))
     figure = go.Figure()
-    raw_x, raw_y = thin(steps, losses)
-    smooth_x, smooth_y = thin(steps, smoothed)
-    eval_x, eval_y = thin(eval_steps, eval_losses)
+    raw_x, raw_y = _small(*thin(steps, losses))
+    smooth_x, smooth_y = _small(*thin(steps, smoothed))
+    eval_x, eval_y = _small(*thin(eval_steps, eval_losses))
     figure.add_scatter(
         x=raw_x, y=raw_y, name="train loss", mode=_mode(raw_y), opacity=0.5,
         line={"width": 1, "color": ACCENT_CHART}, marker={"size": 4}, hovertemplate="%{y:.4f}",
@@ -73,6 +73,11 @@ def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray
     index = np.unique(np.concatenate([[0, len(y) - 1], lows, highs, first_gaps]))
     index = index[index < len(y)]
     return x[index], y[index]
+
+
+def _small(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same in four bytes a number, half of what travels."""
+    return x.astype(np.int32), y.astype(np.float32)
 
 
 def _mode(values: np.ndarray) -> str:

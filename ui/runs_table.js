@@ -5,6 +5,7 @@ const COLUMNS = [
   ["eval_loss", "Eval loss"], ["trainable", "Trainable"], ["elapsed", "Time"], ["created", "Started"],
 ];
 const NUMBERS = new Set(["loss", "eval_loss", "trainable", "elapsed", "created"]);
+const MOST = 500; // rows drawn at once; a browser takes seconds for ten thousand
 const body = element.querySelector("tbody");
 const search = element.querySelector("input[type=search]");
 const empty = element.querySelector(".empty");
@@ -80,7 +81,7 @@ function draw() {
     cell.ariaSort = sort.key === key ? (sort.down ? "descending" : "ascending") : "none";
   const found = rows.filter(matches).sort(compare);
   body.replaceChildren(
-    ...found.map((row) => {
+    ...found.slice(0, MOST).map((row) => {
       const line = document.createElement("tr");
       line.dataset.id = row.id;
       line.addEventListener("click", () => choose(row.id));
@@ -88,13 +89,20 @@ function draw() {
       return line;
     }),
   );
-  empty.hidden = found.length > 0;
+  empty.hidden = found.length > 0 && found.length <= MOST;
+  if (found.length > MOST) {
+    empty.querySelector("strong").textContent = `The first ${MOST} of ${found.length} runs`;
+    empty.querySelector("span").textContent = "Search to find the others.";
+  } else sayNone();
+  paint();
+  if (focused) body.querySelector(`input[value="${focused}"]`)?.focus();
+}
+
+function sayNone() {
   empty.querySelector("strong").textContent = rows.length ? "No run matches" : "No run yet";
   empty.querySelector("span").textContent = rows.length
     ? "Search for another word of its name, model, modules or state."
     : "Start one on the Train tab; it is kept here with its settings and its adapter.";
-  paint();
-  if (focused) body.querySelector(`input[value="${focused}"]`)?.focus();
 }
 
 function readRows() {

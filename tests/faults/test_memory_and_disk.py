@@ -68,6 +68,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_the_app(small_disk: Bench) 
     bench.until_step(run, bench.run(run).history.step + 2)
 
 
+@pytest.mark.full
 def test_an_export_to_a_full_disk_leaves_nothing_behind(small_disk: Bench) -> None:
     bench = small_disk
     run = bench.create(steps=2, state="starting")
@@ -106,6 +107,7 @@ def test_what_torch_says_of_a_refused_write_is_a_disk_that_is_full(limit: str, b
         bench.page_shows(run, bench.state(run))
 
 
+@pytest.mark.full
 def test_no_room_for_a_checkpoint_is_told_before_it_is_begun(small_disk: Bench) -> None:
     bench = small_disk
     run = bench.create(save_steps=4, state="starting")
@@ -134,6 +136,7 @@ def test_a_device_out_of_memory_names_what_to_lower_and_frees_it(bench: Bench) -
     assert bench.run(run).history.cause == "oom"
 
 
+@pytest.mark.full
 def test_the_system_kills_a_worker_for_memory(bench: Bench) -> None:
     """The kernel's own out-of-memory kill, in a control group that leaves a worker no page to grow by."""
     group = CGROUPS / f"lab-{os.getpid()}"

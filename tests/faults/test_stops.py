@@ -62,6 +62,7 @@ def test_a_finished_run_trains_longer_and_its_first_configuration_stays(bench: B
     bench.page_shows(run, "finished")
 
 
+@pytest.mark.full
 def test_a_second_ctrl_c_ends_it_at_once(bench: Bench) -> None:
     run = bench.create(state="starting", per_device_train_batch_size=56, gradient_accumulation_steps=64)
     worker = bench.worker(run)

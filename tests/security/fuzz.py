@@ -8,10 +8,36 @@ from random import Random
 from typing import Any
 
 WORDS = (
-    *("", " ", "x", "demo", "../..", "/etc/passwd", "a/b", "q_proj", "lora", "full", "last 3", "0-99999", "NaN", "1e999"),
-    *("<img src=x onerror=alert(1)>", "{{ 7*7 }}", "{% for x in y %}", "${x}", "__class__", "\ud800", "a\0b", "ﬀ", "‮"),
+    *(
+        "",
+        " ",
+        "x",
+        "demo",
+        "../..",
+        "/etc/passwd",
+        "a/b",
+        "q_proj",
+        "lora",
+        "full",
+        "last 3",
+        "0-99999",
+        "NaN",
+        "1e999",
+    ),
+    *(
+        "<img src=x onerror=alert(1)>",
+        "{{ 7*7 }}",
+        "{% for x in y %}",
+        "${x}",
+        "__class__",
+        "\ud800",
+        "a\0b",
+        "ﬀ",
+        "‮",
+    ),
     *("%s%n", "'; DROP TABLE", "\r\nX: y", "9" * 400, "é" * 300, "hf_", "-1", "true", "null", "[]", "items", "get"),
 )
+PIECES = (b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"\\u0000", b"\\ud800", b"[" * 3000, b"\r", b"\n")
 NUMBERS = (0, -1, 1, 3.5, 2**31, 2**53, 2**63, -(2**70), 1e308, 5e-324, float("inf"), float("nan"), 10**400)
 
 
@@ -70,7 +96,11 @@ def mutated(tree: Any, random: Random) -> Any:
 def text(tree: Any, random: Random) -> str:
     """JSON of the value, at times broken as text."""
     found = json.dumps(tree, ensure_ascii=random.random() < 0.5)
-    return damaged(found.encode("utf-8", "surrogatepass"), random).decode("utf-8", "replace") if random.random() < 0.5 else found
+    return (
+        damaged(found.encode("utf-8", "surrogatepass"), random).decode("utf-8", "replace")
+        if random.random() < 0.5
+        else found
+    )
 
 
 def damaged(data: bytes, random: Random) -> bytes:
@@ -85,7 +115,9 @@ def damaged(data: bytes, random: Random) -> bytes:
         elif act == 2:
             data = data[:at] + data[at // 2 : at] + data[at:]
         elif act == 3:
-            piece = random.choice((b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"\\u0000", b"\\ud800", b"[" * 3000, b"\r", b"\n"))
+            piece = random.choice(
+                (b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"\\u0000", b"\\ud800", b"[" * 3000, b"\r", b"\n")
+            )
             data = data[:at] + piece + data[at:]
         elif act == 4:
             data = data[:at] + b"7" * random.choice((3, 5000)) + data[at:]

@@ -76,7 +76,9 @@ def test_with_new_tokens_it_holds_the_tokenizer_too(tmp_path: Path) -> None:
     assert json.loads(found["tokenizer.json"])["model"]["vocab"] == {"/": 1, "//": 2}
 
 
-@pytest.mark.parametrize(("name", "base"), [("demo", "lora-module-lab-demo"), ("owner/name", "owner/name"), ("phi3", "phi3")])
+@pytest.mark.parametrize(
+    ("name", "base"), [("demo", "lora-module-lab-demo"), ("owner/name", "owner/name"), ("phi3", "phi3")]
+)
 def test_the_base_model_is_a_name_and_no_path_nor_token_is_inside(name: str, base: str, tmp_path: Path) -> None:
     run = make_run(tmp_path, model=ModelConfig(name=name, new_tokens=("<|a|>",)))
     found = files(adapter_zip(run, tmp_path))
@@ -131,6 +133,15 @@ def test_run_ids_are_generated_and_titles_never_become_one(tmp_path: Path) -> No
     ids = {store.create(RunConfig(title=f"../../{n}"), NoPlan()).id for n in range(5)}  # type: ignore[arg-type]
     assert len(ids) == 5
     assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run_id) for run_id in ids)
-    for wrong in ("..", "../x", "/etc", "", "20260101-000000-abcdef/..", "20260101-000000-ABCDEF", "a\0", "٢" * 8 + "-000000-abcdef"):
+    for wrong in (
+        "..",
+        "../x",
+        "/etc",
+        "",
+        "20260101-000000-abcdef/..",
+        "20260101-000000-ABCDEF",
+        "a\0",
+        "٢" * 8 + "-000000-abcdef",
+    ):
         with pytest.raises(UserError):
             store.get(wrong)

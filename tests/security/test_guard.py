@@ -45,7 +45,15 @@ def test_an_app_that_listens_everywhere_is_known_by_the_address_called_and_by_al
 @pytest.mark.parametrize(
     "origin",
     [
-        *("http://evil.example", "null", "", "http://127.0.0.1:3000", "http://127.0.0.1", "http://[", "http://localhost:7860"),
+        *(
+            "http://evil.example",
+            "null",
+            "",
+            "http://127.0.0.1:3000",
+            "http://127.0.0.1",
+            "http://[",
+            "http://localhost:7860",
+        ),
         *("http://127.0.0.1:7860.evil.example", "file://", "http://127.0.0.1:99999"),
     ],
 )
@@ -73,8 +81,16 @@ def test_behind_a_proxy_that_speaks_https_the_origin_is_its_name(tmp_path: Path)
     [
         *("/monitoring", "/gradio_api/proxy=http://x", "/gradio_api/component_server", "/gradio_api/vibe-edit"),
         *("/gradio_api/stream/a/b/c/playlist.m3u8", "/gradio_api/custom_component/a/b/c/d", "/gradio_api/dev/reload"),
-        *("/gradio_api/openapi.json", "/docs", "/openapi.json", "/gradio_api/runs", "/gradio_api/file/app.py", "//", "/a"),
-        *("/gradio_api/token", "/gradio_api/process_recording", "/gradio_api/profiling/clear", "/\n"),
+        *(
+            "/gradio_api/openapi.json",
+            "/docs",
+            "/openapi.json",
+            "/gradio_api/runs",
+            "/gradio_api/file/app.py",
+            "//",
+            "/a",
+        ),
+        *("/gradio_api/token", "/gradio_api/process_recording", "/gradio_api/profiling/clear", "/\n", "//", "/a"),
     ],
 )
 def test_what_the_page_does_not_need_does_not_exist(path: str, tmp_path: Path) -> None:
@@ -93,8 +109,18 @@ def test_of_files_only_finished_zips_of_the_exports_folder_are_served(tmp_path: 
     status = {
         str(path): ask(app, f"/gradio_api/file={path}")[0]
         for path in [
-            *(exports / name for name in ("a.zip", ".b.zip", ".c.zip-7", "deeper/d.zip", "link.zip", "nothing.zip", "")),
-            *(exports / "../events.jsonl", outside, "README.md", "/etc/passwd", "http://example.com/a.zip", "a\0.zip"),
+            *(
+                exports / name
+                for name in ("a.zip", ".b.zip", ".c.zip-7", "deeper/d.zip", "link.zip", "nothing.zip", "")
+            ),
+            *(
+                exports / "../events.jsonl",
+                outside,
+                "README.md",
+                "/etc/passwd",
+                "http://example.com/a.zip",
+                "a\0.zip",
+            ),
         ]
     }
     assert [path for path, answer in status.items() if answer == 200] == [str(exports / "a.zip")]

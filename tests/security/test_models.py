@@ -109,8 +109,33 @@ def test_a_config_that_is_none_gets_a_sentence(config: Any, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "name",
     [
-        *("/etc", "/tmp/model", "../model", "./model", "..", ".", "~", "model/../../x", "a/../b", "models/x/y", "c:\\x"),
-        *("file:///etc", "http://x/y", "a/b/c", "a//b", "-x", ".hidden", "a\0b", "a/.b", "model\n", "", " ", "x" * 200),
+        *(
+            "/etc",
+            "/tmp/model",
+            "../model",
+            "./model",
+            "..",
+            ".",
+            "~",
+            "model/../../x",
+            "a/../b",
+            "models/x/y",
+            "c:\\x",
+        ),
+        *(
+            "file:///etc",
+            "http://x/y",
+            "a/b/c",
+            "a//b",
+            "-x",
+            ".hidden",
+            "a\0b",
+            "a/.b",
+            "model\n",
+            "",
+            " ",
+            "x" * 200,
+        ),
     ],
 )
 def test_a_model_is_named_and_never_a_path(name: str, tmp_path: Path) -> None:
@@ -139,7 +164,8 @@ def test_a_folder_in_the_working_folder_cannot_shadow_a_hub_id(
 
 
 @pytest.mark.parametrize(
-    "name", ["pytorch_model-00001.bin", "../../x.safetensors", "/x.safetensors", "a/b.safetensors", "x.safetensors.bin", 3]
+    "name",
+    ["pytorch_model-00001.bin", "../../x.safetensors", "/x.safetensors", "a/b.safetensors", "x.safetensors.bin", 3],
 )
 def test_an_index_may_name_only_safetensors_of_its_own_folder(name: Any, tmp_path: Path) -> None:
     folder = folder_with(tmp_path, {"model_type": "llama"})
@@ -163,11 +189,11 @@ def test_pickled_weights_are_not_loaded(models_dir: Path, tmp_path: Path) -> Non
     """The whole way: a model that has its weights only as a pickle, which would run code when it is read."""
     import torch
 
+    from trainer.config import RunConfig
     from trainer.discover import discover
     from trainer.loading import load_model
     from trainer.plan import make_plan
     from trainer.scenarios import SIX
-    from trainer.config import RunConfig
 
     shutil.copytree(models_dir / "phi3", tmp_path / "model")
     (tmp_path / "model/model.safetensors").unlink()

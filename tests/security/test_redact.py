@@ -21,7 +21,12 @@ TOKEN = "hf_" + "AbCdEfGh12345678" * 2
 @pytest.mark.parametrize(
     "text",
     [
-        *(f"token {TOKEN}.", f"https://user:{TOKEN}@huggingface.co/x", f"Authorization: Bearer {TOKEN}", f"({TOKEN})"),
+        *(
+            f"token {TOKEN}.",
+            f"https://user:{TOKEN}@huggingface.co/x",
+            f"Authorization: Bearer {TOKEN}",
+            f"({TOKEN})",
+        ),
         *("GET https://me:s3cr3t-w0rd@example.com/x", "authorization: bearer s3cr3t-w0rd", "api_org_" + "s3cr3t" * 4),
     ],
 )
@@ -31,7 +36,9 @@ def test_tokens_are_hidden(text: str) -> None:
     assert redact.HIDDEN in redact.redact(text)
 
 
-@pytest.mark.parametrize("text", ["hf_hub_download failed", "q_proj: 40 of 40", "https://huggingface.co/a/b", "12:30 a@b"])
+@pytest.mark.parametrize(
+    "text", ["hf_hub_download failed", "q_proj: 40 of 40", "https://huggingface.co/a/b", "12:30 a@b"]
+)
 def test_other_text_stays(text: str) -> None:
     assert redact.redact(text) == text
 
@@ -58,7 +65,7 @@ def test_a_configuration_with_a_token_is_refused_without_repeating_it(place: str
 
 def test_no_setting_and_no_box_of_the_page_is_for_a_token() -> None:
     names = [field.name for part in dataclasses.fields(default_config()) for field in _fields(part.name)]
-    assert not [name for name in names if "token" in name and "new_tokens" not in name or "password" in name]
+    assert not [name for name in names if ("token" in name and "new_tokens" not in name) or "password" in name]
     page = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "ui").glob("*.py") if path.name != "auth.py")
     assert 'type="password"' not in page
     assert "HF_TOKEN" not in page
@@ -90,11 +97,17 @@ raise ValueError("five {TOKEN}")
 
 
 def test_the_log_of_a_worker_is_redacted(tmp_path: Path) -> None:
-    """The real process with a configuration that it cannot read and a secret in the environment."""
-    (tmp_path / "config.json").write_text('{"title": "an odd secret", "x": 1}')
-    environment = os.environ | {"HF_TOKEN": "an odd secret", "LAB_DEVICE_LOCKS": str(tmp_path)}
-    code = "import sys; from trainer import worker; worker._log_to(__import__('pathlib').Path(sys.argv[1])); print('an odd secret'); 1/0"
+    """As the worker's process sets it up, with a secret in the environment that looks like none."""
+    environment = os.environ | {"HF_TOKEN": "an odd secret"}
     log = tmp_path / "worker.log"
-    subprocess.run([sys.executable, "-c", code, str(log)], cwd=ROOT, env=environment, timeout=60, check=False)
+    code = f"""
+from pathlib import Path
+from trainer import worker
+worker._log_to(Path({str(log)!r}))
+print("an odd secret")
+1 / 0
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, timeout=60, check=False)
     assert redact.HIDDEN in log.read_text()
+    assert "ZeroDivisionError" in log.read_text()
     assert "an odd secret" not in log.read_text()

@@ -169,7 +169,9 @@ def test_rows_and_text_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read(tmp_path, "a.jsonl")
 
 
-@pytest.mark.parametrize("path", ["../secret.jsonl", "/etc/passwd", ".hidden.jsonl", "a\0.jsonl", "", "link.jsonl", "a/b.jsonl"])
+@pytest.mark.parametrize(
+    "path", ["../secret.jsonl", "/etc/passwd", ".hidden.jsonl", "a\0.jsonl", "", "link.jsonl", "a/b.jsonl"]
+)
 def test_only_uploaded_files_are_read(path: str, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     (folder / "a").mkdir(parents=True)
@@ -180,8 +182,12 @@ def test_only_uploaded_files_are_read(path: str, tmp_path: Path) -> None:
         read(folder, path)
 
 
-@pytest.mark.parametrize("name", ["csv", "json", "/etc", "../x/y", "./data", "a/b/c", "a/..", "file://x/y", "runs/data"])
-def test_a_data_set_is_an_id_of_the_hub_and_no_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", ["csv", "json", "/etc", "../x/y", "./data", "a/b/c", "a/..", "file://x/y", "runs/data"]
+)
+def test_a_data_set_is_an_id_of_the_hub_and_no_path(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
     monkeypatch.chdir(tmp_path)
@@ -193,7 +199,16 @@ def test_a_data_set_is_an_id_of_the_hub_and_no_path(name: str, tmp_path: Path, m
 
 @pytest.mark.parametrize(
     "name",
-    ["../../etc/passwd", "..", ".bashrc", "a b;rm -rf.csv", "-rf.jsonl", "ü" * 300 + ".jsonl", "\x1b[31m.json", "x" * 250],
+    [
+        "../../etc/passwd",
+        "..",
+        ".bashrc",
+        "a b;rm -rf.csv",
+        "-rf.jsonl",
+        "ü" * 300 + ".jsonl",
+        "\x1b[31m.json",
+        "x" * 250,
+    ],
 )
 def test_names_are_made_harmless(name: str, tmp_path: Path) -> None:
     safe = uploads.safe_name(name)
