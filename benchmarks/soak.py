@@ -27,7 +27,6 @@ from trainer import checkpoints, control, locks  # noqa: E402
 from trainer.history import ENDED  # noqa: E402
 from trainer.runs import Run  # noqa: E402
 
-EXPECTED = {"worker": "failed", "app": "running", "both": "interrupted"}
 LONGEST_WAIT = 2.0
 """Seconds from the moment the run works to the kill, at most."""
 
@@ -36,7 +35,7 @@ def soak(bench: Bench, kills: int, deadline: float, chance: random.Random) -> Co
     """Kill and check, until `deadline` at most. Raises AssertionError at the first broken promise."""
     done: Counter[str] = Counter()
     run = bench.create(save_steps=5)
-    app = bench.app()
+    app, adopted = bench.app(), False
     for number in range(1, kills + 1):
         if time.monotonic() > deadline:
             break
@@ -52,10 +51,13 @@ def soak(bench: Bench, kills: int, deadline: float, chance: random.Random) -> Co
         if target != "app" and worker:
             os.kill(worker, 9)
             wait_for(lambda gone=worker: locks.holder(run.folder / "lock") != gone, 5)
-        _check(bench, run, target, worker)
+        # only the app that started a worker learns how it died
+        end = "interrupted" if target == "both" or adopted else "failed"
+        _check(bench, run, "" if target == "app" else end, worker)
         if target != "worker":
             app = bench.app()
-        if bench.state(run) in ENDED:
+        adopted = bench.state(run) not in ENDED
+        if not adopted:
             control.resume_run(bench.run(run))
         done[f"{target}, {moment}"] += 1
         print(f"{number:4} {target:7} {moment:9} step {bench.run(run).history.step:6}", flush=True)
@@ -76,13 +78,13 @@ def _reach(bench: Bench, run: Run, moment: str) -> None:
         wait_for(lambda: bench.run(run).history.step > before or bench.state(run) in ENDED, 90)
 
 
-def _check(bench: Bench, run: Run, target: str, worker: int | None) -> None:
+def _check(bench: Bench, run: Run, end: str, worker: int | None) -> None:
     """No event is lost, the state is true within 2 s, there is one worker or none, the checkpoint before is whole."""
-    if target == "app" or worker is None:
+    if not end or worker is None:
         assert locks.holder(run.folder / "lock") == worker
         assert bench.state(run) not in ENDED
     else:
-        wait_for(lambda: bench.state(run) == EXPECTED[target], 2)
+        wait_for(lambda: bench.state(run) == end, 2)
         assert locks.holder(run.folder / "lock") is None
     bench.holds(run)
     seen = [
