@@ -391,8 +391,10 @@ NO_EFFECT_HERE = {
 def test_lora_reaches_every_kind_that_offers_it(model_type: str) -> None:
     kinds = [k for k in mapped(model_type).kinds if "lora" in k.treatments and k.slice_of is None]
     kinds = [k for k in kinds if k.tied_to is None]
-    modules = [name for k in kinds if k.class_name != "Parameter" for name in k.modules]
+    by_name = [k for k in kinds if k.class_name != "Parameter" and not k.by_weight]
+    modules = [name for k in by_name for name in k.modules]
     parameters = [name for k in kinds if k.class_name == "Parameter" for name in k.modules]
+    parameters += [f"{name}.weight" for k in kinds if k.by_weight for name in k.modules]
     model = get_peft_model(
         real(tiny_config(model_type)),
         LoraConfig(r=2, target_modules=modules, target_parameters=parameters or None),

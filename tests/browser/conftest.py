@@ -1,4 +1,4 @@
-"""The app in a process of its own and a browser before it. Without Chromium the tests are skipped; in CI they fail."""
+"""The app in a process of its own and a browser before it. Without Chromium these are skipped; in CI they fail."""
 
 from __future__ import annotations
 

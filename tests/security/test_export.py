@@ -41,7 +41,7 @@ def make_run(folder: Path, **changes: Any) -> Run:
         "peft_type": "LORA",
         "r": 4,
         "target_modules": ["model.layers.0.self_attn.q_proj"],
-        "auto_mapping": {"base": str(folder), "token": TOKEN},
+        "auto_mapping": {"base": str(folder), "token": TOKEN, "note": f"x {TOKEN}"},
     }
     write_json(run.adapter / "adapter_config.json", adapter)
     write_json(run.adapter / "tokenizer.json", {"model": {"vocab": {"/": 1, "//": 2}}})

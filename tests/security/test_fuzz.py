@@ -131,6 +131,16 @@ def test_event_files(tmp_path: Path) -> None:
         assert time.monotonic() - began < SLOW
 
 
+@pytest.mark.parametrize("key", ["steps", "examples", "step", "loss", "time", "elapsed"])
+def test_an_event_with_an_endless_number_costs_nothing(key: str, tmp_path: Path) -> None:
+    for row in ({"type": "metrics", "step": 1, "elapsed": 2.0}, {"type": "state", "state": "running", "steps": 10}):
+        with (tmp_path / "events.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n" + json.dumps(row | {key: 10**400}) + "\n")
+    history = History(tmp_path).refresh()
+    assert history.remaining() == 18.0
+    assert history.state
+
+
 def here(lab: Any) -> Any:
     """The helper's answers without its process."""
     calls = {"modules": helper._modules, "tokens": helper._tokens}

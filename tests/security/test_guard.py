@@ -104,6 +104,7 @@ def test_of_files_only_finished_zips_of_the_exports_folder_are_served(tmp_path: 
     for file in (exports / "a.zip", exports / ".b.zip", exports / ".c.zip-7", exports / "deeper/d.zip", outside):
         file.write_text("x")
     (exports / "link.zip").symlink_to(outside)
+    (exports / "inner.zip").symlink_to(exports / ".b.zip")
     app: Any = guard(tmp_path)
     app.exports_dir = exports.resolve()
     status = {
@@ -111,7 +112,16 @@ def test_of_files_only_finished_zips_of_the_exports_folder_are_served(tmp_path: 
         for path in [
             *(
                 exports / name
-                for name in ("a.zip", ".b.zip", ".c.zip-7", "deeper/d.zip", "link.zip", "nothing.zip", "")
+                for name in (
+                    "a.zip",
+                    ".b.zip",
+                    ".c.zip-7",
+                    "deeper/d.zip",
+                    "link.zip",
+                    "inner.zip",
+                    "nothing.zip",
+                    "",
+                )
             ),
             *(
                 exports / "../events.jsonl",
