@@ -62,9 +62,9 @@ def from_json(value: Any) -> RunConfig:
         )
         raise InvalidConfig(issues)
     config = _read(RunConfig, value, "", issues)
-    if issues:
-        raise InvalidConfig(issues)
-    issues = validate(config)
+    if isinstance(config, RunConfig):  # with defaults where something could not be read: the rest is checked, too
+        told = {issue.field for issue in issues}
+        issues += [issue for issue in validate(config) if issue.field not in told]
     if issues:
         raise InvalidConfig(issues)
     return config  # type: ignore[no-any-return]
@@ -139,7 +139,7 @@ def _read(cls: type, value: Any, path: str, issues: list[Issue]) -> Any:
         if field.name in value:
             before = len(issues)
             item = _convert(hints[field.name], value[field.name], _join(path, field.name), issues)
-            if len(issues) == before:
+            if len(issues) == before or dataclasses.is_dataclass(item):  # a part keeps what could be read of it
                 taken[field.name] = item
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             issues.append(Issue(_join(path, field.name), "This is missing.", "Add it."))

@@ -87,6 +87,21 @@ def test_tick_train_watch_reload_download(page: Any, app: str, tmp_path: Path) -
     ]
 
 
+def test_a_double_click_on_train_starts_one_run(page: Any) -> None:
+    page.get_by_role("tab", name="Runs").click()
+    page.wait_for_timeout(3000)  # the list is read
+    before = page.locator(".runs tbody tr").count()
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#train").dblclick()
+    page.wait_for_selector("#live-status .pill.starting, #live-status .pill.running, #live-status .pill.queued")
+    page.get_by_role("tab", name="Runs").click()
+    page.wait_for_timeout(4000)  # a second run would have come by now
+    assert page.locator(".runs tbody tr").count() == before + 1
+    page.locator(".runs tbody tr input").first.check()
+    page.locator("#run-stop").click()
+    page.wait_for_selector(".runs tbody .pill.stopped")
+
+
 def test_the_same_through_gradio_client(app: str, tmp_path: Path) -> None:
     client = Client(app, verbose=False, download_files=str(tmp_path))
     config = short_demo().to_json()
