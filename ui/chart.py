@@ -89,8 +89,8 @@ def _layout(history: History, run_id: str) -> dict[str, Any]:
     shown = len(history.train) + len(history.evals) > 0
     axis = {"showticklabels": shown, "gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": GRID}
     x_axis = {**axis, "title": {"text": "step", "standoff": 6}, "tickformat": ",d", "rangemode": "tozero"}
-    if history.steps and history.state not in ENDED:
-        x_axis["range"] = [0, history.steps]
+    # always said: plotly keeps an old automatic range when a figure of the same run has none any more
+    x_axis["range"] = [0, max(history.steps, history.step, 1)]
     return {
         "uirevision": run_id,
         "margin": {"l": 46, "r": 12, "t": 24, "b": 38},

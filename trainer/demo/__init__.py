@@ -15,4 +15,5 @@ SETTINGS: dict[str, float | int] = {
     "num_train_epochs": 1,
     "per_device_train_batch_size": 8,
     "max_length": 128,
+    "eval_steps": 60,
 }
