@@ -36,6 +36,8 @@ class Supervisor:
             "LAB_MODELS_DIR": str(models_dir.resolve()),
             "LAB_DATA_DIR": str(data_dir.resolve()),
             "PYTHONUNBUFFERED": "1",
+            # a core for the page: threads that wait for a shared core slow a step down by more than one core
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 2) - 1)),
         }
         self._lock: BinaryIO | None = None
         """Held by the one supervisor of a runs folder."""
