@@ -124,7 +124,6 @@ def main() -> None:
     redact.install()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     lab = Lab(settings)
-    lab.start()  # before gradio's import, so that the helper warms up beside it
     import ui
 
     try:

@@ -52,6 +52,7 @@ def launch(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[s
     logging.getLogger("httpx").setLevel(logging.WARNING)
     serve(lab, host, port, password, hosts)
     name = f"[{host}]" if ":" in host else host
+    lab.start()  # only now: its processes' imports would hold the first page up
     print(f"LoRA Module Lab is running on http://{name}:{port}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
