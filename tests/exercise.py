@@ -60,7 +60,7 @@ def build(
             parameter += torch.randn_like(parameter) * 0.02
     base_state = {name: value.clone() for name, value in model.state_dict().items()}
     module_map = module_map or discover(config, "tiny")
-    run = RunConfig(modules=tuple(ticks), adapter=settings, training=TRAINING, model=ModelConfig(load_in_4bit=False))
+    run = RunConfig(modules=tuple(ticks), adapter=settings, training=TRAINING, model=ModelConfig(quantization="none"))
     plan = make_plan(run, module_map)
     assert not plan.issues, plan.issues
     wrapped = adapter.attach(model, plan, settings, module_map)

@@ -27,7 +27,7 @@ def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) ->
     }
     return RunConfig(
         title="A small run",
-        model=ModelConfig(name="phi3", load_in_4bit=False),
+        model=ModelConfig(name="phi3", quantization="none"),
         modules=(Tick("q_proj"), Tick("v_proj"), Tick("o_proj"), Tick("lm_head", "full")),
         adapter=AdapterConfig(r=4, lora_alpha=8),
         data=DataConfig(source="file", path=keep_data(rows, data_dir), eval_fraction=0.125),

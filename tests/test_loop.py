@@ -77,15 +77,20 @@ def test_both_ways_to_the_loss_give_the_same_losses(
     assert losses(fused) == pytest.approx(losses(whole), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["phi3", "llama", "gpt2", "moe"])
-def test_four_bit_bases_train_every_treatment(kind: str, config: RunConfig, train: Train, models_dir: Path) -> None:
+BASES = [("phi3", "nf4"), ("llama", "nf4"), ("gpt2", "nf4"), ("moe", "nf4"), ("phi3", "int8"), ("gpt2", "int8")]
+
+
+@pytest.mark.parametrize(("kind", "quantization"), BASES)
+def test_quantised_bases_train_every_treatment(
+    kind: str, quantization: Any, config: RunConfig, train: Train, models_dir: Path
+) -> None:
     """QLoRA on the CPU, with a linear trained in full in float32; an eval between steps changes nothing."""
     names = {"phi3": ("q_proj", "o_proj"), "llama": ("q_proj", "o_proj"), "moe": ("q_proj", "o_proj")}
     lora, full = names.get(kind, ("c_attn", "attn.c_proj"))
     ticks = (Tick(lora), Tick(full, "full"))
     # an eval draws a seed for its order of data, after which dropout would draw others
     adapter = replace(config.adapter, lora_dropout=0.0)
-    config = replace(config, model=ModelConfig(name=kind, load_in_4bit=True), modules=ticks, adapter=adapter)
+    config = replace(config, model=ModelConfig(name=kind, quantization=quantization), modules=ticks, adapter=adapter)
     often = train(replace(config, training=replace(config.training, eval_steps=1)))
     seldom = train(replace(config, training=replace(config.training, eval_steps=4)))
     assert losses(often) == losses(seldom)
@@ -96,7 +101,7 @@ def test_four_bit_bases_train_every_treatment(kind: str, config: RunConfig, trai
 def test_new_tokens_train_alone_and_travel_with_the_adapter(
     tied: bool, config: RunConfig, train: Train, models_dir: Path, tmp_path: Path
 ) -> None:
-    model = ModelConfig(name="llama" if tied else "phi3", load_in_4bit=False, new_tokens=NEW_TOKENS)
+    model = ModelConfig(name="llama" if tied else "phi3", quantization="none", new_tokens=NEW_TOKENS)
     events = train(replace(config, model=model, modules=(Tick("o_proj"),)))
     assert evals(events)[-1] < evals(events)[0]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "adapter")

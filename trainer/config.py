@@ -19,6 +19,7 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Bias = Literal["none", "lora_only"]
 Start = Literal["default", "pissa"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+Quantization = Literal["nf4", "int8", "none"]
 Optimizer = Literal["paged_adamw_8bit", "adamw_torch"]
 DataSource = Literal["demo", "file", "hub"]
 LossOn = Literal["completion", "all"]
@@ -46,7 +47,9 @@ class ModelConfig:
 
     name: str = setting("demo", "The demo, a model id of the Hugging Face hub, or a folder of the models folder.")
     revision: str = setting("main", "Branch, tag or commit of a hub model.")
-    load_in_4bit: bool = setting(True, "Hold the frozen weights in 4-bit NF4 with double quantisation (QLoRA).")
+    quantization: Quantization = setting(
+        "nf4", "How the frozen linears are held: nf4 is 4-bit with double quantisation (QLoRA), int8 is LLM.int8()."
+    )
     new_tokens: tuple[str, ...] = setting((), "Special tokens to add to the vocabulary, such as <|pirate|>.")
     dtype: Dtype = setting("auto", "Compute type: auto is bfloat16 on a GPU that has it, float32 on a CPU.")
 
@@ -140,7 +143,7 @@ def default_config(model: str = "demo") -> RunConfig:
     known = {item.name for item in fields(TrainingConfig)}
     settings: dict[str, Any] = {key: value for key, value in demo.SETTINGS.items() if key in known}
     return RunConfig(
-        model=ModelConfig(name="demo", load_in_4bit=False),
+        model=ModelConfig(name="demo", quantization="none"),
         training=TrainingConfig(
             **{
                 "gradient_accumulation_steps": 1,

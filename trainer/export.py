@@ -146,9 +146,9 @@ def model_card(run: Run) -> str:
         + 'model = PeftModel.from_pretrained(model, "FOLDER OF THIS ADAPTER")\n```\n'
         + _token_note(run.config.model.new_tokens)
         + (
-            "\nIt was trained on the base model quantised to 4 bits (NF4). On the full-precision base model its "
-            "answers differ slightly.\n"
-            if run.config.model.load_in_4bit
+            f"\nIt was trained on the base model quantised to {run.config.model.quantization}. On the full-precision "
+            "base model its answers differ slightly.\n"
+            if run.config.model.quantization != "none"
             else ""
         )
     )

@@ -77,8 +77,8 @@ def _cures(config: RunConfig, items: Mapping[str, int]) -> str:
     others = []
     if not training.activation_checkpointing:
         others.append("switch activation_checkpointing on")
-    if not config.model.load_in_4bit:
-        others.append("switch load_in_4bit on")
+    if config.model.quantization != "nf4":
+        others.append("set quantization to nf4")
     lower = "Lower " + ", or ".join(cures) if cures else ""
     return ("; ".join(filter(None, [lower, *others])) or "Choose a smaller model") + "."
 

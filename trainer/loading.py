@@ -1,7 +1,8 @@
-"""Weights into memory: dtype, device, 4-bit quantisation."""
+"""Weights into memory: dtype, device, quantisation."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
     check_weights(model, models_dir)
     source, keywords = locate(model, models_dir)
     dtype = compute_dtype(model)
-    if model.load_in_4bit:
-        keywords["quantization_config"] = _quantisation(dtype, plan, module_map)
+    if model.quantization != "none":
+        # it tells of a cast to float16 at every call
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        keywords["quantization_config"] = _quantisation(model, plan, module_map)
     if torch.cuda.is_available():
         keywords["device_map"] = {"": 0}
     try:
@@ -48,15 +51,16 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
     return loaded
 
 
-def _quantisation(dtype: torch.dtype, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
-    """NF4 with double quantisation. What trains in full, and the head, stays as it is."""
+def _quantisation(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
+    """NF4 with double quantisation, or LLM.int8(). What trains in full, and the head, stays as it is."""
     head = [kind.modules for kind in module_map.kinds if kind.group == "embedding"]
     full = [target.module for target in plan.targets if target.treatment == "full"]
     return BitsAndBytesConfig(
-        load_in_4bit=True,
+        load_in_4bit=model.quantization == "nf4",
+        load_in_8bit=model.quantization == "int8",
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_compute_dtype=compute_dtype(model),
         bnb_4bit_quant_storage=torch.uint8,
         # a list of one's own replaces the default, which holds the head
         llm_int8_skip_modules=sorted({*full, *(name for names in head for name in names)}),

@@ -8,6 +8,7 @@ from trainer.resolve import Target
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Per weight: 4 bits, an 8-bit scale per 64, a float32 per 256 scales (QLoRA, double quantisation)."""
+INT8_BYTES = 1.0
 CUDA_CONTEXT = 700 * 2**20
 LOSS_CHUNK = 256
 """Tokens whose logits TRL holds at once in its fused loss head."""
@@ -33,14 +34,15 @@ def estimate_memory(
 
 
 def _weights(config: RunConfig, module_map: ModuleMap, targets: list[Target], compute_bytes: int) -> int:
-    if not config.model.load_in_4bit:
+    if config.model.quantization == "none":
         return module_map.parameters * compute_bytes
     full = {target.kind.name for target in targets if target.treatment == "full"}
+    per_weight = NF4_BYTES if config.model.quantization == "nf4" else INT8_BYTES
     size = 0.0
     for kind in module_map.kinds:
         if kind.slice_of is None:
             quantised = kind.class_name == "Linear" and kind.group != "embedding" and kind.name not in full
-            size += kind.parameters * (NF4_BYTES if quantised else compute_bytes)
+            size += kind.parameters * (per_weight if quantised else compute_bytes)
     return int(size)
 
 

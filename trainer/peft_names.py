@@ -17,7 +17,9 @@ from transformers import PreTrainedModel
 
 from trainer.modules import ModuleKind
 
-BY_WEIGHT = "PEFT takes its name for an expert's, so LoRA goes to the weight itself: no dropout, no DoRA, no 4-bit."
+BY_WEIGHT = (
+    "PEFT takes its name for an expert's, so LoRA goes to the weight itself: no dropout, no DoRA, no quantised base."
+)
 
 
 class PeftNames:

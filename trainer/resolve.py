@@ -119,8 +119,8 @@ def _check_start(config: RunConfig, found: Resolution) -> None:
     if config.adapter.init_lora_weights != "pissa":
         return
     where = "adapter.init_lora_weights"
-    if config.model.load_in_4bit:
-        found.issues.append(Issue(where, "PiSSA cannot decompose 4-bit weights.", "Switch load_in_4bit off."))
+    if config.model.quantization != "none":
+        found.issues.append(Issue(where, "PiSSA cannot decompose quantised weights.", "Set quantization to none."))
     if config.adapter.use_dora:
         found.issues.append(Issue(where, "PiSSA and DoRA exclude each other.", "Choose one of them."))
     for target in found.targets:
@@ -214,9 +214,9 @@ def _by_weight_problem(kind: ModuleKind, config: RunConfig) -> Issue | None:
         return Issue("", f"{kind.name} are {what}, which DoRA cannot train.", "Switch use_dora off.")
     if config.adapter.bias == "lora_only" and kind.bias:
         return Issue("", f"{kind.name} are {what}, whose biases stay as they are.", "Set bias to none.")
-    if kind.by_weight and config.model.load_in_4bit:
-        problem = f"{kind.name} are {what}, whose 4-bit weights LoRA cannot reach."
-        return Issue("", problem, "Switch load_in_4bit off, or untick it.")
+    if kind.by_weight and config.model.quantization != "none":
+        problem = f"{kind.name} are {what}, whose quantised weights LoRA cannot reach."
+        return Issue("", problem, "Set quantization to none, or untick it.")
     return None
 
 

@@ -21,7 +21,7 @@ LABELS = {
     "title": "Name of the run",
     "model.name": "Model",
     "model.revision": "Revision",
-    "model.load_in_4bit": "Load the base in 4-bit (QLoRA)",
+    "model.quantization": "Quantisation",
     "model.dtype": "Compute type",
     "model.new_tokens": "New tokens",
     "adapter.r": "Rank r",
@@ -64,6 +64,9 @@ CHOICES = {
     "constant_with_warmup": "constant after warm-up",
     "paged_adamw_8bit": "paged AdamW, 8-bit",
     "adamw_torch": "AdamW",
+    "nf4": "4-bit NF4 (QLoRA)",
+    "int8": "8-bit",
+    "none": "none",
     "completion": "answers only",
     "all": "all tokens",
     "demo": "Demo",
@@ -202,7 +205,7 @@ class Form:
         return [
             path
             for path in self.components
-            if path.startswith(("adapter.", "training.", "model.load", "model.dt", "model.new"))
+            if path.startswith(("adapter.", "training.", "model.quant", "model.dt", "model.new"))
         ]
 
     def _nested(self, flat: dict[str, Any]) -> tuple[dict[str, Any], list[Issue]]:

@@ -49,7 +49,7 @@ def build_settings(form: Form) -> None:
 
 def _build_rest(form: Form) -> None:
     with gr.Column(elem_classes="grid bare"):
-        for path in ("title", "model.revision", "model.load_in_4bit", "model.dtype"):
+        for path in ("title", "model.revision", "model.quantization", "model.dtype"):
             form.add(path, **({"placeholder": "the time of its start"} if path == "title" else {}))
         form.add("model.new_tokens", placeholder="<|first|> <|second|>")
         form.add("adapter.train_new_tokens")
