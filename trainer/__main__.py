@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer import control, devices, events, locks, parsing, scenarios
+from trainer import control, devices, locks, parsing, scenarios
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, UserError
 from trainer.export import adapter_zip
 from trainer.models import load_config, load_tokenizer
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
+from trainer.progress import Progress, figure
 from trainer.runs import Run, RunStore
 from trainer.uploads import keep_data
 
@@ -67,18 +68,23 @@ def _parser() -> argparse.ArgumentParser:
     train = add("train", _train, "train a configuration here and now, and wait for its end")
     train.add_argument("config", type=Path)
     train.add_argument("--data-file", type=Path, help="train on this file instead of the configuration's data")
-    runs = add("runs", _runs, "list all runs")
-    runs.add_argument("--json", action="store_true")
-    for name, command, about in (
-        ("stop", _stop, "stop a run after its current step; a second time kills it"),
-        ("first", _first, "put a queued run at the front of the queue"),
-        ("export", _export, "write a run's adapter as a zip into the working folder"),
-    ):
-        add(name, command, about).add_argument("run")
-    resume = add("resume", _resume, "let a run that is over go on from its newest checkpoint, here and now")
-    resume.add_argument("run")
-    resume.add_argument("--epochs", type=float, default=0, help="train so many epochs more than before")
+    train.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    _add_run_commands(add)
     return parser
+
+
+def _add_run_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    runs = add("runs", _runs, "list all runs")
+    stop = add("stop", _stop, "stop a run after its current step; a second time kills it")
+    add("first", _first, "put a queued run at the front of the queue").add_argument("run")
+    resume = add("resume", _resume, "let a run that is over go on from its newest checkpoint, here and now")
+    export = add("export", _export, "write a run's adapter as a zip")
+    for command in (stop, resume, export):
+        command.add_argument("run")
+    for command in (runs, stop, resume, export):
+        command.add_argument("--json", action="store_true")
+    resume.add_argument("--epochs", type=float, default=0, help="train so many epochs more than before")
+    export.add_argument("-o", "--output", type=Path, help="file to write (default: the working folder, its own name)")
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -121,7 +127,10 @@ def _train(options: argparse.Namespace) -> int:
     if plan.issues:
         raise InvalidConfig(plan.issues)
     run = RunStore(options.runs_dir).create(config, plan, "starting", locks.identity(os.getpid()))
-    print(f"Run {run.id} in {run.folder}", flush=True)
+    if options.json:
+        print(json.dumps({"type": "run", "id": run.id, "folder": str(run.folder)}), flush=True)
+    else:
+        print(f"Run {run.id} in {run.folder}", flush=True)
     return _work(run, options)
 
 
@@ -130,21 +139,10 @@ def _work(run: Run, options: argparse.Namespace) -> int:
 
     os.environ["LAB_MODELS_DIR"] = str(options.models_dir.resolve())
     os.environ["LAB_DATA_DIR"] = str((options.runs_dir / "data").resolve())
-    code = worker.work(run.folder, devices.devices()[0], echo=_print_event)
+    code = worker.work(run.folder, devices.devices()[0], echo=Progress(options.json))
     if code == worker.TAKEN:
         raise UserError("Another process trains this run already.", "Watch it with `runs`.", "data")
     return code
-
-
-def _print_event(event: events.Event) -> None:
-    if event["type"] == "metrics":
-        print(f"step {event['step']:6}  loss {_figure(event['loss'])}  lr {event['learning_rate']:.3g}", flush=True)
-    elif event["type"] == "eval":
-        print(f"step {event['step']:6}  eval loss {_figure(event['eval_loss'])}", flush=True)
-    elif event["type"] == "log":
-        print(event["text"], flush=True)
-    elif event["type"] == "state":
-        print(" ".join(str(event.get(key) or "") for key in ("state", "message")).strip(), flush=True)
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -154,13 +152,14 @@ def _runs(options: argparse.Namespace) -> int:
         return 0
     for row in summaries:
         steps = f"{row['step']}/{row['steps']}"
-        loss = f"loss {_figure(row['loss'])}  eval {_figure(row['eval_loss'])}"
+        loss = f"loss {figure(row['loss'])}  eval {figure(row['eval_loss'])}"
         print(f"{row['id']}  {row['state']:11} {steps:>12}  {loss}  {row['model']}  {row['modules']}")
     return 0
 
 
 def _stop(options: argparse.Namespace) -> int:
-    print(control.stop_run(RunStore(options.runs_dir).get(options.run)))
+    done = control.stop_run(RunStore(options.runs_dir).get(options.run))
+    print(json.dumps({"id": options.run, "done": done}) if options.json else done)
     return 0
 
 
@@ -176,8 +175,17 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    path = adapter_zip(RunStore(options.runs_dir).get(options.run), options.runs_dir)
-    print(shutil.move(path, Path.cwd() / path.name))
+    made = adapter_zip(RunStore(options.runs_dir).get(options.run), options.runs_dir)
+    target = options.output or Path.cwd() / made.name
+    try:
+        shutil.move(made, target / made.name if target.is_dir() else target)
+    except OSError as error:
+        made.unlink(missing_ok=True)
+        raise UserError(
+            f"{target} cannot be written: {error.strerror or error}.", "Name another file with -o.", "disk"
+        ) from error
+    written = target / made.name if target.is_dir() else target
+    print(json.dumps({"id": options.run, "file": str(written)}) if options.json else written)
     return 0
 
 
@@ -200,10 +208,6 @@ def _print_plan(plan: Plan) -> None:
     print(f"memory:  {sum(plan.memory.values()) / 2**30:,.2f} GiB, as an estimate")
     for issue in (*plan.warnings, *plan.issues):
         print(issue)
-
-
-def _figure(value: Any) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 def _print_json(value: Any) -> None:

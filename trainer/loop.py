@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     person can do; everything else that is raised is a bug.
     """
     transformers_logging.disable_progress_bar()
+    # names that the newest transformers has changed, and older ones still need
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     set_seed(config.training.seed)
     sink("log", text=f"Reading {config.model.name}")
     tokenizer = load_tokenizer(config.model, places.models_dir)

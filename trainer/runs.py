@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import events, locks, parsing, places
+from trainer import events, locks, parsing, places, scenarios
 from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.failures import disk_full
@@ -60,7 +60,9 @@ class Run:
             text = (self.folder / "title").read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             text = ""
-        return text or (self.config.title if self.config else "") or self.id
+        if text or self.config is None:
+            return text or self.id
+        return self.config.title or scenarios.title_of(self.config.modules) or describe_ticks(self.config)[:MAX_TITLE]
 
     @property
     def adapter(self) -> Path:

@@ -43,6 +43,11 @@ SIX = (
 )
 
 
+def title_of(ticks: tuple[Tick, ...]) -> str:
+    """The title of the built-in scenario that these ticks are; empty where they are none."""
+    return next((item.title for item in SIX if set(item.modules) == set(ticks)), "")
+
+
 def scenario(key: str) -> Scenario:
     """The built-in scenario `key` ("1" to "6"). Raises KeyError where there is none."""
     return next(item for item in SIX if item.key == key)

@@ -1,4 +1,4 @@
-"""The endpoints for programs (`gradio_client`): plan, train, runs, run, stop, download."""
+"""The endpoints for programs (`gradio_client`): modules, plan, train, runs, run, stop, export."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any
 import gradio as gr
 
 from trainer import parsing
+from trainer.config import ModelConfig
 from trainer.errors import UserError
 from trainer.lab import Lab
 
 
 def build(lab: Lab) -> None:
     """Add the endpoints to the Blocks that is being built."""
+
+    def modules(model: str, revision: str = "main") -> dict:
+        """The modules of a model, by kind."""
+        return _told(lambda: lab.helper.module_map(ModelConfig(_text(model), _text(revision))).to_json())
 
     def plan(config: dict) -> dict:
         """What a configuration would train: counts, sizes, memory, receipts, issues."""
@@ -35,16 +40,16 @@ def build(lab: Lab) -> None:
         """Stop a run; returns what was done."""
         return _told(lambda: lab.stop(_text(run_id)))
 
-    for endpoint in (plan, train, runs, run, stop):
+    for endpoint in (modules, plan, train, runs, run, stop):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None, queue=False)
 
-    def download(run_id: str) -> str:
+    def export(run_id: str) -> str:
         """The adapter of a run as a zip."""
         return _told(lambda: str(lab.export(_text(run_id))))
 
     # a file needs components, so that the client fetches it
     box, file = gr.Textbox(visible=False, label="run_id"), gr.File(visible=False, label="adapter")
-    gr.Button(visible=False).click(download, box, file, api_name="download", queue=False)
+    gr.Button(visible=False).click(export, box, file, api_name="export", queue=False)
 
 
 def _told(action: Callable[[], Any]) -> Any:
@@ -57,5 +62,5 @@ def _told(action: Callable[[], Any]) -> Any:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise UserError("A run's id is text.", "Take one from the list of runs.", "data")
+        raise UserError("This must be text.", "Name a model, or take a run's id from the list of runs.", "data")
     return value

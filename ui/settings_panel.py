@@ -50,7 +50,7 @@ def build_settings(form: Form) -> None:
 def _build_rest(form: Form) -> None:
     with gr.Column(elem_classes="grid bare"):
         for path in ("title", "model.revision", "model.quantization", "model.dtype"):
-            form.add(path, **({"placeholder": "the time of its start"} if path == "title" else {}))
+            form.add(path, **({"placeholder": "what it trains"} if path == "title" else {}))
         form.add("model.new_tokens", placeholder="<|first|> <|second|>")
         form.add("adapter.train_new_tokens")
     gr.HTML('<h4 class="part">Adapter</h4>', apply_default_css=False)

@@ -105,6 +105,8 @@ def test_a_double_click_on_train_starts_one_run(page: Any) -> None:
 def test_the_same_through_gradio_client(app: str, tmp_path: Path) -> None:
     client = Client(app, verbose=False, download_files=str(tmp_path))
     config = short_demo().to_json()
+    kinds = client.predict("demo", api_name="/modules")["kinds"]
+    assert {"q_proj", "down_proj", "lm_head"} <= {kind["name"] for kind in kinds}
     plan = client.predict(config, api_name="/plan")
     assert plan["trainable"] > 0
     assert plan["issues"] == []
@@ -112,7 +114,7 @@ def test_the_same_through_gradio_client(app: str, tmp_path: Path) -> None:
     wait_for(lambda: client.predict(run, api_name="/run")["state"] == "finished", 120)
     assert client.predict(run, api_name="/run")["step"] == STEPS
     assert client.predict(api_name="/runs")[0]["id"] == run
-    check_adapter(Path(client.predict(run, api_name="/download")), tmp_path / "adapter")
+    check_adapter(Path(client.predict(run, api_name="/export")), tmp_path / "adapter")
     with pytest.raises(Exception, match="lora_alpha"):
         client.predict(config | {"adapter": {"lora_alfa": 1}}, api_name="/plan")
     client.close()
@@ -137,11 +139,15 @@ def test_the_same_on_the_command_line(tmp_path: Path) -> None:
     assert f"step     {STEPS:2}" in lab("train", str(tmp_path / "run.json"))
     (run,) = json.loads(lab("runs", "--json"))
     assert (run["state"], run["step"]) == ("finished", STEPS)
-    archive = ROOT / lab("export", run["id"]).strip()
-    try:
-        check_adapter(archive, tmp_path / "adapter")
-    finally:
-        archive.unlink()
+    assert lab("export", run["id"], "-o", str(tmp_path / "out.zip")).strip() == str(tmp_path / "out.zip")
+    check_adapter(tmp_path / "out.zip", tmp_path / "adapter")
+    assert "cannot be written" in lab("export", run["id"], "-o", str(tmp_path / "none" / "out.zip"), code=2)
+    # the configuration of a run runs again as it is
+    rerun = lab("train", str(tmp_path / "runs" / run["id"] / "config.json"), "--json")
+    rows = [json.loads(line) for line in rerun.splitlines()]
+    assert rows[0]["type"] == "run"
+    assert rows[-1]["state"] == "finished"
+    assert [row["loss"] for row in rows if row["type"] == "metrics"][-1] == pytest.approx(run["loss"], rel=1e-6)
     (tmp_path / "bad.json").write_text('{"adapter": {"r": 0, "alpha": 3}, "training": {"learning_rate": "fast"}}')
     told = lab("plan", str(tmp_path / "bad.json"), code=2)
     assert len(told.strip().splitlines()) >= 3, told
