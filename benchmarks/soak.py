@@ -87,10 +87,10 @@ def _check(bench: Bench, run: Run, end: str, worker: int | None) -> None:
         wait_for(lambda: bench.state(run) == end, 2)
         assert locks.holder(run.folder / "lock") is None
     bench.holds(run)
-    seen = [
-        path for path in (run.folder / "checkpoints").glob("checkpoint-*") if (path / checkpoints.MARKER).exists()
-    ]
-    assert all(map(checkpoints.is_complete, seen)), "a marked checkpoint is not whole"
+    for path in (run.folder / "checkpoints").glob("checkpoint-*"):
+        # a worker that goes on may take the marker away meanwhile, and then the checkpoint
+        whole = not (path / checkpoints.MARKER).exists() or checkpoints.is_complete(path)
+        assert whole or not (path / checkpoints.MARKER).exists(), f"{path.name} is marked and not whole"
 
 
 def main() -> None:

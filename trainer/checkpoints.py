@@ -11,6 +11,8 @@ from pathlib import Path
 from trainer.runs import write_json
 
 MARKER = "complete.json"
+KEPT = 2
+"""Checkpoints of a run that stay: a newest one that turns out broken has one before it."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -44,6 +46,17 @@ def newest_complete(folder: Path) -> Path | None:
             return checkpoint
         shutil.rmtree(checkpoint, ignore_errors=True)
     return None
+
+
+def drop_old(folder: Path) -> None:
+    """Remove all but the newest KEPT checkpoints, the marker first: what is marked is whole at any moment.
+
+    Trainer's own `save_total_limit` removes old ones before the new one is marked, and leaves their markers till last.
+    """
+    found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    for checkpoint in sorted(found, key=_step, reverse=True)[KEPT:]:
+        (checkpoint / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def drop_unfinished(folder: Path) -> None:

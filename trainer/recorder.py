@@ -96,7 +96,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
                 )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoints.mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        folder = Path(args.output_dir)
+        checkpoints.mark_complete(folder / f"checkpoint-{state.global_step}")
+        checkpoints.drop_old(folder)
         self._sink("checkpoint", step=state.global_step)
 
 

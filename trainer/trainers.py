@@ -20,7 +20,6 @@ from trainer.loading import compute_dtype
 from trainer.optimiser import parameter_groups
 from trainer.recorder import Sink
 
-CHECKPOINTS_KEPT = 2
 EVALS, SAVES = 10, 5
 """Evaluations and checkpoints of a run that does not say how often."""
 LOSS_TOLERANCE = 0.02
@@ -99,7 +98,6 @@ def _arguments(config: RunConfig, folder: Path, examples: int, evaluates: bool) 
         eval_steps=training.eval_steps or max(1, steps // EVALS),
         eval_on_start=evaluates,
         save_steps=training.save_steps or max(1, steps // SAVES),
-        save_total_limit=CHECKPOINTS_KEPT,
         logging_steps=1,
         logging_nan_inf_filter=False,  # else a NaN loss is drawn as 0
         seed=training.seed,
