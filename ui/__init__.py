@@ -63,7 +63,8 @@ def launch(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[s
 def serve(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[str] = ()) -> Any:
     """Start serving in the background; returns the ASGI app."""
     page = build(lab)
-    forget_old_uploads(uploads_dir(lab))
+    forget_old(uploads_dir(lab))
+    forget_old(lab.settings.exports_dir)
     exports = lab.settings.exports_dir.resolve()
     gr.set_static_paths([exports])  # downloads are served from there, not copied first
     page.queue(default_concurrency_limit=4)
@@ -109,8 +110,12 @@ def uploads_dir(lab: Lab) -> Path:
     return (lab.settings.runs_dir / "uploads").resolve()
 
 
-def forget_old_uploads(folder: Path) -> None:
-    """Remove what an app that ended before left behind."""
+def forget_old(folder: Path) -> None:
+    """Remove what was uploaded or exported more than a day ago and has long been kept or fetched."""
     for path in folder.glob("*"):
-        if path.is_dir() and time.time() - path.stat().st_mtime > DAY:
+        if time.time() - path.lstat().st_mtime < DAY:
+            continue
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
