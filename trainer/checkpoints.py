@@ -51,7 +51,7 @@ def newest_complete(folder: Path) -> Path | None:
 def drop_old(folder: Path) -> None:
     """Remove all but the newest KEPT checkpoints, the marker first: what is marked is whole at any moment.
 
-    Trainer's own `save_total_limit` removes old ones before the new one is marked, and leaves their markers till last.
+    Trainer's own `save_total_limit` removes old ones before the new one is marked, their markers at any time.
     """
     found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
     for checkpoint in sorted(found, key=_step, reverse=True)[KEPT:]:
