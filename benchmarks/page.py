@@ -1,6 +1,6 @@
-"""How quick the page is: start, module map, first loss, a tick while a training uses the cores.
+"""How quick the page is: start, module map, first loss, a tick while a training uses the cores, many and long runs.
 
-python benchmarks/page.py            prints the table of docs/benchmarks.md
+python benchmarks/page.py            prints the table of docs/benchmarks.md; a quarter of an hour
 Every ratio is of two things run in turn in this very run; every figure is a median.
 """
 
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from app import free_port  # noqa: E402
+from benchmarks.scale import measure_list, measure_run  # noqa: E402
 from trainer.config import ModelConfig, default_config  # noqa: E402
 from trainer.helper import Helper  # noqa: E402
 from trainer.history import ENDED  # noqa: E402
@@ -230,6 +231,8 @@ def main() -> None:
             ("a tick while training, p95", f"{high * 1000:.0f} ms", "≤ 200 ms", f"median {middle * 1000:.0f} ms")
         )
         rows.append(("a tick with nothing else to do, p95", f"{idle * 1000:.0f} ms", "", ""))
+        sizes = measure_list(folder / "many", 10_000) + measure_run(folder / "long", 1_000_000)
+        rows += [(what, measured, "", "") for what, measured in sizes]
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "gradio"))
     machine = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}"
     print(f"{time.strftime('%Y-%m-%d')}, {machine}, {versions}\n")
