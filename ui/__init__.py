@@ -43,7 +43,7 @@ def build(lab: Lab) -> gr.Blocks:
             with gr.Tab("Train", id="train", render_children=True):
                 train = TrainTab(lab, page)
             with gr.Tab("Runs", id="runs", render_children=True) as tab:
-                RunsTab(lab, train.live, tabs, tab)
+                RunsTab(lab, train, tabs, tab)
     return page
 
 

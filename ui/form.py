@@ -74,6 +74,8 @@ CHOICES = {
     "hub": "Hub data set",
 }
 TICKS = "modules"
+OF_A_MODEL = ("adapter.", "training.", "model.")
+"""What fits one model and not the next."""
 TICK_FIELD = re.compile(r"modules\[(\d+)\]\.(\w+)")
 FILE, HUB = "data.file", "data.hub"
 """The two boxes of which one becomes `data.path`, as the source says."""
@@ -191,22 +193,23 @@ class Form:
             nested = _mended(nested, found)
         return None, issues
 
-    def fill(self, config: RunConfig) -> list[Any]:
-        """Values for the settings' components, in their order, without the model and the ticks."""
-        values = ((settings()[path], get(config, path)) for path in self.filled)
+    def fill(self, config: RunConfig, whole: bool) -> list[Any]:
+        """Values for the components of `filled`. Not `whole`: only for what a change of the model sets back."""
         return [
-            number_text(value) if item.is_number else " ".join(value) if item.is_list else value
-            for item, value in values
+            self._shown(config, path) if whole or path.startswith(OF_A_MODEL) else gr.skip() for path in self.filled
         ]
 
     @property
     def filled(self) -> list[str]:
-        """Paths that `fill` gives values for: what a change of the model sets back."""
-        return [
-            path
-            for path in self.components
-            if path.startswith(("adapter.", "training.", "model.quant", "model.dt", "model.new"))
-        ]
+        """Paths that `fill` gives values for: all but the model itself and the ticks."""
+        return [path for path in self.components if path not in ("model.name", "model.revision", TICKS)]
+
+    def _shown(self, config: RunConfig, path: str) -> Any:
+        """What the component of `path` shows of a configuration."""
+        if path in (FILE, HUB):
+            return config.data.path if path == f"data.{config.data.source}" else ""
+        item, value = settings()[path], get(config, path)
+        return number_text(value) if item.is_number else " ".join(value) if item.is_list else value
 
     def _nested(self, flat: dict[str, Any]) -> tuple[dict[str, Any], list[Issue]]:
         nested: dict[str, Any] = {"model": {}, "adapter": {}, "data": {}, "training": {}, TICKS: []}

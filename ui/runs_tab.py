@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from trainer.history import ACTIVE, ENDED
 from trainer.lab import Lab
 from trainer.runs import MAX_TITLE
 from ui import download, text
-from ui.live import Live, digest
+from ui.live import digest
 from ui.tell import DIRECT, QUEUED, told
+from ui.train_tab import TrainTab, wanting
 
 SCRIPT = Path(__file__).with_name("runs_table.js")
 TEMPLATE = """<div class="runs">
@@ -29,7 +31,7 @@ NOTHING = '<p class="quiet">Choose a run in the table to open, rename, download 
 class RunsTab:
     """Builds the tab; handlers get a run's id from the browser and check it anew each time."""
 
-    def __init__(self, lab: Lab, live: Live, tabs: gr.Tabs, tab: gr.Tab) -> None:
+    def __init__(self, lab: Lab, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
         self.lab = lab
         self._texts: dict[str, tuple[dict[str, Any], str]] = {}
         self.table = gr.HTML(
@@ -40,6 +42,7 @@ class RunsTab:
             self.facts = gr.HTML(NOTHING, apply_default_css=False)
             with gr.Row(elem_id="run-buttons", visible=False) as self.buttons:
                 self.open = gr.Button("Open", variant="primary", size="sm", elem_id="run-open")
+                self.reuse = gr.Button("Use its settings", size="sm", elem_id="run-reuse")
                 self.resume = gr.Button("Resume", size="sm", elem_id="run-resume")
                 self.first = gr.Button("Put first", size="sm", elem_id="run-first")
                 self.stop = gr.Button("Stop", size="sm", elem_id="run-stop")
@@ -60,9 +63,10 @@ class RunsTab:
         self.rows = gr.Textbox("", label="Rows shown", visible="hidden")
         self.seen = gr.Textbox("", label="Facts shown", visible="hidden")
         self.asked = gr.Textbox("", label="Run to delete", visible="hidden")
-        self._wire(live, tabs, tab)
+        self._wire(train, tabs, tab)
 
-    def _wire(self, live: Live, tabs: gr.Tabs, tab: gr.Tab) -> None:
+    def _wire(self, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
+        live = train.live
         chosen, table = self.table, [self.table, self.rows]
         facts = [self.facts, self.buttons, self.naming, self.longer, self.resume, self.first, self.stop, self.fetch]
         facts += [self.delete, self.seen]
@@ -79,6 +83,7 @@ class RunsTab:
         self.open.click(
             told(self.opened), chosen, [live.shown, tabs, self.timer], **QUEUED
         ).success(live.refresh, [live.shown, live.seen], live.outputs, **DIRECT)  # fmt: skip
+        train.show_after(self.reuse.click(told(self.reused), chosen, [*train.named, tabs, self.timer], **QUEUED))
         after(self.stop.click(told(self.stopped), chosen, None, **QUEUED))
         after(self.resume.click(told(self.resumed), chosen, None, **QUEUED))
         after(self.first.click(told(self.put_first), chosen, None, **QUEUED))
@@ -136,6 +141,14 @@ class RunsTab:
 
     def opened(self, run_id: str | None) -> list[Any]:
         return [self._run(run_id).id, gr.Tabs(selected="train"), gr.Timer(active=False)]
+
+    def reused(self, run_id: str | None) -> list[Any]:
+        """The chosen run's configuration for the Train tab, without its title."""
+        run = self._run(run_id)
+        if run.config is None:
+            raise UserError(run.problem, "Choose another run.", "data")
+        wanted = wanting(replace(run.config, title=""))
+        return [*wanted, gr.Tabs(selected="train"), gr.Timer(active=False)]
 
     def stopped(self, run_id: str | None) -> None:
         gr.Info(text.escape(self.lab.stop(self._run(run_id).id)), duration=5)

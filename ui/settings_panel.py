@@ -32,8 +32,8 @@ def build_data(form: Form) -> gr.UploadButton:
     return upload
 
 
-def build_settings(form: Form) -> None:
-    """The settings that most runs touch, and the fold with all others."""
+def build_settings(form: Form) -> gr.UploadButton:
+    """The settings that most runs touch, and the fold with all others. Returns the button that loads them all."""
     with gr.Column(elem_id="main-settings", elem_classes="grid bare"):
         form.add("training.num_train_epochs")
         form.add("training.learning_rate")
@@ -45,6 +45,7 @@ def build_settings(form: Form) -> None:
         form.add("training.full_learning_rate", placeholder="a tenth of the other")
     with gr.Accordion("More settings", open=False, elem_id="more-settings"):
         _build_rest(form)
+        return gr.UploadButton("Load a configuration (JSON)", file_types=[".json"], size="sm", elem_id="load-config")
 
 
 def _build_rest(form: Form) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from trainer import parsing
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, Issue, UserError
 from trainer.lab import Lab
@@ -32,22 +34,24 @@ class TrainTab:
             with gr.Column(elem_id="col-settings", min_width=0):
                 with gr.Column(elem_classes="card", elem_id="settings"):
                     upload = settings_panel.build_data(self.form)
-                    settings_panel.build_settings(self.form)
+                    config_file = settings_panel.build_settings(self.form)
+                    self.wanted = gr.Textbox("", label="Configuration to show", visible="hidden")
                 with gr.Column(elem_classes="card", elem_id="go"):
                     self.summary = gr.HTML(summary(None, (), waiting=READING), apply_default_css=False)
                     button = gr.Button("Train", variant="primary", elem_id="train")
             with gr.Column(elem_id="col-live", min_width=0):
                 self.live = live.build(lab)
-        self._wire(page, model, upload, button)
+        self._wire(page, model, upload, config_file, button)
 
-    def _wire(self, page: gr.Blocks, model: Any, upload: Any, button: Any) -> None:
+    def _wire(self, page: gr.Blocks, model: Any, upload: Any, config_file: Any, button: Any) -> None:
         form, plan_outputs = self.form, [self.panel, self.summary]
-        named = [model, form.components["model.revision"]]
-        everything = [self.panel, self.summary, *(form.components[path] for path in form.filled)]
+        self.named = [model, form.components["model.revision"], self.wanted]
+        self.everything = [self.panel, self.summary, *(form.components[path] for path in form.filled)]
         for event in (page.load, model.change):
-            event(self.read_model, named, everything, trigger_mode="always_last", **QUEUED).then(
+            event(self.read_model, self.named, self.everything, trigger_mode="always_last", **QUEUED).then(
                 self.plan, form.inputs, plan_outputs, **DIRECT
             )
+        self.show_after(config_file.upload(told(self.load_config), config_file, self.named, **QUEUED))
         page.load(lambda: gr.update(choices=self.lab.models()), None, model, **DIRECT)
         page.load(self.live.refresh, [self.live.shown, self.live.seen], self.live.outputs, **DIRECT)
         gr.on(
@@ -62,8 +66,21 @@ class TrainTab:
             self.live.refresh, [self.live.shown, self.live.seen], self.live.outputs, **DIRECT
         )
 
-    def read_model(self, name: str | None, revision: str | None) -> Iterator[list[Any]]:
-        """Read a model's modules; then its ticks and settings start from what fits it."""
+    def show_after(self, event: Any) -> None:
+        """After an event that gave `named` a configuration: show all of it."""
+        event.success(self.read_model, self.named, self.everything, **QUEUED).then(
+            self.plan, self.form.inputs, [self.panel, self.summary], **DIRECT
+        )
+
+    def load_config(self, path: str) -> list[str]:
+        """A configuration file's model and text, for `read_model`. Raises UserError with all that is wrong in it."""
+        try:
+            return wanting(parsing.load(Path(path)))
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    def read_model(self, name: str | None, revision: str | None, wanted: str | None) -> Iterator[list[Any]]:
+        """Read a model's modules; then show the configuration that is wanted for it, or start from what fits it."""
         name = (name or "").strip()
         untouched = [gr.skip()] * len(self.form.filled)
         model = ModelConfig(name=name, revision=(revision or "").strip() or "main")
@@ -76,11 +93,12 @@ class TrainTab:
         except UserError as error:
             yield [modules_panel.update(modules_panel.failed(error)), gr.skip(), *untouched]
             return
-        ticks = modules_panel.starting_ticks(found)
+        config = _wanted(wanted, model)
+        ticks = config.modules if config else modules_panel.starting_ticks(found)
         yield [
             modules_panel.update(modules_panel.payload(found), ticks),
             gr.skip(),
-            *self.form.fill(default_config(name)),
+            *self.form.fill(config or default_config(name), whole=config is not None),
         ]
 
     def plan(self, *values: Any) -> list[Any]:
@@ -110,3 +128,18 @@ class TrainTab:
             return None, issues, READING
         plan = self.lab.plan(config)
         return plan, [*issues, *plan.issues], ""
+
+
+def wanting(config: RunConfig) -> list[str]:
+    """Values of `TrainTab.named` for a configuration that the page is to show."""
+    return [config.model.name, config.model.revision, json.dumps(config.to_json())]
+
+
+def _wanted(text: str | None, model: ModelConfig) -> RunConfig | None:
+    """The configuration that was loaded for this model, if there is one."""
+    try:
+        config = parsing.loads(text) if text else None
+    except UserError:
+        return None  # only a page that was tampered with sends one that cannot be read
+    same = config is not None and (config.model.name, config.model.revision) == (model.name, model.revision)
+    return config if same else None

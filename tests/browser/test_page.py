@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from trainer.config import default_config
 
 Page = Any
 
@@ -82,3 +86,28 @@ def test_an_empty_page_says_what_to_do(page: Page) -> None:
     page.get_by_role("tab", name="Runs").click()
     page.wait_for_selector("#runs-table .empty:visible")
     assert "Start one on the Train tab" in page.inner_text("#runs-table .empty")
+
+
+def test_a_loaded_configuration_is_shown_whole_and_a_broken_one_says_all(page: Page, tmp_path: Path) -> None:
+    def choose(name: str) -> None:
+        with page.expect_file_chooser() as chooser:
+            page.locator("#load-config").click()
+        chooser.value.set_files(tmp_path / name)
+
+    config = default_config("llama").to_json() | {"title": "Loaded", "modules": [{"name": "q_proj"}, {"name": "fc9"}]}
+    config["adapter"]["r"], config["data"]["system_prompt"], config["training"]["max_length"] = 5, "Be brief.", 64
+    (tmp_path / "run.json").write_text(json.dumps(config))
+    (tmp_path / "bad.json").write_text('{"adapter": {"r": 0, "alpha": 3}}')
+    page.get_by_text("More settings").click()
+    choose("bad.json")
+    message = page.locator(".toast-body", has_text="adapter.r")
+    message.wait_for()
+    assert "alpha" in message.inner_text()
+    choose("run.json")
+    page.locator(".modules .fact", has_text="llama").wait_for()
+    page.wait_for_function("document.querySelector('#adapter-r textarea, #adapter-r input').value === '5'")
+    assert page.locator("#title textarea, #title input").input_value() == "Loaded"
+    assert page.locator("#data-system_prompt textarea").input_value() == "Be brief."
+    assert page.locator('input[data-name="q_proj"]').is_checked()
+    assert page.locator('.missing input[data-name="fc9"]').is_checked()
+    assert not page.locator('input[data-name="k_proj"]').is_checked()

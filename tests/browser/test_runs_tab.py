@@ -53,4 +53,7 @@ def test_order_longer_training_names_and_deletion(page: Any, app: str) -> None:
     page.locator("#run-really").click()
     page.locator(".runs tbody tr", has_text="Delta").wait_for(state="detached")
     assert second not in {row["id"] for row in client.predict(api_name="/runs")}
+    press("Gamma", "#run-reuse")
+    epochs = page.locator("#training-num_train_epochs").get_by_role("textbox")
+    wait_for(lambda: epochs.input_value() == "5")
     client.close()
