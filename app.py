@@ -9,6 +9,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from trainer import redact
 from trainer.lab import Lab, Settings
@@ -108,29 +109,59 @@ def _password(file: Path | None, parser: argparse.ArgumentParser) -> str:
 
 def free_port(host: str, first: int = FIRST_PORT) -> int:
     """The first free port from `first` on."""
-    for port in range(first, first + 100):
+    found = next((port for port in range(first, first + 100) if not why_not(host, port)), None)
+    return found or refuse(f"No port from {first} to {first + 99} is free on {host}. Choose another one with --port.")
+
+
+def checked_port(host: str, port: int) -> int:
+    """The port, if it can be listened on. Exits with 2 where it cannot."""
+    problem = why_not(host, port)
+    if problem:
+        refuse(f"{host}, port {port}, cannot be listened on: {problem}. Choose another one with --port.")
+    return port
+
+
+def why_not(host: str, port: int) -> str:
+    """Why `host` and `port` cannot be listened on; empty where they can."""
+    try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-            return port
-    sys.exit(f"No port from {first} to {first + 99} is free: choose one with --port.")
+            probe.bind((host, port))
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return ""
+
+
+def refuse(sentence: str) -> NoReturn:
+    """Say what keeps the app from starting, and end with 2."""
+    print(sentence, file=sys.stderr)
+    sys.exit(2)
+
+
+def open_lab(settings: Settings) -> Lab:
+    """The lab over its folders. Exits with 2 where they cannot be used."""
+    try:
+        return Lab(settings)
+    except OSError as error:
+        return refuse(
+            f"The runs folder {settings.runs_dir} cannot be used: {(error.strerror or str(error)).lower()}. "
+            "Name another one with --runs-dir."
+        )
 
 
 def main() -> None:
     settings, access = read_flags()
     redact.install()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    lab = Lab(settings)
+    port = checked_port(settings.host, settings.port) if settings.port else free_port(settings.host)
+    lab = open_lab(settings)
     import ui
 
     try:
         ui.launch(
             lab,
             settings.host,
-            settings.port or free_port(settings.host),
+            port,
             access.password,
             (settings.host, *access.hosts),
         )

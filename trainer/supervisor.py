@@ -55,7 +55,8 @@ class Supervisor:
         """End the thread and the spare worker; running workers go on."""
         self._closing = True
         self.kick()
-        self._thread.join(timeout=5)
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
         self.drop_spare()
         if self._lock is not None:
             self._lock.close()

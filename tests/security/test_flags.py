@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,16 @@ def test_by_default_it_listens_on_this_machine_only(monkeypatch: pytest.MonkeyPa
     settings, access = app.read_flags([])
     assert settings.host == "127.0.0.1"
     assert access.password == ""
+
+
+def test_what_keeps_the_app_from_starting_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for flags, word in ((("--port", port), "in use"), (("--runs-dir", str(tmp_path / "file")), "--runs-dir")):
+            done = start("--runs-dir", str(tmp_path / "runs"), *flags)
+            assert done.returncode == 2
+            assert word in done.stderr
+            assert len(done.stderr.strip().splitlines()) == 1, done.stderr
