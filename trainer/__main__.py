@@ -19,7 +19,7 @@ from trainer import control, devices, locks, parsing, scenarios
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, UserError
 from trainer.export import adapter_zip
-from trainer.models import load_config, load_tokenizer
+from trainer.models import load_config, load_tokenizer, missing_files
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
 from trainer.progress import Progress, figure
@@ -124,8 +124,8 @@ def _train(options: argparse.Namespace) -> int:
         name = keep_data(options.data_file, options.runs_dir / "data")
         config = replace(config, data=replace(config.data, source="file", path=name))
     plan = _plan_of(config, options.models_dir)
-    if plan.issues:
-        raise InvalidConfig(plan.issues)
+    if issues := [*plan.issues, *missing_files(config.model, options.models_dir)]:
+        raise InvalidConfig(issues)
     run = RunStore(options.runs_dir).create(config, plan, "starting", locks.identity(os.getpid()))
     if options.json:
         print(json.dumps({"type": "run", "id": run.id, "folder": str(run.folder)}), flush=True)
@@ -142,7 +142,7 @@ def _work(run: Run, options: argparse.Namespace) -> int:
     code = worker.work(run.folder, devices.devices()[0], echo=Progress(options.json))
     if code == worker.TAKEN:
         raise UserError("Another process trains this run already.", "Watch it with `runs`.", "data")
-    return code
+    return BAD_INPUT if run.history.refresh().cause in ("data", "model") else code
 
 
 def _runs(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from trainer import control, devices, parsing
 from trainer.config import RunConfig
 from trainer.errors import InvalidConfig
 from trainer.helper import Helper
-from trainer.models import local_models
+from trainer.models import local_models, missing_files
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
 from trainer.runs import Run, RunStore
@@ -77,8 +77,8 @@ class Lab:
         if issues:
             raise InvalidConfig(issues)
         plan = self.plan(config)
-        if plan.issues:
-            raise InvalidConfig(plan.issues)
+        if issues := [*plan.issues, *missing_files(config.model, self.settings.models_dir)]:
+            raise InvalidConfig(issues)
         run = self.store.create(config, plan)
         self.supervisor.kick()
         return run

@@ -14,12 +14,20 @@ from typing import Any
 
 from trainer import demo
 from trainer.config import ModelConfig
-from trainer.errors import UserError
+from trainer.errors import Issue, UserError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}")
 WEIGHTS_FILE = re.compile(r"[\w.-]{1,200}\.safetensors")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
 INDEX = "model.safetensors.index.json"
 MAX_CONFIG_BYTES = 5_000_000
 MAX_INDEX_BYTES = 50_000_000
@@ -107,6 +115,22 @@ def check_weights(model: ModelConfig, models_dir: Path) -> None:
         )
 
 
+def missing_files(model: ModelConfig, models_dir: Path) -> list[Issue]:
+    """What the folder of a local model lacks for a training; of a hub model, loading tells."""
+    source, keywords = locate(model, models_dir)
+    folder, issues = Path(source), []
+    if keywords.get("local_files_only"):
+        if not any(folder.glob("*.safetensors")):
+            problem = f"{model.name} has no weights as safetensors."
+            issues.append(Issue("model.name", problem, "Put model.safetensors into its folder."))
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            problem = f"{model.name} has no tokenizer."
+            issues.append(
+                Issue("model.name", problem, "Put tokenizer.json and tokenizer_config.json into its folder.")
+            )
+    return issues
+
+
 def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
     """The model's tokenizer, with a padding token. Raises UserError where there is none."""
     from transformers import AutoTokenizer
@@ -115,7 +139,10 @@ def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keywords)
     except Exception as error:
-        raise UserError(f"The tokenizer of {model.name} cannot be loaded: {first_line(error)}") from error
+        raise UserError(
+            f"The tokenizer of {model.name} cannot be loaded: {first_line(error)}",
+            "It needs tokenizer.json, or files that transformers can make one from.",
+        ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
@@ -150,7 +177,9 @@ def _file(source: str, keywords: dict[str, Any], file: str) -> Path | None:
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.utils.logging import set_verbosity_error
 
+    set_verbosity_error()  # type: ignore[no-untyped-call]  # else it tells of every try
     if keywords.get("local_files_only"):
         path = Path(source) / file
         return path if path.is_file() else None

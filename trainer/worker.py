@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from trainer import checkpoints, devices, failures, locks, parsing, redact
+from trainer.errors import UserError
 from trainer.events import Event, EventWriter
 from trainer.history import History
 from trainer.runs import Run
@@ -118,8 +119,9 @@ def work(folder: Path, device: str, echo: Callable[[Event], None] | None = None)
     except Stopped:
         return _end(run, writer, STOPPED, "stopped", message="Stopped before the first step.")
     except Exception as error:
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
+        if echo is None or not isinstance(error, UserError):  # the log keeps where it came from
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
         cause, message = failures.explain(error, run.config, run.plan())
         if cause == "disk":
             checkpoints.drop_unfinished(folder / "checkpoints")
