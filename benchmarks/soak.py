@@ -27,6 +27,8 @@ from trainer import checkpoints, control, locks  # noqa: E402
 from trainer.history import ENDED  # noqa: E402
 from trainer.runs import Run  # noqa: E402
 
+PATIENCE = 300.0
+"""Seconds for a worker to come up: how quick that is, other scripts measure."""
 LONGEST_WAIT = 2.0
 """Seconds from the moment the run works to the kill, at most."""
 
@@ -63,7 +65,7 @@ def soak(bench: Bench, kills: int, deadline: float, chance: random.Random) -> Co
         print(f"{number:4} {target:7} {moment:9} step {bench.run(run).history.step:6}", flush=True)
     _reach(bench, run, "training")
     control.stop_run(bench.run(run))
-    bench.until(run, "stopped")
+    bench.until(run, "stopped", PATIENCE)
     steps = bench.run(run).history.train.curve("loss")[0].tolist()
     assert steps == list(range(1, len(steps) + 1)), "a step is missing"
     assert checkpoints.newest_complete(run.folder / "checkpoints") is not None
@@ -72,10 +74,10 @@ def soak(bench: Bench, kills: int, deadline: float, chance: random.Random) -> Co
 
 def _reach(bench: Bench, run: Run, moment: str) -> None:
     """Wait until the run's worker is up, or takes steps."""
-    bench.worker_of(run)
+    wait_for(lambda: locks.holder(run.folder / "lock"), PATIENCE)
     if moment == "training":
         before = bench.run(run).history.step
-        wait_for(lambda: bench.run(run).history.step > before or bench.state(run) in ENDED, 90)
+        wait_for(lambda: bench.run(run).history.step > before or bench.state(run) in ENDED, PATIENCE)
 
 
 def _check(bench: Bench, run: Run, end: str, worker: int | None) -> None:
