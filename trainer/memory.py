@@ -102,10 +102,9 @@ class Estimate:
         width, hidden, vocabulary = self.setup.width, self.module_map.hidden_size, self.module_map.vocab_size
         if self.whole_logits:
             return float(tokens * vocabulary * 3 * FLOAT32)
-        rows = min(tokens, TILE_TOKENS)
-        tile = rows * TILE_WIDTH * width
-        if not self.setup.on_gpu:  # without Triton, torch works on whole tiles
-            tile += rows * min(vocabulary, TILE_WIDTH) * FLOAT32 * 7
+        tile = min(tokens, TILE_TOKENS) * TILE_WIDTH * width
+        if not self.setup.on_gpu:  # a machine gives what is written to only; without Triton, torch copies the tile
+            tile = min(tokens, TILE_TOKENS) * min(vocabulary, TILE_WIDTH) * (width + 7 * FLOAT32)
         return float(tile + tokens * hidden * (FLOAT32 + width))
 
 

@@ -37,6 +37,8 @@ class Plan:
     """Bytes on the training device, by item, at the moment that needs most."""
     device: Device
     """Where it would train, as it was when the plan was made."""
+    length: int
+    """max_length of the configuration."""
     fits: dict[str, int]
     """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row;
     empty where the device's memory is not known."""
@@ -105,6 +107,7 @@ def make_plan(config: RunConfig, module_map: ModuleMap, device: Device = CPU, to
         adapter_bytes=stored * BYTES_PER_WEIGHT,
         memory=memory,
         device=device,
+        length=training.max_length,
         fits=fits,
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),

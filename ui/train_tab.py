@@ -14,6 +14,7 @@ from trainer.lab import Lab
 from trainer.plan import Plan
 from ui import live, modules_panel, settings_panel
 from ui.form import FILE, TICKS, Form
+from ui.summary import build as build_summary
 from ui.summary import summary
 from ui.tell import DIRECT, QUEUED, told
 
@@ -34,7 +35,7 @@ class TrainTab:
                     upload = settings_panel.build_data(self.form)
                     settings_panel.build_settings(self.form)
                 with gr.Column(elem_classes="card", elem_id="go"):
-                    self.summary = gr.HTML(summary(None, (), waiting=READING), apply_default_css=False)
+                    self.summary = build_summary(READING)
                     button = gr.Button("Train", variant="primary", elem_id="train")
             with gr.Column(elem_id="col-live", min_width=0):
                 self.live = live.build(lab)

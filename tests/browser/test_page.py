@@ -82,3 +82,16 @@ def test_an_empty_page_says_what_to_do(page: Page) -> None:
     page.get_by_role("tab", name="Runs").click()
     page.wait_for_selector("#runs-table .empty:visible")
     assert "Start one on the Train tab" in page.inner_text("#runs-table .empty")
+
+
+def test_the_memory_s_parts_stay_open_while_ticks_change(page: Page) -> None:
+    parts = page.locator(".summary .memory table")
+    page.click(".summary .memory summary")
+    assert parts.is_visible()
+    text = summary_after(page, page.locator('input[data-name="q_proj"]').uncheck)
+    page.wait_for_timeout(100)
+    assert parts.is_visible()
+    assert "activations" in parts.inner_text()
+    assert re.search(r"free on this machine · largest that fits: batch [\d,]+ × 128", text)
+    page.click(".summary .memory summary")
+    assert not parts.is_visible()
