@@ -19,6 +19,7 @@ from trainer import control, devices, locks, parsing, scenarios
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, UserError
 from trainer.export import adapter_zip
+from trainer.failures import size
 from trainer.models import load_config, load_tokenizer, missing_files
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
@@ -197,17 +198,35 @@ def _module_map(model: ModelConfig, models_dir: Path) -> ModuleMap:
 
 def _plan_of(config: RunConfig, models_dir: Path) -> Plan:
     tokens = len(load_tokenizer(config.model, models_dir)) if config.model.new_tokens else 0
-    return make_plan(config, _module_map(config.model, models_dir), devices.has_gpu(), tokens)
+    return make_plan(config, _module_map(config.model, models_dir), devices.device(), tokens)
 
 
 def _print_plan(plan: Plan) -> None:
     for receipt in plan.receipts:
         print(f"{receipt.tick:24} {receipt.treatment:5} {receipt.note}")
     print(f"{plan.trainable:,} of {plan.total:,} parameters train ({plan.share:.2%})")
-    print(f"adapter: {plan.adapter_bytes / 2**20:,.1f} MiB")
-    print(f"memory:  {sum(plan.memory.values()) / 2**30:,.2f} GiB, as an estimate")
+    print(f"adapter: {size(plan.adapter_bytes)}")
+    _print_memory(plan)
     for issue in (*plan.warnings, *plan.issues):
         print(issue)
+
+
+def _print_memory(plan: Plan) -> None:
+    """The memory by item, what the device has, and what would fit."""
+    print("memory at the peak, as an estimate:")
+    for name, count in plan.memory.items():
+        if count:
+            print(f"  {name:24} {size(count):>9}")
+    device = plan.device
+    has = f", of {size(device.free)} free and {size(device.total)} in all" if device.total else ""
+    print(f"  {'together':24} {size(plan.needed):>9}{has} on {device.name}")
+    if plan.fits:
+        batch, length = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
+        print(f"largest that fits: batch {batch} at this max_length, max_length {length} at batch 1")
+
+
+def _figure(value: Any) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _print_json(value: Any) -> None:

@@ -18,9 +18,10 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from trainer.config import AdapterConfig
+from trainer.counts import stored_count, trainable_count
 from trainer.errors import UserError
 from trainer.modules import ModuleMap
-from trainer.plan import Plan, stored_count, trainable_count
+from trainer.plan import Plan
 from trainer.resolve import Slice, Target
 
 _LORA = re.compile(

@@ -1,27 +1,67 @@
-"""Which devices this machine has, without importing torch, and the lock that keeps each for one run."""
+"""Which devices this machine has and their room, without importing torch; the lock that keeps each for one run."""
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import importlib
 import os
 import tempfile
+import time
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from trainer import locks
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
+_MEMINFO = Path("/proc/meminfo")
+FRESH = 1.0
+"""Seconds for which what a device has free is not asked again."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A training device. `total` and `free` are bytes; 0 where they are not known."""
+
+    name: str
+    total: int = 0
+    free: int = 0
+    bfloat16: bool = False
+    """Computes in bfloat16 where the configuration leaves the type open."""
+    busy: bool = False
+    """Another run has it: the next one waits until all of it is free."""
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.name != "cpu"
+
+    @property
+    def room(self) -> int:
+        """Bytes that a run can have; 0 where nothing is known."""
+        return self.free if self.free and not self.busy else self.total
+
+
+CPU = Device("cpu")
+_seen: dict[str, tuple[float, Device]] = {}
 
 
 def devices() -> tuple[str, ...]:
     """Names of the training devices: `cuda:0`, … for every visible NVIDIA GPU, else `cpu`."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        count = len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    else:
-        count = len(list(_NVIDIA.iterdir())) if _NVIDIA.is_dir() else 0
-    return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
+    visible = _visible()
+    listed = visible if visible is not None else list(_NVIDIA.iterdir()) if _NVIDIA.is_dir() else []
+    return tuple(f"cuda:{number}" for number in range(len(listed))) or ("cpu",)
 
 
-def has_gpu() -> bool:
-    return devices() != ("cpu",)
+def device() -> Device:
+    """The first training device, and its memory, at most FRESH seconds old."""
+    name = devices()[0]
+    asked, known = _seen.get(name, (0.0, CPU))
+    if time.monotonic() - asked > FRESH or not asked:
+        known = _look(name)
+        _seen[name] = (time.monotonic(), known)
+    return known
 
 
 def lock_path(device: str) -> Path:
@@ -32,3 +72,59 @@ def lock_path(device: str) -> Path:
     folder = os.environ.get("LAB_DEVICE_LOCKS")
     base = Path(folder) if folder else Path(tempfile.gettempdir()) / f"lora-module-lab-{getpass.getuser()}"
     return base / f"{device.replace(':', '-')}.lock"
+
+
+def _look(name: str) -> Device:
+    busy = locks.holder(lock_path(name)) is not None
+    if name == "cpu":
+        return Device(name, *_machine_memory(), busy=busy)
+    number = int(name.partition(":")[2])
+    visible = _visible()
+    return Device(name, *_gpu(visible[number] if visible else str(number)), busy=busy)
+
+
+def _visible() -> list[str] | None:
+    """Numbers or ids of the GPUs that programs are to see; None where all are."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if listed is None else [part.strip() for part in listed.split(",") if part.strip() not in ("", "-1")]
+
+
+def _gpu(place: str) -> tuple[int, int, bool]:
+    """Total and free bytes of a GPU, and whether it has bfloat16, from NVIDIA's driver."""
+    nvml = _nvml()
+    if nvml is None:
+        return 0, 0, True
+    with contextlib.suppress(nvml.NVMLError):
+        handle = (
+            nvml.nvmlDeviceGetHandleByIndex(int(place)) if place.isdigit() else nvml.nvmlDeviceGetHandleByUUID(place)
+        )
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return int(memory.total), int(memory.free), nvml.nvmlDeviceGetCudaComputeCapability(handle)[0] >= 8
+    return 0, 0, True
+
+
+@cache
+def _nvml() -> Any:
+    """NVIDIA's management library, started; None where there is none."""
+    try:
+        pynvml = importlib.import_module("pynvml")
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml
+
+
+def _machine_memory() -> tuple[int, int]:
+    """Total and available bytes of the machine's memory."""
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+        return sizes["MemTotal"], sizes["MemAvailable"]
+    except (OSError, ValueError, LookupError):
+        pass
+    with contextlib.suppress(OSError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 0
+    return 0, 0

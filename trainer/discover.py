@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from trainer.forward import forward_facts
 from trainer.grouping import Grouping
 from trainer.modules import GROUPS, ModuleKind, ModuleMap
 from trainer.naming import short_names
@@ -73,6 +74,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         heads=_number(text, "num_attention_heads"),
         max_positions=_number(text, "max_position_embeddings", "max_seq_len", "seq_length"),
         dtype=str(config.dtype or "").removeprefix("torch."),
+        forward=forward_facts(model, text),
     )
 
 

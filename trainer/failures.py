@@ -14,6 +14,8 @@ from trainer.errors import UserError
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # torch and safetensors tell of a full disk in words of their own
 _DISK_WORDS = ("no space left", "os error 28", "file too large", "os error 27", "streamwriter", "unexpected pos")
+PER_TOKEN = ("activations", "logits", "workspace")
+"""Items of the plan's memory that grow with batch and length."""
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 
 
@@ -64,7 +66,8 @@ def memory_advice(config: RunConfig | None, plan: Mapping[str, Any]) -> str:
 
 def _cures(config: RunConfig, items: Mapping[str, int]) -> str:
     training = config.training
-    batch, half = training.per_device_train_batch_size, items.get("activations", 0) // 2
+    batch = training.per_device_train_batch_size
+    half = sum(items.get(name, 0) for name in PER_TOKEN) // 2
     cures = []
     if batch > 1:
         more = training.gradient_accumulation_steps * 2
@@ -75,6 +78,9 @@ def _cures(config: RunConfig, items: Mapping[str, int]) -> str:
     if training.max_length > 8:
         cures.append(f"max_length from {training.max_length} to {training.max_length // 2} (about {size(half)} less)")
     others = []
+    if any(tick.treatment == "full" for tick in config.modules) and items.get("gradients", 0) > half:
+        full = sum(items.get(name, 0) for name in ("trained weights", "gradients", "optimiser", "optimiser, paged"))
+        others.append(f"train fewer modules in full (what trains takes {size(full)})")
     if not training.activation_checkpointing:
         others.append("switch activation_checkpointing on")
     if config.model.quantization != "nf4":
@@ -84,12 +90,12 @@ def _cures(config: RunConfig, items: Mapping[str, int]) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
+    """Bytes for people, in powers of 1000 as the page and file managers show them."""
+    for unit in ("bytes", "kB", "MB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
 
 
 def _any(words: tuple[str, ...], text: str) -> bool:

@@ -69,7 +69,7 @@ class Lab:
     def plan(self, config: RunConfig) -> Plan:
         """The plan of a configuration. Raises UserError where its model cannot be read."""
         tokens = self.helper.tokens(config.model) if config.model.new_tokens else 0
-        return make_plan(config, self.module_map(config), devices.has_gpu(), tokens)
+        return make_plan(config, self.module_map(config), devices.device(), tokens)
 
     def train(self, config: RunConfig) -> Run:
         """Queue a run. Raises InvalidConfig with every problem at once, UserError where the model is none."""

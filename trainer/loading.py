@@ -14,6 +14,7 @@ from trainer.errors import UserError
 from trainer.models import check_weights, first_line, load_config, locate
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
+from trainer.weights import skipped_modules
 
 
 def compute_dtype(model: ModelConfig) -> torch.dtype:
@@ -53,8 +54,6 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
 
 def _quantisation(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
     """NF4 with double quantisation, or LLM.int8(). What trains in full, and the head, stays as it is."""
-    head = [kind.modules for kind in module_map.kinds if kind.group == "embedding"]
-    full = [target.module for target in plan.targets if target.treatment == "full"]
     return BitsAndBytesConfig(
         load_in_4bit=model.quantization == "nf4",
         load_in_8bit=model.quantization == "int8",
@@ -63,7 +62,7 @@ def _quantisation(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> Bits
         bnb_4bit_compute_dtype=compute_dtype(model),
         bnb_4bit_quant_storage=torch.uint8,
         # a list of one's own replaces the default, which holds the head
-        llm_int8_skip_modules=sorted({*full, *(name for names in head for name in names)}),
+        llm_int8_skip_modules=skipped_modules(module_map, plan.targets),
     )
 
 

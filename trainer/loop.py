@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
-from trainer import adapter, checkpoints
+from trainer import adapter, checkpoints, devices
 from trainer.config import RunConfig
 from trainer.data import prepare
 from trainer.discover import discover
@@ -24,7 +23,7 @@ from trainer.errors import InvalidConfig, UserError
 from trainer.loading import compute_dtype, load_model
 from trainer.models import load_config, load_tokenizer
 from trainer.plan import Plan, make_plan
-from trainer.recorder import Recorder, Sink
+from trainer.recorder import Recorder, Sink, memory_held
 from trainer.runs import write_json
 from trainer.tokens import add_tokens, grow
 from trainer.trainers import build_trainer
@@ -52,7 +51,7 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     sink("log", text=f"Reading {config.model.name}")
     tokenizer = load_tokenizer(config.model, places.models_dir)
     module_map = discover(load_config(config.model, places.models_dir), config.model.name)
-    plan = make_plan(config, module_map, torch.cuda.is_available(), len(tokenizer))
+    plan = make_plan(config, module_map, devices.device(), len(tokenizer))
     if plan.issues:
         raise InvalidConfig(plan.issues)
     _compare_with_saved(plan, places.folder / "plan.json")
@@ -62,6 +61,7 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     for note in data.notes:
         sink("log", text=note)
     sink("log", text=f"Loading the weights of {config.model.name}")
+    before = memory_held()
     base = load_model(config.model, places.models_dir, plan, module_map)
     if new_tokens and len(tokenizer) > module_map.vocab_size:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
@@ -72,7 +72,7 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     adapter.prepare(model, plan, compute_dtype(config.model))
     adapter.verify(model, plan, config.adapter, module_map)
     sink("log", text=f"{plan.trainable:,} numbers train, as planned; checked against the model")
-    trainer.add_callback(Recorder(sink, stop_asked, len(data.train)))
+    trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
     newest = checkpoints.newest_complete(places.folder / "checkpoints")
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     save_adapter(model, config, tokenizer if new_tokens else None, places.folder)

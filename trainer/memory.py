@@ -1,55 +1,207 @@
-"""What a run needs on its device, by item, from shapes alone. An estimate: `docs/benchmarks.md` says how close."""
+"""What a run needs on its device, item by item, at the moment of its peak: arithmetic over the module map.
+
+Weights, gradients and the optimiser's state are counted as exactly as bitsandbytes, PEFT and torch hold them;
+activations and the loss as `activations.py` and the code of TRL's fused loss say. docs/memory.md says how close.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import ceil, prod
+
+from trainer.activations import FLOAT32, Kept, Setup, by_parameter, kept_by_layers
 from trainer.config import RunConfig
+from trainer.counts import module_parameters, tensor_sizes, whole_module
+from trainer.devices import CPU, Device
 from trainer.modules import ModuleMap
 from trainer.resolve import Target
+from trainer.weights import quantised_modules, weights
 
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Per weight: 4 bits, an 8-bit scale per 64, a float32 per 256 scales (QLoRA, double quantisation)."""
-INT8_BYTES = 1.0
-CUDA_CONTEXT = 700 * 2**20
-LOSS_CHUNK = 256
-"""Tokens whose logits TRL holds at once in its fused loss head."""
+CONTEXT = 600 * 2**20
+"""What CUDA itself takes on a device; a guess, as it differs from card to card."""
+CUBLAS = 32 * 2**20
+TILE_TOKENS, TILE_WIDTH = 4096, 32768
+"""Logits that TRL's fused loss holds at once."""
+PAGED_FROM, EIGHT_BIT_FROM, BLOCK = 100_000, 4096, 256
+"""bitsandbytes: numbers from which on a state is paged, is 8-bit, and has a scale for each block."""
+UNSEEN = ("optimiser, paged", "CUDA context")
+"""Items that torch.cuda.max_memory_allocated() does not count. Paged memory may leave the GPU when it is short."""
+TOLERANCE = 0.05
+"""What the sum may be wrong by: kept free where the largest batch is looked for."""
 
 
-def estimate_memory(
-    config: RunConfig, module_map: ModuleMap, targets: list[Target], stored: int, on_gpu: bool
-) -> dict[str, int]:
-    """Bytes by item: weights, trained weights, gradients, optimiser, activations, logits, runtime."""
-    training = config.training
-    compute_bytes = 2 if (on_gpu and config.model.dtype == "auto") or config.model.dtype == "bfloat16" else 4
-    tokens = training.per_device_train_batch_size * training.max_length
-    eight_bit = on_gpu and training.optim == "paged_adamw_8bit"
-    return {
-        "weights": _weights(config, module_map, targets, compute_bytes),
-        "trained weights": stored * 4,
-        "gradients": stored * 4,
-        "optimiser": stored * (2 if eight_bit else 8),
-        "activations": _activations(config, module_map, tokens, compute_bytes),
-        "logits": min(tokens, LOSS_CHUNK) * module_map.vocab_size * 4 * 3,
-        "runtime": CUDA_CONTEXT if on_gpu else 0,
+@dataclass(frozen=True)
+class Estimate:
+    """What a configuration needs, for any batch and length."""
+
+    config: RunConfig
+    module_map: ModuleMap
+    setup: Setup
+    static: dict[str, int]
+    """What is there all the time, without gradients."""
+    gradients: int
+    head: int
+    """Of the gradients, those of a head trained in full, which come with the loss."""
+    layers: tuple[Kept, ...]
+    padded: tuple[Kept, ...]
+    whole_logits: bool
+    buffers: int
+    """Weights made anew for one product: dequantised, cast, with DoRA's norm."""
+    step: int
+    """What the optimiser's step makes and forgets."""
+
+    def items(self, batch: int, length: int) -> dict[str, int]:
+        """Bytes by item at the moment that needs most, for `batch` rows of `length` tokens."""
+        peak = max(self._moments(batch, length), key=lambda moment: sum(moment.values()))
+        return self.static | {name: int(value) for name, value in peak.items()}
+
+    def total(self, batch: int, length: int) -> int:
+        return sum(self.items(batch, length).values())
+
+    def largest(self, room: int) -> dict[str, int]:
+        """The largest batch size at this max_length, and the largest max_length of one row, that fit into `room`."""
+        length = self.config.training.max_length
+        room = int(room * (1 - TOLERANCE))
+        longest = self.module_map.max_positions or 1_048_576
+        return {
+            "per_device_train_batch_size": _most(lambda batch: self.total(batch, length) <= room, 4096),
+            "max_length": _most(lambda tokens: self.total(1, tokens) <= room, longest),
+        }
+
+    def _moments(self, batch: int, length: int) -> list[dict[str, float]]:
+        """End of the forward pass; the backward pass, beginning and end; the optimiser's step."""
+        tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
+        sizes = [kept.bytes(batch, length) for kept in (self.padded if batch > 1 else self.layers)] or [0.0]
+        one, kept = max(sizes), sum(sizes)
+        at_once = kept
+        if self.setup.checkpointing:  # each layer's input, and one layer anew; a float32 input its norm keeps itself
+            kept = tokens * hidden * width * len(sizes)
+            at_once = kept + one - (tokens * hidden * width if width == FLOAT32 else 0)
+        earlier = self.gradients if self.config.training.gradient_accumulation_steps > 1 else 0
+        work = self.buffers + self._passing(tokens)
+        ends = tokens * hidden * (FLOAT32 + width)  # of the last norm, and what the head is given
+        return [
+            {
+                "gradients": earlier,
+                "activations": kept + ends,
+                "logits": self._loss(tokens) + self.head,
+                "workspace": CUBLAS * self.setup.on_gpu,
+            },
+            {"gradients": max(earlier, self.head), "activations": at_once, "workspace": work},
+            {"gradients": self.gradients, "activations": one, "workspace": work},
+            {"gradients": self.gradients, "workspace": self.step},
+        ]
+
+    def _passing(self, tokens: int) -> float:
+        """Gradients of activations while they pass a layer: of the hidden states, of the MLP's inside."""
+        wide = 2 * self.module_map.hidden_size * FLOAT32 + 3 * self.module_map.intermediate_size * self.setup.width
+        return float(tokens * wide + CUBLAS * self.setup.on_gpu)
+
+    def _loss(self, tokens: int) -> float:
+        width, hidden, vocabulary = self.setup.width, self.module_map.hidden_size, self.module_map.vocab_size
+        if self.whole_logits:
+            return float(tokens * vocabulary * 3 * FLOAT32)
+        tile = min(tokens, TILE_TOKENS) * TILE_WIDTH * width
+        if not self.setup.on_gpu:  # a machine gives what is written to only; without Triton, torch copies the tile
+            tile = min(tokens, TILE_TOKENS) * min(vocabulary, TILE_WIDTH) * (width + 7 * FLOAT32)
+        return float(tile + tokens * hidden * (FLOAT32 + width))
+
+
+def estimate(config: RunConfig, module_map: ModuleMap, targets: Iterable[Target], device: Device = CPU) -> Estimate:
+    """The estimate of `config`, whose `targets` are resolved on `module_map`."""
+    targets = list(targets)
+    width = compute_width(config, device)
+    setup = Setup.of(config, width, device.is_gpu)
+    quantised = quantised_modules(config.model.quantization, module_map, targets)
+    sizes = [size for target in targets for size in tensor_sizes(target, config.adapter, module_map)]
+    stored = sum(sizes)
+    whole = [whole_module(target, module_map) for target in targets]
+    eight_bit = device.is_gpu and config.training.optim == "paged_adamw_8bit"
+    static = {
+        **weights(config.model.quantization, module_map, targets, quantised, width),
+        "trained weights": stored * FLOAT32,
+        "slice masks": sum(_mask(target, big) for target, big in zip(targets, whole, strict=True)),
+        **optimiser_state(sizes, eight_bit),
+        "CUDA context": CONTEXT * device.is_gpu,
     }
+    return Estimate(
+        config=config,
+        module_map=module_map,
+        setup=setup,
+        static=static,
+        gradients=stored * FLOAT32,
+        head=sum(_head(target) for target in targets) * FLOAT32,
+        layers=tuple(kept_by_layers(module_map, whole, quantised, replace(setup, padded=False))),
+        padded=tuple(kept_by_layers(module_map, whole, quantised, replace(setup, padded=True))),
+        whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
+        buffers=_buffers(module_map, whole, quantised, setup),
+        step=0 if eight_bit else FLOAT32 * (stored if device.is_gpu else 2 * max(sizes, default=0)),
+    )
 
 
-def _weights(config: RunConfig, module_map: ModuleMap, targets: list[Target], compute_bytes: int) -> int:
-    if config.model.quantization == "none":
-        return module_map.parameters * compute_bytes
-    full = {target.kind.name for target in targets if target.treatment == "full"}
-    per_weight = NF4_BYTES if config.model.quantization == "nf4" else INT8_BYTES
-    size = 0.0
-    for kind in module_map.kinds:
-        if kind.slice_of is None:
-            quantised = kind.class_name == "Linear" and kind.group != "embedding" and kind.name not in full
-            size += kind.parameters * (per_weight if quantised else compute_bytes)
-    return int(size)
+def compute_width(config: RunConfig, device: Device) -> int:
+    """Bytes of the compute type: `loading.compute_dtype` without torch."""
+    name = config.model.dtype
+    return 2 if name == "bfloat16" or (name == "auto" and device.bfloat16) else FLOAT32
 
 
-def _activations(config: RunConfig, module_map: ModuleMap, tokens: int, compute_bytes: int) -> int:
-    """Korthikanti et al. 2022 (arXiv:2205.05198), without attention scores: SDPA keeps none."""
-    hidden, inner = module_map.hidden_size, module_map.intermediate_size or 4 * module_map.hidden_size
-    layer = tokens * (10 * hidden + 4 * inner) * compute_bytes
-    if not config.training.activation_checkpointing:
-        return layer * module_map.layers
-    return tokens * hidden * compute_bytes * module_map.layers + layer
+def seen_by_torch(items: dict[str, int]) -> int:
+    """The sum of what torch.cuda.max_memory_allocated() counts, to hold a measurement against."""
+    return sum(value for name, value in items.items() if name not in UNSEEN)
+
+
+def optimiser_state(sizes: Iterable[int], eight_bit: bool) -> dict[str, int]:
+    """AdamW's two moments of tensors of these sizes: in float32, or as bitsandbytes' paged 8-bit AdamW holds them."""
+    if not eight_bit:
+        return {"optimiser": sum(2 * FLOAT32 * size for size in sizes)}
+    held = paged = 0
+    for size in sizes:
+        if size < EIGHT_BIT_FROM:
+            held += 2 * FLOAT32 * size
+            continue
+        held += 2 * FLOAT32 * ceil(size / BLOCK)
+        if size < PAGED_FROM:
+            held += 2 * size
+        else:
+            paged += 2 * size
+    return {"optimiser": held, "optimiser, paged": paged}
+
+
+def _mask(target: Target, whole: Target) -> int:
+    """The mask over `lora_B` that leaves only a slice's block free."""
+    return whole.shape[0] * target.r * FLOAT32 if target.slices else 0
+
+
+def _on_head(target: Target) -> bool:
+    kind = target.kind
+    return kind.group == "embedding" and kind.class_name == "Linear"
+
+
+def _head(target: Target) -> int:
+    """Numbers of a head that is trained in full: its own, or those of the embedding that it is tied to."""
+    return module_parameters(target.kind, target.shape) if target.treatment == "full" and _on_head(target) else 0
+
+
+def _buffers(module_map: ModuleMap, targets: list[Target], quantised: set[str], setup: Setup) -> int:
+    linears = [
+        shape[0] * shape[1]
+        for kind in module_map.kinds
+        for module, shape in zip(kind.modules[:1], kind.shapes[:1], strict=True)
+        if module in quantised
+    ]
+    largest = max(linears, default=0) * setup.width
+    dora = max((target.shape[-2] * target.shape[-1] for target in targets if target.r), default=0) * setup.dora
+    experts = max((prod(target.shape) for target in targets if by_parameter(target)), default=0)
+    rows = max((module_parameters(t.kind, t.kind.shape) for t in targets if t.treatment == "rows"), default=0)
+    return max(largest, (experts + rows) * setup.width) + 3 * FLOAT32 * dora
+
+
+def _most(fits: object, bound: int) -> int:
+    """The largest whole number up to `bound` that fits; 0 where not even 1 does."""
+    assert callable(fits)
+    low, high = 0, bound + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -7,7 +7,7 @@ Only the map's words live here, and nothing heavy is imported: the page holds ma
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 GROUPS = ("attention", "mlp", "embedding", "other")
@@ -103,6 +103,21 @@ class ModuleKind:
 
 
 @dataclass(frozen=True)
+class Forward:
+    """What a forward pass keeps for its backward pass and names and shapes do not tell."""
+
+    rotary: bool = True
+    """Queries and keys are turned (RoPE), which makes new tensors of them."""
+    sdpa: bool = True
+    """Attention runs in torch's SDPA, which keeps no scores; else it keeps them all."""
+    softcap: bool = False
+    """Attention scores pass a tanh, which keeps them once more."""
+    activation_copies: int = 1
+    """Tensors of the MLP's width that its activation function keeps."""
+    experts_per_token: int = 1
+
+
+@dataclass(frozen=True)
 class ModuleMap:
     """The kinds of one model. The parameters of the kinds that are no slices add up to the model's."""
 
@@ -120,6 +135,7 @@ class ModuleMap:
     """Longest sequence the model was made for; 0 where its config does not say."""
     dtype: str = ""
     """dtype of the stored weights as the config says, such as `bfloat16`; empty where it does not."""
+    forward: Forward = Forward()
     index: dict[str, ModuleKind] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -151,10 +167,12 @@ class ModuleMap:
             "heads": self.heads,
             "max_positions": self.max_positions,
             "dtype": self.dtype,
+            "forward": asdict(self.forward),
             "kinds": [kind.to_json() for kind in self.kinds],
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ModuleMap:
-        rest = {key: item for key, item in value.items() if key != "kinds"}
-        return cls(**rest, kinds=tuple(ModuleKind.from_json(kind) for kind in value["kinds"]))
+        rest = {key: item for key, item in value.items() if key not in ("kinds", "forward")}
+        kinds = tuple(ModuleKind.from_json(kind) for kind in value["kinds"])
+        return cls(**rest, kinds=kinds, forward=Forward(**value["forward"]))

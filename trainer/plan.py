@@ -7,13 +7,15 @@ plan against the real model before its first step (`adapter.verify`).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import prod
 from typing import Any
 
-from trainer.config import AdapterConfig, RunConfig
+from trainer.config import RunConfig
+from trainer.counts import stored_count, trainable_count
+from trainer.devices import CPU, Device
 from trainer.errors import Issue
-from trainer.memory import estimate_memory
-from trainer.modules import ModuleKind, ModuleMap
+from trainer.failures import size
+from trainer.memory import Estimate, estimate, seen_by_torch
+from trainer.modules import ModuleMap
 from trainer.resolve import Receipt, Target, resolve
 from trainer.tokens import grow
 
@@ -32,7 +34,14 @@ class Plan:
     """Numbers in the adapter's file."""
     adapter_bytes: int
     memory: dict[str, int]
-    """Bytes on the training device, by item."""
+    """Bytes on the training device, by item, at the moment that needs most."""
+    device: Device
+    """Where it would train, as it was when the plan was made."""
+    length: int
+    """max_length of the configuration."""
+    fits: dict[str, int]
+    """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row;
+    empty where the device's memory is not known."""
     receipts: tuple[Receipt, ...]
     targets: tuple[Target, ...]
     issues: tuple[Issue, ...]
@@ -45,6 +54,11 @@ class Plan:
         """Trainable numbers over the model's parameters."""
         return self.trainable / self.total if self.total else 0.0
 
+    @property
+    def needed(self) -> int:
+        """Bytes on the training device at the peak."""
+        return sum(self.memory.values())
+
     def to_json(self) -> dict[str, Any]:
         return {
             "total": self.total,
@@ -52,14 +66,17 @@ class Plan:
             "stored": self.stored,
             "adapter_bytes": self.adapter_bytes,
             "memory": self.memory,
+            "memory_predicted": seen_by_torch(self.memory),
+            "device_memory": {"device": self.device.name, "free": self.device.free, "total": self.device.total},
+            "fits": self.fits,
             "receipts": [asdict(receipt) | {"names": list(receipt.names)} for receipt in self.receipts],
             "issues": [issue.to_json() for issue in self.issues],
             "warnings": [issue.to_json() for issue in self.warnings],
         }
 
 
-def make_plan(config: RunConfig, module_map: ModuleMap, on_gpu: bool = False, tokens: int = 0) -> Plan:
-    """The plan of `config` on the model that `module_map` describes.
+def make_plan(config: RunConfig, module_map: ModuleMap, device: Device = CPU, tokens: int = 0) -> Plan:
+    """The plan of `config` on the model that `module_map` describes, trained on `device`.
 
     `tokens`: how many tokens its tokenizer has; needed only where new ones are added.
     """
@@ -77,6 +94,10 @@ def make_plan(config: RunConfig, module_map: ModuleMap, on_gpu: bool = False, to
                 f"The most is {module_map.max_positions}.",
             )
         )
+    training = config.training
+    costs = estimate(config, module_map, found.targets, device)
+    memory = costs.items(training.per_device_train_batch_size, training.max_length)
+    fits = costs.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
     stored = sum(stored_count(target, config.adapter, module_map) for target in found.targets)
     return Plan(
@@ -84,56 +105,37 @@ def make_plan(config: RunConfig, module_map: ModuleMap, on_gpu: bool = False, to
         trainable=trainable,
         stored=stored,
         adapter_bytes=stored * BYTES_PER_WEIGHT,
-        memory=estimate_memory(config, module_map, found.targets, stored, on_gpu),
+        memory=memory,
+        device=device,
+        length=training.max_length,
+        fits=fits,
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
         issues=tuple(issues),
-        warnings=tuple(found.warnings),
+        warnings=(*found.warnings, *_too_large(costs, memory, device, fits)),
     )
 
 
-def trainable_count(target: Target, adapter: AdapterConfig) -> int:
-    """Numbers of `target` that training may change."""
-    if target.treatment == "rows":
-        return prod(target.shape)
-    if target.treatment == "full":
-        return module_parameters(target.kind, target.shape)
-    if not target.slices:
-        return stored_lora(target, adapter)
-    width, height = target.shape[-1], 0
-    for part in target.slices:
-        rank = part.columns[1] - part.columns[0]
-        rows = sum(end - start for start, end in part.rows)
-        height += rank * (width + rows) + (rows if adapter.use_dora else 0)
-        if adapter.bias == "lora_only" and target.kind.bias:
-            height += rows
-    return height
+def _too_large(costs: Estimate, memory: dict[str, int], device: Device, fits: dict[str, int]) -> list[Issue]:
+    """A warning where the run needs more than the device has, with what would make it fit."""
+    needed = sum(memory.values())
+    if not device.room or needed <= device.room:
+        return []
+    has = f"{size(device.total)} in all" if device.room == device.total else f"{size(device.free)} free"
+    problem = f"This needs about {size(needed)}, and the {'GPU' if device.is_gpu else 'machine'} has {has}."
+    return [Issue("training.per_device_train_batch_size", problem, " ".join(_cures(costs, fits)))]
 
 
-def stored_count(target: Target, adapter: AdapterConfig, module_map: ModuleMap) -> int:
-    """Numbers that the adapter's file holds for `target`: of a slice, its whole module's LoRA."""
-    if target.treatment != "lora":
-        return trainable_count(target, adapter)
-    if target.slices:
-        fused = module_map.get(target.kind.slice_of or "")
-        if fused is not None:
-            target = Target(target.module, fused, "lora", fused.shapes[fused.modules.index(target.module)], target.r)
-    return stored_lora(target, adapter)
-
-
-def stored_lora(target: Target, adapter: AdapterConfig) -> int:
-    """Numbers of one LoRA: A and B, for experts one pair each, with DoRA's magnitudes and LoRA's biases."""
-    *experts, height, width = target.shape
-    count = target.r * (height + width) * prod(experts)
-    if adapter.use_dora:
-        count += width if target.kind.class_name == "Embedding" else height
-    if adapter.bias == "lora_only" and target.kind.bias:
-        count += height
-    return count
-
-
-def module_parameters(kind: ModuleKind, shape: tuple[int, ...]) -> int:
-    """Parameters of one module of `kind`, its bias included."""
-    if len(set(kind.shapes)) == 1 and kind.parameters:
-        return kind.parameters // len(kind.modules)
-    return prod(shape) + (shape[0] if kind.bias else 0)
+def _cures(costs: Estimate, fits: dict[str, int]) -> list[str]:
+    """What to lower, in sentences."""
+    config, batch, length = costs.config, fits["per_device_train_batch_size"], fits["max_length"]
+    cures = []
+    if batch:
+        cures.append(f"Lower it to {batch}.")
+    elif length >= 8:
+        cures.append(f"Lower it to 1, and max_length to {length}.")
+    if not config.training.activation_checkpointing:
+        cures.append("Switch activation_checkpointing on.")
+    if config.model.quantization != "nf4":
+        cures.append("Set quantization to nf4.")
+    return cures or ["Choose a smaller model, or train fewer modules in full."]

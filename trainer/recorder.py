@@ -23,8 +23,9 @@ Sink = Callable[..., None]
 class Recorder(TrainerCallback):  # type: ignore[misc]
     """Writes what happens as events, stops when asked, marks checkpoints complete."""
 
-    def __init__(self, sink: Sink, stop_asked: Callable[[], bool], examples: int) -> None:
-        self._sink, self._stop_asked, self._examples = sink, stop_asked, examples
+    def __init__(self, sink: Sink, stop_asked: Callable[[], bool], examples: int, before: int = 0) -> None:
+        """`before`: `memory_held()` when nothing of the model was loaded yet."""
+        self._sink, self._stop_asked, self._examples, self._before = sink, stop_asked, examples, before
         self._elapsed = self._tokens = 0.0
         self._resumed_at = self._last = time.monotonic()
 
@@ -83,7 +84,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             accuracy=logs.get("mean_token_accuracy"),
             tokens=tokens,
             tokens_per_second=(tokens - self._tokens) / max(now - self._last, 1e-6) if tokens else None,
-            memory=memory_used(),
+            memory=max(0, memory_peak() - self._before),
             elapsed=elapsed,
         )
         self._last, self._tokens = now, tokens
@@ -102,9 +103,20 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._sink("checkpoint", step=state.global_step)
 
 
-def memory_used() -> int:
-    """Peak bytes on the GPU, or of this process where there is none."""
+def memory_peak() -> int:
+    """The most bytes so far: that torch allocated on the GPU, or that this process had where there is none."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory_held() -> int:
+    """Bytes held now, counted as `memory_peak` counts: on a CPU libraries and data are among them."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.memory_allocated())
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return memory_peak()
+    return pages * resource.getpagesize()

@@ -100,7 +100,7 @@ def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
         status if told_status else gr.skip(),
         gr.update(value=figure, visible=True) if other else gr.skip(),
         gr.update(figure=figure.to_json()) if figure is not None else gr.skip(),
-        _figures(run.history) if figure is not None else gr.skip(),
+        _figures(run) if figure is not None else gr.skip(),
         _stop_button(state) if other or buttons else gr.skip(),
         gr.update(visible=True, interactive=has_adapter) if other or buttons else gr.skip(),
         "|".join(now),
@@ -193,8 +193,9 @@ def _progress(history: History, state: str, message: str) -> str:
     )
 
 
-def _figures(history: History) -> str:
-    latest = history.latest
+def _figures(run: Run) -> str:
+    history, latest = run.history, run.history.latest
+    predicted = run.plan().get("memory_predicted")
     best = f"best {text.figure(history.best_eval_loss)}" if history.best_eval_loss is not None else ""
     items = (
         ("Train loss", text.figure(latest.get("loss")), ""),
@@ -202,7 +203,7 @@ def _figures(history: History) -> str:
         ("Learning rate", text.short(latest.get("learning_rate")), ""),
         ("Gradient norm", text.figure(latest.get("grad_norm"), 3), ""),
         ("Tokens/s", text.count(latest.get("tokens_per_second")), ""),
-        ("Memory", text.size(latest.get("memory")), ""),
+        ("Memory", text.size(latest.get("memory")), f"of ≈ {text.size(predicted)}" if predicted else ""),
     )
     cells = "".join(
         f"<div><dt>{name}</dt><dd>{value}</dd><dd class='more'>{more}</dd></div>" for name, value, more in items

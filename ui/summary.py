@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+
+import gradio as gr
 
 from trainer.errors import Issue
 from trainer.plan import Plan
 from ui import form, text
+
+SCRIPT = Path(__file__).with_name("summary.js")
+
+
+def build(waiting: str) -> gr.HTML:
+    """The component that shows the summary."""
+    script = SCRIPT.read_text(encoding="utf-8")
+    return gr.HTML(summary(None, (), waiting=waiting), apply_default_css=False, js_on_load=script, elem_id="summary")
 
 
 def summary(plan: Plan | None, issues: Sequence[Issue], refused: bool = False, waiting: str = "") -> str:
@@ -26,7 +37,7 @@ def _figures(plan: Plan) -> str:
         f'<div title="{text.escape(title)}"><dt>{name}</dt><dd>{text.escape(value)}</dd></div>'
         for name, value, title in items
     )
-    return f'<dl class="figures">{cells}{_memory(plan)}</dl>'
+    return f'<dl class="figures">{cells}{_memory(plan)}</dl>{_room(plan)}'
 
 
 def _memory(plan: Plan) -> str:
@@ -35,11 +46,26 @@ def _memory(plan: Plan) -> str:
         for name, number in plan.memory.items()
         if number
     )
-    total = text.size(sum(plan.memory.values()))
+    short = " short" if 0 < plan.device.room < plan.needed else ""
     return (
-        f'<div class="memory"><dt>Memory</dt><dd><details><summary title="An estimate; open for its parts">'
-        f"≈ {total}</summary><table>{rows}</table></details></dd></div>"
+        f'<div class="memory{short}"><dt>Memory</dt><dd><details>'
+        '<summary title="At the peak, as an estimate; open for its parts">'
+        f"≈ {text.size(plan.needed)}</summary><table>{rows}</table></details></dd></div>"
     )
+
+
+def _room(plan: Plan) -> str:
+    """What the device has, and the largest batch and length that fit."""
+    device = plan.device
+    if not device.room:
+        return ""
+    what = "GPU" if device.is_gpu else "machine"
+    state = f" ({what} busy now)" if device.busy else f" free on this {what}" if device.free else f" on this {what}"
+    has = text.size(device.room) + state
+    batch, longest = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
+    fits = f"largest that fits: batch {batch:,} × {plan.length:,}" if batch else "no batch fits"
+    fits += f", or 1 × {longest:,}" if longest > plan.length or (not batch and longest) else ""
+    return f'<p class="room">{text.escape(has)} · {text.escape(fits)}</p>'
 
 
 def _matching_nothing(plan: Plan) -> str:

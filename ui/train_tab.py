@@ -16,6 +16,7 @@ from trainer.lab import Lab
 from trainer.plan import Plan
 from ui import live, modules_panel, settings_panel
 from ui.form import FILE, TICKS, Form
+from ui.summary import build as build_summary
 from ui.summary import summary
 from ui.tell import DIRECT, QUEUED, told
 
@@ -37,7 +38,7 @@ class TrainTab:
                     config_file = settings_panel.build_settings(self.form)
                     self.wanted = gr.Textbox("", label="Configuration to show", visible="hidden")
                 with gr.Column(elem_classes="card", elem_id="go"):
-                    self.summary = gr.HTML(summary(None, (), waiting=READING), apply_default_css=False)
+                    self.summary = build_summary(READING)
                     button = gr.Button("Train", variant="primary", elem_id="train")
             with gr.Column(elem_id="col-live", min_width=0):
                 self.live = live.build(lab)

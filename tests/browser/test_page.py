@@ -111,3 +111,16 @@ def test_a_loaded_configuration_is_shown_whole_and_a_broken_one_says_all(page: P
     assert page.locator('input[data-name="q_proj"]').is_checked()
     assert page.locator('.missing input[data-name="fc9"]').is_checked()
     assert not page.locator('input[data-name="k_proj"]').is_checked()
+
+
+def test_the_memory_s_parts_stay_open_while_ticks_change(page: Page) -> None:
+    parts = page.locator(".summary .memory table")
+    page.click(".summary .memory summary")
+    assert parts.is_visible()
+    text = summary_after(page, page.locator('input[data-name="q_proj"]').uncheck)
+    page.wait_for_timeout(100)
+    assert parts.is_visible()
+    assert "activations" in parts.inner_text()
+    assert re.search(r"free on this machine · largest that fits: batch [\d,]+ × 128", text)
+    page.click(".summary .memory summary")
+    assert not parts.is_visible()

@@ -206,7 +206,7 @@ def test_pickled_weights_are_not_loaded(models_dir: Path, tmp_path: Path) -> Non
     torch.save({"a": Evil()}, tmp_path / "model/pytorch_model.bin")
     model = ModelConfig(name="model", quantization="none")
     found = discover(models.load_config(model, tmp_path), "model")
-    plan = make_plan(RunConfig(model=model, modules=SIX[4].modules), found, False, 0)
+    plan = make_plan(RunConfig(model=model, modules=SIX[4].modules), found)
     with pytest.raises(UserError, match="safetensors"):
         load_model(model, tmp_path, plan, found)
     assert not marker.exists()

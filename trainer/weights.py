@@ -1,0 +1,71 @@
+"""Which weights bitsandbytes quantises, and what all weights of the base model take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import ceil
+
+from trainer.counts import module_parameters
+from trainer.modules import ModuleMap
+from trainer.resolve import Target
+
+BLOCK, BLOCK_OF_SCALES = 64, 256
+"""NF4 with double quantisation: weights that share an 8-bit scale, scales that share a float32 one."""
+TABLES = 4 * (16 + 256 + 1)
+"""Bytes beside every NF4 weight: its values, its scales' values, their mean."""
+
+
+def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[str]:
+    """Modules that stay as they are in a quantised base: embeddings, the head, what trains in full."""
+    kept = {module for kind in module_map.kinds if kind.group == "embedding" for module in kind.modules}
+    return sorted(kept | {target.module for target in targets if target.treatment == "full"})
+
+
+def quantised_modules(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
+    """Names of the modules that transformers hands to bitsandbytes: plain linears, but for those skipped.
+
+    It matches a name to skip from the start of a path, up to a dot, and at its end. Experts held as
+    parameters are no linears: they stay as they are.
+    """
+    if quantization == "none":
+        return set()
+    skipped = skipped_modules(module_map, targets)
+    starts, ends = tuple(f"{name}." for name in skipped), tuple(skipped)
+    return {
+        module
+        for kind in module_map.kinds
+        if kind.slice_of is None and kind.class_name in ("Linear", "Conv1D")
+        for module in kind.modules
+        if not (module.endswith(ends) or module.startswith(starts))
+    }
+
+
+def weights(
+    quantization: str, module_map: ModuleMap, targets: Iterable[Target], quantised: set[str], width: int
+) -> dict[str, int]:
+    """Bytes of the base model's weights by item; `width` is that of a number that is not quantised."""
+    full = {target.module for target in targets if target.treatment == "full"}
+    items = {"quantised weights": 0, "quantisation constants": 0, "other weights": 0, "frozen copies": 0}
+    for kind in module_map.kinds:
+        if kind.slice_of is not None:
+            continue
+        for module, shape in zip(kind.modules, kind.shapes, strict=True):
+            numbers = module_parameters(kind, shape) if kind.parameters else 0
+            if module in quantised:
+                packed, constants = quantised_bytes(quantization, shape[0], shape[1])
+                items["quantised weights"] += packed
+                items["quantisation constants"] += constants
+                items["other weights"] += (numbers - shape[0] * shape[1]) * width  # the bias
+            elif module in full:
+                items["frozen copies"] += numbers * width  # PEFT keeps it beside the copy that trains
+            else:
+                items["other weights"] += numbers * width
+    return items
+
+
+def quantised_bytes(quantization: str, out: int, width: int) -> tuple[int, int]:
+    """Bytes of one quantised linear, and of its constants, as bitsandbytes 0.50 holds them."""
+    if quantization == "int8":
+        return out * width, out * 4
+    blocks = ceil(out * width / BLOCK)
+    return ceil(out * width / 2), blocks + 4 * ceil(blocks / BLOCK_OF_SCALES) + TABLES
