@@ -10,6 +10,8 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainer.blocks import Block
+
 GROUPS = ("attention", "mlp", "embedding", "other")
 GROUP_TITLES = {
     "attention": "Attention",
@@ -120,6 +122,8 @@ class ModuleMap:
     """Longest sequence the model was made for; 0 where its config does not say."""
     dtype: str = ""
     """dtype of the stored weights as the config says, such as `bfloat16`; empty where it does not."""
+    blocks: tuple[Block, ...] = ()
+    """What runs before, in and after the layers, in order; together they hold every kind that text reaches."""
     index: dict[str, ModuleKind] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -152,9 +156,11 @@ class ModuleMap:
             "max_positions": self.max_positions,
             "dtype": self.dtype,
             "kinds": [kind.to_json() for kind in self.kinds],
+            "blocks": [block.to_json() for block in self.blocks],
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ModuleMap:
-        rest = {key: item for key, item in value.items() if key != "kinds"}
-        return cls(**rest, kinds=tuple(ModuleKind.from_json(kind) for kind in value["kinds"]))
+        rest = {key: item for key, item in value.items() if key not in ("kinds", "blocks")}
+        kinds = tuple(ModuleKind.from_json(kind) for kind in value["kinds"])
+        return cls(**rest, kinds=kinds, blocks=tuple(Block.from_json(block) for block in value["blocks"]))
