@@ -7,16 +7,17 @@ a group. A norm is a part of its own, unless all that it takes from and gives to
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import nn
 
-from trainer.blocks import INPUT, Block, Part
+from trainer.blocks import Block, Part
 from trainer.flow import INPUT as ENTRY
-from trainer.flow import Call, Summands, one_expert
+from trainer.flow import Call, Summands, names_of, one_expert, stack_of
 from trainer.grouping import Grouping
 from trainer.modules import ModuleKind
+from trainer.parts import Draft, Homes, join
 from trainer.survey import Survey
 
 _OUTPUT = "output"
@@ -28,22 +29,11 @@ def arrange(kinds: list[ModuleKind], grouping: Grouping, seen: Survey) -> tuple[
     return tuple(Arrangement(kinds, grouping, seen).blocks())
 
 
-@dataclass
-class Draft:
-    """A part in the making."""
-
-    role: str
-    calls: list[Call] = field(default_factory=list)
-    roots: set[str] = field(default_factory=set)
-    """Full names of the modules that hold its own and nothing of another group; those without one are left out."""
-    loose: list[str] = field(default_factory=list)
-
-
 class Arrangement:
     def __init__(self, kinds: list[ModuleKind], grouping: Grouping, seen: Survey) -> None:
         self.modules, self.seen, self.flow = grouping.modules, seen, seen.flow
         self.kinds = [kind for kind in kinds if kind.slice_of is None]
-        self.homes: dict[str, list[ModuleKind]] = defaultdict(list)
+        self.homes: Homes = defaultdict(list)
         """The kinds of each module that holds parameters; experts in a list stand for one another."""
         for kind in self.kinds:
             for holder in dict.fromkeys(one_expert(_holder(kind, name)) for name in kind.modules):
@@ -55,14 +45,16 @@ class Arrangement:
         before: set[str] = set()  # what the block before may give
         for number, (stack, calls) in enumerate(segments):
             if stack:
-                firsts = [name for name in self.flow.fed if _stack(name) == stack]
-                fed = _names(self.flow.fed.get(firsts[0], ()))
+                firsts = [name for name in self.flow.fed if stack_of(name) == stack]
+                fed = names_of(self.flow.fed.get(firsts[0], ()))
                 patterns = [self._layer(name) for name in firsts]
-                yield from self._merged([replace(block, follows=bool(fed) and fed <= before) for block in patterns], firsts)
+                yield from self._merged(
+                    [replace(block, follows=bool(fed) and fed <= before) for block in patterns], firsts
+                )
                 before = set(firsts)
             else:
                 after = segments[number + 1][0] if number + 1 < len(segments) else ""
-                first = next((name for name in self.flow.fed if after and _stack(name) == after), "")
+                first = next((name for name in self.flow.fed if after and stack_of(name) == after), "")
                 block = self._outside(calls, before, self.flow.fed.get(first, ()))
                 yield block
                 before = {call.module for call in calls}
@@ -73,7 +65,7 @@ class Arrangement:
         done: set[str] = set()
         outside: list[Call] = []
         for call in self.flow.calls:
-            stack = _stack(call.layer)
+            stack = stack_of(call.layer)
             if not stack:
                 outside.append(call)
             elif stack not in done:
@@ -90,14 +82,14 @@ class Arrangement:
     def _outside(self, calls: list[Call], before: set[str], gives: Summands) -> Block:
         inputs = dict.fromkeys(before, ENTRY)
         moved = [
-            replace(call, takes=_renamed(call.takes, inputs), beside=_names(_renamed((call.beside,), inputs)))
+            replace(call, takes=_renamed(call.takes, inputs), beside=names_of(_renamed((call.beside,), inputs)))
             for call in calls
         ]
         drafts = [Draft(self._role(call), [call]) for call in moved]
         known = {call.module for call in calls}
-        follows = all(not call.takes or _names(call.takes) & (known | {ENTRY}) for call in moved)
+        follows = all(not call.takes or names_of(call.takes) & (known | {ENTRY}) for call in moved)
         gives = tuple(summand & known for summand in gives if summand & known)
-        return replace(self._block(drafts, "", (), gives or (frozenset({calls[-1].module}),)), follows=follows)
+        return replace(join(drafts, "", (), gives or (frozenset({calls[-1].module}),), self.homes), follows=follows)
 
     # ---- inside a layer
 
@@ -110,7 +102,7 @@ class Arrangement:
         measured = measured and self._place(loose, drafts, name)
         number = int(name.rpartition(".")[2])
         if measured:
-            block = self._block(drafts, _stack(name), (number,), self.flow.gives[name])
+            block = join(drafts, stack_of(name), (number,), self.flow.gives[name], self.homes)
             if block.measured:
                 return block
         return self._plain(calls, name)
@@ -121,7 +113,7 @@ class Arrangement:
         own, group = dict(root), {call.module: self._group(call) for call in heavy}
         for call in heavy:  # one feeds the other within a group: fc1, then fc2
             if len(call.takes) == 1 and group[call.module] in ("attention", "mlp"):
-                for source in sorted(_names(call.takes) & root.keys()):
+                for source in sorted(names_of(call.takes) & root.keys()):
                     if group[source] == group[call.module]:
                         old, new = root[call.module], root[source]
                         root.update({name: new for name, now in root.items() if now == old})
@@ -151,12 +143,12 @@ class Arrangement:
         around: dict[str, set[str]] = {name: set() for name in light}
         here = {ENTRY, *(call.module for call in calls)}
         for call in calls:
-            for source in (_names(call.takes) | call.beside) & here:
+            for source in (names_of(call.takes) | call.beside) & here:
                 if call.module in around:
                     around[call.module].add(source)
                 if source in around:
                     around[source].add(call.module)
-        for source in _names(self.flow.gives.get(layer, ())) & around.keys():
+        for source in names_of(self.flow.gives.get(layer, ())) & around.keys():
             around[source].add(_OUTPUT)
         found = True
         while found:
@@ -210,76 +202,7 @@ class Arrangement:
                 old = parts.get(top, Part(kinds[0].group, top.removeprefix(f"{layer}.") if top != holder else ""))
                 role = old.role if old.role != "other" else kinds[0].group
                 parts[top] = replace(old, role=role, rows=(*old.rows, (names,)))
-        return Block(_stack(layer), (number,), tuple(parts.values()), measured=False)
-
-    # ---- parts and joins
-
-    def _block(self, drafts: list[Draft], stack: str, layers: tuple[int, ...], gives: Summands) -> Block:
-        """Drafts with what they take from; unmeasured if they feed one another in a circle."""
-        owner = {call.module: number for number, draft in enumerate(drafts) for call in draft.calls}
-        sums = [[self._owned(call, owner, number) for call in draft.calls] for number, draft in enumerate(drafts)]
-        takes = [{item for summands in own for summand in summands for item in summand} for own in sums]
-        parts: list[Part] = []
-        joins: dict[frozenset[int], int] = {}
-        places: dict[str | int, int] = {INPUT: INPUT}
-        while len(places) <= len(drafts):
-            ready = (n for n in range(len(drafts)) if n not in places and _numbers(takes[n]) <= places.keys())
-            number = next(ready, None)
-            if number is None:
-                return Block(stack, layers, measured=False)
-            inputs = tuple(sorted(places[item] for item in _numbers(takes[number])))
-            outside = tuple(sorted(item for item in takes[number] if isinstance(item, str)))
-            fresh = [summands for summands in sums[number] if summands]
-            if len(inputs) > 1 and not outside and all(_is_sum(summands, fresh[0]) for summands in fresh):
-                inputs = (_join(parts, joins, inputs, "add"),)
-            places[number] = len(parts)
-            parts.append(self._part(drafts[number], inputs, outside, f"{stack}.{layers[0]}" if layers else ""))
-        last = [
-            {places[owner.get(source, INPUT)] for source in summand if not source or source in owner}
-            for summand in gives
-        ]
-        given = tuple(sorted(set().union(*last)))
-        if len(given) > 1:
-            give = _join(parts, joins, given, "add" if all(len(summand) == 1 for summand in last) else "mix")
-        else:
-            give = given[0] if given else INPUT
-        return Block(stack, layers, tuple(parts), give)
-
-    def _part(self, draft: Draft, takes: tuple[int, ...], outside: tuple[str, ...], layer: str) -> Part:
-        name = draft.roots.copy().pop() if len(draft.roots) == 1 else ""
-        return Part(
-            role=draft.role,
-            name=name.removeprefix(f"{layer}."),
-            rows=self._rows(draft.calls),
-            takes=takes,
-            outside=outside,
-            loose=tuple(draft.loose),
-        )
-
-    def _owned(self, call: Call, owner: dict[str, int], own: int) -> list[frozenset[int | str]]:
-        """What a call takes from outside its own part: summands of parts, INPUT, or names from elsewhere."""
-
-        def item(source: str) -> int | str:
-            return INPUT if source == ENTRY else owner[source] if source in owner else self._elsewhere(source)
-
-        summands = [frozenset(map(item, summand)) for summand in call.takes]
-        if call.beside:
-            summands = [frozenset().union(*summands, map(item, call.beside))]
-        return [summand - {own} for summand in summands if summand - {own}]
-
-    def _elsewhere(self, source: str) -> str:
-        home = self.homes.get(source)
-        return home[0].name if home else _stack(source) or source
-
-    def _rows(self, calls: list[Call]) -> tuple[tuple[tuple[str, ...], ...], ...]:
-        """Kinds by how many modules of the part their data has gone through, at most."""
-        depth: dict[str, int] = {}
-        rows: dict[int, list[tuple[str, ...]]] = defaultdict(list)
-        for call in calls:
-            before = [depth[source] for source in _names(call.takes) | call.beside if source in depth]
-            depth[call.module] = max(before, default=-1) + 1
-            rows[depth[call.module]].append(tuple(kind.name for kind in self.homes[call.module]))
-        return tuple(tuple(dict.fromkeys(cells)) for _, cells in sorted(rows.items()))
+        return Block(stack_of(layer), (number,), tuple(parts.values()), measured=False)
 
     def _merged(self, blocks: list[Block], firsts: list[str]) -> list[Block]:
         """Layers that repeat one another, or look the same down to their shapes, as one block."""
@@ -338,37 +261,8 @@ class Arrangement:
         return "norm" if self._is_light(call.module) and ("norm" in named or "ln_" in named) else self._group(call)
 
 
-def _numbers(items: Iterable[int | str]) -> set[int]:
-    return {item for item in items if isinstance(item, int)}
-
-
-def _is_sum(summands: list[frozenset[int | str]], of: list[frozenset[int | str]]) -> bool:
-    return set(summands) == set(of) and all(len(summand) == 1 for summand in summands)
-
-
-def _join(parts: list[Part], joins: dict[frozenset[int], int], inputs: tuple[int, ...], role: str) -> int:
-    """Place of the join of these parts, built on the largest sum there is already of some of them."""
-    wanted = frozenset(inputs)
-    if wanted not in joins:
-        inner = max((done for done in joins if done < wanted), key=len, default=None)
-        if role == "add" and inner is not None:
-            inputs = tuple(sorted((joins[inner], *(wanted - inner))))
-        parts.append(Part(role, takes=inputs))
-        joins[wanted] = len(parts) - 1
-    return joins[wanted]
-
-
 def _holder(kind: ModuleKind, name: str) -> str:
     return name.rpartition(".")[0] if kind.class_name == "Parameter" else name
-
-
-def _stack(layer: str) -> str:
-    head, _, number = layer.rpartition(".")
-    return head if number.isdigit() else ""
-
-
-def _names(summands: Iterable[frozenset[str]]) -> frozenset[str]:
-    return frozenset().union(*summands)
 
 
 def _renamed(summands: Summands, names: dict[str, str]) -> Summands:

@@ -1,6 +1,6 @@
 """Blocks: what the layers of a model look like inside, and what comes before and after them.
 
-Only the words live here; `flow.py` measures how data flows, and `arrange.py` makes blocks of it.
+Only the words live here; `flow.py` measures how data flows, `arrange.py` and `parts.py` make blocks of it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ work side by side, and where something is added to what went around them. Nothin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -218,3 +218,13 @@ def _parents(node: Any) -> list[Any]:
     """Nodes that data flows in from: weights, which end in an AccumulateGrad, are none."""
     parents = [parent for parent, _ in node.next_functions if parent is not None]
     return [parent for parent in parents if parent.next_functions]
+
+
+def stack_of(layer: str) -> str:
+    """The list of layers that holds this one; empty for what is no layer."""
+    head, _, number = layer.rpartition(".")
+    return head if number.isdigit() else ""
+
+
+def names_of(summands: Iterable[frozenset[str]]) -> frozenset[str]:
+    return frozenset().union(*summands)

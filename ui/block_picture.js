@@ -63,13 +63,13 @@ function drawUnit(section, pattern, unit) {
   const chip = make("span", { class: "chip" });
   const slices = unit.slices.map((slice) => {
     const mark = make("span", { class: "chip" });
-    const node = make("span", { class: "slice", style: `flex-grow:${slice.share}`, onclick: (event) => show(event, slice.name) },
+    const node = make("span", { class: "slice", "data-unit": slice.name, style: `flex-grow:${slice.share}`, onclick: (event) => show(event, slice.name) },
       make("span", { class: "real" }, ...breakable(slice.label)), mark);
     picture.units.push({ name: slice.name, fused: unit.name, node, chip: mark, pattern, unit: slice });
     return node;
   });
   const detail = [unit.times ? `${unit.times} ×` : "", unit.shape, unit.tied ? `tied to ${unit.tied}` : ""].filter(Boolean).join(" ");
-  const node = make("div", { class: `unit${unit.tied ? " tied" : ""}`, style: `flex-basis:${roomFor(unit)}px`, onclick: (event) => show(event, unit.name) },
+  const node = make("div", { class: `unit${unit.tied ? " tied" : ""}`, "data-unit": unit.name, style: `flex-basis:${roomFor(unit)}px`, onclick: (event) => show(event, unit.name) },
     make("span", { class: "real" }, ...breakable(unit.name)), chip,
     detail ? make("span", { class: "shape" }, detail) : null,
     slices.length ? make("span", { class: "slices" }, ...slices) : null);
@@ -123,7 +123,7 @@ function linesOf(edges, base) {
   svg.setAttribute("width", base.width);
   svg.setAttribute("height", base.height);
   svg.setAttribute("aria-hidden", "true");
-  const lanes = []; // the last row that each lane at the left side is taken to
+  const lanes = []; // at the left side: the row down to which each one is taken
   const draw = (d, tip) => {
     const path = document.createElementNS(SVG, "path");
     path.setAttribute("d", d);
@@ -143,7 +143,7 @@ function linesOf(edges, base) {
     const x = 9 - lane * 4;
     const y = from.bottom + 4;
     const end = edge.out ? to.top - 4 : to.y;
-    draw(`M${from.x} ${from.bottom}V${y - 0}H${x + 5}q-5 0 -5 5V${end - 5}q0 5 5 5H${edge.out ? to.x : to.left - 1}`, edge.out ? null : [to.left - 1, end, 1, 0]);
+    draw(`M${from.x} ${from.bottom}V${y}H${x + 5}q-5 0 -5 5V${end - 5}q0 5 5 5H${edge.out ? to.x : to.left - 1}`, edge.out ? null : [to.left - 1, end, 1, 0]);
   }
   for (const { from, to, join, out } of edges.filter((edge) => !edge.skip)) {
     const within = (x, box) => x > box.left + 4 && x < box.right - 4;
@@ -235,7 +235,7 @@ function show(event, name) {
   const row = rows.get(name);
   if (!row) return;
   row.node.closest("details")?.setAttribute("open", "");
-  row.node.scrollIntoView({ block: "center", behavior: "smooth" });
+  row.node.scrollIntoView({ block: "center" });
   (row.box.disabled ? row.node : row.box).focus({ preventScroll: true });
   row.node.classList.remove("found");
   requestAnimationFrame(() => row.node.classList.add("found"));
