@@ -32,7 +32,7 @@ function drawSection(section) {
 
 function drawPattern(section, pattern) {
   const boxes = pattern.parts.map((part) => drawPart(section, pattern, part));
-  const node = make("div", { class: `pattern${pattern.measured ? "" : " unmeasured"}${pattern.railed ? " railed" : ""}` },
+  const node = make("div", { class: `pattern${pattern.measured ? "" : " unmeasured"}`, style: pattern.lanes ? `padding-left:${12 + 4 * pattern.lanes}px` : null },
     section.patterns.length > 1
       ? make("div", { class: "which" }, `${pattern.layers.length === 1 ? "layer" : "layers"} ${pattern.title}`,
           pattern.layers.length > 1 ? make("b", {}, `× ${pattern.layers.length}`) : null)
@@ -114,11 +114,11 @@ function drawFlow() {
       const out = { x: middle, left: middle - 1, right: middle + 1, top: bottom, y: bottom, bottom };
       edges.push({ from: places[pattern.gives], to: out, out: true, skip: rank.get(pattern.gives) < last, rows: [rank.get(pattern.gives), last + 1] });
     }
-    node.append(linesOf(edges, base));
+    node.append(linesOf(edges, base, pattern.lanes));
   }
 }
 
-function linesOf(edges, base) {
+function linesOf(edges, base, room) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("width", base.width);
   svg.setAttribute("height", base.height);
@@ -140,7 +140,7 @@ function linesOf(edges, base) {
     if (lane < 0) lane = lanes.push(0) - 1;
     lanes[lane] = edge.rows[1];
     const { from, to } = edge;
-    const x = 9 - lane * 4;
+    const x = 5 + 4 * Math.max(room - lane, 0);
     const y = from.bottom + 4;
     const end = edge.out ? to.top - 4 : to.y;
     draw(`M${from.x} ${from.bottom}V${y}H${x + 5}q-5 0 -5 5V${end - 5}q0 5 5 5H${edge.out ? to.x : to.left - 1}`, edge.out ? null : [to.left - 1, end, 1, 0]);

@@ -54,7 +54,7 @@ def _pattern(block: Block, module_map: ModuleMap) -> dict[str, Any]:
         "title": ranges(block.layers),
         "note": "" if block.measured else UNMEASURED if block.stack else ELSEWHERE,
         "measured": block.measured,
-        "railed": any(rank[number] - rank[take] > 1 for number in nodes for take in block.parts[number].takes),
+        "lanes": _lanes([(rank[take], rank[n]) for n in nodes for take in block.parts[n].takes]),
         "rows": [rows[key] for key in sorted(rows)],
         "parts": [_part(part, block, module_map) for part in block.parts],
         "gives": block.gives,
@@ -68,6 +68,12 @@ def _ranks(block: Block, nodes: list[int]) -> dict[int, int]:
     for number in nodes:
         rank[number] = 1 + max((rank[take] for take in block.parts[number].takes), default=-1)
     return rank
+
+
+def _lanes(lines: list[tuple[int, int]]) -> int:
+    """How many lines that pass by other parts run side by side, at most."""
+    passing = [(start, end) for start, end in lines if end - start > 1]
+    return max((sum(start <= row < end for start, end in passing) for row, _ in passing), default=0)
 
 
 def _part(part: Part, block: Block, module_map: ModuleMap) -> dict[str, Any]:
@@ -108,7 +114,7 @@ def _unit(name: str, block: Block, module_map: ModuleMap) -> dict[str, Any]:
     assert kind is not None
     inside = list(_inside(kind, block))
     shapes = {shape for _, shape in inside}
-    per_layer = len(inside) // max(len(block.layers), 1)
+    per_layer = len(inside) // (max(len(block.layers), 1) * block.kinds.count(name))  # a kind may stand twice
     slices = [
         {"name": part.name, "label": part.name.removeprefix(f"{name}."), "share": part.shape[0]}
         for part in module_map.slices(name)
