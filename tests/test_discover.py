@@ -16,6 +16,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from torch import nn
 from transformers import AutoModelForCausalLM, Phi3Config, PretrainedConfig, PreTrainedModel
 
+from trainer.blocks import JOINS
 from trainer.discover import build, discover
 from trainer.modules import GROUPS, ModuleKind, ModuleMap
 from trainer.survey import extra_inputs
@@ -93,6 +94,50 @@ def test_embedding_and_head_are_where_the_model_says(model_type: str) -> None:
             assert homes[names[id(module)]].group == "embedding"
     inner = [kind for kind in module_map.kinds if kind.group in ("attention", "mlp")]
     assert inner or model_type in ("mamba", "mamba2", "falcon_mamba")
+
+
+NOT_FOLLOWED = {
+    "gemma3n_text": "One module of a layer runs at its start and at its end.",
+    "inkling2_text": "A module in a layer takes a list of the states of all layers before.",
+    "reformer": "Reversible layers run without a graph.",
+    "xlnet": "Its attention is bare parameters in a formula.",
+    "xmod": "A norm of a layer runs twice.",
+}
+"""Types of which some layer is a plain list, and why."""
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_every_kind_stands_in_the_blocks_that_have_it(model_type: str) -> None:
+    module_map = mapped(model_type)
+    whole = [kind for kind in module_map.kinds if kind.slice_of is None]
+    ticked = [kind for kind in whole if kind.treatments]
+    drawn = {name for block in module_map.blocks for name in block.kinds}
+    assert {kind.name for kind in ticked} <= drawn <= {kind.name for kind in whole}
+    for block in (block for block in module_map.blocks if block.stack):
+        count = Counter(block.kinds)
+        for kind in ticked:
+            first = f"{block.stack}.{block.layers[0]}."
+            number = sum(name.startswith(first) for name in kind.modules)
+            assert (count[kind.name] > 0) == (number > 0), kind.name
+            assert count[kind.name] <= max(number, 1), kind.name  # two modules in a layer may stand twice
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_blocks_hold_every_layer_once_and_flow_one_way(model_type: str) -> None:
+    module_map = mapped(model_type)
+    stacks: dict[str, list[int]] = {}
+    for block in module_map.blocks:
+        stacks.setdefault(block.stack, []).extend(block.layers)
+        for number, part in enumerate(block.parts):
+            assert all(-1 <= take < number for take in part.takes)
+            assert part.role not in JOINS or len(part.takes) > 1
+            assert not (block.measured and block.stack and part.rows) or part.takes or part.outside
+    plain = [block.stack for block in module_map.blocks if block.stack and not block.measured]
+    assert bool(plain) == (model_type in NOT_FOLLOWED)
+    names = [name for kind in module_map.kinds for name in kind.modules]
+    for stack in stacks.keys() - {""}:
+        inner = {name[len(stack) + 1 :].partition(".")[0] for name in names if name.startswith(f"{stack}.")}
+        assert sorted(stacks[stack]) == sorted(map(int, inner))
 
 
 @pytest.mark.parametrize("model_type", sorted(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.keys() & set(TYPES)))

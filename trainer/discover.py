@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from trainer.arrange import arrange
 from trainer.forward import forward_facts
 from trainer.grouping import Grouping
 from trainer.modules import GROUPS, ModuleKind, ModuleMap
@@ -61,12 +62,13 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         model = build(config).train()
         seen = survey(model, grouping, config)
     units = list(_units(model, grouping, seen))
+    kinds = list(mark(_kinds(units, seen), PeftNames(model)))
     text = config.get_text_config(decoder=True)
     return ModuleMap(
         model=name,
         model_type=config.model_type,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        kinds=tuple(mark(_kinds(units, seen), PeftNames(model))),
+        kinds=tuple(kinds),
         layers=_number(text, "num_hidden_layers"),
         hidden_size=_number(text, "hidden_size"),
         intermediate_size=_number(text, "intermediate_size") or _widest(units),
@@ -75,6 +77,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         max_positions=_number(text, "max_position_embeddings", "max_seq_len", "seq_length"),
         dtype=str(config.dtype or "").removeprefix("torch."),
         forward=forward_facts(model, text),
+        blocks=arrange(kinds, grouping, seen),
     )
 
 

@@ -10,6 +10,8 @@ import difflib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trainer.blocks import Block
+
 GROUPS = ("attention", "mlp", "embedding", "other")
 GROUP_TITLES = {
     "attention": "Attention",
@@ -136,6 +138,8 @@ class ModuleMap:
     dtype: str = ""
     """dtype of the stored weights as the config says, such as `bfloat16`; empty where it does not."""
     forward: Forward = Forward()
+    blocks: tuple[Block, ...] = ()
+    """What runs before, in and after the layers, in order; together they hold every kind that text reaches."""
     index: dict[str, ModuleKind] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -169,10 +173,12 @@ class ModuleMap:
             "dtype": self.dtype,
             "forward": asdict(self.forward),
             "kinds": [kind.to_json() for kind in self.kinds],
+            "blocks": [block.to_json() for block in self.blocks],
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ModuleMap:
-        rest = {key: item for key, item in value.items() if key not in ("kinds", "forward")}
+        rest = {key: item for key, item in value.items() if key not in ("kinds", "forward", "blocks")}
         kinds = tuple(ModuleKind.from_json(kind) for kind in value["kinds"])
-        return cls(**rest, kinds=kinds, forward=Forward(**value["forward"]))
+        blocks = tuple(Block.from_json(block) for block in value["blocks"])
+        return cls(**rest, kinds=kinds, forward=Forward(**value["forward"]), blocks=blocks)

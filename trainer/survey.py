@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from trainer.flow import Flow, FlowFinder
 from trainer.grouping import Grouping
 from trainer.mixers import MixerFinder
 from trainer.skeleton import BATCH, Skeleton
@@ -43,6 +44,7 @@ class Survey:
     mixed: set[str] = field(default_factory=set)
     """Linears of which the rows have several roles; those without `parts` could not be split safely."""
     twins: dict[str, str] = field(default_factory=dict)
+    flow: Flow = field(default_factory=Flow)
 
     def has(self, seen: set[str], name: str) -> bool:
         """Whether the module `name` is among the `seen`; true of all where nothing is known."""
@@ -70,11 +72,13 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
             torch.manual_seed(0)  # a model's own initialisation draws at random: the map must not
             skeleton = Skeleton(model)
             finder, mixers = SliceFinder(skeleton), MixerFinder(skeleton)
+            flow = FlowFinder(skeleton)
             for parent, linears, group in _parents(model, grouping, skeleton.twins):
                 if group == "attention" or (group == "mlp" and not parent.rpartition(".")[2].isdigit()):
                     finder.watch(parent, linears, group)
                 mixers.watch(parent, linears)
             logits = skeleton.run(**extra_inputs(config))
+            flow.open = False
             reached, read = _gradients(skeleton, logits)
     except Exception as error:  # whatever a model's own code may raise on unusual inputs
         return Survey(failure=f"{type(error).__name__}: {error}")
@@ -89,6 +93,7 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
         parts={**finder.found, **mixers.found},
         mixed=finder.mixed | mixers.mixed,
         twins=skeleton.twins,
+        flow=flow.flow,
     )
 
 

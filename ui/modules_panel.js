@@ -4,6 +4,8 @@
 const [MAP, RECEIPTS] = Object.keys({ map: 0, receipts: 0 });
 const TITLES = { lora: "LoRA", full: "Full" };
 const root = element.querySelector(".modules");
+const head = element.querySelector(".fact");
+const frame = element.querySelector(".picture");
 
 let map = {};
 let rows = new Map();
@@ -75,6 +77,7 @@ function setPreset(key) {
 function adjust(name, key, value) {
   const tick = { ...ticks.get(name) };
   const text = value.trim();
+  if (key === "layers" && receipts[name]) delete receipts[name].layers;
   if (text === "") delete tick[key];
   else tick[key] = key === "layers" || isNaN(Number(text)) ? text : Number(text);
   ticks.set(name, tick);
@@ -86,19 +89,37 @@ function adjust(name, key, value) {
 function draw() {
   rows = new Map();
   root.replaceChildren();
+  head.replaceChildren();
   root.classList.toggle("waiting", map.state !== "ready");
   if (map.state !== "ready") {
     root.append(
       make("div", { class: `notice ${map.state}`, role: "status" },
         make("strong", {}, map.title ?? ""), make("span", {}, map.text ?? "")),
     );
+    frame.replaceChildren();
+    frame.hidden = !wantsPicture();
     return;
   }
-  root.append(make("p", { class: "fact" }, map.fact), drawPresets(), ...map.groups.map(drawGroup));
+  drawHead();
+  showPicture(wantsPicture());
+  root.append(drawPresets(), ...map.groups.map(drawGroup));
   const missing = make("fieldset", { class: "group missing" },
     make("legend", {}, make("span", { class: "title" }, "Not in this model")), make("div", { class: "rows" }));
   root.insertBefore(missing, root.querySelector(".other"));
+  drawPicture(frame, map.picture);
   paint();
+}
+
+function drawHead() {
+  const toggle = make("button", { type: "button", id: "picture-toggle", "aria-controls": "block-picture",
+    onclick: () => { keepPicture(frame.hidden); showPicture(frame.hidden); } }, "Picture");
+  head.append(make("span", {}, map.fact), toggle);
+}
+
+function showPicture(open) {
+  frame.hidden = !open;
+  head.querySelector("#picture-toggle")?.setAttribute("aria-expanded", String(open));
+  if (open) requestAnimationFrame(drawFlow);
 }
 
 function drawPresets() {
@@ -175,6 +196,7 @@ function paint() {
     if (place) place.textContent = ticked ? `${ticked} ticked` : "";
   }
   paintPreset();
+  paintPicture();
 }
 
 function paintRow({ data, node, box, choice, note, more, extras }) {

@@ -7,6 +7,7 @@ once, and its receipt follows with the plan.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from trainer.errors import UserError
 from trainer.modules import GROUP_TITLES, GROUPS, ModuleKind, ModuleMap
 from trainer.resolve import Receipt
 from trainer.scenarios import SIX
-from ui import text
+from ui import block_picture, text
 
 SCRIPT = Path(__file__).with_suffix(".js")
+TEMPLATE = """<div class="modules-and-picture"><p class="fact"></p><div class="modules" aria-live="off"></div>
+<section class="picture" id="block-picture" aria-label="The model's block" hidden></section></div>"""
 GROUP_HINTS = {"other": "Norms, routers and the rest."}
 
 
@@ -27,8 +30,8 @@ def build() -> gr.HTML:
     """The panel, empty until a map comes in."""
     return gr.HTML(
         value=encode(SIX[4].modules),
-        html_template='<div class="modules" aria-live="off"></div>',
-        js_on_load=SCRIPT.read_text(encoding="utf-8"),
+        html_template=TEMPLATE,
+        js_on_load="\n".join(script.read_text(encoding="utf-8") for script in (block_picture.SCRIPT, SCRIPT)),
         map=json.dumps(reading("demo")),
         receipts="{}",
         elem_id="modules-panel",
@@ -79,6 +82,7 @@ def payload(module_map: ModuleMap) -> dict[str, Any]:
         "layers": module_map.layers,
         "groups": groups,
         "presets": presets,
+        "picture": block_picture.picture(module_map),
     }
 
 
@@ -92,7 +96,13 @@ def starting_ticks(module_map: ModuleMap) -> tuple[Tick, ...]:
 
 def receipts(found: tuple[Receipt, ...]) -> str:
     """Receipts by tick, as the panel's prop."""
-    return json.dumps({item.tick: {"note": item.note, "ok": item.matched > 0} for item in found})
+    return json.dumps({item.tick: _receipt(item) for item in found})
+
+
+def _receipt(item: Receipt) -> dict[str, Any]:
+    numbers = [re.search(r"\.(\d+)\.", name) for name in item.names]
+    layers = [int(number[1]) for number in numbers if number] if item.matched < item.of else None
+    return {"note": item.note, "ok": item.matched > 0, "layers": layers}
 
 
 def _parts(kinds: list[ModuleKind], parent: ModuleKind) -> list[ModuleKind]:
