@@ -21,6 +21,7 @@ from trainer.discover import discover
 from trainer.memory import estimate, optimiser_state
 from trainer.plan import Plan, make_plan
 from trainer.scenarios import SIX
+from trainer.tiny import tiny_config
 from trainer.weights import quantised_modules
 
 ALL = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
@@ -213,6 +214,17 @@ def study_plan_of(config: RunConfig) -> int:
     module_map = discover(meter.phi3_medium(), "phi3-medium")
     costs = estimate(config, module_map, make_plan(config, module_map).targets, GPU)
     return int(sum(layer.bytes(8, 512) for layer in costs.padded))
+
+
+def test_a_weight_that_layers_share_counts_once() -> None:
+    config = RunConfig(model=ModelConfig(name="zamba", quantization="nf4"), modules=(Tick("lm_head", "full"),))
+    module_map = discover(tiny_config("zamba"), "zamba")
+    memory = make_plan(config, module_map).memory
+    assert min(memory.values()) >= 0
+    plain = make_plan(replace(config, model=ModelConfig(name="zamba", quantization="none")), module_map).memory
+    assert memory["quantised weights"] * 8 + memory["other weights"] == pytest.approx(
+        plain["other weights"], rel=1e-3
+    )
 
 
 def test_tensor_sizes_add_up_to_the_adapter(folder: Path) -> None:

@@ -52,10 +52,12 @@ def weights(
         for module, shape in zip(kind.modules, kind.shapes, strict=True):
             numbers = module_parameters(kind, shape) if kind.parameters else 0
             if module in quantised:
+                weight = shape[0] * shape[1]
+                own = min(1.0, numbers / weight)  # of a weight that several layers share, each has its part
                 packed, constants = quantised_bytes(quantization, shape[0], shape[1])
-                items["quantised weights"] += packed
-                items["quantisation constants"] += constants
-                items["other weights"] += (numbers - shape[0] * shape[1]) * width  # the bias
+                items["quantised weights"] += round(packed * own)
+                items["quantisation constants"] += round(constants * own)
+                items["other weights"] += max(0, numbers - weight) * width  # the bias
             elif module in full:
                 items["frozen copies"] += numbers * width  # PEFT keeps it beside the copy that trains
             else:
