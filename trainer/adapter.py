@@ -212,24 +212,22 @@ def _tie_copies(model: PeftModel, targets: Iterable[Target], module_map: ModuleM
 def _mask(module: Any, slices: tuple[Slice, ...]) -> None:
     """Let only the slices' own blocks of `lora_B` move, and their rows of DoRA's magnitude."""
     weight = module.lora_B["default"].weight
-    mask = torch.zeros_like(weight)
+    mask = torch.zeros_like(weight, dtype=torch.bool)
     for part in slices:
         for start, end in part.rows:
-            mask[start:end, part.columns[0] : part.columns[1]] = 1
+            mask[start:end, part.columns[0] : part.columns[1]] = True
     _mask_gradient(weight, mask)
     bias = getattr(module.base_layer, "bias", None)
     if bias is not None and bias.requires_grad:
-        _mask_gradient(bias, mask.amax(dim=1))
+        _mask_gradient(bias, mask.any(dim=1))
     if "default" in module.lora_magnitude_vector:
         magnitude = module.lora_magnitude_vector["default"].weight
-        _mask_gradient(magnitude, mask.amax(dim=1).view_as(magnitude))
+        _mask_gradient(magnitude, mask.any(dim=1).view_as(magnitude))
 
 
 def _mask_gradient(parameter: nn.Parameter, mask: torch.Tensor) -> None:
     parameter.slice_mask = mask  # type: ignore[attr-defined]
-    parameter.register_hook(  # type: ignore[no-untyped-call]
-        lambda gradient: gradient * mask.to(gradient.dtype)
-    )
+    parameter.register_hook(lambda gradient: gradient * mask)  # type: ignore[no-untyped-call]
 
 
 def _owner(name: str) -> tuple[str, str]:

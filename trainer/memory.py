@@ -169,8 +169,8 @@ def optimiser_state(sizes: Iterable[int], eight_bit: bool) -> dict[str, int]:
 
 
 def _mask(target: Target, whole: Target) -> int:
-    """The mask over `lora_B` that leaves only a slice's block free."""
-    return whole.shape[0] * target.r * FLOAT32 if target.slices else 0
+    """Bytes of the mask over `lora_B` that leaves only a slice's block free: one for each number."""
+    return whole.shape[0] * target.r if target.slices else 0
 
 
 def _on_head(target: Target) -> bool:
