@@ -155,7 +155,7 @@ def _stop(lab: Lab, shown: str) -> None:
 
 def _stop_button(state: str) -> Any:
     title = "Stop now" if state == "stopping" else "Stop"
-    return gr.update(value=title, visible=True, interactive=state in ("queued", *ACTIVE))
+    return gr.update(value=title, visible=state in ("queued", *ACTIVE))
 
 
 def _state(run: Run) -> str:
