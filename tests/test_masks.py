@@ -66,7 +66,7 @@ def test_a_template_that_refuses_says_so(name: str) -> None:
     if family.system:
         assert counted(masker(family.template).one(messages)) == [family.counted[1]]
     else:
-        with pytest.raises(BadRow, match="the chat template refuses it: .*(System role|roles must alternate)"):
+        with pytest.raises(BadRow, match=r"the chat template refuses it: .*(System role|roles must alternate)"):
             masker(family.template).one(messages)
         refused, good = masker(family.template).all([messages, {"messages": [USER, NO]}])
         assert isinstance(refused, BadRow)

@@ -16,9 +16,8 @@ import orjson
 import pyarrow as pa
 import xxhash
 
-from trainer import demo, hub, limits
+from trainer import cache, demo, hub, limits
 from trainer.config import DataConfig
-from trainer.data import cache
 from trainer.data.messages import BadRow, Example
 from trainer.data.shapes import Recogniser
 from trainer.errors import UserError

@@ -16,7 +16,7 @@ QUANTILES = {"least": 0.0, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "most": 1.0
 
 def quantiles(lengths: np.ndarray) -> dict[str, int]:
     """Tokens of the shortest, the middle, … the longest example."""
-    found = np.quantile(lengths, list(QUANTILES.values()), method="higher")
+    found = np.quantile(lengths, list(QUANTILES.values()), method="inverted_cdf")
     return {name: int(value) for name, value in zip(QUANTILES, found, strict=True)}
 
 
@@ -34,7 +34,7 @@ def histogram(lengths: np.ndarray, max_length: int) -> dict[str, list[int]]:
 def suggested(lengths: np.ndarray, most: int | None = None) -> int:
     """The maximum length to take: the longest example's; shorter where that cuts few and saves much."""
     longest = int(lengths.max())
-    usual = int(np.quantile(lengths, 1 - CUT_SHARE, method="higher"))
+    usual = int(np.quantile(lengths, 1 - CUT_SHARE, method="inverted_cdf"))
     wanted = longest if longest <= 2 * usual else usual
     rounded = max(-(-wanted // STEP) * STEP, STEP)
     return min(rounded, most) if most else rounded

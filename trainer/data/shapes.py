@@ -111,11 +111,11 @@ class Recogniser:
     def _pair(self, row: Row, columns: Columns) -> tuple[Shape, Example]:
         asked, told = row.get(columns.prompt), row.get(columns.completion)
         if isinstance(asked, list) and isinstance(told, list):  # TRL's conversational prompts and completions
-            context: list[Message] = [
-                {**message, "weight": 0} if message["role"] == "assistant" else message
-                for message in self.roles.messages(asked)
-            ]
-            return "chat", self._finished([*context, *self.roles.messages(told)], row, columns)
+            messages = self.roles.messages([*asked, *told])
+            for message in messages[: len(asked)]:
+                if message["role"] == "assistant":
+                    message["weight"] = 0
+            return "chat", self._finished(messages, row, columns)
         question = text_of(row, columns.prompt)
         more = row.get(columns.input) if columns.input else None
         if isinstance(more, str) and more.strip():
@@ -163,7 +163,8 @@ def recognised(names: tuple[str, ...]) -> Columns:
 
     prompt = first(PROMPTS)
     completion = first(ANSWERS, prompt)
-    text = first(TEXTS) or (names[0] if len(names) == 1 and not first(CONVERSATIONS) else "")
+    others = first(CONVERSATIONS) or prompt or completion
+    text = first(TEXTS) or (names[0] if len(names) == 1 and not others else "")
     return Columns(
         messages=first(CONVERSATIONS),
         prompt=prompt,

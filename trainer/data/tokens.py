@@ -17,8 +17,8 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from trainer import cache
 from trainer.config import DataConfig
-from trainer.data import cache
 from trainer.data.check import BATCH, Bad, Checked, Progress
 from trainer.data.masks import Masker, Rendered, Span, counted_tokens
 from trainer.data.messages import BadRow, Example
