@@ -51,7 +51,7 @@ def _plain_row(line: bytes) -> Row | None:
         row = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    if type(row) is not dict or len(row) > MAX_COLUMNS or any(len(name) > MAX_NAME for name in row):
+    if type(row) is not dict or len(row) > MAX_COLUMNS or max(map(len, row), default=0) > MAX_NAME:
         return None
     return row
 
@@ -61,7 +61,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return f"nested deeper than {MAX_DEPTH} levels"
     if isinstance(error, json.JSONDecodeError):
-        return f"not valid JSON ({error.msg[:60]} at character {error.pos + 1})"
+        return f"not valid JSON ({error.msg.removesuffix(' at')[:60]} at character {error.pos + 1})"
     return "not valid JSON (a number with too many digits)"
 
 

@@ -37,6 +37,16 @@ LABELS = {
     "data.subset": "Subset",
     "data.split": "Split",
     "data.loss_on": "Loss on",
+    "data.template": "Template",
+    "data.bad_rows": "Rows that cannot be used",
+    "data.held_out": "Held-out file or split",
+    "data.assistant_role": "Assistant's name",
+    "data.messages_column": "Conversations",
+    "data.prompt_column": "Prompt",
+    "data.input_column": "Input behind it",
+    "data.completion_column": "Answer",
+    "data.system_column": "System message",
+    "data.text_column": "Plain text",
     "data.system_prompt": "System prompt",
     "data.eval_fraction": "Held-out share",
     "training.num_train_epochs": "Epochs",
@@ -48,6 +58,7 @@ LABELS = {
     "training.per_device_train_batch_size": "Batch size",
     "training.gradient_accumulation_steps": "Batches per step",
     "training.max_length": "Max length",
+    "training.packing": "Packing",
     "training.optim": "Optimiser",
     "training.weight_decay": "Weight decay",
     "training.max_grad_norm": "Clip gradients at",
@@ -66,6 +77,14 @@ CHOICES = {
     "adamw_torch": "AdamW",
     "completion": "answers only",
     "all": "all tokens",
+    "last": "last answer only",
+    "model": "the model's own",
+    "chatml": "ChatML",
+    "plain": "plain texts",
+    "stop": "start nothing",
+    "skip": "train without them",
+    "bfd": "pack each batch",
+    "group_by_length": "group by length",
     "demo": "Demo",
     "file": "File",
     "hub": "Hub data set",
@@ -253,7 +272,7 @@ def label(path: str) -> str:
     """What the page calls the place of an issue; empty where its sentence names it already."""
     if path.startswith("modules"):
         return ""
-    return {"data.path": "Data"}.get(path) or LABELS.get(path, path)
+    return {"data.path": "Data", "data": "Data"}.get(path) or LABELS.get(path, path)
 
 
 def _ticks(text: Any) -> Any:

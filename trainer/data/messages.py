@@ -26,6 +26,7 @@ ROLES = {
     **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response"), "tool"),
     **dict.fromkeys(("tool_call", "function_call"), "tool_call"),
 }
+COMMON = {name: role for name, role in ROLES.items() if role != "tool_call"}
 Spoken = tuple[str, str | None, dict[str, Any]]
 """(name, role where the name tells it, message) of one item."""
 KEPT = ("name", "tool_call_id", "reasoning_content")
@@ -49,6 +50,9 @@ class Roles:
         """The messages of one conversation. Raises BadRow with the reason."""
         if not items:
             raise BadRow("the conversation is empty")
+        plain = None if self._assistant else _plain(items)
+        if plain is not None:
+            return plain
         spoken: list[Spoken] = [self._spoken(item) for item in items]
         unknown = {name for name, role, _ in spoken if role is None}
         if unknown or self._assistant:
@@ -99,6 +103,25 @@ class Roles:
                 self.personas[name, taken] += 1
             found.append((name, taken, item))
         return found
+
+
+def _plain(items: list[Any]) -> list[Message] | None:
+    """The messages where all of them have a common role, a text and nothing else, and answers; else None."""
+    found: list[Message] = []
+    answered = False
+    for item in items:
+        if type(item) is not dict or len(item) != 2:
+            return None
+        name, content = item.get("role"), item.get("content")
+        if type(name) is not str or type(content) is not str or name not in COMMON:
+            return None
+        role = COMMON[name]
+        if role == "assistant":
+            if not content or content.isspace():
+                return None
+            answered = True
+        found.append({"role": role, "content": content})
+    return found if answered else None
 
 
 def _message(role: str, item: dict[str, Any]) -> Message:

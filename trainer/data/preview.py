@@ -14,7 +14,7 @@ from trainer.errors import UserError
 
 SHOWN_TOKENS = 4000
 """Tokens of one example that are handed on; of a longer one, the rest is counted."""
-WHICH = re.compile(r"(\d{1,9})|random|longest|shortest")
+WHICH = re.compile(r"(-?\d{1,9})|random|longest|shortest")
 
 
 def examples(config: RunConfig, tokenizer: Any, data_dir: Path, which: str, seed: int = 0) -> dict[str, Any]:
