@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer import control, devices, locks, parsing, scenarios
+from trainer import control, devices, locks, pace, parsing, scenarios
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, UserError
 from trainer.export import adapter_zip
 from trainer.failures import size
-from trainer.models import load_config, load_tokenizer, missing_files
+from trainer.models import HUB_ID, load_config, load_tokenizer, missing_files
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
 from trainer.progress import Progress, figure
@@ -66,6 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     plan = add("plan", _plan, "show what a configuration would train, and what it costs")
     plan.add_argument("config", type=Path)
     plan.add_argument("--json", action="store_true")
+    data = add(
+        "data", _data, "check a data file, or a data set of the hub, and show what a model would learn from it"
+    )
+    data.add_argument("files", nargs="+", metavar="FILE", help="files of one data set, or the id of one on the hub")
+    data.add_argument("--model", default="demo", help="model whose tokenizer and template are used (default: demo)")
+    data.add_argument("--config", type=Path, help="take all other settings from this configuration")
+    data.add_argument("--max-length", type=int, help="tokens beyond which an example is cut")
+    data.add_argument("--show", type=int, default=0, metavar="N", help="show the first N examples, token by token")
+    data.add_argument("--json", action="store_true")
     train = add("train", _train, "train a configuration here and now, and wait for its end")
     train.add_argument("config", type=Path)
     train.add_argument("--data-file", type=Path, help="train on this file instead of the configuration's data")
@@ -117,6 +126,44 @@ def _plan(options: argparse.Namespace) -> int:
     else:
         _print_plan(plan)
     return BAD_INPUT if plan.issues else 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from trainer.data import served, told
+
+    config, places = _data_config(options), (options.models_dir, options.runs_dir / "data")
+    found = pace.with_pace(
+        served.data_report(config, *places),
+        pace.tokens_per_second(RunStore(options.runs_dir), config.model.name),
+    )
+    if options.json:
+        _print_json(found)
+    else:
+        print("\n".join(told.report_lines(found)))
+    trainable = found["tokens"]["examples"] if found["tokens"] else 0
+    colours = sys.stdout.isatty()
+    for number in range(min(options.show, trainable)):
+        print(
+            ("" if number else f"\n{told.legend(colours)}\n\n")
+            + told.example_text(served.data_example(config, str(number), *places), colours)
+        )
+    return 0 if trainable else BAD_INPUT
+
+
+def _data_config(options: argparse.Namespace) -> RunConfig:
+    """The configuration that `data` looks at. Raises UserError where there is no such file."""
+    config = parsing.load(options.config) if options.config else default_config(options.model)
+    if Path(options.files[0]).exists() or not HUB_ID.fullmatch(options.files[0]):
+        names = " ".join(keep_data(Path(file), options.runs_dir / "data") for file in options.files)
+        data = replace(config.data, source="file", path=names)
+    else:
+        data = replace(config.data, source="hub", path=options.files[0])
+    training = replace(config.training, max_length=options.max_length or config.training.max_length)
+    config = replace(config, model=replace(config.model, name=options.model), data=data, training=training)
+    issues = parsing.validate(config)
+    if issues:
+        raise InvalidConfig(issues)
+    return config
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -223,10 +270,6 @@ def _print_memory(plan: Plan) -> None:
     if plan.fits:
         batch, length = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
         print(f"largest that fits: batch {batch} at this max_length, max_length {length} at batch 1")
-
-
-def _figure(value: Any) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 def _print_json(value: Any) -> None:

@@ -22,7 +22,10 @@ Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 Quantization = Literal["nf4", "int8", "none"]
 Optimizer = Literal["paged_adamw_8bit", "adamw_torch"]
 DataSource = Literal["demo", "file", "hub"]
-LossOn = Literal["completion", "all"]
+LossOn = Literal["completion", "all", "last"]
+Template = Literal["auto", "model", "chatml", "plain"]
+BadRows = Literal["stop", "skip"]
+Packing = Literal["auto", "bfd", "group_by_length", "off"]
 
 
 def setting(default: Any, explanation: str, **bounds: Any) -> Any:
@@ -80,13 +83,30 @@ class AdapterConfig:
 class DataConfig:
     """Where examples come from and what of them the loss counts."""
 
-    source: DataSource = setting("demo", "The bundled pirate, an uploaded file, or a data set of the hub.")
-    path: str = setting("", "Name of the uploaded file, or id of the hub data set.")
+    source: DataSource = setting("demo", "The bundled pirate, uploaded files, or a data set of the hub.")
+    path: str = setting("", "Name of the uploaded file (of several: with spaces between), or id of the hub data set.")
     subset: str = setting("", "Configuration of the hub data set, where it has several.")
-    split: str = setting("train", "Split of the hub data set.")
-    loss_on: LossOn = setting("completion", "Tokens that count: the answers alone, or all of them.")
-    system_prompt: str = setting("", "Put before every conversation that has no system message of its own.")
+    split: str = setting("train", "Split of the hub data set, such as train or train[:10000].")
+    held_out: str = setting(
+        "", "Uploaded file, or split of the hub data set, for the eval loss. Empty: a share of the examples."
+    )
     eval_fraction: float = setting(0.05, "Share of the examples held out for the eval loss.", min=0, max=0.5)
+    messages_column: str = setting("", "Column with whole conversations. Empty: recognised by its name.")
+    prompt_column: str = setting("", "Column with the question or instruction. Empty: recognised by its name.")
+    input_column: str = setting("", "Column put behind the instruction, where a row has one. Empty: recognised.")
+    completion_column: str = setting("", "Column with the answer. Empty: recognised by its name.")
+    system_column: str = setting("", "Column with a system message. Empty: recognised by its name.")
+    text_column: str = setting("", "Column with plain text. Empty: recognised by its name.")
+    assistant_role: str = setting(
+        "", "Name of the one who answers, where conversations call the assistant otherwise."
+    )
+    template: Template = setting(
+        "auto",
+        "auto: the model's chat template; without one, ChatML for conversations, plain prompt and answer else.",
+    )
+    system_prompt: str = setting("", "Put before every conversation that has no system message of its own.")
+    loss_on: LossOn = setting("completion", "Tokens that count: the answers, all of them, or the last answer alone.")
+    bad_rows: BadRows = setting("stop", "Rows that cannot be used: start nothing, or train without them.")
 
 
 @dataclass(frozen=True)
@@ -106,6 +126,10 @@ class TrainingConfig:
         8, "Such batches per step: their product is the batch.", min=1, max=4096
     )
     max_length: int = setting(512, "Tokens of an example beyond this are cut off.", min=8, max=1_048_576)
+    packing: Packing = setting(
+        "auto",
+        "bfd: several examples of a batch in one row, none sees another. auto: where that saves padding.",
+    )
     optim: Optimizer = setting("paged_adamw_8bit", "Optimiser. The paged 8-bit one needs a GPU.")
     weight_decay: float = setting(0.0, "AdamW's weight decay.", min=0, max=1)
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0 switches that off.", min=0, max=1000)

@@ -1,7 +1,8 @@
-"""The warm helper: one process beside the app that has torch and transformers imported already.
+"""The warm helpers: processes beside the app that have torch and transformers imported already.
 
-The app asks (`Helper.module_map`), the process answers: one JSON row each way over its pipes. It ends
-when the app does, and is started again if it dies.
+The app asks (`Helper.module_map`), the process answers: one JSON row over its pipes, after rows that tell how far
+it is. It ends when the app does, and is started again if it dies. One reads models; another one reads data, so
+that a long check holds no module map up.
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer import redact
-from trainer.config import DataConfig, ModelConfig
+from trainer import parsing, redact
+from trainer.config import ModelConfig
 from trainer.errors import UserError
 from trainer.modules import ModuleMap
+
+Progress = Callable[[str, float], None]
+"""Called as progress(stage, share)."""
+TOLD = '{"progress":'
 
 
 class Helper:
     """The app's side. Calls wait for their turn; maps are kept, so a model is read once."""
 
-    def __init__(self, models_dir: Path, data_dir: Path) -> None:
-        self._command = [sys.executable, "-m", "trainer.helper", str(models_dir), str(data_dir)]
+    def __init__(self, models_dir: Path, data_dir: Path, task: str = "models") -> None:
+        self._command = [sys.executable, "-m", "trainer.helper", str(models_dir), str(data_dir), task]
         self._process: subprocess.Popen[str] | None = None
         self._turn = threading.Lock()
         self._maps: dict[tuple[str, str], ModuleMap] = {}
@@ -55,8 +60,8 @@ class Helper:
         """The map if it has been read already, without asking."""
         return self._maps.get((model.name.strip(), model.revision))
 
-    def call(self, name: str, **arguments: Any) -> Any:
-        """Ask the process. Raises UserError with its answer, or where it died."""
+    def call(self, name: str, progress: Progress | None = None, **arguments: Any) -> Any:
+        """Ask the process; `progress` is told how far it is. Raises UserError with its answer, or where it died."""
         with self._turn:
             process = self._running()
             assert process.stdin is not None
@@ -65,6 +70,10 @@ class Helper:
                 process.stdin.write(json.dumps({"call": name, "arguments": arguments}) + "\n")
                 process.stdin.flush()
                 line = process.stdout.readline()
+                while line.startswith(TOLD):
+                    if progress is not None:
+                        progress(*json.loads(line)["progress"])
+                    line = process.stdout.readline()
             except OSError:
                 line = ""
         if not line:
@@ -89,19 +98,29 @@ class Helper:
         return self._process
 
 
-def serve(models_dir: Path, data_dir: Path) -> None:
+def serve(models_dir: Path, data_dir: Path, task: str) -> None:
     """The process's side: answer requests until the app closes the pipe."""
     redact.install()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
-    calls: dict[str, Callable[..., Any]] = {"modules": lambda model: _modules(model, models_dir)}
-    calls["tokens"] = lambda model: _tokens(model, models_dir)
-    calls["examples"] = lambda model, data: _examples(model, data, models_dir, data_dir)
-    _warm_up()
+
+    def reply(value: dict[str, Any]) -> None:
+        replies.write(json.dumps(value) + "\n")
+        replies.flush()
+
+    def progress(stage: str, share: float) -> None:
+        reply({"progress": [stage, share]})
+
+    calls: dict[str, Callable[..., Any]] = {
+        "modules": lambda model: _modules(model, models_dir),
+        "tokens": lambda model: _tokens(model, models_dir),
+        "data_report": lambda config: _data_report(config, models_dir, data_dir, progress),
+        "data_example": lambda config, which: _data_example(config, which, models_dir, data_dir),
+    }
+    _warm_up(task)
     for line in sys.stdin:
         request = json.loads(line)
-        replies.write(json.dumps(_answer(calls[request["call"]], request["arguments"])) + "\n")
-        replies.flush()
+        reply(_answer(calls[request["call"]], request["arguments"]))
 
 
 def _answer(call: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
@@ -134,13 +153,24 @@ def _tokens(model: dict[str, Any], models_dir: Path) -> int:
     return len(load_tokenizer(ModelConfig(**model), models_dir))
 
 
-def _examples(model: dict[str, Any], data: dict[str, Any], models_dir: Path, data_dir: Path) -> dict[str, Any]:
-    from trainer.data import look
+def _data_report(config: dict[str, Any], models_dir: Path, data_dir: Path, progress: Progress) -> dict[str, Any]:
+    from trainer.data.served import data_report
 
-    return look(ModelConfig(**model), DataConfig(**data), models_dir, data_dir)
+    return data_report(parsing.from_json(config), models_dir, data_dir, progress)
 
 
-def _warm_up() -> None:
+def _data_example(config: dict[str, Any], which: str, models_dir: Path, data_dir: Path) -> dict[str, Any]:
+    from trainer.data.served import data_example
+
+    return data_example(parsing.from_json(config), which, models_dir, data_dir)
+
+
+def _warm_up(task: str) -> None:
+    if task == "data":
+        import trainer.data.served
+
+        assert trainer.data.served
+        return
     import torch
 
     import trainer.discover
@@ -150,4 +180,4 @@ def _warm_up() -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), Path(sys.argv[2]))
+    serve(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

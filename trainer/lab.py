@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from trainer import control, devices, parsing
+from trainer import control, devices, pace, parsing
 from trainer.config import RunConfig
 from trainer.errors import InvalidConfig
-from trainer.helper import Helper
+from trainer.helper import Helper, Progress
 from trainer.models import local_models, missing_files
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
@@ -49,6 +50,7 @@ class Lab:
         for folder in (settings.data_dir, settings.exports_dir):
             folder.mkdir(parents=True, exist_ok=True)
         self.helper = Helper(settings.models_dir, settings.data_dir)
+        self.data_helper = Helper(settings.models_dir, settings.data_dir, "data")
         self.supervisor = Supervisor(self.store, settings.models_dir, settings.data_dir)
 
     def start(self) -> None:
@@ -58,6 +60,7 @@ class Lab:
     def close(self) -> None:
         self.supervisor.close()
         self.helper.close()
+        self.data_helper.close()
 
     def models(self) -> list[str]:
         """Names to offer: the demo first, then the folders of the models folder."""
@@ -70,6 +73,19 @@ class Lab:
         """The plan of a configuration. Raises UserError where its model cannot be read."""
         tokens = self.helper.tokens(config.model) if config.model.new_tokens else 0
         return make_plan(config, self.module_map(config), devices.device(), tokens)
+
+    def data_report(self, config: RunConfig, progress: Progress | None = None) -> dict[str, Any]:
+        """The account of a configuration's data, with the time that its training takes where that is known.
+
+        Raises UserError only where the helper cannot answer; what is wrong with the data stands in `issues`.
+        """
+        found = self.data_helper.call("data_report", progress, config=config.to_json())
+        return pace.with_pace(found, pace.tokens_per_second(self.store, config.model.name))
+
+    def data_example(self, config: RunConfig, which: str) -> dict[str, Any]:
+        """One training example, token by token: `which` is its number, random, longest or shortest."""
+        found: dict[str, Any] = self.data_helper.call("data_example", config=config.to_json(), which=which)
+        return found
 
     def train(self, config: RunConfig) -> Run:
         """Queue a run. Raises InvalidConfig with every problem at once, UserError where the model is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from trainer.errors import UserError
@@ -13,10 +12,10 @@ PROBLEM = "\0problem"
 """Key of a row that could not be read; no column can have this name."""
 
 MAX_ROW_BYTES = 1_000_000
-MAX_ROWS = 1_000_000
+MAX_ROWS = 10_000_000
 MAX_BAD = 10_000
-"""Rows that cannot be read; a file with more is of another kind than it says."""
-MAX_TEXT_BYTES = 4 * 2**30
+"""Rows that cannot be used; a file with more is of another kind than it says."""
+MAX_TEXT_BYTES = 8 * 2**30
 """All rows of a file together, once unpacked."""
 MAX_COLUMNS = 256
 MAX_NAME = 100
@@ -25,11 +24,17 @@ MAX_VALUES = 20_000
 """Single values in one row."""
 
 
-def lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Lines with their numbers, without a byte order mark; None for one that is longer than a row may be."""
-    number = 0
+def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes | None]]:
+    """Lines with their numbers, without a byte order mark; None for one that is longer than a row may be.
+
+    Raises UserError where all of them together are more than a file may hold.
+    """
+    number = total = 0
     while line := file.readline(MAX_ROW_BYTES + 1):
         number += 1
+        total += len(line)
+        if total > MAX_TEXT_BYTES:
+            raise too_much(name)
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if len(line) <= MAX_ROW_BYTES or line.endswith(b"\n"):
@@ -37,38 +42,45 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
             continue
         while line and not line.endswith(b"\n"):
             line = file.readline(65536)
+            total += len(line)
+            if total > MAX_TEXT_BYTES:
+                raise too_much(name)
         yield number, None
 
 
-def refuse_binary(path: Path) -> None:
-    """Raises UserError for a file that is no text in UTF-8: UTF-16, archives, pictures."""
-    with path.open("rb") as file:
-        head = file.read(65536)
+def refuse_binary(head: bytes, name: str) -> None:
+    """Raises UserError for a file whose beginning is no text in UTF-8: UTF-16, archives, pictures."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path.name} is UTF-16.", "Save it as UTF-8.", "data")
-    if b"\0" in head or head.startswith((b"\x1f\x8b", b"PK\x03\x04", b"PAR1")):
-        raise UserError(f"{path.name} is not a text file.", "Save it as text in UTF-8, unpacked.", "data")
+        raise UserError(f"{name} is UTF-16.", "Save it as UTF-8.", "data")
+    if b"\0" in head or head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1")):
+        raise UserError(f"{name} is not a text file.", "Save it as text in UTF-8.", "data")
+
+
+def too_much(name: str) -> UserError:
+    """What is told of a file that is larger than any that is read."""
+    return UserError(
+        f"{name} has more than {MAX_ROWS:,} rows, or more than {MAX_TEXT_BYTES >> 20:,} MiB of text.",
+        "Take a part of it.",
+        "data",
+    )
 
 
 def capped(rows: Iterator[tuple[int, Row]], name: str) -> Iterator[tuple[int, Row]]:
-    """The rows. Raises UserError where there are too many, too much in all, or too many that cannot be read."""
-    total = bad = 0
-    for count, (number, row) in enumerate(rows, 1):
+    """The rows. Raises UserError where there are too many."""
+    for count, row in enumerate(rows, 1):
+        if count > MAX_ROWS:
+            raise too_much(name)
+        yield row
+
+
+def sized(rows: Iterator[Row], name: str) -> Iterator[tuple[int, Row]]:
+    """Rows of a table, numbered and checked. Raises UserError where they are too much in all."""
+    total = 0
+    for number, row in enumerate(rows, 1):
         total += row_size(row)
-        bad += PROBLEM in row
-        if bad > MAX_BAD:
-            raise UserError(
-                f"More than {MAX_BAD:,} rows of {name} cannot be read, such as line {number}: {row[PROBLEM]}.",
-                "See whether the file is of the kind that its name says.",
-                "data",
-            )
-        if count > MAX_ROWS or total > MAX_TEXT_BYTES:
-            raise UserError(
-                f"{name} has more than {MAX_ROWS:,} rows, or more than {MAX_TEXT_BYTES >> 20:,} MiB of text.",
-                "Take a part of it.",
-                "data",
-            )
-        yield number, row
+        if total > MAX_TEXT_BYTES:
+            raise too_much(name)
+        yield number, checked(row)
 
 
 def checked(row: Any) -> Row:

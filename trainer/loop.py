@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from trainer import adapter, checkpoints, devices
 from trainer.config import RunConfig
-from trainer.data import prepare
+from trainer.data import Bad, prepare
 from trainer.discover import discover
 from trainer.errors import InvalidConfig, UserError
 from trainer.loading import compute_dtype, load_model
@@ -56,10 +56,12 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
         raise InvalidConfig(plan.issues)
     _compare_with_saved(plan, places.folder / "plan.json")
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
-    sink("log", text="Tokenising the data")
+    sink("log", text="Reading the data")
     data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, places.data_dir)
     for note in data.notes:
         sink("log", text=note)
+    if data.skipped:
+        record_skipped(data.skipped, places.folder / "skipped_rows.jsonl")
     sink("log", text=f"Loading the weights of {config.model.name}")
     before = memory_held()
     base = load_model(config.model, places.models_dir, plan, module_map)
@@ -91,6 +93,13 @@ def _compare_with_saved(plan: Plan, path: Path) -> None:
             "The model is not the one this run was planned for: its modules have changed since.",
             "Start a new run, and look at its plan.",
         )
+
+
+def record_skipped(rows: Sequence[Bad], path: Path) -> None:
+    """Write down which rows the run leaves out, and why: {"file", "line", "reason"} each."""
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft.write_text("".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    draft.replace(path)
 
 
 def save_start(model: PeftModel, config: RunConfig, folder: Path) -> None:

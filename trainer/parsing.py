@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from trainer import redact
-from trainer.config import SCHEMA, RunConfig
+from trainer.config import SCHEMA, DataConfig, RunConfig
 from trainer.errors import InvalidConfig, Issue, UserError
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -77,12 +77,23 @@ def validate(config: RunConfig) -> list[Issue]:
     for number, token in enumerate(config.model.new_tokens):
         if not token.strip() or token in config.model.new_tokens[:number]:
             issues.append(Issue(f"model.new_tokens[{number}]", "It is empty or named twice.", "Take it out."))
-    if config.data.source != "demo" and not config.data.path:
-        what = "an uploaded file" if config.data.source == "file" else "a data set's id"
-        issues.append(Issue("data.path", "No data is chosen.", f"Choose {what}, or the demo data."))
+    issues += _check_data(config.data)
     if not config.model.name.strip():
         issues.append(Issue("model.name", "No model is chosen.", "Choose the demo, a hub id or a folder."))
     return issues
+
+
+def _check_data(data: DataConfig) -> Iterator[Issue]:
+    if data.source != "demo" and not data.path.strip():
+        what = "an uploaded file" if data.source == "file" else "a data set's id"
+        yield Issue("data.path", "No data is chosen.", f"Choose {what}, or the demo data.")
+    if data.source == "file" and set(data.path.split()) & set(data.held_out.split()):
+        yield Issue("data.held_out", "This file is among the training files.", "Choose another one, or a share.")
+    if data.source == "hub" and data.held_out and data.held_out == data.split:
+        yield Issue("data.held_out", "This split is the one that trains.", "Choose another one, or a share.")
+    if bool(data.prompt_column) != bool(data.completion_column) and not data.messages_column:
+        missing = "completion_column" if data.prompt_column else "prompt_column"
+        yield Issue(f"data.{missing}", "Prompt and answer are picked together.", "Pick this column, too, or neither.")
 
 
 def _check_ticks(config: RunConfig) -> Iterator[Issue]:

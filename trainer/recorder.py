@@ -32,6 +32,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._elapsed = next((row["elapsed"] for row in reversed(state.log_history) if "elapsed" in row), 0.0)
         self._resumed_at = self._last = time.monotonic()
+        self._tokens = float(state.num_input_tokens_seen)
         self._sink("state", state="running", steps=state.max_steps, examples=self._examples)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -72,7 +73,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def _log_step(self, state: Any, logs: dict[str, Any]) -> None:
         now = time.monotonic()
         elapsed = self._elapsed + now - self._resumed_at
-        tokens = float(logs.get("num_tokens") or logs.get("num_input_tokens_seen") or 0.0)
+        tokens = float(logs["num_input_tokens_seen"])
         state.log_history[-1]["elapsed"] = elapsed  # carried by the checkpoint into a resumed run
         self._sink(
             "metrics",
@@ -83,7 +84,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
             accuracy=logs.get("mean_token_accuracy"),
             tokens=tokens,
-            tokens_per_second=(tokens - self._tokens) / max(now - self._last, 1e-6) if tokens else None,
+            tokens_per_second=(tokens - self._tokens) / max(now - self._last, 1e-6),
             memory=max(0, memory_peak() - self._before),
             elapsed=elapsed,
         )

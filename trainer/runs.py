@@ -99,6 +99,7 @@ class Run:
             "memory_measured": int(history.latest["memory"]) if "memory" in history.latest else None,
             "tokens_per_second": history.latest.get("tokens_per_second"),
             "elapsed": history.elapsed(),
+            "tokens": history.latest.get("tokens"),
             "created": created(self.id),
         }
 

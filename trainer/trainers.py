@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PrinterCallback, Trainer
 from trl import SFTConfig, SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from trainer.batches import IGNORED, Collator, GroupedSampler
 from trainer.config import RunConfig
-from trainer.data import Prepared
+from trainer.data import Prepared, packing
 from trainer.loading import compute_dtype
 from trainer.optimiser import parameter_groups
 from trainer.recorder import Sink
@@ -24,29 +26,89 @@ EVALS, SAVES = 10, 5
 """Evaluations and checkpoints of a run that does not say how often."""
 LOSS_TOLERANCE = 0.02
 """Relative difference of two losses that bfloat16 explains; a loss that leaves something out differs more."""
+LEAK, NOISE = 1e-4, 0.2
+"""In standard deviations of the logits: what another example in the row may move, and what another way of
+computing the same in bfloat16 may."""
 
 
 def build_trainer(
     config: RunConfig, model: PeftModel, tokenizer: Any, data: Prepared, folder: Path, sink: Sink
 ) -> Trainer:
-    """The trainer, ready but for its callbacks. Which loss it takes is measured, not guessed."""
+    """The trainer, ready but for its callbacks. Which loss it takes and whether it packs is measured."""
     arguments = _arguments(config, folder, len(data.train), data.eval is not None)
+    collator = Collator(tokenizer.pad_token_id, config.training.max_length)
     parts = {
         "model": model,
         "args": arguments,
         "train_dataset": data.train,
         "eval_dataset": data.eval,
         "processing_class": tokenizer,
-        "data_collator": DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id),
+        "data_collator": collator,
     }
     trainer: Trainer | None = _LabSFTTrainer(**parts) if _head_is_plain(model) else None
     if trainer is None or not _fused_loss_is_right(trainer, model):
-        arguments.include_num_input_tokens_seen = "non_padding"
         trainer = _LabTrainer(**parts)
         sink("log", text="The loss is computed from whole logits (the fused one does not fit): more memory per token")
     trainer.remove_callback(PrinterCallback)
     trainer.config = config
+    _arrange(trainer, config, data.lengths, collator, sink)
     return trainer
+
+
+def _arrange(trainer: Any, config: RunConfig, lengths: np.ndarray, collator: Collator, sink: Sink) -> None:
+    """Decide how examples share a batch, and say so where it is not the plain way."""
+    training, way = config.training, config.training.packing
+    filled = packing.fill(lengths, training.per_device_train_batch_size, training.max_length, training.seed)
+    if way == "bfd" or (way == "auto" and packing.pays(filled)):
+        if packing_is_exact(trainer.model, trainer.compute_loss_context_manager):
+            collator.packed, way = True, "bfd"
+        else:
+            way = "group_by_length"
+            sink("log", text="This model cannot keep packed examples apart: they are grouped by length instead")
+    if way == "group_by_length":
+        trainer.grouped = GroupedSampler(
+            lengths, training.per_device_train_batch_size * training.gradient_accumulation_steps, training.seed
+        )
+    if way in ("bfd", "group_by_length"):
+        how = "packed" if way == "bfd" else "grouped by length"
+        sink(
+            "log",
+            text=f"Batches are {how}: {filled[way]:.0%} of their tokens are no padding ({filled['off']:.0%} else)",
+        )
+
+
+def packing_is_exact(model: Any, context: Callable[[], Any]) -> bool:
+    """Whether the model keeps examples in one row apart: measured on two made-up ones.
+
+    The second one's logits must not move when the first one changes, and must be those it has alone.
+    """
+    size = min(int(getattr(model.config.get_text_config(), "vocab_size", 0) or 1000), 1000)
+    first, other, second = (torch.arange(start, start + 12) * 7 % max(size - 1, 1) + 1 for start in (1, 40, 90))
+    positions = torch.arange(12).repeat(2)[None]
+
+    def logits(ids: torch.Tensor, **keywords: Any) -> torch.Tensor:
+        device = next(model.parameters()).device
+        moved = {key: value.to(device) for key, value in keywords.items()}
+        found: torch.Tensor = model(input_ids=ids[None].to(device), use_cache=False, **moved).logits
+        return found[0, -12:].float().cpu()
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), context():
+            packed = logits(torch.cat([first, second]), position_ids=positions)
+            moved = logits(torch.cat([other, second]), position_ids=positions)
+            alone = logits(second, attention_mask=torch.ones(1, 12, dtype=torch.long))
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, TypeError, KeyError, ValueError, RuntimeError, IndexError):
+        return False
+    finally:
+        model.train(was_training)
+    scale = float(alone.std())
+    return (
+        float((packed - moved).abs().max()) <= LEAK * scale and float((packed - alone).abs().max()) <= NOISE * scale
+    )
 
 
 def _head_is_plain(model: PeftModel) -> bool:
@@ -107,14 +169,23 @@ def _arguments(config: RunConfig, folder: Path, examples: int, evaluates: bool) 
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        include_num_input_tokens_seen="no",  # counted here, packed or not
     )
 
 
 class _LabTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer whose optimiser gives LoRA, LoRA+'s B and modules trained in full their own learning rates."""
+    """A Trainer whose optimiser gives LoRA, LoRA+'s B and modules trained in full their own learning rates.
+
+    It measures held-out examples token by token: their loss is the mean over all tokens that count, in
+    whatever batches they come.
+    """
 
     config: RunConfig
     optimizer: torch.optim.Optimizer | None
+    grouped: GroupedSampler | None = None
+    _sums: torch.Tensor | None = None
+    """(negative log likelihood, right guesses, tokens) of the eval so far, in float64."""
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -123,6 +194,49 @@ class _LabTrainer(Trainer):  # type: ignore[misc]
             self.optimizer = kind(parameter_groups(trained, self.config), **keywords)
         return self.optimizer
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.grouped if self.grouped is not None else super()._get_train_sampler(train_dataset)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        tokens = inputs.pop("tokens", 0)
+        if self.model.training:
+            self.state.num_input_tokens_seen += tokens
+        return super()._prepare_inputs(inputs)  # type: ignore[no-any-return]
+
+    def log(self, logs: dict[str, float], *values: Any, **keywords: Any) -> None:
+        logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
+        super().log(logs, *values, **keywords)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Any, None, None]:
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, right, count = self._score(model, inputs)
+        if self._sums is not None:
+            self._sums += torch.tensor([float(loss), float(right), float(count)], dtype=torch.float64)
+        return loss / max(int(count), 1), None, None
+
+    def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """Sums over the tokens of a batch that count: negative log likelihood, right guesses, tokens."""
+        labels = inputs.pop("labels")[:, 1:]
+        counted = labels != IGNORED
+        logits = model(**inputs, use_cache=False).logits[:, :-1][counted].float()
+        wanted = labels[counted]
+        loss = nn.functional.cross_entropy(logits, wanted, reduction="sum")
+        return loss, (logits.argmax(-1) == wanted).sum(), wanted.numel()
+
+    def evaluation_loop(self, *values: Any, metric_key_prefix: str = "eval", **keywords: Any) -> Any:
+        self._sums = torch.zeros(3, dtype=torch.float64)
+        found = super().evaluation_loop(*values, metric_key_prefix=metric_key_prefix, **keywords)
+        loss, right, count = self._sums.tolist()
+        if count:
+            found.metrics[f"{metric_key_prefix}_loss"] = loss / count
+            found.metrics[f"{metric_key_prefix}_mean_token_accuracy"] = right / count
+        return found
+
 
 class _LabSFTTrainer(_LabTrainer, SFTTrainer):  # type: ignore[misc]
     """The same with TRL's fused loss head."""
+
+    def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
+        found = model(**inputs, use_cache=False, fused_lm_head=True)
+        return -found.log_probs.sum(), found.is_top1.sum(), found.label_mask.sum()

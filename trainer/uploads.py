@@ -10,11 +10,12 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from trainer import cache
 from trainer.errors import UserError
 
-MAX_UPLOAD_BYTES = 2 * 2**30
+MAX_UPLOAD_BYTES = 6 * 2**30
 QUOTA_BYTES = 20 * 2**30
-"""All uploaded data together."""
+"""All uploaded data together, with what was made of them."""
 
 
 def keep_data(upload: Path, data_dir: Path) -> str:
@@ -59,8 +60,12 @@ def safe_name(name: str) -> str:
 
 
 def check_room(folders: Iterable[Path], size: int) -> None:
-    """Refuse `size` more bytes where the quota would be passed. Raises UserError."""
+    """Refuse `size` more bytes where the quota would be passed even without the cache. Raises UserError."""
+    folders = list(folders)
     used = sum(_size(folder) for folder in folders)
+    for folder in folders:
+        if used + size > QUOTA_BYTES:
+            used -= cache.drop(folder, used + size - QUOTA_BYTES)
     if used + size > QUOTA_BYTES:
         raise UserError(
             f"Uploaded data would pass its quota of {QUOTA_BYTES / 2**30:.0f} GiB.",

@@ -86,7 +86,8 @@ def check_kind(block: Any, value: Any) -> None:
     if isinstance(block, gr.Checkbox):
         fits = isinstance(value, bool)
     elif isinstance(block, gr.UploadButton | gr.DownloadButton | gr.File):
-        fits = is_upload(value)
+        several = getattr(block, "file_count", "single") == "multiple" and isinstance(value, list)
+        fits = all(map(is_upload, value)) if several else is_upload(value)
     elif isinstance(block, gr.Textbox | gr.Dropdown | gr.Radio | gr.HTML):
         fits = isinstance(value, str)
     elif isinstance(block, gr.Number):

@@ -16,63 +16,8 @@ import gradio as gr
 from trainer import parsing
 from trainer.config import RunConfig, default_config
 from trainer.errors import InvalidConfig, Issue
+from ui.labels import CHOICES, LABELS
 
-LABELS = {
-    "title": "Name of the run",
-    "model.name": "Model",
-    "model.revision": "Revision",
-    "model.quantization": "Quantisation",
-    "model.dtype": "Compute type",
-    "model.new_tokens": "New tokens",
-    "adapter.r": "Rank r",
-    "adapter.lora_alpha": "Alpha",
-    "adapter.lora_dropout": "Dropout",
-    "adapter.bias": "Biases",
-    "adapter.init_lora_weights": "Start",
-    "adapter.train_new_tokens": "Train new tokens' rows",
-    "adapter.use_rslora": "rsLoRA",
-    "adapter.use_dora": "DoRA",
-    "adapter.loraplus_lr_ratio": "LoRA+ ratio",
-    "data.source": "Source",
-    "data.subset": "Subset",
-    "data.split": "Split",
-    "data.loss_on": "Loss on",
-    "data.system_prompt": "System prompt",
-    "data.eval_fraction": "Held-out share",
-    "training.num_train_epochs": "Epochs",
-    "training.max_steps": "Steps at most",
-    "training.learning_rate": "Learning rate",
-    "training.full_learning_rate": "Rate of full modules",
-    "training.lr_scheduler_type": "Schedule",
-    "training.warmup_ratio": "Warm-up share",
-    "training.per_device_train_batch_size": "Batch size",
-    "training.gradient_accumulation_steps": "Batches per step",
-    "training.max_length": "Max length",
-    "training.optim": "Optimiser",
-    "training.weight_decay": "Weight decay",
-    "training.max_grad_norm": "Clip gradients at",
-    "training.activation_checkpointing": "Activation checkpointing",
-    "training.eval_steps": "Eval steps",
-    "training.save_steps": "Checkpoint steps",
-    "training.seed": "Seed",
-}
-CHOICES = {
-    "auto": "automatic",
-    "lora_only": "of LoRA modules",
-    "default": "no change",
-    "pissa": "PiSSA",
-    "constant_with_warmup": "constant after warm-up",
-    "paged_adamw_8bit": "paged AdamW, 8-bit",
-    "adamw_torch": "AdamW",
-    "nf4": "4-bit NF4 (QLoRA)",
-    "int8": "8-bit",
-    "none": "none",
-    "completion": "answers only",
-    "all": "all tokens",
-    "demo": "Demo",
-    "file": "File",
-    "hub": "Hub data set",
-}
 TICKS = "modules"
 OF_A_MODEL = ("adapter.", "training.", "model.")
 """What fits one model and not the next."""
@@ -259,7 +204,7 @@ def label(path: str) -> str:
     """What the page calls the place of an issue; empty where its sentence names it already."""
     if path.startswith("modules"):
         return ""
-    return {"data.path": "Data"}.get(path) or LABELS.get(path, path)
+    return {"data.path": "Data", "data": "Data"}.get(path) or LABELS.get(path, path)
 
 
 def _ticks(text: Any) -> Any:

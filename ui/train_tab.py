@@ -15,7 +15,8 @@ from trainer.errors import InvalidConfig, Issue, UserError
 from trainer.lab import Lab
 from trainer.plan import Plan
 from ui import live, modules_panel, settings_panel
-from ui.form import FILE, TICKS, Form
+from ui.data_panel import DataPanel
+from ui.form import TICKS, Form
 from ui.summary import build as build_summary
 from ui.summary import summary
 from ui.tell import DIRECT, QUEUED, told
@@ -34,7 +35,7 @@ class TrainTab:
                 self.panel = self.form.components[TICKS] = modules_panel.build()
             with gr.Column(elem_id="col-settings", min_width=0):
                 with gr.Column(elem_classes="card", elem_id="settings"):
-                    upload = settings_panel.build_data(self.form)
+                    self.data = DataPanel(lab, self.form)
                     config_file = settings_panel.build_settings(self.form)
                     self.wanted = gr.Textbox("", label="Configuration to show", visible="hidden")
                 with gr.Column(elem_classes="card", elem_id="go"):
@@ -42,9 +43,10 @@ class TrainTab:
                     button = gr.Button("Train", variant="primary", elem_id="train")
             with gr.Column(elem_id="col-live", min_width=0):
                 self.live = live.build(lab)
-        self._wire(page, model, upload, config_file, button)
+        self.data.build_sheet()
+        self._wire(page, model, config_file, button)
 
-    def _wire(self, page: gr.Blocks, model: Any, upload: Any, config_file: Any, button: Any) -> None:
+    def _wire(self, page: gr.Blocks, model: Any, config_file: Any, button: Any) -> None:
         form, plan_outputs = self.form, [self.panel, self.summary]
         self.named = [model, form.components["model.revision"], self.wanted]
         self.everything = [self.panel, self.summary, *(form.components[path] for path in form.filled)]
@@ -59,10 +61,7 @@ class TrainTab:
             [item.change for path, item in form.components.items() if path != "model.name"],
             self.plan, form.inputs, plan_outputs, trigger_mode="always_last", **DIRECT,
         )  # fmt: skip
-        upload.upload(
-            told(lambda path: self.lab.add_data(Path(path))), upload, form.components[FILE],
-            show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
+        self.data.wire()
         button.click(told(self.train), form.inputs, [self.summary, self.live.shown], **QUEUED).then(
             self.live.refresh, [self.live.shown, self.live.seen], self.live.outputs, **DIRECT
         )

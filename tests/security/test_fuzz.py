@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
@@ -12,10 +13,12 @@ from random import Random
 from typing import Any
 
 import pytest
+import zstandard
 
 from tests.security import fuzz
-from trainer import data, events, helper, parsing
+from trainer import events, helper, parsing
 from trainer.config import DataConfig, Tick, default_config
+from trainer.data import check
 from trainer.errors import UserError
 from trainer.history import History
 from trainer.models import _refuse_code, locate
@@ -87,6 +90,8 @@ def seeds() -> dict[str, bytes]:
         "a.tsv": b"question\tanswer\na\tb\nc\td\n",
         "a.txt": b"One paragraph\nof two lines.\n\nAnother one.\n",
         "a.parquet": packed.getvalue(),
+        "a.jsonl.gz": gzip.compress(json.dumps(rows[0]).encode()),
+        "a.csv.zst": zstandard.compress(b"question,answer\na,b\nc,d\n"),
     }
 
 
@@ -97,13 +102,13 @@ def test_data_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(fuzz.damaged(known[name], random))
         began = time.monotonic()
         try:
-            rows, _ = data.read_examples(DataConfig(source="file", path=name, eval_fraction=0), 0, tmp_path)
+            checked = check(DataConfig(source="file", path=name), tmp_path)
         except UserError as error:
             assert is_sentence(error)
             assert error.cause == "data"
         else:
-            taken += 1
-            json.dumps(rows, ensure_ascii=False).encode()  # texts that a tokenizer can take
+            taken += not checked.bad
+            json.dumps(list(checked.examples()), ensure_ascii=False).encode()  # texts that a tokenizer can take
         assert time.monotonic() - began < SLOW
     assert taken > FILES / 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 import tracemalloc
@@ -11,16 +12,26 @@ from typing import Any
 
 import pytest
 
-from trainer import data, limits, sources, uploads
+from trainer import hub, limits, sources, uploads
 from trainer.config import DataConfig
+from trainer.data import check
+from trainer.data.masks import Masker
+from trainer.data.messages import BadRow
+from trainer.data.templates import choose
+from trainer.data.tokens import refuse
 from trainer.errors import UserError
 
 GOOD = {"instruction": "Where?", "response": "Here."}
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:
-    rows, _ = data.read_examples(DataConfig(source="file", path=name, eval_fraction=0), 0, folder)
-    return rows
+    """The examples of a file. Raises UserError as a run would that is to stop at bad rows."""
+    checked = check(DataConfig(source="file", path=name), folder)
+    if checked.bad:
+        raise refuse(checked.bad, checked.account["rows"])
+    if not checked.good:
+        raise UserError("The data is empty.", cause="data")
+    return list(checked.examples())
 
 
 def told(folder: Path, name: str, content: bytes) -> str:
@@ -82,6 +93,12 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
         ("a.jsonl", json.dumps([GOOD]).encode("utf-16"), "UTF-16"),
         ("a.csv", "a,b\n1,2\n".encode("utf-16-le"), "not a text file"),
         ("a.json", b"\x1f\x8b" + bytes(200), "not a text file"),
+        ("a.jsonl.gz", line(GOOD), "cannot be unpacked"),
+        ("a.jsonl.gz", gzip.compress(line(GOOD) * 1000)[:-9], "cannot be unpacked"),
+        ("a.jsonl.zst", line(GOOD), "cannot be unpacked"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(line(GOOD))), "not a text file"),
+        ("a.txt.gz", gzip.compress(b"x" * 50_000_000), "longer than"),
+        ("a.parquet.gz", gzip.compress(b"PAR1"), "no known kind"),
         ("a.txt", bytes(range(256)), "not a text file"),
         ("a.json", b"[" * 100_000, "nested deeper"),
         ("a.json", b"[" + b"9" * 5000 + b"]", "too many digits"),
@@ -127,7 +144,8 @@ def test_a_long_list_on_one_line_is_read_as_a_stream(tmp_path: Path) -> None:
     rows = 60_000
     (tmp_path / "a.json").write_text("[" + ",".join([json.dumps({"text": "x" * 100})] * rows) + "]")
     tracemalloc.start()
-    count = sum(1 for _ in sources.read_file(DataConfig(source="file", path="a.json"), tmp_path))
+    (file,) = sources.find_files("a.json", tmp_path)
+    count = sum(1 for _ in file.rows())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == rows
@@ -165,8 +183,13 @@ def test_rows_and_text_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(limits, "MAX_ROWS", 20)
     assert len(read(tmp_path, "a.jsonl")) == 20
     monkeypatch.setattr(limits, "MAX_TEXT_BYTES", 100)
-    with pytest.raises(UserError, match="Take a part of it"):
-        read(tmp_path, "a.jsonl")
+    (tmp_path / "b.json").write_bytes(json.dumps([GOOD] * 20).encode())
+    (tmp_path / "b.txt").write_bytes(b"x" * 101)
+    for name, content in {"b.jsonl.gz": gzip.compress(line(GOOD) * 20), "b.jsonl": line(GOOD) * 20}.items():
+        (tmp_path / name).write_bytes(content)
+    for name in ("b.jsonl", "b.json", "b.txt", "b.jsonl.gz"):
+        with pytest.raises(UserError, match="Take a part of it"):
+            read(tmp_path, name)
 
 
 @pytest.mark.parametrize(
@@ -192,9 +215,10 @@ def test_a_data_set_is_an_id_of_the_hub_and_no_path(
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/data").mkdir(parents=True)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("it was loaded"))
+    for loader in ("load_dataset", "load_dataset_builder"):
+        monkeypatch.setattr(datasets, loader, lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(UserError):
-        list(sources.read_hub(DataConfig(source="hub", path=name)))
+        hub.find(DataConfig(source="hub", path=name), "train")
 
 
 @pytest.mark.parametrize(
@@ -246,13 +270,12 @@ def test_an_upload_is_moved_not_doubled(upload: Path, tmp_path: Path) -> None:
 
 def test_a_chat_template_is_rendered_in_the_sandbox() -> None:
     """A template comes with a model; it may not reach into Python."""
-    from jinja2.exceptions import SecurityError
-
     from tests import tiny
 
     tokenizer = tiny.tokenizer()
     example = {"messages": [{"role": "user", "content": "{{ 7*7 }}"}, {"role": "assistant", "content": "b"}]}
-    assert "{{ 7*7 }}" in data.render(example, DataConfig(), tokenizer)[0]
+    masker = Masker(choose(DataConfig(), tokenizer, {}), "completion")
+    assert "{{ 7*7 }}" in masker.one(example).text
     tokenizer.chat_template = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
-    with pytest.raises((SecurityError, UserError)):
-        data.render(example, DataConfig(), tokenizer)
+    with pytest.raises(BadRow, match="refuses"):
+        Masker(choose(DataConfig(), tokenizer, {}), "completion").one(example)

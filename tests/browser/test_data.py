@@ -1,0 +1,78 @@
+"""What a person sees of their data before Train: what it is, what is wrong with it, what the loss counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+Page = Any
+
+
+def choose(page: Page, button: str, *files: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.locator(button).click()
+    chooser.value.set_files([str(file) for file in files])
+
+
+def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Page, tmp_path: Path) -> None:
+    file, other = tmp_path / "my rows.jsonl", tmp_path / "more.csv"
+    good = [{"question": f"Where is {n}?", "answer": f"There <b>{n}</b>. " * (1 + n % 20)} for n in range(40)]
+    file.write_text(
+        "".join(json.dumps(row) + "\n" for row in [*good, {"question": "Why?", "answer": ""}]) + "{broken\n"
+    )
+    other.write_text("question,answer\nWho?,Me.\n")
+    page.locator("#data-source label", has_text="File").click()
+    choose(page, "#data-upload", file, other)
+    page.wait_for_function(
+        "document.querySelector('#data-file textarea, #data-file input')?.value.includes('more.csv')"
+    )
+    page.locator("#data-open").click()
+    page.wait_for_selector("#data-example .example")
+    overview = page.inner_text("#data-overview")
+    assert "Recognised as questions and answers: the columns question and answer" in overview
+    assert "43" in overview and "unknown" in overview
+    problems = page.inner_text("#data-problems")
+    assert "2 of 43 rows cannot be used" in problems
+    assert "the answer is empty: line my_rows.jsonl" not in problems
+    assert "1 × the answer is empty: line 41" in problems and "1 × not valid JSON" in problems
+    assert page.locator("#data-example .t.counts").count() > 3
+    assert page.locator("#data-example .t.special").first.inner_text() == "<s>"
+    assert "<b>" in page.inner_text("#data-example .example"), "what is in the data is text"
+    page.locator("#example-longest").click()
+    page.wait_for_selector("#data-example .example .t.cut")
+    page.wait_for_function("document.querySelectorAll('#data-chart .bars path').length > 0")
+    page.locator("#data-suggest").click()
+    page.wait_for_function("!document.querySelector('#data-example .example .t.cut')")
+    assert page.locator("#training-max_length").get_by_role("textbox").input_value() != "128"
+    page.locator("#data-bad_rows input").click()
+    page.get_by_role("option", name="train without them").click()
+    page.wait_for_selector('#data-problems:has-text("They are left out")')
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#data-sheet", state="hidden")
+    assert "41 rows · questions and answers" in page.inner_text("#data-line")
+    page.locator("#data-source label", has_text="Demo").click()
+    page.wait_for_function("document.querySelector('#data-line').innerText.trim() === ''")
+
+
+def test_columns_are_picked_and_a_file_of_no_use_says_so(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "fremd.jsonl"
+    file.write_text("".join(json.dumps({"frage": f"Wo ist {n}?", "antwort": "Hier."}) + "\n" for n in range(8)))
+    page.locator("#data-source label", has_text="File").click()
+    page.locator("#data-open").click()
+    page.wait_for_selector('#data-progress:has-text("No data is chosen")')
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#data-sheet", state="hidden")
+    choose(page, "#data-upload", file)
+    page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('fremd')")
+    page.locator("#data-open").click()
+    page.wait_for_selector('#data-problems:has-text("make no known shape")')
+    page.get_by_text("Pick the columns by hand").click()
+    for name, column in (("prompt", "frage"), ("completion", "antwort")):
+        page.locator(f"#data-{name}_column input").click()
+        page.get_by_role("option", name=column).click()
+    page.wait_for_selector('#data-overview:has-text("Picked as")')
+    page.wait_for_selector("#data-example .example")
+    for width in (1440, 420):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.querySelector('#data-card').scrollWidth") <= width

@@ -1,0 +1,10 @@
+"""Examples: read, checked, told apart, rendered, tokenised, split; and an account of all of it.
+
+check (a row: an example or a reason) -> tokens (what the model reads, and what of it counts) -> prepare (what
+trains, what is held out). Each step is made once per content and settings, and kept in the cache.
+"""
+
+from trainer.data.check import Bad, Checked, Progress, check
+from trainer.data.prepare import Look, Part, Prepared, look, prepare
+
+__all__ = ["Bad", "Checked", "Look", "Part", "Prepared", "Progress", "check", "look", "prepare"]

@@ -1,0 +1,43 @@
+"""What the page and the command line ask about a configuration's data: its report, and single examples."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainer.config import ModelConfig, RunConfig
+from trainer.data import preview
+from trainer.data.check import Progress
+from trainer.data.report import broken, report
+from trainer.errors import UserError
+from trainer.models import load_config, load_tokenizer
+from trainer.tokens import add_tokens
+
+
+def data_report(
+    config: RunConfig, models_dir: Path, data_dir: Path, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The report of the data; problems of the model's tokenizer stand among its issues."""
+    try:
+        tokenizer, most = _tokenizer(config.model, models_dir)
+    except UserError as error:
+        return broken(error)
+    return report(config, tokenizer, data_dir, most, progress)
+
+
+def data_example(config: RunConfig, which: str, models_dir: Path, data_dir: Path) -> dict[str, Any]:
+    """One training example, token by token. Raises UserError where there is none."""
+    tokenizer, _ = _tokenizer(config.model, models_dir)
+    return preview.examples(config, tokenizer, data_dir, which)
+
+
+@lru_cache(2)
+def _tokenizer(model: ModelConfig, models_dir: Path) -> tuple[Any, int | None]:
+    """The tokenizer with the new tokens, and how many tokens the model can take."""
+    text = load_config(model, models_dir).get_text_config()
+    tokenizer = load_tokenizer(model, models_dir)
+    if model.new_tokens:
+        add_tokens(tokenizer, model.new_tokens)
+    most = getattr(text, "max_position_embeddings", None)
+    return tokenizer, most if isinstance(most, int) and most > 0 else None

@@ -1,0 +1,245 @@
+"""Examples as tokens, once for all lengths: tokens.arrow holds them whole, what is cut is cut when they are read.
+
+Rendering and tokenising take turns in two threads: the tokenizer works outside of Python's lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from trainer import cache
+from trainer.config import DataConfig
+from trainer.data.check import BATCH, Bad, Checked, Progress
+from trainer.data.masks import Masker, Rendered, Span, counted_tokens
+from trainer.data.messages import BadRow, Example
+from trainer.data.templates import Template, choose
+from trainer.errors import UserError
+
+VERSION = 1
+TOKENS, ACCOUNT = "tokens.arrow", "account.json"
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("counts", pa.list_(pa.bool_())),
+        ("length", pa.int32()),
+        ("first", pa.int32()),
+        ("last", pa.int32()),
+    ]
+)
+"""`row`: number in rows.arrow. `counts`: whether the loss counts the token. `first`, `last`: from the first
+counted token to behind the last one; `first` is `length` where none counts."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of all good rows, and the rows that the template refused."""
+
+    folder: Path
+    account: dict[str, Any]
+
+    @property
+    def bad(self) -> list[Bad]:
+        return [Bad(*item) for item in self.account["bad"]]
+
+    def dataset(self) -> Any:
+        """A memory-mapped `datasets.Dataset` with the columns of SCHEMA."""
+        from datasets import Dataset
+
+        return Dataset.from_file(str(self.folder / TOKENS))
+
+    def column(self, name: str) -> np.ndarray:
+        """One of the columns of single numbers."""
+        return np.asarray(self.dataset().data.column(name))
+
+
+def tokenise(
+    checked: Checked,
+    data: DataConfig,
+    tokenizer: Any,
+    data_dir: Path,
+    progress: Progress | None = None,
+    template: Template | None = None,
+) -> Tokens:
+    """The tokens of everything that is good in `checked`. Raises UserError where the template does not exist."""
+    template = template or choose(data, tokenizer, checked.account["shapes"])
+    key = cache.key_of("tokens", VERSION, checked.key, template.identity, data.loss_on, identity(tokenizer))
+    folder = cache.made(data_dir, key, lambda draft: _Writer(draft, template, data, progress).write(checked))
+    return Tokens(folder, orjson.loads((folder / ACCOUNT).read_bytes()))
+
+
+def identity(tokenizer: Any) -> str:
+    """A name of everything in a tokenizer that decides which tokens it makes."""
+    if tokenizer.is_fast:
+        inside = tokenizer.backend_tokenizer.to_str()
+    else:
+        inside = repr(sorted(tokenizer.get_vocab().items())) + repr(tokenizer.init_kwargs)
+    special = repr(sorted((name, str(value)) for name, value in tokenizer.special_tokens_map.items()))
+    return hashlib.sha256(f"{type(tokenizer).__name__}\0{special}\0{inside}".encode()).hexdigest()
+
+
+class Encoder:
+    """Rendered texts to tokens and what of them counts."""
+
+    def __init__(self, tokenizer: Any, template: Template) -> None:
+        self._tokenizer, self._template = tokenizer, template
+        self._eos = tokenizer.eos_token_id
+
+    def __call__(self, texts: Sequence[Rendered], plain: Sequence[bool]) -> list[tuple[list[int], np.ndarray]]:
+        """(input_ids, counts) of each text; `plain` ones get the tokenizer's BOS whatever the template."""
+        if not texts:
+            return []
+        special = self._template.adds_special_tokens
+        if special or not any(plain):
+            return self._encode(texts, special)
+        found: list[Any] = [None] * len(texts)
+        for chosen in (True, False):
+            places = [place for place, is_plain in enumerate(plain) if is_plain == chosen]
+            for place, item in zip(places, self._encode([texts[place] for place in places], chosen), strict=True):
+                found[place] = item
+        return found
+
+    def _encode(self, texts: Sequence[Rendered], special: bool) -> list[tuple[list[int], np.ndarray]]:
+        if not texts:
+            return []
+        if not self._tokenizer.is_fast:
+            return [self._in_pieces(text, special) for text in texts]
+        encoded = self._tokenizer(
+            [text.text for text in texts], add_special_tokens=special, return_attention_mask=False, verbose=False
+        )
+        found = []
+        for text, ids, encoding in zip(texts, encoded["input_ids"], encoded.encodings, strict=True):
+            counts = np.zeros(len(ids), bool)
+            for first, last in counted_tokens(text.spans, encoding, text.text):
+                counts[first:last] = True
+            found.append(self._finished(ids, counts))
+        return found
+
+    def _in_pieces(self, text: Rendered, special: bool) -> tuple[list[int], np.ndarray]:
+        """For tokenizers that cannot say where a token stands: what counts and what does not, one after the other."""
+        ids: list[int] = []
+        counts: list[bool] = []
+        for piece, counted in _pieces(text.text, text.spans):
+            found = self._tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+            ids += found
+            counts += [counted] * len(found)
+        if special and self._tokenizer.bos_token_id is not None and ids[:1] != [self._tokenizer.bos_token_id]:
+            ids, counts = [self._tokenizer.bos_token_id, *ids], [False, *counts]
+        return self._finished(ids, np.array(counts, bool))
+
+    def _finished(self, ids: list[int], counts: np.ndarray) -> tuple[list[int], np.ndarray]:
+        if len(ids) > 1 and ids[-1] == ids[-2] == self._eos:  # the tokenizer added a second end
+            ids, counts = ids[:-1], counts[:-1]
+        counts[:1] = False  # nothing stands before it to tell it from
+        return ids, counts
+
+
+class _Writer:
+    def __init__(self, folder: Path, template: Template, data: DataConfig, progress: Progress | None) -> None:
+        self._folder, self._progress = folder, progress
+        self._masker = Masker(template, data.loss_on)
+        self._encode = Encoder(template.tokenizer, template)
+        self._template = template
+        self._bad: list[Bad] = []
+        self._told = 0.0
+
+    def write(self, checked: Checked) -> None:
+        files = checked.account["files"]
+        with (
+            pa.OSFile(str(self._folder / TOKENS), "wb") as file,
+            pa.ipc.new_stream(file, SCHEMA) as stream,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            waiting: Future[pa.RecordBatch] | None = None
+            for start, table in _batches(checked):
+                job = pool.submit(self._encoded, *self._rendered(table, start, files))
+                if waiting is not None:
+                    stream.write_batch(waiting.result())
+                waiting = job
+                self._tell((start + table.num_rows) / max(checked.good, 1))
+            if waiting is not None:
+                stream.write_batch(waiting.result())
+        account = {"bad": list(map(list, self._bad)), "template": self._template.kind, "why": self._template.why}
+        (self._folder / ACCOUNT).write_bytes(orjson.dumps(account))
+
+    def _rendered(
+        self, table: pa.RecordBatch, start: int, files: list[str]
+    ) -> tuple[list[int], list[Rendered], list[bool]]:
+        """(numbers of rows, their texts, which of them are plain text) of the rows that the template takes."""
+        examples: list[Example] = [orjson.loads(text) for text in table.column("example").to_pylist()]
+        rows: list[int] = []
+        texts: list[Rendered] = []
+        plain: list[bool] = []
+        for place, text in enumerate(self._masker.all(examples)):
+            if isinstance(text, BadRow):
+                name = files[table.column("file")[place].as_py()]
+                self._bad.append(Bad(name, table.column("line")[place].as_py(), str(text)))
+                continue
+            rows.append(start + place)
+            texts.append(text)
+            plain.append("text" in examples[place])
+        return rows, texts, plain
+
+    def _encoded(self, rows: list[int], texts: list[Rendered], plain: list[bool]) -> pa.RecordBatch:
+        found = self._encode(texts, plain)
+        lengths = np.array([len(ids) for ids, _ in found], np.int32)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        ids = np.array([token for ids, _ in found for token in ids], np.int32)
+        counts = np.concatenate([counts for _, counts in found]) if found else np.zeros(0, bool)
+        firsts = [int(counts.argmax()) if counts.any() else len(counts) for _, counts in found]
+        lasts = [len(counts) - int(counts[::-1].argmax()) if counts.any() else len(counts) for _, counts in found]
+        arrays = [
+            pa.array(rows, pa.int64()),
+            pa.ListArray.from_arrays(offsets, pa.array(ids)),
+            pa.ListArray.from_arrays(offsets, pa.array(counts)),
+            pa.array(lengths),
+            pa.array(firsts, pa.int32()),
+            pa.array(lasts, pa.int32()),
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+    def _tell(self, share: float) -> None:
+        now = time.monotonic()
+        if self._progress is not None and now - self._told > 0.2:
+            self._told = now
+            self._progress("tokenising", share)
+
+
+def _batches(checked: Checked) -> Iterator[tuple[int, pa.RecordBatch]]:
+    start = 0
+    for batch in checked.dataset().data.to_batches(max_chunksize=BATCH // 4):
+        yield start, batch
+        start += batch.num_rows
+
+
+def _pieces(text: str, spans: Sequence[Span]) -> Iterator[tuple[str, bool]]:
+    place = 0
+    for first, last in spans:
+        if first > place:
+            yield text[place:first], False
+        if last > first:
+            yield text[first:last], True
+        place = last
+    if place < len(text):
+        yield text[place:], False
+
+
+def refuse(bad: Sequence[Bad], rows: int) -> UserError:
+    """What is told where bad rows keep the data from being used: all of them counted, the first ones named."""
+    shown = "; ".join(f"line {item.line}: {item.reason}" for item in bad[:10])
+    more = f" and {len(bad) - 10:,} more" if len(bad) > 10 else ""
+    return UserError(
+        f"{len(bad):,} of {rows:,} rows cannot be used: {shown}{more}.",
+        "Mend these rows, take them out, or set bad_rows to skip.",
+        "data",
+    )
