@@ -90,7 +90,6 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     import torch
 
     from trainer import adapter, devices
-    from trainer.data import Prepared
     from trainer.discover import discover
     from trainer.loading import compute_dtype, load_model
     from trainer.memory import seen_by_torch
@@ -106,7 +105,7 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     plan = make_plan(run, module_map, devices.device())
     assert not plan.issues, plan.issues
     model = adapter.attach(load_model(run.model, models, plan, module_map), plan, run.adapter, module_map)
-    trainer = build_trainer(run, model, _tokenizer(), Prepared(_rows(run), None, ()), models / "out", _silent)
+    trainer = build_trainer(run, model, _tokenizer(), _data(run), models / "out", _silent)
     adapter.prepare(model, plan, compute_dtype(run.model))
     trainer.args.save_strategy = "no"
     trainer.train()
@@ -124,7 +123,7 @@ def config_of(name: str, case: int) -> RunConfig:
         model=ModelConfig(name=name),
         modules=tuple(Tick(tick.lstrip("*"), "full" if tick[0] == "*" else "lora") for tick in ticks.split()),
         adapter=AdapterConfig(),
-        training=TrainingConfig(max_steps=2, gradient_accumulation_steps=2),
+        training=TrainingConfig(max_steps=2, gradient_accumulation_steps=2, packing="off"),
     )
     for key, value in changes.items():
         part = next(part for part in ("model", "adapter", "training") if hasattr(getattr(run, part), key))
@@ -146,16 +145,21 @@ def save_model(path: Path, name: str) -> None:
     model.save_pretrained(path)
 
 
-def _rows(run: RunConfig) -> Any:
+def _data(run: RunConfig) -> Any:
     """Random tokens; every second row is a token shorter, so that attention takes a mask as with real data."""
+    import numpy as np
     import torch
     from datasets import Dataset
+
+    from trainer.data import Prepared
 
     training = run.training
     count = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.max_steps
     ids = torch.randint(3, 32000, (count, training.max_length)).tolist()
     rows = [row[: len(row) - number % 2] for number, row in enumerate(ids)]
-    return Dataset.from_dict({"input_ids": rows, "labels": rows})
+    sizes = [len(row) for row in rows]
+    columns = {"input_ids": rows, "counts": [[True] * size for size in sizes], "length": sizes}
+    return Prepared(Dataset.from_dict(columns), None, (), (), np.asarray(sizes))
 
 
 def _tokenizer() -> Any:

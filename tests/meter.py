@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel
@@ -69,7 +70,8 @@ class Real:
         base = load_model(run.model, models_dir, self.plan, self.module_map)
         self.model: PeftModel = adapter.attach(base, self.plan, run.adapter, self.module_map)
         folder = Path(tempfile.mkdtemp(dir=models_dir))
-        data = Prepared(_rows(run, padded), None, ())
+        rows = _rows(run, padded)
+        data = Prepared(rows, None, (), (), np.asarray(rows["length"]))
         self.trainer = build_trainer(run, self.model, tiny.tokenizer(), data, folder, lambda *_, **__: None)
         adapter.prepare(self.model, self.plan, compute_dtype(run.model))
 
@@ -152,7 +154,8 @@ def _rows(run: RunConfig, padded: bool) -> Dataset:
     count = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.max_steps
     ids = torch.randint(3, 512, (count, training.max_length), generator=torch.Generator().manual_seed(0)).tolist()
     rows = [row[: len(row) - (padded and number % 2)] for number, row in enumerate(ids)]
-    return Dataset.from_dict({"input_ids": rows, "labels": rows})
+    sizes = [len(row) for row in rows]
+    return Dataset.from_dict({"input_ids": rows, "counts": [[True] * size for size in sizes], "length": sizes})
 
 
 def phi3_medium() -> PreTrainedConfig:

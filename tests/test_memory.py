@@ -42,7 +42,7 @@ def run_config(
 ) -> RunConfig:
     """`ticks`: names with spaces between them; a `*` before one trains it in full."""
     settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_length": 64, "max_steps": 2}
-    settings |= {"optim": "adamw_torch", "activation_checkpointing": False}
+    settings |= {"optim": "adamw_torch", "activation_checkpointing": False, "packing": "off"}
     return RunConfig(
         model=ModelConfig(name=kind, quantization=quantization, dtype=dtype),  # type: ignore[arg-type]
         modules=tuple(Tick(name.lstrip("*"), "full" if name[0] == "*" else "lora") for name in ticks.split()),

@@ -74,7 +74,7 @@ def figures(events: Events) -> tuple[list[float], list[float], list[float], list
 @pytest.mark.parametrize("kind", ["phi3", "moe"])
 def test_packed_and_unpacked_runs_have_the_same_figures(kind: str, config: RunConfig, train: Any) -> None:
     ticks = (Tick("q_proj"), Tick("o_proj"))
-    config = replace(config, model=ModelConfig(name=kind, load_in_4bit=False), modules=ticks)
+    config = replace(config, model=ModelConfig(name=kind, quantization="none"), modules=ticks)
     plain, tight = train(packed(config, "off")), train(packed(config, "bfd"))
     assert any("packed" in event.get("text", "") for event in tight)
     assert not any("packed" in event.get("text", "") for event in plain)
@@ -97,7 +97,7 @@ def test_a_model_that_mixes_examples_up_is_grouped_by_length(config: RunConfig, 
     ).save_pretrained(folder)
     AutoTokenizer.from_pretrained(models_dir / "phi3").save_pretrained(folder)
     events = train(
-        replace(config, model=ModelConfig(name="bloom", load_in_4bit=False), modules=(Tick("query_key_value"),))
+        replace(config, model=ModelConfig(name="bloom", quantization="none"), modules=(Tick("query_key_value"),))
     )
     texts = [event.get("text", "") for event in events]
     assert any("grouped by length instead" in text for text in texts)
