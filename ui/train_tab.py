@@ -36,6 +36,7 @@ class TrainTab:
                 with gr.Column(elem_classes="card", elem_id="go"):
                     self.summary = gr.HTML(summary(None, (), waiting=READING), apply_default_css=False)
                     button = gr.Button("Train", variant="primary", elem_id="train")
+                    self.scenarios = gr.Button("Run scenarios…", size="sm", elem_id="run-scenarios")
             with gr.Column(elem_id="col-live", min_width=0):
                 self.live = live.build(lab)
         self._wire(page, model, upload, button)
