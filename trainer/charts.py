@@ -55,7 +55,7 @@ def curve_of(
     history = store.get(run_id).history
     steps, values = (history.evals if curve == "eval_loss" else history.train).curve(curve)
     if curve == "loss" and width > 1:
-        values = curves.smooth(values, width)
+        values = curves.smooth(values, min(width, max(1, len(values) // 5)))  # a short run is no flat line
     x, y = curves.thin(curves.over(history, steps, axis), values, points)
     return _numbers(x), _numbers(y)
 

@@ -241,7 +241,14 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
         if isinstance(item, dict):
             yield from _flat(item, where)
         else:
-            yield where, item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+            yield where, _shown(item)
+
+
+def _shown(value: Any) -> str:
+    """A setting's value as people write it."""
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def describe(config: RunConfig) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
+from pathlib import Path
 from statistics import median
 
 from trainer import devices, events
 from trainer.config import DataConfig, RunConfig, Tick
 from trainer.runs import Run, RunStore
 
-LOOKED_AT = 60
+LOOKED_AT = 40
 """Newest runs that are looked at."""
 LEAST_STEPS = 5
 """The first steps are slower than the others."""
@@ -85,13 +87,14 @@ def _pace(run: Run, config: RunConfig) -> Pace | None:
     if history.step < LEAST_STEPS or not history.elapsed():
         return None
     each = history.elapsed() / (history.step * batch(own))
-    return Pace(own.modules, own.data, history.examples, each, _startup(run))
+    return Pace(own.modules, own.data, history.examples, each, _startup(run.folder))
 
 
-def _startup(run: Run) -> float:
-    """Seconds from the worker's start to the first step."""
+@lru_cache(maxsize=512)
+def _startup(folder: Path) -> float:
+    """Seconds from the worker's start to the first step of a run that has taken steps."""
     try:
-        with (run.folder / "events.jsonl").open("rb") as file:
+        with (folder / "events.jsonl").open("rb") as file:
             head = list(events.parse(file.read(HEAD_BYTES)))
     except OSError:
         return 0.0

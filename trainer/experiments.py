@@ -92,12 +92,9 @@ class Experiments:
         issues = [issue for member in experiment.members for issue in parsing.validate(experiment.config(member))]
         if issues:
             raise InvalidConfig(list(dict.fromkeys(issues)))
-        try:
-            self._folder.mkdir(exist_ok=True)
-            write_json(self._folder / f"{experiment.id}.json", experiment.to_json())
-        except OSError as error:
-            raise disk_full() from error
-        self._queue(experiment, plan)
+        self._write(experiment)
+        with self._alone(experiment.id):
+            self._queue(experiment, plan)
         return experiment
 
     def ids(self) -> list[str]:
@@ -126,7 +123,8 @@ class Experiments:
 
     def states(self, experiment: Experiment) -> list[str]:
         """The state of every member's run, in their order."""
-        return [run.history.state if run else GONE for run in self._runs(experiment)]
+        rows = (self.store.summary(run_id) for run_id in experiment.runs)
+        return [str(row["state"]) if row else GONE for row in rows]
 
     def summary(self, experiment: Experiment) -> dict[str, Any]:
         """The row of lists: how far it is, and about how many seconds are left; None where that is not known."""
@@ -153,21 +151,38 @@ class Experiments:
 
     def resume(self, experiment_id: str, plan: Planner) -> str:
         """Queue again what did not finish, and make what is not there. Returns what was done."""
-        return f"{self._queue(self.get(experiment_id), plan)} runs are in the queue again."
+        with self._alone(experiment_id):
+            experiment = self._renewed(self.get(experiment_id))
+            return f"{self._queue(experiment, plan)} runs are in the queue again."
+
+    def _renewed(self, experiment: Experiment) -> Experiment:
+        """The experiment with other ids for the runs that are not there: an id never names two runs."""
+        missing = {run_id for run_id in experiment.runs if self._try(run_id) is None}
+        members = tuple(replace(m, run=new_id()) if m.run in missing else m for m in experiment.members)
+        renewed = replace(experiment, members=members)
+        if missing:
+            self._write(renewed)
+        return renewed
+
+    def _write(self, experiment: Experiment) -> None:
+        try:
+            self._folder.mkdir(exist_ok=True)
+            write_json(self._folder / f"{experiment.id}.json", experiment.to_json())
+        except OSError as error:
+            raise disk_full() from error
 
     def _queue(self, experiment: Experiment, plan: Planner) -> int:
         """Bring every run that is neither done nor under way into the queue, in the experiment's order."""
         queued = 0
-        with self._alone(experiment.id):
-            for member, run in zip(experiment.members, self._runs(experiment), strict=True):
-                if run is None:
-                    config = experiment.config(member)
-                    self.store.create(config, plan(config), run_id=member.run)
-                elif run.history.state in ("stopped", "failed", "interrupted"):
-                    control.resume_run(run)
-                else:
-                    continue
-                queued += 1
+        for member, run in zip(experiment.members, self._runs(experiment), strict=True):
+            if run is None:
+                config = experiment.config(member)
+                self.store.create(config, plan(config), run_id=member.run)
+            elif run.history.state in ("stopped", "failed", "interrupted"):
+                control.resume_run(run)
+            else:
+                continue
+            queued += 1
         return queued
 
     @contextlib.contextmanager
@@ -196,7 +211,7 @@ class Experiments:
             return None
         known = estimate.paces(self.store, experiment.config(waiting[0]))
         left = estimate.total([experiment.config(member) for member in waiting], known)
-        gone = sum(run.history.elapsed() for member in waiting if (run := self._try(member.run)))
+        gone = sum(row["elapsed"] for member in waiting if (row := self.store.summary(member.run)))
         return None if left is None else max(left - gone, 0.0)
 
 

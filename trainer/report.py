@@ -98,6 +98,8 @@ def figure(key: str, value: float | None) -> str:
         return f"{value / 1e6:,.1f} MB" if value < 1e9 else f"{value / 1e9:,.2f} GB"
     if key in ("trainable", "tokens_per_second"):
         return f"{value:,.0f}"
+    if key == "perplexity":
+        return f"{value:,.2f}"
     return f"{value:,.1f} s" if key == "elapsed" else f"{value:.4f}"
 
 

@@ -172,6 +172,11 @@ class RunStore:
             self._index.save()
         return [row for row in rows if row is not None]
 
+    def summary(self, run_id: str) -> dict[str, Any] | None:
+        """The summary of one run, None if there is none. One that is over is opened only if it changed."""
+        with self._lock:
+            return self._summary(run_id, stamp(f"{self.folder}/{run_id}"))
+
     def open_runs(self) -> list[Run]:
         """Runs that are not recorded as over, oldest first. All are looked at only when one was queued."""
         news = stamp_of(f"{self.folder}/{places.COUNTER}")

@@ -114,15 +114,22 @@ def layers(module_map: ModuleMap) -> tuple[Scenario, ...]:
     edges = [round(count * part / 3) for part in range(4)]
     found = []
     for name, start, end in zip(("first", "middle", "last"), edges, edges[1:], strict=False):
-        ticks = tuple(Tick(kind.name, layers=f"{start}-{end - 1}") for kind in linears if kind.layers)
-        found.append(
-            Scenario(name, f"{name.title()} third", f"LoRA on all linears of layers {start}–{end - 1}.", ticks)
+        one = end - start == 1
+        ticks = tuple(
+            Tick(kind.name, layers=f"{start}" if one else f"{start}-{end - 1}") for kind in linears if kind.layers
         )
+        where = f"layer {start}" if one else f"layers {start}–{end - 1}"
+        found.append(Scenario(name, f"{name.title()} third", f"LoRA on all linears of {where}.", ticks))
     return tuple(found)
 
 
 SETS = (
-    ScenarioSet("six", "The six of the study", "Which of the study's six scenarios is worth its parameters?", six),
+    ScenarioSet(
+        "six",
+        "The six of the study",
+        "Which of the study's six scenarios is worth its parameters? The study says 3.",
+        six,
+    ),
     ScenarioSet("groups", "Groups", "Attention, MLP, both, or embedding and head?", groups),
     ScenarioSet("kinds", "Each kind alone", "Which single kind of module teaches the most?", kinds),
     ScenarioSet("layers", "Thirds of the layers", "Which third of the layers teaches the most?", layers),

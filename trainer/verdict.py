@@ -44,7 +44,7 @@ class Pair:
     def sentence(self) -> str:
         if self.half_width is None:
             return f"{self.better} is {self.size} below {self.worse} with the one seed they share. {ALONE}"
-        sure = f"({LEVEL:.0%}, {self.seeds} seeds)"
+        sure = f"({LEVEL * 100:g} %, {self.seeds} seeds)"
         if self.real:
             return f"{self.better} beats {self.worse} by {self.size} {sure}."
         if self.difference == 0:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from trainer import charts, curves
 from trainer.compare import MAX_COMPARED, PRICES, Comparison
 from trainer.errors import UserError
-from trainer.experiments import OPEN, Experiment
+from trainer.experiments import OPEN, Experiment, expand
 from trainer.index import stamp
 from trainer.lab import Lab
 from ui import compare_view, download, text
@@ -106,7 +106,7 @@ class CompareTab:
     def list_all(self, seen: str) -> list[Any]:
         """Experiments and runs to choose from, unless they are those that the page has."""
         experiments = [
-            compare_view.experiment_row(self.lab.experiments.summary(item)) for item in self._experiments()
+            compare_view.experiment_row(self.lab.experiments.summary(item)) for item in self.lab.experiments.all()
         ]
         runs = [compare_view.run_row(row) for row in self.lab.store.summaries()]
         lists = json.dumps({"experiments": experiments, "runs": runs})
@@ -116,14 +116,19 @@ class CompareTab:
         """Everything about the choice; what the page shows already is skipped."""
         try:
             names = self._names(value)
-            found, experiment = self.lab.compare(names)
+            ids, _ = expand(self.lab.experiments, names)
         except UserError as error:
             return self._nothing(compare_view.EMPTY if not value else compare_view.notice(error), seen)
         options = [_one_of(curve, charts.CURVES), _one_of(axis, curves.AXES), _steps(width), _one_of(price, PRICES)]
-        now = digest(json.dumps([names, options, self._stamps(found), self._states(experiment)]))
+        stamps = [stamp(f"{self.lab.store.folder}/{run_id}") for run_id in ids]
+        now = digest(json.dumps([names, options, ids, stamps]))
         if now == seen:
             return [gr.skip()] * FIGURES
-        return [*self._filled(found, experiment, *options), now]
+        try:
+            found, experiment = self.lab.compare(names)
+            return [*self._filled(found, experiment, *options), now]
+        except UserError as error:  # a run was deleted meanwhile
+            return self._nothing(compare_view.notice(error), seen)
 
     def _filled(
         self, found: Comparison, experiment: Experiment | None, curve: str, axis: str, width: int, price: str
@@ -162,15 +167,6 @@ class CompareTab:
 
     def resumed(self, value: Any) -> None:
         gr.Info(text.escape(self.lab.resume_experiment(self._experiment(value))), duration=5)
-
-    def _experiments(self) -> list[Experiment]:
-        return self.lab.experiments.all()
-
-    def _states(self, experiment: Experiment | None) -> list[str]:
-        return self.lab.experiments.states(experiment) if experiment else []
-
-    def _stamps(self, found: Comparison) -> list[Any]:
-        return [stamp(f"{self.lab.store.folder}/{row.id}") for row in found.rows]
 
     def _experiment(self, value: Any) -> str:
         choice = _choice(value)
