@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from tests.lab import open_lab, small_config, wait_for
+from tests.lab import open_lab, small_config
 from trainer import estimate, events, locks
 from trainer.__main__ import main
 from trainer.config import RunConfig, Tick
@@ -55,6 +55,11 @@ def config(lab: Lab, tmp_path: Path) -> RunConfig:
 
 def states(lab: Lab, made: Experiment) -> list[str]:
     return lab.experiments.states(made)
+
+
+def folders(lab: Lab) -> list[str]:
+    """How the command line is told of the lab's folders."""
+    return ["--runs-dir", str(lab.settings.runs_dir), "--models-dir", str(lab.settings.models_dir)]
 
 
 def test_runs_differ_in_ticks_and_seed_alone(lab: Lab, config: RunConfig) -> None:
@@ -99,16 +104,19 @@ def test_stop_and_resume_as_one_and_what_is_missing_is_made_again(
     assert found.modules == (Tick("down_proj"),)
 
 
-def test_from_the_start_to_a_report_and_an_estimate(lab: Lab, config: RunConfig) -> None:
+def test_from_the_command_line_to_a_report_and_an_estimate(
+    lab: Lab, config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     longer = replace(config, training=replace(config.training, max_steps=6))
     offers = lab.offers(longer, "two", False)
     assert lab.time_needed(longer, offers, 2) is None
-    made = lab.run_scenarios(longer, "two")
-    lab.supervisor.start()
-    try:
-        wait_for(lambda: states(lab, made) == ["finished"] * 2, 180)
-    finally:
-        lab.supervisor.close()
+    (tmp_path / "run.json").write_text(json.dumps(longer.to_json()))
+    assert main([*folders(lab), "scenarios", str(tmp_path / "run.json"), "--set", "two"]) == 0
+    told = capsys.readouterr().out
+    assert "3 of 3 layers" in told.partition("2 runs, as long as the first run will tell")[0]
+    assert told.count("finished    ") == 2
+    (made,) = lab.experiments.all()
+    assert states(lab, made) == ["finished"] * 2
     found, experiment = lab.compare([made.id])
     assert experiment == made
     assert [group.name for group in found.groups] == ["o_proj", "down_proj"]
@@ -146,8 +154,9 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(lab: Lab, config: RunConfi
     with pytest.raises(InvalidConfig):
         lab.run_scenarios(replace(config, training=replace(config.training, seed=2**32 - 1)), "two", seeds=2)
     assert lab.store.ids() == lab.experiments.ids() == []
-    with pytest.raises(UserError, match="no experiment"):
-        lab.experiments.get("../config")
+    for act in (lab.experiments.get, lab.resume_experiment, lab.experiments.stop):
+        with pytest.raises(UserError, match="no experiment"):
+            act("../config")
 
 
 def test_a_damaged_file_says_so_and_hides_nothing_else(lab: Lab, config: RunConfig) -> None:
@@ -170,7 +179,7 @@ def test_the_command_line_lists_compares_and_writes_reports(
     lab: Lab, config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = lab.run_scenarios(config, "two", seeds=2)
-    runs = ["--runs-dir", str(lab.settings.runs_dir), "--models-dir", str(lab.settings.models_dir)]
+    runs = folders(lab)
     assert main([*runs, "stop", made.id]) == 0
     assert main([*runs, "experiments", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.partition("\n")[2])[0]["state"] == "stopped"

@@ -36,7 +36,7 @@ def curves_figure(
         for place, row in enumerate(group.rows):
             x, y = curve_of(store, row.id, curve, axis, width, points)
             data.append({
-                "type": "scatter", "x": x, "y": y, "name": group.name, "legendgroup": str(number),
+                "type": "scatter", "uid": row.id, "x": x, "y": y, "name": group.name, "legendgroup": group.name,
                 "showlegend": place == 0, "mode": "lines+markers" if curve == "eval_loss" else "lines",
                 "line": {"width": 1.8, "color": COLOURS[number % len(COLOURS)], "dash": dash(number)},
                 "marker": {"size": 5}, "opacity": 0.9 if len(group.rows) == 1 else 0.7,
@@ -76,7 +76,7 @@ def price_figure(found: Comparison, price: str) -> dict[str, Any]:
         if x is None or y is None:
             continue
         data.append({
-            "type": "scatter", "x": [x], "y": [y], "name": group.name, "mode": "markers",
+            "type": "scatter", "uid": group.name, "x": [x], "y": [y], "name": group.name, "mode": "markers",
             "marker": {"size": 11, "color": COLOURS[number % len(COLOURS)], "symbol": _symbol(number)},
             "error_y": {"type": "data", "array": [group.spread("eval_loss") or 0], "thickness": 1, "width": 3},
             "hovertemplate": f"%{{x:.4s}}, %{{y:.4f}}<extra>{plotly_text(group.name)}</extra>",

@@ -151,8 +151,9 @@ class Experiments:
 
     def resume(self, experiment_id: str, plan: Planner) -> str:
         """Queue again what did not finish, and make what is not there. Returns what was done."""
-        with self._alone(experiment_id):
-            experiment = self._renewed(self.get(experiment_id))
+        known = self.get(experiment_id).id  # checked before it names a file
+        with self._alone(known):
+            experiment = self._renewed(self.get(known))
             return f"{self._queue(experiment, plan)} runs are in the queue again."
 
     def _renewed(self, experiment: Experiment) -> Experiment:
@@ -216,7 +217,7 @@ class Experiments:
 
 
 def _make(name: str, question: str, offers: Sequence[Offer], seeds: int, equal_budget: bool) -> Experiment:
-    title = " ".join(name.split())[:MAX_TITLE]
+    title = " ".join("".join(filter(str.isprintable, " ".join(name.split()))).split())[:MAX_TITLE]
     if not title:
         raise UserError("The experiment has no name.", "Write one.", "data")
     if not 1 <= seeds <= MAX_SEEDS:

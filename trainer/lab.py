@@ -110,8 +110,8 @@ class Lab:
         self, config: RunConfig, set_name: str, equal_budget: bool, without: Collection[str] = ()
     ) -> tuple[Offer, ...]:
         """What the scenarios of a set, those of these keys left out, mean with this configuration."""
-        chosen = [item for item in self.scenarios(config, set_name) if item.key not in without]
-        return make_offers(config, chosen, self.module_map(config), self.plan, equal_budget)
+        chosen = self.scenarios(config, set_name)
+        return make_offers(config, chosen, self.module_map(config), self.plan, equal_budget, without)
 
     def time_needed(self, config: RunConfig, offers: Iterable[Offer], seeds: int) -> float | None:
         """Seconds that these scenarios will take with so many seeds; None where no earlier run tells."""

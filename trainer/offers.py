@@ -6,7 +6,7 @@ scenario's rank is solved for the same trainable count. Arithmetic over the modu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor, sqrt
 from typing import Any
@@ -68,14 +68,22 @@ class Offer:
 
 
 def make_offers(
-    base: RunConfig, found: Sequence[Scenario], module_map: ModuleMap, plan: Planner, equal_budget: bool = False
+    base: RunConfig,
+    found: Sequence[Scenario],
+    module_map: ModuleMap,
+    plan: Planner,
+    equal_budget: bool = False,
+    without: Collection[str] = (),
 ) -> tuple[Offer, ...]:
-    """An offer for every scenario, in their order. All settings but the ticks, and ranks, are those of `base`."""
+    """An offer for every scenario, in their order, but for those whose keys are in `without`.
+
+    All settings but the ticks, and ranks, are those of `base`.
+    """
     offers: list[Offer] = []
     for item in found:
         config = replace(base, title=item.title, modules=item.modules)
         offers.append(Offer(item, config, plan(config)))
-    offers = _once(offers)
+    offers = [offer for offer in _once(offers) if offer.scenario.key not in without]
     return tuple(_equalise(offers, module_map, plan) if equal_budget else offers)
 
 

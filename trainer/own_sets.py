@@ -44,7 +44,7 @@ class OwnSets:
         sets = self.all()
         if name not in sets:
             known = ", ".join([*(item.key for item in SETS), *sets])
-            raise UserError(f"There is no set “{name[:60]}”.", f"There are {known}.", "data")
+            raise UserError(f"There is no set {name[:60]!r}.", f"There are {known}.", "data")
         found = sets[name]
         return ScenarioSet(name, name, f"Which scenario of “{name}” is worth its parameters?", lambda _: found)
 
@@ -74,7 +74,7 @@ class OwnSets:
         with self._alone():
             sets = self.all()
             if sets.pop(name, None) is None:
-                raise UserError(f"There is no set “{name[:60]}”.", "Choose one from the list.", "data")
+                raise UserError(f"There is no set {name[:60]!r}.", "Choose one from the list.", "data")
             self._write(sets)
 
     @contextlib.contextmanager

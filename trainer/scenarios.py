@@ -41,7 +41,7 @@ SIX = (
         LORA + EMBEDDING + HEAD,
     ),
     Scenario("4", "4 · as 3, also fc1, fc2", "As 3, with LoRA on fc1 and fc2 too.", LORA + FC + EMBEDDING + HEAD),
-    Scenario("5", "5 · LoRA only", "LoRA on attention and MLP: the smallest adapter.", LORA),
+    Scenario("5", "5 · LoRA only", "LoRA on attention and MLP, nothing in full.", LORA),
     Scenario("6", "6 · as 5, also fc1, fc2", "As 5, with LoRA on fc1 and fc2 too.", LORA + FC),
 )
 

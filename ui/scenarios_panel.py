@@ -34,7 +34,9 @@ class ScenariosPanel:
         with gr.Column(elem_classes="grid bare"):
             names = [(item.title, item.key) for item in SETS]
             common: dict[str, Any] = {"elem_classes": ["setting"], "min_width": 100}
-            self.set = gr.Dropdown(names, value="six", label="Set", elem_id="scenario-set", **common)
+            self.set = gr.Dropdown(
+                names, value="six", label="Set", elem_id="scenario-set", elem_classes=["setting", "wide"]
+            )
             self.seeds = gr.Number(1, label="Seeds", precision=0, minimum=1, maximum=MAX_SEEDS,
                                    elem_id="scenario-seeds", **common)  # fmt: skip
             self.equal = gr.Checkbox(False, label="Equal budget", elem_id="scenario-equal", **common)
