@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all lint soak demo clean
+.PHONY: run test test-all lint soak demo report clean
 
 run: $(VENV)/run
 	@exec $(BIN)/python app.py
@@ -25,6 +25,10 @@ soak: $(VENV)/test
 
 demo: $(VENV)/run
 	$(BIN)/python -m trainer.demo.build
+
+# the demo's six scenarios, three seeds each; a quarter of an hour or two. Goes on where it was broken off
+report: $(VENV)/run
+	$(BIN)/python -m trainer.demo.report
 
 clean:
 	rm -rf $(VENV)

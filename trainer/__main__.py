@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer import control, devices, locks, pace, parsing, scenarios
+from trainer import control, devices, experiment_commands, locks, pace, parsing, scenarios
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, UserError
+from trainer.experiments import ID, Experiments
 from trainer.export import adapter_zip
 from trainer.failures import size
 from trainer.models import HUB_ID, load_config, load_tokenizer, missing_files
@@ -80,14 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data-file", type=Path, help="train on this file instead of the configuration's data")
     train.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
     _add_run_commands(add)
+    experiment_commands.add_commands(add, _module_map, _plan_of)
     return parser
 
 
 def _add_run_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     runs = add("runs", _runs, "list all runs")
-    stop = add("stop", _stop, "stop a run after its current step; a second time kills it")
+    stop = add("stop", _stop, "stop a run or an experiment after the current step; again: kill it")
     add("first", _first, "put a queued run at the front of the queue").add_argument("run")
-    resume = add("resume", _resume, "let a run that is over go on from its newest checkpoint, here and now")
+    resume = add("resume", _resume, "let a run or an experiment go on from its newest checkpoint, here and now")
     export = add("export", _export, "write a run's adapter as a zip")
     for command in (stop, resume, export):
         command.add_argument("run")
@@ -206,7 +208,11 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    done = control.stop_run(RunStore(options.runs_dir).get(options.run))
+    store = RunStore(options.runs_dir)
+    if ID.fullmatch(options.run):
+        done = Experiments(store).stop(options.run)
+    else:
+        done = control.stop_run(store.get(options.run))
     print(json.dumps({"id": options.run, "done": done}) if options.json else done)
     return 0
 
@@ -217,6 +223,10 @@ def _first(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
+    if ID.fullmatch(options.run):
+        if options.epochs:
+            raise UserError("An experiment does not train longer.", "Name one of its runs, or leave --epochs out.")
+        return experiment_commands.resume_experiment(options, lambda config: _plan_of(config, options.models_dir))
     run = RunStore(options.runs_dir).get(options.run)
     control.resume_run(run, "starting", locks.identity(os.getpid()), options.epochs)
     return _work(run, options)
@@ -243,9 +253,10 @@ def _module_map(model: ModelConfig, models_dir: Path) -> ModuleMap:
     return discover(load_config(model, models_dir), model.name)
 
 
-def _plan_of(config: RunConfig, models_dir: Path) -> Plan:
+def _plan_of(config: RunConfig, models_dir: Path, module_map: ModuleMap | None = None) -> Plan:
     tokens = len(load_tokenizer(config.model, models_dir)) if config.model.new_tokens else 0
-    return make_plan(config, _module_map(config.model, models_dir), devices.device(), tokens)
+    module_map = module_map or _module_map(config.model, models_dir)
+    return make_plan(config, module_map, devices.device(), tokens)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -49,14 +49,14 @@ def texts(run: Run) -> dict[str, str]:
     assert run.config is not None
     found = {
         "adapter_config.json": _dump(adapter_config(run)),
-        "run_config.json": _dump(_clean(run.config.to_json())),
+        "run_config.json": _dump(clean(run.config.to_json())),
         "README.md": redact.redact(model_card(run)),
     }
     if not run.config.model.new_tokens:
         return found  # the base model's own tokenizer is the right one
     for name in TOKENIZER:
         if _is_plain(run.adapter / name):
-            found[name] = _dump(_clean(_read(run.adapter / name)))
+            found[name] = _dump(clean(_read(run.adapter / name)))
     if _is_plain(run.adapter / TEMPLATE):
         found[TEMPLATE] = redact.redact((run.adapter / TEMPLATE).read_text(encoding="utf-8"))
     return found
@@ -64,7 +64,7 @@ def texts(run: Run) -> dict[str, str]:
 
 def adapter_config(run: Run) -> dict[str, Any]:
     """PEFT's adapter_config.json with the base model by name, never by a path of this machine."""
-    value: dict[str, Any] = _clean(_read(run.adapter / "adapter_config.json"))
+    value: dict[str, Any] = clean(_read(run.adapter / "adapter_config.json"))
     value["base_model_name_or_path"] = base_model(run)
     return value
 
@@ -92,12 +92,12 @@ def _read(file: Path) -> Any:
         ) from error
 
 
-def _clean(value: Any) -> Any:
+def clean(value: Any) -> Any:
     """JSON without tokens, without this machine's paths, without names of code."""
     if isinstance(value, dict):
-        return {key: _clean(item) for key, item in value.items() if key not in PRIVATE}
+        return {key: clean(item) for key, item in value.items() if key not in PRIVATE}
     if isinstance(value, list):
-        return [_clean(item) for item in value]
+        return [clean(item) for item in value]
     if isinstance(value, str):
         return None if _is_path(value) else redact.redact(value)
     return value

@@ -25,7 +25,7 @@ COLUMNS = ("start", "end", "eval", "step", *FIGURES)
 AT = {name: number for number, name in enumerate(COLUMNS)}
 KINDS = ("metrics", "eval")
 _ROW = struct.Struct(f"<{len(COLUMNS)}d")
-DRAWN = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second")
+DRAWN = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second", "tokens", "elapsed")
 CHUNK = 8192
 """Rows looked at in one go: they fit the processor's cache."""
 _SAMPLES = 16

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import control, devices, pace, parsing
+from trainer import control, devices, estimate, pace, parsing
+from trainer.compare import Comparison, compare
 from trainer.config import RunConfig
 from trainer.errors import InvalidConfig
+from trainer.experiments import ID, Experiment, Experiments, default_name, expand
 from trainer.helper import Helper, Progress
 from trainer.models import local_models, missing_files
 from trainer.modules import ModuleMap
+from trainer.offers import Offer, make_offers
+from trainer.own_sets import OwnSets
 from trainer.plan import Plan, make_plan
 from trainer.runs import Run, RunStore
+from trainer.scenarios import Scenario
 from trainer.supervisor import Supervisor
 from trainer.uploads import keep_data, take_upload
 
@@ -47,6 +53,8 @@ class Lab:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = RunStore(settings.runs_dir)
+        self.experiments = Experiments(self.store)
+        self.own_sets = OwnSets(self.store.folder)
         for folder in (settings.data_dir, settings.exports_dir):
             folder.mkdir(parents=True, exist_ok=True)
         self.helper = Helper(settings.models_dir, settings.data_dir)
@@ -100,13 +108,64 @@ class Lab:
         return run
 
     def stop(self, run_id: str) -> str:
-        """Stop a run; the second time, kill it. Returns what was done."""
+        """Stop a run, or an experiment with all its runs; the second time, kill. Returns what was done."""
+        if ID.fullmatch(run_id):
+            return self.experiments.stop(run_id)
         return control.stop_run(self.store.get(run_id))
 
     def resume(self, run_id: str, epochs: float = 0) -> None:
         """Let a run that is over go on where it was, for `epochs` more. Raises UserError where it cannot."""
         control.resume_run(self.store.get(run_id), epochs=epochs)
         self.supervisor.kick()
+
+    def scenarios(self, config: RunConfig, set_name: str) -> tuple[Scenario, ...]:
+        """The scenarios of a set on this configuration's model. Raises UserError where there is no such set."""
+        return self.own_sets.find(set_name).make(self.module_map(config))
+
+    def offers(
+        self, config: RunConfig, set_name: str, equal_budget: bool, without: Collection[str] = ()
+    ) -> tuple[Offer, ...]:
+        """What the scenarios of a set, those of these keys left out, mean with this configuration."""
+        chosen = self.scenarios(config, set_name)
+        return make_offers(config, chosen, self.module_map(config), self.plan, equal_budget, without)
+
+    def time_needed(self, config: RunConfig, offers: Iterable[Offer], seeds: int) -> float | None:
+        """Seconds that these scenarios will take with so many seeds; None where no earlier run tells."""
+        configs = [offer.config for offer in offers if offer.runs] * seeds
+        return estimate.total(configs, estimate.paces(self.store, config)) if configs else None
+
+    def run_scenarios(
+        self,
+        config: RunConfig,
+        set_name: str,
+        equal_budget: bool = False,
+        seeds: int = 1,
+        name: str = "",
+        without: Collection[str] = (),
+    ) -> Experiment:
+        """Queue the scenarios of a set as one experiment. Raises UserError where none of them can run."""
+        offers, found = self.offers(config, set_name, equal_budget, without), self.own_sets.find(set_name)
+        title = name.strip() or default_name(found.title, config.model.name, equal_budget)
+        made = self.experiments.create(title, found.question, offers, seeds, equal_budget, self.plan)
+        self.supervisor.kick()
+        return made
+
+    def resume_experiment(self, experiment_id: str) -> str:
+        """Queue again what did not finish of an experiment. Returns what was done."""
+        done = self.experiments.resume(experiment_id, self.plan)
+        self.supervisor.kick()
+        return done
+
+    def compare(self, names: Sequence[str]) -> tuple[Comparison, Experiment | None]:
+        """Compare runs, or those of experiments, by their ids."""
+        ids, experiment = expand(self.experiments, names)
+        return compare(self.store, ids, experiment), experiment
+
+    def report(self, names: Sequence[str]) -> Path:
+        """The report of a comparison as a zip in the exports folder."""
+        from trainer.report_html import report_zip
+
+        return report_zip(self.store, *self.compare(names), self.settings.exports_dir)
 
     def first(self, run_id: str) -> None:
         """Put a queued run at the front of the queue. Raises UserError if it does not wait."""

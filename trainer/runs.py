@@ -117,13 +117,13 @@ class RunStore:
         self._news: Stamp = []
         self._looked = 0.0
 
-    def create(self, config: RunConfig, plan: Plan, state: str = "queued", worker: str = "") -> Run:
-        """A new run folder; it appears whole or not at all.
+    def create(self, config: RunConfig, plan: Plan, state: str = "queued", worker: str = "", run_id: str = "") -> Run:
+        """A new run folder; it appears whole or not at all. `run_id`: one of `new_id`, to be known before it is made.
 
         `starting`, with the identity of the process that will train it, keeps an app from launching it, too.
         Raises UserError where the disk is full.
         """
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        run_id = run_id or new_id()
         draft = None
         try:
             draft = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
@@ -173,6 +173,11 @@ class RunStore:
             rows = [self._summary(run_id, stamp(f"{self.folder}/{run_id}")) for run_id in ids]
             self._index.save()
         return [row for row in rows if row is not None]
+
+    def summary(self, run_id: str) -> dict[str, Any] | None:
+        """The summary of one run, None if there is none. One that is over is opened only if it changed."""
+        with self._lock:
+            return self._summary(run_id, stamp(f"{self.folder}/{run_id}"))
 
     def open_runs(self) -> list[Run]:
         """Runs that are not recorded as over, oldest first. All are looked at only when one was queued."""
@@ -234,6 +239,11 @@ class RunStore:
         with self._lock:
             self._runs.pop(run_id, None)
         shutil.rmtree(grave, ignore_errors=True)
+
+
+def new_id() -> str:
+    """An id for a run made now."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 def describe_ticks(config: RunConfig) -> str:

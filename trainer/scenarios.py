@@ -1,10 +1,13 @@
-"""Named sets of ticks. The six of the reference study are built in."""
+"""Named ticks, and sets of them that answer one question about a model. The reference study's six are built in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from trainer.config import Tick, Treatment
+from trainer.errors import UserError
+from trainer.modules import GROUP_TITLES, ModuleKind, ModuleMap
 
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -38,7 +41,7 @@ SIX = (
         LORA + EMBEDDING + HEAD,
     ),
     Scenario("4", "4 · as 3, also fc1, fc2", "As 3, with LoRA on fc1 and fc2 too.", LORA + FC + EMBEDDING + HEAD),
-    Scenario("5", "5 · LoRA only", "LoRA on attention and MLP: the smallest adapter.", LORA),
+    Scenario("5", "5 · LoRA only", "LoRA on attention and MLP, nothing in full.", LORA),
     Scenario("6", "6 · as 5, also fc1, fc2", "As 5, with LoRA on fc1 and fc2 too.", LORA + FC),
 )
 
@@ -51,3 +54,112 @@ def title_of(ticks: tuple[Tick, ...]) -> str:
 def scenario(key: str) -> Scenario:
     """The built-in scenario `key` ("1" to "6"). Raises KeyError where there is none."""
     return next(item for item in SIX if item.key == key)
+
+
+@dataclass(frozen=True)
+class ScenarioSet:
+    """A question, and the function that makes its scenarios for a model."""
+
+    key: str
+    title: str
+    question: str
+    make: Callable[[ModuleMap], tuple[Scenario, ...]]
+
+
+def six(module_map: ModuleMap) -> tuple[Scenario, ...]:
+    """The study's six; where the model fuses projections, in both readings: by slices, and by name alone."""
+    lost = [name for name in SEVEN if (kind := module_map.get(name)) is not None and kind.slice_of]
+    if not lost:
+        return SIX
+    meant = tuple(replace(item, title=f"{item.title}, as meant") for item in SIX)
+    return (*meant, *(_as_written(item, lost, module_map) for item in SIX))
+
+
+def _as_written(item: Scenario, lost: list[str], module_map: ModuleMap) -> Scenario:
+    """What PEFT makes of the study's own names: those inside fused modules match nothing, and it says nothing."""
+    ticks = tuple(tick for tick in item.modules if tick.name not in lost)
+    found = [tick.name for tick in ticks if module_map.get(tick.name)]
+    said = f"only {_and(found)} match" if found else "nothing matches"
+    note = f"By name, {said}: this model fuses {_and(lost)}."
+    return Scenario(f"{item.key}w", f"{item.title}, as written", note, ticks)
+
+
+def groups(module_map: ModuleMap) -> tuple[Scenario, ...]:
+    """Attention, MLP, both, and embedding with head: LoRA, and the last ones in full as in the study."""
+    attention, mlp = (_lora(_linears(module_map, (group,))) for group in ("attention", "mlp"))
+    ends = tuple(Tick(kind.name, _first(kind, "full")) for kind in _takers(module_map, ("embedding",)))
+    found = (
+        Scenario("attention", "Attention", "LoRA on every linear of attention.", attention),
+        Scenario("mlp", "MLP", "LoRA on every linear of the MLP.", mlp),
+        Scenario("linear", "All linear", "LoRA on attention and MLP.", attention + mlp if attention and mlp else ()),
+        Scenario("ends", GROUP_TITLES["embedding"], "Embedding and head alone, in full.", ends),
+    )
+    return tuple(item for item in found if item.modules)
+
+
+def kinds(module_map: ModuleMap) -> tuple[Scenario, ...]:
+    """Each kind alone, with LoRA where it takes it; a fused module by its slices, which say more."""
+    split = {kind.slice_of for kind in module_map.kinds}
+    alone = [kind for kind in _takers(module_map, ("attention", "mlp", "embedding")) if kind.name not in split]
+    return tuple(
+        Scenario(kind.name, kind.name, _kind_note(kind), (Tick(kind.name, _first(kind, "lora")),)) for kind in alone
+    )
+
+
+def layers(module_map: ModuleMap) -> tuple[Scenario, ...]:
+    """LoRA on all linears of the first, the middle and the last third of the layers."""
+    count, linears = module_map.layers, _linears(module_map, ("attention", "mlp"))
+    if count < 3:
+        raise UserError(f"This model has {count} layers, too few for thirds.", "Choose another set.", "data")
+    edges = [round(count * part / 3) for part in range(4)]
+    found = []
+    for name, start, end in zip(("first", "middle", "last"), edges, edges[1:], strict=False):
+        one = end - start == 1
+        ticks = tuple(
+            Tick(kind.name, layers=f"{start}" if one else f"{start}-{end - 1}") for kind in linears if kind.layers
+        )
+        where = f"layer {start}" if one else f"layers {start}–{end - 1}"
+        found.append(Scenario(name, f"{name.title()} third", f"LoRA on all linears of {where}.", ticks))
+    return tuple(found)
+
+
+SETS = (
+    ScenarioSet(
+        "six",
+        "The six of the study",
+        "Which of the study's six scenarios is worth its parameters? The study says 3.",
+        six,
+    ),
+    ScenarioSet("groups", "Groups", "Attention, MLP, both, or embedding and head?", groups),
+    ScenarioSet("kinds", "Each kind alone", "Which single kind of module teaches the most?", kinds),
+    ScenarioSet("layers", "Thirds of the layers", "Which third of the layers teaches the most?", layers),
+)
+
+
+def _takers(module_map: ModuleMap, wanted: tuple[str, ...]) -> list[ModuleKind]:
+    """Kinds of these groups that can train at all."""
+    return [kind for group in wanted for kind in module_map.group(group) if kind.treatments]
+
+
+def _linears(module_map: ModuleMap, wanted: tuple[str, ...]) -> list[ModuleKind]:
+    """Kinds of these groups that take LoRA, fused ones as one."""
+    return [kind for kind in _takers(module_map, wanted) if "lora" in kind.treatments and kind.slice_of is None]
+
+
+def _lora(found: list[ModuleKind]) -> tuple[Tick, ...]:
+    return tuple(Tick(kind.name) for kind in found)
+
+
+def _first(kind: ModuleKind, wanted: Treatment) -> Treatment:
+    """`wanted` where the kind takes it, else the other treatment."""
+    other: Treatment = "full" if wanted == "lora" else "lora"
+    return wanted if wanted in kind.treatments else other
+
+
+def _kind_note(kind: ModuleKind) -> str:
+    what = "LoRA on" if "lora" in kind.treatments else "In full:"
+    return f"{what} {kind.name} alone" + (f", a slice of {kind.slice_of}." if kind.slice_of else ".")
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

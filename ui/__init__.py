@@ -22,6 +22,7 @@ from trainer.uploads import MAX_UPLOAD_BYTES
 from ui import api
 from ui.auth import Login
 from ui.blocks import SafeBlocks
+from ui.compare_tab import CompareTab
 from ui.guard import Guard
 from ui.runs_tab import RunsTab
 from ui.theme import STYLE, theme
@@ -44,6 +45,8 @@ def build(lab: Lab) -> gr.Blocks:
                 train = TrainTab(lab, page)
             with gr.Tab("Runs", id="runs", render_children=True) as tab:
                 RunsTab(lab, train, tabs, tab)
+            with gr.Tab("Compare", id="compare", render_children=True) as tab:
+                CompareTab(lab, train, tabs, tab)
     return page
 
 

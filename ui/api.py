@@ -1,4 +1,5 @@
-"""The endpoints for programs (`gradio_client`): modules, plan, train, runs, run, stop, export."""
+"""The endpoints for programs (`gradio_client`): modules, plan, train, runs, run, stop, export,
+scenarios, compare."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from trainer import parsing
+from trainer.compare import MAX_COMPARED
 from trainer.config import ModelConfig
 from trainer.errors import UserError
 from trainer.lab import Lab
@@ -37,10 +39,22 @@ def build(lab: Lab) -> None:
         return _told(lambda: lab.store.get(_text(run_id)).summary())
 
     def stop(run_id: str) -> str:
-        """Stop a run; returns what was done."""
+        """Stop a run or an experiment; returns what was done."""
         return _told(lambda: lab.stop(_text(run_id)))
 
-    for endpoint in (modules, plan, train, runs, run, stop):
+    def scenarios(config: dict, set: str = "six", equal_budget: bool = False, seeds: int = 1) -> dict:
+        """Queue the scenarios of a set as one experiment: its id, its runs, what each scenario means."""
+        return _told(
+            lambda: lab.run_scenarios(
+                parsing.from_json(config), _text(set), equal_budget is True, _whole(seeds)
+            ).to_json()
+        )
+
+    def compare(runs: list) -> dict:
+        """Compare runs, or those of an experiment, by their ids."""
+        return _told(lambda: lab.compare([_text(run) for run in _list(runs)])[0].to_json())
+
+    for endpoint in (modules, plan, train, runs, run, stop, scenarios, compare):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None, queue=False)
 
     def export(run_id: str) -> str:
@@ -63,4 +77,16 @@ def _told(action: Callable[[], Any]) -> Any:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise UserError("This must be text.", "Name a model, or take a run's id from the list of runs.", "data")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list) or len(value) > MAX_COMPARED:
+        raise UserError(f"This must be a list of at most {MAX_COMPARED} ids.", "Take them from the runs.", "data")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError("The number of seeds must be a whole number.", "Write 1, 3 or 5.", "data")
     return value

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from trainer.curves import smooth, thin
 from trainer.history import ENDED, History
 from ui.theme import ACCENT_CHART, EVAL_CHART
 
-POINTS = 1000
-"""About how many points of a curve reach the browser."""
 GRID = "rgba(128, 140, 155, 0.18)"
 
 
@@ -43,36 +42,6 @@ def loss_figure(history: History, run_id: str) -> go.Figure:
 def window(steps: int) -> int:
     """Steps that the smoothed curve averages: a thirtieth of the run's, so it never shifts."""
     return int(np.clip(steps // 30, 5, 200))
-
-
-def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """The mean of the `width` values around every place; gaps stay gaps and do not spread."""
-    known = np.isfinite(values)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(known)])
-    places = np.arange(len(values))
-    starts, ends = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = (sums[ends] - sums[starts]) / (counts[ends] - counts[starts])
-    return np.where(known, means, np.nan)
-
-
-def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `points` points: the least and the greatest of every bin, so that peaks survive."""
-    if len(y) <= points:
-        return x, y
-    width = -(-len(y) // (points // 2))
-    bins = np.full(-(-len(y) // width) * width, np.nan)
-    bins[: len(y)] = y
-    bins = bins.reshape(-1, width)
-    gaps = np.isnan(bins)
-    starts = np.arange(len(bins)) * width
-    lows = starts + np.where(gaps, np.inf, bins).argmin(axis=1)
-    highs = starts + np.where(gaps, -np.inf, bins).argmax(axis=1)
-    first_gaps = (starts + gaps.argmax(axis=1))[gaps.any(axis=1)]
-    index = np.unique(np.concatenate([[0, len(y) - 1], lows, highs, first_gaps]))
-    index = index[index < len(y)]
-    return x[index], y[index]
 
 
 def _small(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

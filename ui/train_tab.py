@@ -41,6 +41,7 @@ class TrainTab:
                 with gr.Column(elem_classes="card", elem_id="go"):
                     self.summary = build_summary(READING)
                     button = gr.Button("Train", variant="primary", elem_id="train")
+                    self.scenarios = gr.Button("Run scenarios…", size="sm", elem_id="run-scenarios")
             with gr.Column(elem_id="col-live", min_width=0):
                 self.live = live.build(lab)
         self.data.build_sheet()

@@ -1,0 +1,61 @@
+"""The Compare tab: an own set, an experiment from the Train tab's form, its results, its report."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from gradio_client import Client
+
+from tests.lab import wait_for
+
+
+def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> None:
+    client = Client(app, verbose=False)
+    page.get_by_text("More settings").click()
+    page.locator("#training-max_steps").get_by_role("textbox").fill("4")
+    page.locator("#training-eval_steps").get_by_role("textbox").fill("2")
+    page.locator("#run-scenarios").click()
+    page.wait_for_selector(".offers section >> nth=11")
+    offers = page.locator(".offers > div")
+    assert offers.count() == 12, "six scenarios, each in both readings"
+    assert "the very same weights as" in offers.nth(3).inner_text()
+    assert offers.nth(3).locator("input").is_disabled()
+    page.wait_for_function("document.querySelector('#scenario-run').innerText === 'Run 8 runs'")
+    page.locator("#scenario-equal input").check()
+    offers.filter(has_text="the budget of").first.wait_for()
+    page.locator("#scenario-equal input").uncheck()
+    for place in (0, 1, 2, 6, 7, 8):
+        offers.nth(place).locator("input").uncheck()
+    page.wait_for_function("document.querySelector('#scenario-run').innerText === 'Run 2 runs'")
+    page.locator("#scenario-name").get_by_role("textbox").fill("Two <b>readings</b>")
+    page.locator("#scenario-run").click()
+    page.wait_for_function("document.querySelector('#compare-head h2')?.innerText === 'Two <b>readings</b>'")
+    wait_for(lambda: [row["state"] for row in client.predict(api_name="/runs")[:2]] == ["finished"] * 2, 240)
+    page.wait_for_selector("#compare-head .pill.finished")
+    page.wait_for_function(
+        "document.querySelector('#compare-head .verdict').innerText.includes('lowest held-out loss')"
+    )
+    page.wait_for_function("document.querySelector('#compare-chart .chart').data?.length === 2")
+    assert page.locator("#compare-table tbody tr").count() == 2
+    page.locator("#compare-axis label").nth(1).click()
+    page.wait_for_function("document.querySelector('#compare-chart .chart').layout.xaxis.title.text === 'tokens'")
+    page.locator("#compare-table th button", has_text="Trainable").click()
+    assert "as written" in page.locator("#compare-table tbody tr").first.inner_text(), "fewest parameters first"
+    with page.expect_download() as table:
+        page.locator("#compare-table .csv").click()
+    assert len(Path(table.value.path()).read_text().splitlines()) == 3
+    with page.expect_download() as report:
+        page.locator("#compare-report").click()
+    with zipfile.ZipFile(report.value.path()) as archive:
+        assert sorted(archive.namelist()) == ["report.html", "report.md", "runs.csv"]
+        archive.extractall(tmp_path)
+    alone = page.context.new_page()
+    alone.goto((tmp_path / "report.html").as_uri())
+    alone.wait_for_function("document.querySelectorAll('.chart .legend').length === 2")
+    assert alone.locator("h1").inner_text() == "Two <b>readings</b>"
+    alone.close()
+    ids = [row["id"] for row in client.predict(api_name="/runs")[:2]]
+    assert len(client.predict(ids, api_name="/compare")["pairs"]) == 1
+    client.close()

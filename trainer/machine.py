@@ -1,0 +1,50 @@
+"""What a result was measured on: the machine and the versions of the libraries. Imports none of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
+
+
+def machine() -> dict[str, str]:
+    """Processor, memory, GPUs, system, and versions, by name; what this system does not tell is left out."""
+    processor = _first("/proc/cpuinfo", r"model name.*: (.+)") or platform.machine()
+    found = {
+        "Processor": f"{processor}, {os.cpu_count()} cores",
+        "Memory": _memory(),
+        "GPUs": _gpus(),
+        "System": f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        **{name: _version(name) for name in LIBRARIES},
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _memory() -> str:
+    kilobytes = _first("/proc/meminfo", r"MemTotal: +(\d+) kB")
+    return f"{int(kilobytes) / 2**20:.1f} GiB" if kilobytes else ""
+
+
+def _gpus() -> str:
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return ", ".join(filter(None, (_first(str(file), r"Model: +(.+)") for file in files)))
+
+
+def _first(path: str, pattern: str) -> str:
+    try:
+        match = re.search(pattern, Path(path).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+    return match[1].strip() if match else ""
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
