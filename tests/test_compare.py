@@ -25,6 +25,7 @@ from trainer.report import document, markdown
 from trainer.report_html import html_report, report_zip
 from trainer.runs import RunStore
 from trainer.verdict import Pair, compare_pair, pareto, t_quantile
+from ui import compare_view
 
 EVIL = "=<script>alert(1)</script> | `x` %{y} \\ *b*"
 BASE = RunConfig(model=ModelConfig(quantization="none"), training=TrainingConfig(max_length=64))
@@ -152,6 +153,17 @@ def test_curves_over_steps_tokens_and_time_stay_small(tmp_path: Path, module_map
         assert "%{y}" not in figure["data"][0]["hovertemplate"].partition("<extra>")[2]
     evals = charts.curves_figure(store, found, "eval_loss", "tokens")["data"][0]
     assert evals["x"][0] == 1000
+
+
+def test_the_page_shows_foreign_titles_as_text(tmp_path: Path, module_map: ModuleMap) -> None:
+    store = RunStore(tmp_path)
+    found = compare(store, [add_run(store, module_map, f"{EVIL}{name}", (name,), 1, 1.0) for name in ("o_proj", "x")])
+    item = {"title": EVIL, "note": EVIL, "trainable": 1, "budget": EVIL, "issues": [{"problem": EVIL, "fix": EVIL}]}
+    item["receipts"] = [{"tick": EVIL, "treatment": EVIL, "note": EVIL, "matched": 0}]
+    summary = {"name": EVIL, "question": EVIL, "state": EVIL, "finished": 1, "runs": 2, "remaining": 3.0, "id": EVIL}
+    shown = [compare_view.head(found, summary), compare_view.details(found, None), compare_view.scenario(item)]
+    shown += [compare_view.aside(EVIL, EVIL), compare_view.notice(UserError(EVIL, EVIL))]
+    assert all("&lt;script&gt;" in part and "<script" not in part for part in shown)
 
 
 def test_csv_reads_back_and_is_no_formula(tmp_path: Path, module_map: ModuleMap) -> None:

@@ -168,6 +168,7 @@ def test_a_damaged_file_says_so_and_hides_nothing_else(lab: Lab, config: RunConf
         {"members": [{"scenario": "o_proj", "seed": 1, "run": "../x"}]},
         {"members": None},
         {"scenarios": []},
+        {"scenarios": [item | {"config": {"schema": 99}} for item in value["scenarios"]]},
     ):
         bad.write_text(json.dumps(value | change))
         with pytest.raises(UserError, match="damaged"):

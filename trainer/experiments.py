@@ -108,7 +108,7 @@ class Experiments:
             raise UserError(f"There is no experiment {experiment_id[:60]!r}.", "Choose one from the list.", "data")
         try:
             return _read(json.loads(path.read_text(encoding="utf-8")), experiment_id)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidConfig) as error:
             raise UserError(f"experiments/{path.name} is damaged.", "Mend it, or move it away.", "data") from error
 
     def all(self) -> list[Experiment]:
@@ -244,13 +244,16 @@ def _make(name: str, question: str, offers: Sequence[Offer], seeds: int, equal_b
 
 
 def _read(value: dict[str, Any], experiment_id: str) -> Experiment:
-    """Checked only as far as the program leans on it. Raises KeyError, TypeError or ValueError."""
+    """Checked as far as the program leans on it. Raises KeyError, TypeError, ValueError or InvalidConfig."""
     members = tuple(Member(str(item["scenario"]), int(item["seed"]), str(item["run"])) for item in value["members"])
     if not all(RUN_ID.fullmatch(member.run) for member in members):
         raise ValueError
     scenarios = tuple(dict(item) for item in value["scenarios"])
     if not {member.scenario for member in members} <= {item["key"] for item in scenarios if "config" in item}:
         raise ValueError
+    for item in scenarios:
+        if "config" in item:
+            parsing.from_json(item["config"])
     return Experiment(
         experiment_id, str(value["name"]), str(value["question"]), bool(value["equal_budget"]), scenarios, members,
         {str(key): str(item) for key, item in value["machine"].items()},

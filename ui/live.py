@@ -32,6 +32,8 @@ EMPTY = (
     "<em>Train</em>. Its loss appears here, step by step.</span></div>"
 )
 LOG_LINES = 60
+FACTS = 4
+"""Parts of what the page says that it shows; the first is the run's id."""
 SCRIPT = Path(__file__).with_name("live_chart.js")
 
 
@@ -76,7 +78,7 @@ def build(lab: Lab) -> Live:
 
     live = Live(shown, seen, status, plot, feed, figures, stop, fetch, lambda *values: refresh(lab, *values))
     gr.Timer(1).tick(live.refresh, [shown, seen], live.outputs, **DIRECT)
-    stop.click(told(lambda run_id: _stop(lab, run_id)), shown, None, **QUEUED).then(
+    stop.click(told(lambda value: _stop(lab, value)), seen, None, **QUEUED).then(
         live.refresh, [shown, seen], live.outputs, **DIRECT
     )
     download.wire(fetch, told(lambda run_id: lab.export(_chosen(lab, run_id).id)), shown, "live-file")
@@ -91,7 +93,7 @@ def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
     state, has_adapter = _state(run), run.adapter.is_dir()
     status = _status(run, state)
     now = [run.id, f"{run.history.version} {state}", f"{state} {has_adapter}", digest(status)]
-    old = parts(seen, len(now))
+    old = parts(seen, FACTS)
     if now == old:
         return [gr.skip()] * 7
     other, drawn, buttons, told_status = (new != before for new, before in zip(now, old, strict=True))
@@ -149,8 +151,10 @@ def _chosen(lab: Lab, shown: str) -> Run:
     return run
 
 
-def _stop(lab: Lab, shown: str) -> None:
-    gr.Info(text.escape(lab.stop(_chosen(lab, shown).id)), duration=5)
+def _stop(lab: Lab, seen: str | None) -> None:
+    """Stop the run that the page shows, and no other that may have begun since."""
+    run = lab.store.get(parts(seen, FACTS)[0])
+    gr.Info(text.escape(lab.stop(run.id)), duration=5)
 
 
 def _stop_button(state: str) -> Any:
