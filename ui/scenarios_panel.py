@@ -40,8 +40,8 @@ class ScenariosPanel:
             self.seeds = gr.Number(1, label="Seeds", precision=0, minimum=1, maximum=MAX_SEEDS,
                                    elem_id="scenario-seeds", **common)  # fmt: skip
             self.equal = gr.Checkbox(False, label="Equal budget", elem_id="scenario-equal", **common)
-            self.name = gr.Textbox("", label="Name", placeholder="the set's", max_lines=1, max_length=MAX_TITLE,
-                                   elem_id="scenario-name", **common)  # fmt: skip
+            self.name = gr.Textbox("", label="Name", placeholder="the set’s", max_lines=1, max_length=MAX_TITLE,
+                                   elem_id="scenario-name", elem_classes=["setting", "wide"])  # fmt: skip
         self.offers = gr.HTML(
             value="[]", html_template='<div class="offers"></div>', js_on_load=SCRIPT.read_text(encoding="utf-8"),
             content="{}", apply_default_css=False, elem_id="scenario-offers", label="Scenarios",
