@@ -49,8 +49,9 @@ function line(row) {
 
 function draw() {
   const focused = [...head.querySelectorAll("button")].indexOf(document.activeElement);
-  const rows = every.checked ? content.runs : content.groups;
-  every.parentElement.hidden = content.runs.length === content.groups.length;
+  const alone = content.runs.length === content.groups.length; // one seed each: no means to show
+  const rows = every.checked || alone ? content.runs : content.groups;
+  every.parentElement.hidden = alone;
   head.replaceChildren(...content.columns.map(header));
   body.replaceChildren(...[...rows].sort(compare).map(line));
   if (focused >= 0) head.querySelectorAll("button")[focused]?.focus();

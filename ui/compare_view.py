@@ -141,6 +141,14 @@ def _differences(found: Comparison) -> str:
     return f'<div class="scroll"><table class="plain"><thead>{head_line}</thead><tbody>{rows}</tbody></table></div>'
 
 
+def account(item: dict[str, Any]) -> str:
+    """What a scenario is and what it costs, in sentences; plain text. `item`: as `Offer.to_json` has it."""
+    if item.get("same_as"):
+        return f"Trains the very same weights as “{item['same_as']}”, and so is offered once."
+    count = f"{item['trainable']:,} parameters train."
+    return " ".join(filter(None, (item.get("note", ""), count, item.get("budget", ""))))
+
+
 def aside(title: str, said: str) -> str:
     """A scenario that does not run, and why."""
     return f'<section class="offer same"><strong>{text.escape(title)}</strong><p>{text.escape(said)}</p></section>'
@@ -148,11 +156,9 @@ def aside(title: str, said: str) -> str:
 
 def scenario(item: dict[str, Any]) -> str:
     """A scenario with its receipts, as `Offer.to_json` has it."""
+    said = account(item)
     if item.get("same_as"):
-        said = f"Trains the very same weights as “{item['same_as']}”, and so is offered once."
         return aside(item["title"], said)
-    count = f"{item['trainable']:,} parameters train."
-    said = " ".join(filter(None, (item.get("note", ""), count, item.get("budget", ""))))
     receipts = "".join(
         f"<li{'' if receipt['matched'] else ' class=bad'}><code>{text.escape(receipt['tick'])}</code> "
         f"{text.escape(receipt['treatment'])}: {text.escape(receipt['note'])}</li>"

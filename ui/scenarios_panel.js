@@ -17,13 +17,35 @@ function leave(key, on) {
   props.value = JSON.stringify([...left]);
 }
 
+function make(tag, text, ...children) {
+  const node = document.createElement(tag);
+  node.append(...[text, ...children].filter(Boolean));
+  return node;
+}
+
+function section(row) {
+  const node = make("section", "", make("strong", row.title), make("p", row.said));
+  node.className = row.on ? "offer" : "offer same";
+  if (row.issues.length) {
+    const issues = make("ul", "", ...row.issues.map((issue) => make("li", issue)));
+    issues.className = "nothing";
+    node.append(issues);
+  }
+  const receipts = row.receipts.map(({ tick, text, ok }) => {
+    const item = make("li", "", make("code", tick), ` ${text}`);
+    item.className = ok ? "" : "bad";
+    return item;
+  });
+  if (receipts.length) node.append(make("details", "", make("summary", "Receipts"), make("ul", "", ...receipts)));
+  return node;
+}
+
 function line(row, open) {
   const node = document.createElement("div");
   const box = document.createElement("input");
-  const account = document.createElement("div");
   Object.assign(box, { type: "checkbox", checked: row.on, disabled: !row.free, value: row.key, ariaLabel: row.title });
   box.addEventListener("change", () => leave(row.key, box.checked));
-  account.innerHTML = row.account; // made by the app, every foreign text in it escaped
+  const account = section(row);
   if (open.has(row.key)) account.querySelector("details")?.setAttribute("open", "");
   node.dataset.key = row.key;
   node.append(box, account);

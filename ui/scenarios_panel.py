@@ -40,8 +40,8 @@ class ScenariosPanel:
             self.seeds = gr.Number(1, label="Seeds", precision=0, minimum=1, maximum=MAX_SEEDS,
                                    elem_id="scenario-seeds", **common)  # fmt: skip
             self.equal = gr.Checkbox(False, label="Equal budget", elem_id="scenario-equal", **common)
-            self.name = gr.Textbox("", label="Name", placeholder="the set's", max_lines=1, max_length=MAX_TITLE,
-                                   elem_id="scenario-name", **common)  # fmt: skip
+            self.name = gr.Textbox("", label="Name", placeholder="the set’s", max_lines=1, max_length=MAX_TITLE,
+                                   elem_id="scenario-name", elem_classes=["setting", "wide"])  # fmt: skip
         self.offers = gr.HTML(
             value="[]", html_template='<div class="offers"></div>', js_on_load=SCRIPT.read_text(encoding="utf-8"),
             content="{}", apply_default_css=False, elem_id="scenario-offers", label="Scenarios",
@@ -151,17 +151,20 @@ class ScenariosPanel:
 
 
 def _row(item: Scenario, offer: Offer | None) -> dict[str, Any]:
-    """A scenario of the list; its account is HTML that `compare_view` has escaped."""
-    left_out = compare_view.aside(item.title, "Left out.")
-    account = left_out if offer is None else compare_view.scenario(offer.to_json())
-    can_run = offer is None or offer.runs
-    return {
-        "key": item.key,
-        "title": item.title,
-        "on": offer is not None and offer.runs,
-        "free": can_run,
-        "account": account,
-    }
+    """A scenario of the list, as text that the script writes."""
+    row: dict[str, Any] = {"key": item.key, "title": item.title, "on": offer is not None and offer.runs}
+    row |= {"free": offer is None or offer.runs, "said": "Left out.", "receipts": [], "issues": []}
+    if offer is None:
+        return row
+    value = offer.to_json()
+    row["said"] = compare_view.account(value)
+    if not offer.same_as:
+        row["issues"] = [f"{issue.problem} {issue.fix}".strip() for issue in offer.issues]
+        row["receipts"] = [
+            {"tick": receipt.tick, "text": f"{receipt.treatment}: {receipt.note}", "ok": receipt.matched > 0}
+            for receipt in offer.plan.receipts
+        ]
+    return row
 
 
 def _keys(value: Any) -> set[str]:
