@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from trainer.compare import COLUMNS, PRICES, Comparison, Group, Row
@@ -20,6 +21,8 @@ from trainer.redact import redact
 from trainer.runs import RunStore
 
 CURVES_BLOCK, PRICES_BLOCK = "curves", "prices"
+SHOWN = 12
+"""Steps of a curve in a table."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def document(store: RunStore, found: Comparison, experiment: Experiment | None =
     blocks: list[Block] = [Heading(redact(name), 1)]
     if experiment is not None:
         blocks.append(Text(f"Question: {experiment.question}"))
-    blocks += [*_verdict(found), *_results(found)]
+    blocks += [*_verdict(found), *_results(store, found)]
     blocks += _receipts(store, found) if experiment is None else _scenarios(experiment)
     blocks += [*_settings(store, found), *_where(experiment)]
     return blocks
@@ -113,14 +116,15 @@ def _verdict(found: Comparison) -> Iterator[Block]:
         yield Bullets(found.warnings)
 
 
-def _results(found: Comparison) -> Iterator[Block]:
+def _results(store: RunStore, found: Comparison) -> Iterator[Block]:
     header = tuple(title.split(",")[0] for title in COLUMNS.values())
     yield Heading("Results")
     seeds = max((len(group.rows) for group in found.groups), default=0)
     if seeds > 1:
         yield Text("Means over the seeds; ± is their standard deviation.")
     yield Table(("Scenario", *header), tuple(cells(group) for group in found.groups))
-    yield Figure(CURVES_BLOCK, "The curves are in the HTML report.")
+    yield Figure(CURVES_BLOCK, "The curves are drawn in the HTML report; these are their points:")
+    yield _curves(store, found)
     yield Heading("Price and loss", 3)
     yield Figure(PRICES_BLOCK, "")
     fronts = {price: found.front(price) for price in PRICES}
@@ -133,6 +137,27 @@ def _results(found: Comparison) -> Iterator[Block]:
     yield Heading("Every run", 3)
     rows = tuple((row.title, row.id, str(row.seed), row.state, f"{row.step:,}", *_figures(row)) for row in found.rows)
     yield Table(("Run", "Id", "Seed", "State", "Steps", *header), rows, texts=4)
+
+
+def _curves(store: RunStore, found: Comparison) -> Table:
+    """The eval loss of every group on its way, means over its runs, at a dozen steps."""
+    means: dict[str, dict[int, list[float]]] = {}
+    for group in found.groups:
+        means[group.name] = {}
+        for row in group.rows:
+            steps, losses = store.get(row.id).history.evals.curve("eval_loss")
+            for step, loss in zip(steps.tolist(), losses.tolist(), strict=True):
+                means[group.name].setdefault(int(step), []).append(loss)
+    every = sorted({step for losses in means.values() for step in losses})
+    shown = every if len(every) <= SHOWN else [every[round(n * (len(every) - 1) / (SHOWN - 1))] for n in range(SHOWN)]
+    rows = tuple(
+        (
+            f"{step:,}",
+            *(figure("eval_loss", fmean(found[step]) if step in found else None) for found in means.values()),
+        )
+        for step in shown
+    )
+    return Table(("Eval loss at step", *means), rows)
 
 
 def _figures(row: Row) -> tuple[str, ...]:
