@@ -33,8 +33,8 @@ def counted(found: Rendered) -> list[str]:
 def by_tokens(found: Rendered, **settings: Any) -> tuple[str, str]:
     """The same through the tokenizer: (text of all tokens, text of those that count)."""
     tokenizer = tiny.tokenizer()
-    ((ids, counts),) = Encoder(tokenizer, choose(DataConfig(**settings), tokenizer, {}))([found], [False])
-    return tokenizer.decode(ids), tokenizer.decode([token for token, flag in zip(ids, counts, strict=True) if flag])
+    ((ids, ranges),) = Encoder(tokenizer, choose(DataConfig(**settings), tokenizer, {}))([found], [False])
+    return tokenizer.decode(ids), tokenizer.decode([token for first, last in ranges for token in ids[first:last]])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

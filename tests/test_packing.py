@@ -83,6 +83,12 @@ def test_packed_and_unpacked_runs_have_the_same_figures(kind: str, config: RunCo
     assert figures(tight)[0][0] != figures(tight)[0][-1]
 
 
+def test_the_held_out_part_is_measured_at_the_end(config: RunConfig, train: Any) -> None:
+    config = replace(config, training=replace(config.training, eval_steps=3))
+    evals = [event["step"] for event in train(config) if event["type"] == "eval"]
+    assert evals == [0, 3, 5]
+
+
 def test_packing_is_what_auto_chooses_where_it_pays(config: RunConfig, train: Any, tmp_path: Path) -> None:
     assert any("Batches are packed" in event.get("text", "") for event in train(config))
     even = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=2)

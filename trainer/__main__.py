@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         "data", _data, "check a data file, or a data set of the hub, and show what a model would learn from it"
     )
     data.add_argument("files", nargs="+", metavar="FILE", help="files of one data set, or the id of one on the hub")
-    data.add_argument("--model", default="demo", help="model whose tokenizer and template are used (default: demo)")
+    data.add_argument(
+        "--model", help="model whose tokenizer and template are used (default: the configuration's, demo)"
+    )
     data.add_argument("--config", type=Path, help="take all other settings from this configuration")
     data.add_argument("--max-length", type=int, help="tokens beyond which an example is cut")
     data.add_argument("--show", type=int, default=0, metavar="N", help="show the first N examples, token by token")
@@ -154,14 +156,16 @@ def _data(options: argparse.Namespace) -> int:
 
 def _data_config(options: argparse.Namespace) -> RunConfig:
     """The configuration that `data` looks at. Raises UserError where there is no such file."""
-    config = parsing.load(options.config) if options.config else default_config(options.model)
+    config = parsing.load(options.config) if options.config else default_config(options.model or "demo")
     if Path(options.files[0]).exists() or not HUB_ID.fullmatch(options.files[0]):
         names = " ".join(keep_data(Path(file), options.runs_dir / "data") for file in options.files)
         data = replace(config.data, source="file", path=names)
     else:
         data = replace(config.data, source="hub", path=options.files[0])
     training = replace(config.training, max_length=options.max_length or config.training.max_length)
-    config = replace(config, model=replace(config.model, name=options.model), data=data, training=training)
+    config = replace(
+        config, model=replace(config.model, name=options.model or config.model.name), data=data, training=training
+    )
     issues = parsing.validate(config)
     if issues:
         raise InvalidConfig(issues)

@@ -40,6 +40,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = control.should_save = True
         if state.global_step >= state.max_steps:
             control.should_save = True  # so that more epochs can follow
+            control.should_evaluate = control.should_evaluate or args.eval_strategy != "no"
         if control.should_save:
             self._check_space(Path(args.output_dir), model)
 

@@ -200,17 +200,24 @@ def _progress(history: History, state: str, message: str) -> str:
 def _figures(run: Run) -> str:
     history, latest = run.history, run.history.latest
     predicted = run.plan().get("memory_predicted")
+    known = latest.get("perplexity") is not None and latest.get("eval_accuracy") is not None
+    quality = (
+        f"Perplexity {text.figure(latest['perplexity'])}, {text.percent(latest['eval_accuracy'])} of the tokens right"
+        if known
+        else ""
+    )
     best = f"best {text.figure(history.best_eval_loss)}" if history.best_eval_loss is not None else ""
     items = (
-        ("Train loss", text.figure(latest.get("loss")), ""),
-        ("Eval loss", text.figure(latest.get("eval_loss")), best),
-        ("Learning rate", text.short(latest.get("learning_rate")), ""),
-        ("Gradient norm", text.figure(latest.get("grad_norm"), 3), ""),
-        ("Tokens/s", text.count(latest.get("tokens_per_second")), ""),
-        ("Memory", text.size(latest.get("memory")), f"of ≈ {text.size(predicted)}" if predicted else ""),
+        ("Train loss", text.figure(latest.get("loss")), "", ""),
+        ("Eval loss", text.figure(latest.get("eval_loss")), best, quality),
+        ("Learning rate", text.short(latest.get("learning_rate")), "", ""),
+        ("Gradient norm", text.figure(latest.get("grad_norm"), 3), "", ""),
+        ("Tokens/s", text.count(latest.get("tokens_per_second")), "", ""),
+        ("Memory", text.size(latest.get("memory")), f"of ≈ {text.size(predicted)}" if predicted else "", ""),
     )
     cells = "".join(
-        f"<div><dt>{name}</dt><dd>{value}</dd><dd class='more'>{more}</dd></div>" for name, value, more in items
+        f"<div title='{title}'><dt>{name}</dt><dd>{value}</dd><dd class='more'>{more}</dd></div>"
+        for name, value, more, title in items
     )
     lines = "".join(f"<div>{text.escape(line)}</div>" for line in history.log[-LOG_LINES:])
     log = lines or '<div class="quiet">The log of the run appears here.</div>'

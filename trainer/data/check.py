@@ -26,7 +26,7 @@ from trainer.sources import DataFile, find_files
 
 VERSION = 1
 ROWS, ACCOUNT = "rows.arrow", "account.json"
-BATCH = 2000
+BATCH, BATCH_BYTES = 2000, 2**23
 SCHEMA = pa.schema([("file", pa.int16()), ("line", pa.int64()), ("example", pa.large_binary()), ("key", pa.uint64())])
 """`example` is JSON; `key` is a hash of it, equal for equal examples."""
 
@@ -135,6 +135,7 @@ class _Writer:
         lines: list[int] = []
         examples: list[bytes] = []
         keys: list[int] = []
+        size = 0
         example, dumps, digest = self._recogniser.example, orjson.dumps, xxhash.xxh3_64_intdigest
         for line, row in source.rows():
             try:
@@ -150,9 +151,10 @@ class _Writer:
             lines.append(line)
             examples.append(text)
             keys.append(digest(text))
-            if len(lines) == BATCH:
+            size += len(text)
+            if len(lines) == BATCH or size > BATCH_BYTES:
                 yield self._batch(number, lines, examples, keys)
-                lines, examples, keys = [], [], []
+                lines, examples, keys, size = [], [], [], 0
         if lines:
             yield self._batch(number, lines, examples, keys)
 

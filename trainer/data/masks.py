@@ -310,16 +310,22 @@ def counted_tokens(spans: Sequence[Span], encoding: Any, text: str) -> list[tupl
     """The ranges of tokens that hold any character of `spans`, from a fast tokenizer's encoding."""
     found = []
     for first, last in spans:
-        start = next((token for at in range(first, last) if (token := encoding.char_to_token(at)) is not None), None)
+        start = _token(encoding, range(first, last))
         if start is None:
             continue
-        after = next(
-            (token for at in range(last, len(text)) if (token := encoding.char_to_token(at)) is not None), None
-        )
-        final = next(token for at in range(last - 1, -1, -1) if (token := encoding.char_to_token(at)) is not None)
-        end = max(after, final + 1) if after is not None else _end(encoding)
-        found.append((start, end))
+        final = _token(encoding, range(last - 1, -1, -1)) or 0
+        after = _token(encoding, range(last, len(text)))
+        found.append((start, max(after, final + 1) if after is not None else _end(encoding)))
     return found
+
+
+def _token(encoding: Any, places: range) -> int | None:
+    """The token at the first of these characters that belongs to one: tokenizers leave spaces out."""
+    for at in places:
+        token: int | None = encoding.char_to_token(at)
+        if token is not None:
+            return token
+    return None
 
 
 def _end(encoding: Any) -> int:

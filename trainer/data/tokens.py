@@ -6,6 +6,7 @@ Rendering and tokenising take turns in two threads: the tokenizer works outside 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -88,6 +89,10 @@ def identity(tokenizer: Any) -> str:
     return hashlib.sha256(f"{type(tokenizer).__name__}\0{special}\0{inside}".encode()).hexdigest()
 
 
+Encoded = tuple[list[int], list[Span]]
+"""input_ids, and the ranges of them that count, in rising order and apart from each other."""
+
+
 class Encoder:
     """Rendered texts to tokens and what of them counts."""
 
@@ -95,8 +100,8 @@ class Encoder:
         self._tokenizer, self._template = tokenizer, template
         self._eos = tokenizer.eos_token_id
 
-    def __call__(self, texts: Sequence[Rendered], plain: Sequence[bool]) -> list[tuple[list[int], np.ndarray]]:
-        """(input_ids, counts) of each text; `plain` ones get the tokenizer's BOS whatever the template."""
+    def __call__(self, texts: Sequence[Rendered], plain: Sequence[bool]) -> list[Encoded]:
+        """The tokens of each text; `plain` ones get the tokenizer's BOS whatever the template."""
         if not texts:
             return []
         special = self._template.adds_special_tokens
@@ -109,7 +114,7 @@ class Encoder:
                 found[place] = item
         return found
 
-    def _encode(self, texts: Sequence[Rendered], special: bool) -> list[tuple[list[int], np.ndarray]]:
+    def _encode(self, texts: Sequence[Rendered], special: bool) -> list[Encoded]:
         if not texts:
             return []
         if not self._tokenizer.is_fast:
@@ -117,31 +122,33 @@ class Encoder:
         encoded = self._tokenizer(
             [text.text for text in texts], add_special_tokens=special, return_attention_mask=False, verbose=False
         )
-        found = []
-        for text, ids, encoding in zip(texts, encoded["input_ids"], encoded.encodings, strict=True):
-            counts = np.zeros(len(ids), bool)
-            for first, last in counted_tokens(text.spans, encoding, text.text):
-                counts[first:last] = True
-            found.append(self._finished(ids, counts))
-        return found
+        return [
+            self._finished(ids, counted_tokens(text.spans, encoding, text.text))
+            for text, ids, encoding in zip(texts, encoded["input_ids"], encoded.encodings, strict=True)
+        ]
 
-    def _in_pieces(self, text: Rendered, special: bool) -> tuple[list[int], np.ndarray]:
+    def _in_pieces(self, text: Rendered, special: bool) -> Encoded:
         """For tokenizers that cannot say where a token stands: what counts and what does not, one after the other."""
-        ids: list[int] = []
-        counts: list[bool] = []
+        bos = self._tokenizer.bos_token_id
+        ids: list[int] = [bos] if special and bos is not None else []
+        counts: list[Span] = []
         for piece, counted in _pieces(text.text, text.spans):
-            found = self._tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
-            ids += found
-            counts += [counted] * len(found)
-        if special and self._tokenizer.bos_token_id is not None and ids[:1] != [self._tokenizer.bos_token_id]:
-            ids, counts = [self._tokenizer.bos_token_id, *ids], [False, *counts]
-        return self._finished(ids, np.array(counts, bool))
+            start = len(ids)
+            ids += self._tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+            if counted:
+                counts.append((start, len(ids)))
+        return self._finished(ids, counts)
 
-    def _finished(self, ids: list[int], counts: np.ndarray) -> tuple[list[int], np.ndarray]:
+    def _finished(self, ids: list[int], counts: list[Span]) -> Encoded:
         if len(ids) > 1 and ids[-1] == ids[-2] == self._eos:  # the tokenizer added a second end
-            ids, counts = ids[:-1], counts[:-1]
-        counts[:1] = False  # nothing stands before it to tell it from
-        return ids, counts
+            ids = ids[:-1]
+        found, start = list[Span](), 1  # nothing stands before the first token to tell it from
+        for first, last in counts:
+            first, last = max(first, start), min(last, len(ids))
+            if first < last:
+                found.append((first, last))
+                start = last
+        return ids, found
 
 
 class _Writer:
@@ -193,11 +200,15 @@ class _Writer:
     def _encoded(self, rows: list[int], texts: list[Rendered], plain: list[bool]) -> pa.RecordBatch:
         found = self._encode(texts, plain)
         lengths = np.array([len(ids) for ids, _ in found], np.int32)
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-        ids = np.array([token for ids, _ in found for token in ids], np.int32)
-        counts = np.concatenate([counts for _, counts in found]) if found else np.zeros(0, bool)
-        firsts = [int(counts.argmax()) if counts.any() else len(counts) for _, counts in found]
-        lasts = [len(counts) - int(counts[::-1].argmax()) if counts.any() else len(counts) for _, counts in found]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        offsets = pa.array(starts, pa.int32())
+        ids = np.fromiter(itertools.chain.from_iterable(ids for ids, _ in found), np.int32, count=int(starts[-1]))
+        counts = np.zeros(len(ids), bool)
+        for (_, ranges), start in zip(found, starts.tolist(), strict=False):
+            for first, last in ranges:
+                counts[start + first : start + last] = True
+        firsts = [ranges[0][0] if ranges else len(ids) for ids, ranges in found]
+        lasts = [ranges[-1][1] if ranges else len(ids) for ids, ranges in found]
         arrays = [
             pa.array(rows, pa.int64()),
             pa.ListArray.from_arrays(offsets, pa.array(ids)),
