@@ -21,7 +21,10 @@ def says(run: Run, text: str) -> bool:
     return text in (run.folder / "events.jsonl").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("phase", ["before its worker is up", "Reading the data", "Loading the weights", "eval", "saving"])
+PHASES = ["before its worker is up", "Reading the data", "Loading the weights", "eval", "saving"]
+
+
+@pytest.mark.parametrize("phase", PHASES)
 def test_sigterm_in_any_phase_saves_what_there_is_and_ends(phase: str, bench: Bench) -> None:
     run = bench.create(state="starting", worker="", save_steps=2)
     worker = bench.worker(run)

@@ -36,7 +36,7 @@ def is_safe(content: str) -> bool:
 
 
 def test_the_live_side_escapes(run: Run) -> None:
-    content = live._status(run, run.history.state) + live._figures(run.history)
+    content = live._status(run, run.history.state) + live._figures(run)
     assert "&lt;img" in content
     assert is_safe(content.replace("</h2><span", ""))
 
