@@ -75,4 +75,4 @@ def test_columns_are_picked_and_a_file_of_no_use_says_so(page: Page, tmp_path: P
     page.wait_for_selector("#data-example .example")
     for width in (1440, 420):
         page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate("document.querySelector('#data-card').scrollWidth") <= width
+        page.wait_for_function("most => document.querySelector('#data-card').scrollWidth <= most", arg=width)

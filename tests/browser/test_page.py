@@ -104,7 +104,7 @@ def test_a_loaded_configuration_is_shown_whole_and_a_broken_one_says_all(page: P
     message.wait_for()
     assert "alpha" in message.inner_text()
     choose("run.json")
-    page.locator(".modules .fact", has_text="llama").wait_for()
+    page.locator(".fact", has_text="llama").wait_for()
     page.wait_for_function("document.querySelector('#adapter-r textarea, #adapter-r input').value === '5'")
     assert page.locator("#title textarea, #title input").input_value() == "Loaded"
     assert page.locator("#data-system_prompt textarea").input_value() == "Be brief."
