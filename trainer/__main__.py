@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer import control, devices, experiment_commands, locks, pace, parsing, scenarios
+from trainer import control, devices, estimate, experiment_commands, locks, parsing, scenarios
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, UserError
 from trainer.experiments import ID, Experiments
@@ -136,10 +136,8 @@ def _data(options: argparse.Namespace) -> int:
     from trainer.data import served, told
 
     config, places = _data_config(options), (options.models_dir, options.runs_dir / "data")
-    found = pace.with_pace(
-        served.data_report(config, *places),
-        pace.tokens_per_second(RunStore(options.runs_dir), config.model.name),
-    )
+    known = estimate.paces(RunStore(options.runs_dir), config.model)
+    found = estimate.with_seconds(served.data_report(config, *places), config, known)
     if options.json:
         _print_json(found)
     else:

@@ -61,7 +61,7 @@ def run_scenarios(options: argparse.Namespace, module_map: Callable[..., ModuleM
 
     offers = make_offers(base, chosen.make(found), found, planner, options.equal_budget)
     configs = [offer.config for offer in offers if offer.runs] * options.seeds
-    time_needed = estimate.total(configs, estimate.paces(store, base))
+    time_needed = estimate.total(configs, estimate.paces(store, base.model))
     if not options.json:
         _print_offers(offers)
         print(f"{len(configs)} runs, {_long(time_needed, 'as long as the first run will tell')}")

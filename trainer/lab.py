@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import control, devices, estimate, pace, parsing
+from trainer import control, devices, estimate, parsing
 from trainer.compare import Comparison, compare
 from trainer.config import RunConfig
 from trainer.errors import InvalidConfig
@@ -88,7 +88,7 @@ class Lab:
         Raises UserError only where the helper cannot answer; what is wrong with the data stands in `issues`.
         """
         found = self.data_helper.call("data_report", progress, config=config.to_json())
-        return pace.with_pace(found, pace.tokens_per_second(self.store, config.model.name))
+        return estimate.with_seconds(found, config, estimate.paces(self.store, config.model))
 
     def data_example(self, config: RunConfig, which: str) -> dict[str, Any]:
         """One training example, token by token: `which` is its number, random, longest or shortest."""
@@ -132,7 +132,7 @@ class Lab:
     def time_needed(self, config: RunConfig, offers: Iterable[Offer], seeds: int) -> float | None:
         """Seconds that these scenarios will take with so many seeds; None where no earlier run tells."""
         configs = [offer.config for offer in offers if offer.runs] * seeds
-        return estimate.total(configs, estimate.paces(self.store, config)) if configs else None
+        return estimate.total(configs, estimate.paces(self.store, config.model)) if configs else None
 
     def run_scenarios(
         self,

@@ -80,7 +80,7 @@ def _figures(report: Mapping[str, Any]) -> str:
         ]
     if training:
         seconds = training["seconds"]
-        pace = f"at {text.count(training['tokens_per_second'])} tokens/s" if seconds else "no run of this model yet"
+        pace = f"{text.count(training['tokens'] / seconds)} tokens/s" if seconds else "no run of this model yet"
         items += [
             ("Steps", f"{training['steps']:,}", f"{training['steps_per_epoch']:,} per epoch"),
             ("Time", f"≈ {text.seconds(seconds)}" if seconds else "unknown", pace),
