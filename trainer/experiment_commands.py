@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from trainer import estimate, parsing
 from trainer.compare import Comparison, compare
+from trainer.data_commands import check_data
 from trainer.errors import UserError
 from trainer.experiments import GONE, MAX_SEEDS, OPEN, Experiment, Experiments, default_name, expand
 from trainer.modules import ModuleMap
@@ -65,6 +66,8 @@ def run_scenarios(options: argparse.Namespace, module_map: Callable[..., ModuleM
     if not options.json:
         _print_offers(offers)
         print(f"{len(configs)} runs, {_long(time_needed, 'as long as the first run will tell')}")
+    if configs:
+        check_data(base, options)
     experiments = Experiments(store)
     name = default_name(chosen.title, base.model.name, options.equal_budget)
     experiment = experiments.create(name, chosen.question, offers, options.seeds, options.equal_budget, planner)

@@ -16,7 +16,12 @@ SHAPES = {
 }
 WAYS = {"bfd": "packed", "group_by_length": "grouped by length", "off": "padded"}
 TEMPLATES = {"model": "the model's template", "chatml": "ChatML", "plain": "plain prompt and answer"}
-STAGES = {"checking": "Checking the rows", "tokenising": "Rendering and tokenising"}
+STAGES = {
+    "waiting": "Waiting for another check",
+    "reading": "Reading the file",
+    "checking": "Checking the rows",
+    "tokenising": "Rendering and tokenising",
+}
 LINES = 8
 """Line numbers shown of each problem."""
 LEGEND = (

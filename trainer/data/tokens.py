@@ -251,6 +251,6 @@ def refuse(bad: Sequence[Bad], rows: int) -> UserError:
     more = f" and {len(bad) - 10:,} more" if len(bad) > 10 else ""
     return UserError(
         f"{len(bad):,} of {rows:,} rows cannot be used: {shown}{more}.",
-        "Mend these rows, take them out, or set bad_rows to skip.",
+        "Mend these rows, take them out, or train without them (bad_rows: skip).",
         "data",
     )
