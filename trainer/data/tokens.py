@@ -167,9 +167,11 @@ class _Writer:
 
 def _batches(checked: Checked) -> Iterator[tuple[int, pa.RecordBatch]]:
     start = 0
-    for batch in checked.dataset().data.to_batches(max_chunksize=BATCH // 4):
-        yield start, batch
-        start += batch.num_rows
+    for batch in checked.batches():
+        for place in range(0, batch.num_rows, BATCH // 4):
+            part = batch.slice(place, BATCH // 4)
+            yield start, part
+            start += part.num_rows
 
 
 def refuse(bad: Sequence[Bad], rows: int) -> UserError:
