@@ -35,7 +35,7 @@ class RunsTab:
         self.lab = lab
         self._texts: dict[str, tuple[dict[str, Any], str]] = {}
         self.table = gr.HTML(
-            value="", html_template=TEMPLATE, js_on_load=SCRIPT.read_text(encoding="utf-8"), rows="[]",
+            value="", html_template=TEMPLATE, js_on_load=SCRIPT.read_text(encoding="utf-8"), rows="",
             apply_default_css=False, elem_id="runs-table", elem_classes="card", label="Runs",
         )  # fmt: skip
         with gr.Column(elem_id="run-actions", elem_classes="card"):

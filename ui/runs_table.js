@@ -9,7 +9,7 @@ const MOST = 500; // rows drawn at once; a browser takes seconds for ten thousan
 const body = element.querySelector("tbody");
 const search = element.querySelector("input[type=search]");
 const empty = element.querySelector(".empty");
-let rows = [];
+let rows = null; // not read yet
 let sort = { key: "created", down: true };
 
 const headers = COLUMNS.map(([key, title]) => {
@@ -79,7 +79,7 @@ function draw() {
   const focused = body.contains(document.activeElement) ? document.activeElement.value : null;
   for (const [key, cell] of headers)
     cell.ariaSort = sort.key === key ? (sort.down ? "descending" : "ascending") : "none";
-  const found = rows.filter(matches).sort(compare);
+  const found = (rows ?? []).filter(matches).sort(compare);
   body.replaceChildren(
     ...found.slice(0, MOST).map((row) => {
       const line = document.createElement("tr");
@@ -89,7 +89,7 @@ function draw() {
       return line;
     }),
   );
-  empty.hidden = found.length > 0 && found.length <= MOST;
+  empty.hidden = !rows || (found.length > 0 && found.length <= MOST);
   if (found.length > MOST) {
     empty.querySelector("strong").textContent = `The first ${MOST} of ${found.length} runs`;
     empty.querySelector("span").textContent = "Search to find the others.";
@@ -106,11 +106,7 @@ function sayNone() {
 }
 
 function readRows() {
-  try {
-    rows = JSON.parse(props[ROWS]);
-  } catch {
-    rows = [];
-  }
+  rows = props[ROWS] ? JSON.parse(props[ROWS]) : null;
 }
 
 search.addEventListener("input", draw);
