@@ -1,5 +1,5 @@
 // The table of runs inside a gr.HTML component: search, sort, choose. props.value is the chosen run's id.
-const [ROWS] = Object.keys({ rows: 0 });
+const [ENDED, OPEN] = Object.keys({ ended: 0, open: 0 }); // runs that are over are sent once, open ones as they go on
 const COLUMNS = [
   ["state", "State"], ["title", "Run"], ["model", "Model"], ["modules", "Modules"], ["loss", "Loss"],
   ["eval_loss", "Eval loss"], ["trainable", "Trainable"], ["elapsed", "Time"], ["created", "Started"],
@@ -106,11 +106,11 @@ function sayNone() {
 }
 
 function readRows() {
-  rows = props[ROWS] ? JSON.parse(props[ROWS]) : null;
+  rows = props[ENDED] ? JSON.parse(props[ENDED]).concat(JSON.parse(props[OPEN])) : null;
 }
 
 search.addEventListener("input", draw);
-watch(ROWS, () => { readRows(); draw(); });
+watch([ENDED, OPEN], () => { readRows(); draw(); });
 watch("value", paint);
 readRows();
 draw();
