@@ -129,7 +129,7 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     needed, one = lab.time_needed(longer, offers, 2), lab.time_needed(longer, offers, 1)
     assert needed and one
     assert needed == pytest.approx(2 * one)
-    (pace, *_) = estimate.paces(lab.store, longer)
+    (pace, *_) = estimate.paces(lab.store, longer.model)
     assert pace.examples == 56
     assert estimate.steps_of(replace(longer, training=replace(longer.training, max_steps=-1)), pace.examples) == 14
     orders = [

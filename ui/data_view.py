@@ -16,7 +16,12 @@ SHAPES = {
 }
 WAYS = {"bfd": "packed", "group_by_length": "grouped by length", "off": "padded"}
 TEMPLATES = {"model": "the model's template", "chatml": "ChatML", "plain": "plain prompt and answer"}
-STAGES = {"checking": "Checking the rows", "tokenising": "Rendering and tokenising"}
+STAGES = {
+    "waiting": "Waiting for another check",
+    "reading": "Reading the file",
+    "checking": "Checking the rows",
+    "tokenising": "Rendering and tokenising",
+}
 LINES = 8
 """Line numbers shown of each problem."""
 LEGEND = (
@@ -80,7 +85,7 @@ def _figures(report: Mapping[str, Any]) -> str:
         ]
     if training:
         seconds = training["seconds"]
-        pace = f"at {text.count(training['tokens_per_second'])} tokens/s" if seconds else "no run of this model yet"
+        pace = f"{text.count(training['tokens'] / seconds)} tokens/s" if seconds else "no run of this model yet"
         items += [
             ("Steps", f"{training['steps']:,}", f"{training['steps_per_epoch']:,} per epoch"),
             ("Time", f"≈ {text.seconds(seconds)}" if seconds else "unknown", pace),

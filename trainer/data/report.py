@@ -37,7 +37,7 @@ def report(
         "bad_groups": [_group(reason, items) for reason, items in grouped(found.bad)],
         "template": {"kind": found.template.kind, "why": found.template.why},
         "held_out": _held_out(found, config),
-        "issues": [issue.to_json() for issue in _issues(found, config)],
+        "issues": [issue.to_json() for issue in issues(found, config)],
         "tokens": None,
         "batches": None,
         "training": None,
@@ -130,18 +130,17 @@ def _held_out(found: Look, config: RunConfig) -> dict[str, Any]:
     return {"examples": count, "shared": found.shared}
 
 
-def _issues(found: Look, config: RunConfig) -> list[Issue]:
-    issues = []
+def issues(found: Look, config: RunConfig) -> list[Issue]:
+    """What keeps a run of this configuration from starting."""
+    told = []
     usable = len(found.train.chosen)
     if found.bad and (config.data.bad_rows == "stop" or not usable):
         error = refuse(found.bad, found.rows)
-        issues.append(
-            Issue("data", error.problem, error.fix if usable else "Mend them, or pick the columns by hand.")
-        )
+        told.append(Issue("data", error.problem, error.fix if usable else "Mend them, or pick the columns by hand."))
     if usable and not len(found.train.fitting(config.training.max_length).chosen):
         error = nothing_counts()
-        issues.append(Issue("training.max_length", error.problem, error.fix))
-    return issues
+        told.append(Issue("training.max_length", error.problem, error.fix))
+    return told
 
 
 def _warnings(found: Look, value: Mapping[str, Any], training: TrainingConfig) -> list[Issue]:
