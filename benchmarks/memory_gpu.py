@@ -29,12 +29,12 @@ SHAPES: dict[str, dict[str, int]] = {
 LINEARS = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     (LINEARS, {}),
-    (LINEARS, {"activation_checkpointing": False, "per_device_train_batch_size": 2}),
+    (LINEARS, {"activation_checkpointing": "off", "per_device_train_batch_size": 2}),
     (LINEARS, {"max_length": 2048, "per_device_train_batch_size": 2}),
     (LINEARS, {"optim": "adamw_torch"}),
     (LINEARS, {"quantization": "int8"}),
     (LINEARS, {"quantization": "none", "per_device_train_batch_size": 2}),
-    (LINEARS, {"lora_dropout": 0.0, "activation_checkpointing": False, "per_device_train_batch_size": 2}),
+    (LINEARS, {"lora_dropout": 0.0, "activation_checkpointing": "off", "per_device_train_batch_size": 2}),
     (f"{LINEARS} *lm_head", {}),
     (f"{LINEARS} *lm_head *embed_tokens", {"gradient_accumulation_steps": 1}),
     ("o_proj lm_head", {}),
@@ -105,7 +105,7 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     plan = make_plan(run, module_map, devices.device())
     assert not plan.issues, plan.issues
     model = adapter.attach(load_model(run.model, models, plan, module_map), plan, run.adapter, module_map)
-    trainer = build_trainer(run, model, _tokenizer(), _data(run), models / "out", _silent)
+    trainer = build_trainer(run, plan.levers, model, _tokenizer(), _data(run), models / "out", _silent)
     adapter.prepare(model, plan, compute_dtype(run.model))
     trainer.args.save_strategy = "no"
     trainer.train()

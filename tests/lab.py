@@ -23,7 +23,7 @@ def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) ->
         "gradient_accumulation_steps": 1,
         "max_length": 64,
         "optim": "adamw_torch",
-        "activation_checkpointing": False,
+        "activation_checkpointing": "off",
         "eval_steps": 4,
     }
     return RunConfig(

@@ -72,7 +72,9 @@ class Real:
         folder = Path(tempfile.mkdtemp(dir=models_dir))
         rows = _rows(run, padded)
         data = Prepared(rows, None, (), (), np.asarray(rows["length"]))
-        self.trainer = build_trainer(run, self.model, tiny.tokenizer(), data, folder, lambda *_, **__: None)
+        self.trainer = build_trainer(
+            run, self.plan.levers, self.model, tiny.tokenizer(), data, folder, lambda *_, **__: None
+        )
         adapter.prepare(self.model, self.plan, compute_dtype(run.model))
 
     def saved(self) -> int:

@@ -220,6 +220,9 @@ def _print_plan(plan: Plan) -> None:
     print(f"{plan.trainable:,} of {plan.total:,} parameters train ({plan.share:.2%})")
     print(f"adapter: {size(plan.adapter_bytes)}")
     _print_memory(plan)
+    print("picked for speed:")
+    for name, reason in plan.levers.why.items():
+        print(f"  {name:24} {reason}")
     for issue in (*plan.warnings, *plan.issues):
         print(issue)
 

@@ -34,9 +34,10 @@ class Setup:
     padded: bool
     """Rows of a batch differ in length: attention takes a mask, and keys and values once per query head."""
     checkpointing: bool
+    """Some layers recompute: a gradient then flows through all of them."""
 
     @classmethod
-    def of(cls, config: RunConfig, width: int, on_gpu: bool) -> Setup:
+    def of(cls, config: RunConfig, width: int, on_gpu: bool, checkpointing: bool = False) -> Setup:
         training, adapter = config.training, config.adapter
         return cls(
             width=width,
@@ -45,7 +46,7 @@ class Setup:
             dropout=adapter.lora_dropout > 0,
             dora=adapter.use_dora,
             padded=training.per_device_train_batch_size > 1,
-            checkpointing=training.activation_checkpointing,
+            checkpointing=checkpointing,
         )
 
     @property

@@ -26,6 +26,7 @@ LossOn = Literal["completion", "all", "last"]
 Template = Literal["auto", "model", "chatml", "plain"]
 BadRows = Literal["stop", "skip"]
 Packing = Literal["auto", "bfd", "group_by_length", "off"]
+Switch = Literal["auto", "on", "off"]
 
 
 def setting(default: Any, explanation: str, **bounds: Any) -> Any:
@@ -133,8 +134,17 @@ class TrainingConfig:
     optim: Optimizer = setting("paged_adamw_8bit", "Optimiser. The paged 8-bit one needs a GPU.")
     weight_decay: float = setting(0.0, "AdamW's weight decay.", min=0, max=1)
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0 switches that off.", min=0, max=1000)
-    activation_checkpointing: bool = setting(
-        True, "Recompute activations in the backward pass: less memory, about a third more time."
+    activation_checkpointing: Switch = setting(
+        "auto", "Recompute activations in the backward pass: less memory, more time. auto: no more of it than needed."
+    )
+    micro_batches: Literal["auto", "off"] = setting(
+        "auto",
+        "auto: larger and fewer batches per step where memory allows and a GPU gains by it; the product stays.",
+    )
+    torch_compile: Switch = setting("auto", "Compile each layer; the first step waits for it. auto: on most GPUs.")
+    use_liger_kernel: Switch = setting(
+        "auto",
+        "Liger's kernels for norms, rotations and MLPs. auto: where the package is there and nothing is compiled.",
     )
     eval_steps: int = setting(0, "Steps between evaluations; 0 picks about ten over the run.", min=0, max=10_000_000)
     save_steps: int = setting(0, "Steps between checkpoints; 0 picks about five over the run.", min=0, max=10_000_000)
@@ -172,7 +182,6 @@ def default_config(model: str = "demo") -> RunConfig:
             **{
                 "gradient_accumulation_steps": 1,
                 "optim": "adamw_torch",
-                "activation_checkpointing": False,
                 **settings,
             }
         ),

@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from trainer.config import RunConfig
 from trainer.data import Bad, prepare
 from trainer.discover import discover
 from trainer.errors import InvalidConfig, UserError
+from trainer.levers import Levers
 from trainer.loading import compute_dtype, load_model
 from trainer.models import load_config, load_tokenizer
 from trainer.plan import Plan, make_plan
@@ -54,7 +55,9 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     plan = make_plan(config, module_map, devices.device(), len(tokenizer))
     if plan.issues:
         raise InvalidConfig(plan.issues)
-    _compare_with_saved(plan, places.folder / "plan.json")
+    newest = checkpoints.newest_complete(places.folder / "checkpoints")
+    plan = _settle(plan, places.folder / "plan.json", resumes=newest is not None)
+    sink("log", text=f"Picked for speed. {plan.levers.told()}")
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
     sink("log", text="Reading the data")
     data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, places.data_dir)
@@ -70,23 +73,31 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
         module_map = grow(module_map, len(tokenizer))
     model = adapter.attach(base, plan, config.adapter, module_map, new_tokens)
     save_start(model, config, places.folder / "start")
-    trainer = build_trainer(config, model, tokenizer, data, places.folder / "checkpoints", sink)
+    trainer = build_trainer(config, plan.levers, model, tokenizer, data, places.folder / "checkpoints", sink)
     adapter.prepare(model, plan, compute_dtype(config.model))
     adapter.verify(model, plan, config.adapter, module_map)
     sink("log", text=f"{plan.trainable:,} numbers train, as planned; checked against the model")
     trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
-    newest = checkpoints.newest_complete(places.folder / "checkpoints")
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     save_adapter(model, config, tokenizer if new_tokens else None, places.folder)
     return bool(trainer.state.global_step >= trainer.state.max_steps)
 
 
-def _compare_with_saved(plan: Plan, path: Path) -> None:
-    """The plan that the person saw is the plan that trains. Raises UserError if the model changed meanwhile."""
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
+def _settle(plan: Plan, path: Path, resumes: bool) -> Plan:
+    """The plan that trains: it is what the person saw. Raises UserError if the model changed meanwhile.
+
+    Levers are picked anew for the device as it is now and written down; a run that goes on keeps those it began with.
+    """
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if saved is not None:
+        _compare(plan, saved)
+        if resumes and "levers" in saved:
+            return replace(plan, levers=Levers.from_json(saved["levers"]))
+    write_json(path, plan.to_json())
+    return plan
+
+
+def _compare(plan: Plan, saved: dict[str, Any]) -> None:
     now = json.loads(json.dumps(plan.to_json()))
     if (saved["receipts"], saved["trainable"]) != (now["receipts"], now["trainable"]):
         raise UserError(

@@ -48,8 +48,15 @@ class Estimate:
     whole_logits: bool
     buffers: int
     """Weights made anew for one product: dequantised, cast, with DoRA's norm."""
-    step: int
-    """What the optimiser's step makes and forgets."""
+    every_n_layers: int
+    """Which layers recompute their activations: every such one, 0 none."""
+    accumulates: bool
+    """A step has several batches, whose gradients add up."""
+
+    def with_levers(self, every_n_layers: int, accumulation: int) -> Estimate:
+        """The same with other layers recomputing; whether any do at all must stay as it was."""
+        assert (every_n_layers > 0) == (self.every_n_layers > 0)
+        return replace(self, every_n_layers=every_n_layers, accumulates=accumulation > 1)
 
     def items(self, batch: int, length: int) -> dict[str, int]:
         """Bytes by item at the moment that needs most, for `batch` rows of `length` tokens."""
@@ -73,12 +80,8 @@ class Estimate:
         """End of the forward pass; the backward pass, beginning and end; the optimiser's step."""
         tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
         sizes = [kept.bytes(batch, length) for kept in (self.padded if batch > 1 else self.layers)] or [0.0]
-        one, kept = max(sizes), sum(sizes)
-        at_once = kept
-        if self.setup.checkpointing:  # each layer's input, and one layer anew; a float32 input its norm keeps itself
-            kept = tokens * hidden * width * len(sizes)
-            at_once = kept + one - (tokens * hidden * width if width == FLOAT32 else 0)
-        earlier = self.gradients if self.config.training.gradient_accumulation_steps > 1 else 0
+        kept, at_once, one = self._kept(sizes, tokens * hidden * width)
+        earlier = self.gradients * self.accumulates
         work = self.buffers + self._passing(tokens)
         ends = tokens * hidden * (FLOAT32 + width)  # of the last norm, and what the head is given
         return [
@@ -90,8 +93,24 @@ class Estimate:
             },
             {"gradients": max(earlier, self.head), "activations": at_once, "workspace": work},
             {"gradients": self.gradients, "activations": one, "workspace": work},
-            {"gradients": self.gradients, "workspace": self.step},
+            {"gradients": self.gradients},
         ]
+
+    def _kept(self, sizes: list[float], entering: int) -> tuple[float, float, float]:
+        """Bytes of activations at the end of the forward pass, at the most later on, and of the largest layer.
+
+        A layer that recomputes keeps what enters it (its norm keeps a float32 input itself), and is there whole
+        while the backward pass is in it; layers behind it are gone by then.
+        """
+        sofar, most = 0.0, 0.0
+        own_input = entering if self.setup.width == FLOAT32 else 0
+        for number, size in enumerate(sizes):
+            if self.every_n_layers and number % self.every_n_layers == 0:
+                sofar += entering
+                most = max(most, sofar + size - own_input)
+            else:
+                sofar += size
+        return sofar, max(most, sofar), max(sizes)
 
     def _passing(self, tokens: int) -> float:
         """Gradients of activations while they pass a layer: of the hidden states, of the MLP's inside."""
@@ -108,11 +127,13 @@ class Estimate:
         return float(tile + tokens * hidden * (FLOAT32 + width))
 
 
-def estimate(config: RunConfig, module_map: ModuleMap, targets: Iterable[Target], device: Device = CPU) -> Estimate:
-    """The estimate of `config`, whose `targets` are resolved on `module_map`."""
+def estimate(
+    config: RunConfig, module_map: ModuleMap, targets: Iterable[Target], device: Device = CPU, recompute: bool = False
+) -> Estimate:
+    """The estimate of `config`, whose `targets` are resolved on `module_map`. `recompute`: every layer does."""
     targets = list(targets)
     width = compute_width(config, device)
-    setup = Setup.of(config, width, device.is_gpu)
+    setup = Setup.of(config, width, device.is_gpu, recompute)
     quantised = quantised_modules(config.model.quantization, module_map, targets)
     sizes = [size for target in targets for size in tensor_sizes(target, config.adapter, module_map)]
     stored = sum(sizes)
@@ -136,7 +157,8 @@ def estimate(config: RunConfig, module_map: ModuleMap, targets: Iterable[Target]
         padded=tuple(kept_by_layers(module_map, whole, quantised, replace(setup, padded=True))),
         whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
         buffers=_buffers(module_map, whole, quantised, setup),
-        step=0 if eight_bit else FLOAT32 * (stored if device.is_gpu else 2 * max(sizes, default=0)),
+        every_n_layers=int(recompute),
+        accumulates=config.training.gradient_accumulation_steps > 1,
     )
 
 

@@ -176,6 +176,8 @@ def _convert(hint: Any, value: Any, path: str, issues: list[Issue]) -> Any:
             return ()
         return tuple(_convert(get_args(hint)[0], item, f"{path}[{i}]", issues) for i, item in enumerate(value))
     if origin is Literal:
+        if isinstance(value, bool) and "on" in get_args(hint):
+            value = "on" if value else "off"  # as runs of before wrote it
         if value not in get_args(hint) or not isinstance(value, str):
             issues.append(Issue(path, f"{_show(value)} is not possible here.", f"Choose {_choices(hint)}."))
         return value

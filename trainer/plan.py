@@ -7,6 +7,7 @@ plan against the real model before its first step (`adapter.verify`).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from trainer.config import RunConfig
@@ -14,6 +15,7 @@ from trainer.counts import stored_count, trainable_count
 from trainer.devices import CPU, Device
 from trainer.errors import Issue
 from trainer.failures import size
+from trainer.levers import Levers, pick
 from trainer.memory import Estimate, estimate, seen_by_torch
 from trainer.modules import ModuleMap
 from trainer.resolve import Receipt, Target, resolve
@@ -39,6 +41,8 @@ class Plan:
     """Where it would train, as it was when the plan was made."""
     length: int
     """max_length of the configuration."""
+    levers: Levers
+    """What was picked to make it fast."""
     fits: dict[str, int]
     """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row;
     empty where the device's memory is not known."""
@@ -69,6 +73,7 @@ class Plan:
             "memory_predicted": seen_by_torch(self.memory),
             "device_memory": {"device": self.device.name, "free": self.device.free, "total": self.device.total},
             "fits": self.fits,
+            "levers": self.levers.to_json(),
             "receipts": [asdict(receipt) | {"names": list(receipt.names)} for receipt in self.receipts],
             "issues": [issue.to_json() for issue in self.issues],
             "warnings": [issue.to_json() for issue in self.warnings],
@@ -95,9 +100,15 @@ def make_plan(config: RunConfig, module_map: ModuleMap, device: Device = CPU, to
             )
         )
     training = config.training
-    costs = estimate(config, module_map, found.targets, device)
-    memory = costs.items(training.per_device_train_batch_size, training.max_length)
-    fits = costs.largest(device.room) if device.room else {}
+
+    @cache
+    def costs(recompute: bool) -> Estimate:
+        return estimate(config, module_map, found.targets, device, recompute)
+
+    levers, needs = pick(config, module_map, device, costs)
+    memory = needs.items(levers.per_device_train_batch_size, training.max_length)
+    least = costs(training.activation_checkpointing != "off")
+    fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
     stored = sum(stored_count(target, config.adapter, module_map) for target in found.targets)
     return Plan(
@@ -108,11 +119,12 @@ def make_plan(config: RunConfig, module_map: ModuleMap, device: Device = CPU, to
         memory=memory,
         device=device,
         length=training.max_length,
+        levers=levers,
         fits=fits,
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
         issues=tuple(issues),
-        warnings=(*found.warnings, *_too_large(costs, memory, device, fits)),
+        warnings=(*found.warnings, *_too_large(least, memory, device, fits)),
     )
 
 
@@ -134,8 +146,8 @@ def _cures(costs: Estimate, fits: dict[str, int]) -> list[str]:
         cures.append(f"Lower it to {batch}.")
     elif length >= 8:
         cures.append(f"Lower it to 1, and max_length to {length}.")
-    if not config.training.activation_checkpointing:
-        cures.append("Switch activation_checkpointing on.")
+    if config.training.activation_checkpointing == "off":
+        cures.append("Set activation_checkpointing to auto.")
     if config.model.quantization != "nf4":
         cures.append("Set quantization to nf4.")
     return cures or ["Choose a smaller model, or train fewer modules in full."]

@@ -14,10 +14,13 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PrinterCallback, Trainer
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from trainer.batches import IGNORED, Collator, GroupedSampler
+from trainer.compiling import Compiler
 from trainer.config import RunConfig
 from trainer.data import Prepared, packing
+from trainer.levers import Levers
 from trainer.loading import compute_dtype
 from trainer.optimiser import parameter_groups
 from trainer.recorder import Sink
@@ -32,10 +35,10 @@ computing the same in bfloat16 may."""
 
 
 def build_trainer(
-    config: RunConfig, model: PeftModel, tokenizer: Any, data: Prepared, folder: Path, sink: Sink
+    config: RunConfig, levers: Levers, model: PeftModel, tokenizer: Any, data: Prepared, folder: Path, sink: Sink
 ) -> Trainer:
     """The trainer, ready but for its callbacks. Which loss it takes and whether it packs is measured."""
-    arguments = _arguments(config, folder, len(data.train), data.eval is not None)
+    arguments = _arguments(config, levers, folder, len(data.train), data.eval is not None)
     collator = Collator(tokenizer.pad_token_id, config.training.max_length)
     parts = {
         "model": model,
@@ -51,16 +54,22 @@ def build_trainer(
         sink("log", text="The loss is computed from whole logits (the fused one does not fit): more memory per token")
     trainer.remove_callback(PrinterCallback)
     trainer.config = config
-    _arrange(trainer, config, data.lengths, collator, sink)
+    trainer.args.use_liger_kernel = levers.use_liger_kernel  # read when training starts; TRL would warn of it
+    trainer.args.liger_kernel_config = _liger(model)
+    if levers.torch_compile:
+        trainer.add_callback(Compiler(trainer, sink))
+    _arrange(trainer, config, levers, data.lengths, collator, sink)
     return trainer
 
 
-def _arrange(trainer: Any, config: RunConfig, lengths: np.ndarray, collator: Collator, sink: Sink) -> None:
+def _arrange(
+    trainer: Any, config: RunConfig, levers: Levers, lengths: np.ndarray, collator: Collator, sink: Sink
+) -> None:
     """Decide how examples share a batch, and say so where it is not the plain way."""
     training, way = config.training, config.training.packing
-    filled = packing.fill(lengths, training.per_device_train_batch_size, training.max_length, training.seed)
+    filled = packing.fill(lengths, levers.per_device_train_batch_size, training.max_length, training.seed)
     if way == "bfd" or (way == "auto" and packing.pays(filled)):
-        if packing_is_exact(trainer.model, trainer.compute_loss_context_manager):
+        if packing_is_exact(trainer.model, trainer.accelerator.autocast):
             collator.packed, way = True, "bfd"
         else:
             way = "group_by_length"
@@ -124,7 +133,7 @@ def _fused_loss_is_right(trainer: SFTTrainer, model: PeftModel) -> bool:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), trainer.compute_loss_context_manager():
+        with torch.no_grad(), trainer.accelerator.autocast():  # as in training, where accelerate puts it around
             fused, own = (float(model(**inputs, use_cache=False, fused_lm_head=way).loss) for way in (True, False))
     except torch.OutOfMemoryError:
         raise
@@ -135,7 +144,13 @@ def _fused_loss_is_right(trainer: SFTTrainer, model: PeftModel) -> bool:
     return math.isfinite(own) and abs(fused - own) <= LOSS_TOLERANCE * max(abs(own), 1e-3)
 
 
-def _arguments(config: RunConfig, folder: Path, examples: int, evaluates: bool) -> SFTConfig:
+def _liger(model: PeftModel) -> dict[str, bool]:
+    """Liger's kernels but for its losses, which would replace the fused one, and rotations that turn a part only."""
+    whole = (getattr(model.config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) == 1.0
+    return {"rope": whole, "cross_entropy": False, "fused_linear_cross_entropy": False}
+
+
+def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, evaluates: bool) -> SFTConfig:
     training = config.training
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     steps = training.max_steps if training.max_steps > 0 else math.ceil(examples / batch * training.num_train_epochs)
@@ -147,15 +162,17 @@ def _arguments(config: RunConfig, folder: Path, examples: int, evaluates: bool) 
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler_type,
         warmup_steps=training.warmup_ratio,  # below 1 it is a share of the steps
-        per_device_train_batch_size=training.per_device_train_batch_size,
+        per_device_train_batch_size=levers.per_device_train_batch_size,
         per_device_eval_batch_size=training.per_device_train_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        gradient_accumulation_steps=levers.gradient_accumulation_steps,
         max_length=training.max_length,
-        optim=training.optim if on_gpu else "adamw_torch",
+        optim=levers.optim,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        gradient_checkpointing=training.activation_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if training.activation_checkpointing else None,
+        gradient_checkpointing=levers.every_n_layers > 0,
+        gradient_checkpointing_kwargs=(
+            {"use_reentrant": False, "every_n_layers": levers.every_n_layers} if levers.every_n_layers else None
+        ),
         eval_strategy="steps" if evaluates else "no",
         eval_steps=training.eval_steps or max(1, steps // EVALS),
         eval_on_start=evaluates,
@@ -184,6 +201,9 @@ class _LabTrainer(Trainer):  # type: ignore[misc]
     config: RunConfig
     optimizer: torch.optim.Optimizer | None
     grouped: GroupedSampler | None = None
+    _right: Any = 0
+    _counted: Any = 0
+    """Of the step so far, where the loss tells: tokens guessed right, and tokens that count; on the device."""
     _sums: torch.Tensor | None = None
     """(negative log likelihood, right guesses, tokens) of the eval so far, in float64."""
 
@@ -196,6 +216,9 @@ class _LabTrainer(Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.grouped if self.grouped is not None else super()._get_train_sampler(train_dataset)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0  # nobody asks for it, and counting it walks all parameters at every batch
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         tokens = inputs.pop("tokens", 0)
@@ -235,7 +258,38 @@ class _LabTrainer(Trainer):  # type: ignore[misc]
 
 
 class _LabSFTTrainer(_LabTrainer, SFTTrainer):  # type: ignore[misc]
-    """The same with TRL's fused loss head."""
+    """The same with TRL's fused loss head, but for the entropy and for metrics that wait for the device.
+
+    TRL's own `compute_loss` reads four numbers back from the device for every batch. Here accuracy is summed up
+    there and read once a step, with the loss.
+    """
+
+    def __init__(self, *values: Any, **keywords: Any) -> None:
+        super().__init__(*values, **keywords)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:  # TRL has cast it to bfloat16, which the loss below would stumble over
+                parameter.data = parameter.data.float()
+        add_fused_lm_head(self.model.get_base_model(), outputs=("log_probs", "is_top1"))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        found = model(**inputs, use_cache=False, fused_lm_head=True)
+        count = found.label_mask.sum()
+        self._right, self._counted = self._right + found.is_top1.sum(), self._counted + count
+        loss = -found.log_probs.sum() / (count if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+        if self.aux_loss_enabled:  # a mean over the batch, where the other is a share of the step's sum
+            steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = loss + self.router_aux_loss_coef * found.aux_loss / steps
+        return (loss, found) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *values: Any, **keywords: Any) -> None:
+        if "loss" in logs:
+            logs["mean_token_accuracy"] = float(self._right / max(int(self._counted), 1))
+            self._right = self._counted = 0
+        super().log(logs, *values, **keywords)
 
     def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
         found = model(**inputs, use_cache=False, fused_lm_head=True)

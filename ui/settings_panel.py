@@ -49,4 +49,9 @@ def _build_rest(form: Form) -> None:
         form.add("training.eval_steps")
         form.add("training.save_steps")
         form.add("training.seed")
+    gr.HTML('<h4 class="part">Speed and memory</h4>', apply_default_css=False)
+    with gr.Column(elem_classes="grid bare"):
         form.add("training.activation_checkpointing")
+        form.add("training.micro_batches")
+        form.add("training.torch_compile")
+        form.add("training.use_liger_kernel")

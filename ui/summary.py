@@ -10,6 +10,7 @@ import gradio as gr
 from trainer.errors import Issue
 from trainer.plan import Plan
 from ui import form, text
+from ui.labels import LABELS
 
 SCRIPT = Path(__file__).with_name("summary.js")
 
@@ -39,7 +40,7 @@ def _figures(plan: Plan) -> str:
         f'<div title="{text.escape(title)}"><dt>{name}</dt><dd>{text.escape(value)}</dd></div>'
         for name, value, title in items
     )
-    return f'<dl class="figures">{cells}{_memory(plan)}</dl>{_room(plan)}'
+    return f'<dl class="figures">{cells}{_memory(plan)}</dl>{_room(plan)}{_speed(plan)}'
 
 
 def _memory(plan: Plan) -> str:
@@ -68,6 +69,15 @@ def _room(plan: Plan) -> str:
     fits = f"largest that fits: batch {batch:,} × {plan.length:,}" if batch else "no batch fits"
     fits += f", or 1 × {longest:,}" if longest > plan.length or (not batch and longest) else ""
     return f'<p class="room">{text.escape(has)} · {text.escape(fits)}</p>'
+
+
+def _speed(plan: Plan) -> str:
+    """What was picked to make the run fast, and why."""
+    rows = "".join(
+        f"<tr><th scope='row'>{text.escape(LABELS[f'training.{name}'])}</th><td>{text.escape(reason)}</td></tr>"
+        for name, reason in plan.levers.why.items()
+    )
+    return f'<details class="speed"><summary>Picked for speed</summary><table>{rows}</table></details>'
 
 
 def _matching_nothing(plan: Plan) -> str:

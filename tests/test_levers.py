@@ -1,0 +1,203 @@
+"""What is picked for speed: by plan and device, told, kept by a run that goes on, and without a trace in losses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import meter
+from tests.lab import small_config
+from trainer import devices, loop
+from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, default_config
+from trainer.devices import Device
+from trainer.discover import discover
+from trainer.levers import Levers
+from trainer.modules import ModuleMap
+from trainer.plan import Plan, make_plan
+from trainer.scenarios import SIX
+from trainer.trainers import build_trainer
+
+Events = list[dict[str, Any]]
+Train = Callable[..., Events]
+
+
+def gpu(gigabytes: float) -> Device:
+    return Device("cuda:0", total=int(gigabytes * 1e9), free=int(gigabytes * 1e9), bfloat16=True)
+
+
+@pytest.fixture(scope="module")
+def medium() -> ModuleMap:
+    return discover(meter.phi3_medium(), "phi3-medium")
+
+
+def study(medium: ModuleMap, device: Device, **training: Any) -> Plan:
+    config = replace(default_config("phi3-medium"), modules=SIX[4].modules)
+    return make_plan(replace(config, training=replace(config.training, **training)), medium, device)
+
+
+def test_no_more_is_recomputed_than_memory_asks_for(medium: ModuleMap) -> None:
+    depths = [study(medium, gpu(size), micro_batches="off").levers.every_n_layers for size in (160, 60, 45, 36, 20)]
+    assert depths[0] == 0
+    assert depths[-1] == 1
+    order = [depth or 99 for depth in depths]
+    assert order == sorted(order, reverse=True)
+    assert len(set(depths)) >= 3, "between none and all there are layers in n"
+    for size in (160, 60, 45, 36, 20):
+        plan = study(medium, gpu(size))
+        assert plan.needed <= 0.85 * size * 1e9
+        assert plan.levers.per_device_train_batch_size * plan.levers.gradient_accumulation_steps == 64
+        assert plan.levers.per_device_train_batch_size >= 8
+
+
+def test_larger_micro_batches_where_weights_are_read_often(medium: ModuleMap) -> None:
+    small = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 64}
+    assert study(medium, gpu(80), **small).levers.per_device_train_batch_size >= 4
+    assert study(medium, gpu(80), **small, micro_batches="off").levers.per_device_train_batch_size == 1
+    assert study(medium, replace(devices.CPU, total=10**12), **small).levers.per_device_train_batch_size == 1
+    unknown = study(medium, Device("cuda:0", bfloat16=True), **small).levers
+    assert (unknown.every_n_layers, unknown.per_device_train_batch_size) == (1, 1)
+
+
+def test_what_is_set_is_not_picked(medium: ModuleMap) -> None:
+    on = study(medium, gpu(160), activation_checkpointing="on", torch_compile="on", optim="adamw_torch").levers
+    assert (on.every_n_layers, on.torch_compile, on.optim) == (1, True, "adamw_torch_fused")
+    off = study(medium, gpu(20), activation_checkpointing="off", torch_compile="off", use_liger_kernel="off").levers
+    assert (off.every_n_layers, off.torch_compile, off.use_liger_kernel) == (0, False, False)
+    assert off.optim == "paged_adamw_8bit"
+    assert Levers.from_json(json.loads(json.dumps(off.to_json()))) == off
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    config = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=3)
+    return replace(
+        config,
+        model=ModelConfig(name="phi3", quantization="nf4", dtype="float32"),
+        modules=(Tick("q_proj"), Tick("down_proj"), Tick("lm_head", "full")),
+        adapter=AdapterConfig(r=4, lora_alpha=8, lora_dropout=0.0),
+        data=replace(config.data, eval_fraction=0.0),
+        training=replace(config.training, per_device_train_batch_size=2, gradient_accumulation_steps=4),
+    )
+
+
+@pytest.fixture
+def train(config: RunConfig, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Trains `config` with levers changed by hand; its events, and the names of what trains."""
+
+    def run(**changes: Any) -> Events:
+        events: Events = []
+        folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+
+        def build(config: RunConfig, levers: Levers, model: Any, *rest: Any) -> Any:
+            names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+            events.append({"type": "names", "names": names})
+            return build_trainer(config, replace(levers, **changes), model, *rest)
+
+        monkeypatch.setattr(loop, "build_trainer", build)
+        places = loop.Places(folder, models_dir, tmp_path / "data")
+        loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+        return events
+
+    return run
+
+
+def figures(events: Events) -> list[tuple[float, ...]]:
+    """Loss, norm of the gradient, accuracy and tokens of every step."""
+    keys = ("loss", "grad_norm", "accuracy", "tokens")
+    return [tuple(event[key] for key in keys) for event in events if event["type"] == "metrics"]
+
+
+def names(events: Events) -> list[str]:
+    """Of all parameters that train."""
+    return next(event["names"] for event in events if event["type"] == "names")  # type: ignore[no-any-return]
+
+
+LEVERS: list[dict[str, Any]] = [
+    {"every_n_layers": 1},
+    {"every_n_layers": 2},
+    {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1},
+    {"torch_compile": True},
+    {"optim": "adamw_torch"},
+]
+
+
+def test_no_lever_changes_what_is_learned(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.compiling.BACKEND", "eager")  # traced as for a GPU; nothing is built
+    plain = train()
+    assert len(figures(plain)) == 3
+    assert figures(plain)[0][0] != figures(plain)[2][0]
+    for changes in LEVERS:
+        events = train(**changes)
+        assert names(events) == names(plain)
+        assert not any("not compiled" in event.get("text", "") for event in events)
+        for ours, theirs in zip(figures(events), figures(plain), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5), changes
+
+
+def test_what_cannot_be_compiled_trains_as_it_is(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = figures(train())
+    monkeypatch.setattr("trainer.compiling.BACKEND", "no such compiler")
+    events = train(torch_compile=True)
+    assert any("Layers are not compiled" in event.get("text", "") for event in events)
+    assert figures(events) == plain
+
+
+def test_a_run_that_goes_on_keeps_its_levers(
+    config: RunConfig, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins on a roomy machine, and goes on where nothing is free."""
+    texts: list[str] = []
+    places = loop.Places(tmp_path / "run", models_dir, tmp_path / "data")
+    places.folder.mkdir()
+    steps = 0
+
+    def sink(type: str, **values: Any) -> None:
+        nonlocal steps
+        steps += type == "metrics"
+        texts.extend([values["text"]] if type == "log" else [])
+
+    config = replace(config, training=replace(config.training, activation_checkpointing="auto"))
+    loop.train(config, places, sink, lambda: steps == 0)
+    begun = json.loads((places.folder / "plan.json").read_text())["levers"]
+    assert (steps, begun["every_n_layers"]) == (1, 0)
+    monkeypatch.setattr(devices, "device", lambda: replace(devices.CPU, total=10**9, free=1))
+    loop.train(config, places, sink, lambda: False)
+    assert steps == 3
+    told = [text for text in texts if "Picked for speed" in text]
+    assert len(told) == 2
+    assert told[0] == told[1]
+    assert "all activations fit" in told[0]
+    (tmp_path / "other").mkdir()
+    loop.train(config, replace(places, folder=tmp_path / "other"), sink, lambda: steps == 4)
+    assert json.loads((tmp_path / "other" / "plan.json").read_text())["levers"]["every_n_layers"] == 1
+
+
+def test_the_residual_stream_stays_bfloat16(
+    config: RunConfig, models_dir: Path, tmp_path: Path, train: Train
+) -> None:
+    """Embeddings trained in full are float32 masters; what flows through the layers is not."""
+    from trainer.compiling import GradientCheckpointingLayer
+
+    seen: set[torch.dtype] = set()
+    forward = GradientCheckpointingLayer.__call__
+
+    def watched(self: Any, *values: Any, **keywords: Any) -> Any:
+        if self.training:
+            seen.add(values[0].dtype)
+        return forward(self, *values, **keywords)
+
+    ticks = (Tick("q_proj"), Tick("embed_tokens", "full"))
+    config = replace(config, modules=ticks, model=replace(config.model, dtype="bfloat16"))
+    places = loop.Places(tmp_path / "bf16", models_dir, tmp_path / "data")
+    places.folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GradientCheckpointingLayer, "__call__", watched)
+        loop.train(config, places, lambda *_, **__: None, lambda: False)
+    assert seen == {torch.bfloat16}
