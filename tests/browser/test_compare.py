@@ -69,5 +69,12 @@ def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> 
     config = replace(default_config(), modules=SIX[0].modules).to_json()
     made = client.predict(config, "layers", True, 2, api_name="/scenarios")
     assert [item["title"] for item in made["scenarios"]] == ["First third", "Middle third", "Last third"]
+    page.locator(".experiments label", has_text="Thirds").click()
+    page.locator("#compare-stop").click()
+    page.wait_for_selector("#compare-head .pill.stopped")
+    page.locator("#compare-resume").click()
+    page.wait_for_selector("#compare-head .pill:is(.queued, .running)")
+    assert page.locator("#compare-resume").is_hidden()
     assert client.predict(made["id"], api_name="/stop") == "Stopping 6 runs."
+    page.wait_for_selector("#compare-head .pill.stopped")
     client.close()
