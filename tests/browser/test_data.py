@@ -19,10 +19,9 @@ def choose(page: Page, button: str, *files: Path) -> None:
 
 def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Page, tmp_path: Path) -> None:
     file, other = tmp_path / "my rows.jsonl", tmp_path / "more.csv"
+    empty = {"question": "Why?", "answer": ""}
     good = [{"question": f"Where is {n}?", "answer": f"There <b>{n}</b>. " * (1 + n % 20)} for n in range(40)]
-    file.write_text(
-        "".join(json.dumps(row) + "\n" for row in [*good, {"question": "Why?", "answer": ""}]) + "{broken\n"
-    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*good, *[empty] * 12]) + "{broken\n")
     other.write_text("question,answer\nWho?,Me.\n")
     page.locator("#data-source label", has_text="File").click()
     choose(page, "#data-upload", file, other)
@@ -33,14 +32,15 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     page.wait_for_selector("#data-example .example")
     overview = page.inner_text("#data-overview")
     assert "Recognised as questions and answers: the columns question and answer" in overview
-    assert "43" in overview
+    assert "54" in overview
     problems = page.inner_text("#data-problems")
-    assert "2 of 43 rows cannot be used" in problems
-    assert "the answer is empty: line my_rows.jsonl" not in problems
-    assert "1 × the answer is empty: line 41" in problems and "1 × not valid JSON" in problems
+    assert "13 of 54 rows cannot be used" in problems
+    assert "12 × the answer is empty: lines 41, 42," in problems and "1 × not valid JSON" in problems
+    page.get_by_text("and 4 more").click()
+    assert page.inner_text("#data-problems details").endswith("49, 50, 51, 52")
     page.keyboard.press("Escape")
     page.locator("#train").click()
-    page.wait_for_selector('#summary .issues.refused:has-text("2 of 43 rows cannot be used")')
+    page.wait_for_selector('#summary .issues.refused:has-text("13 of 54 rows cannot be used")')
     page.locator("#data-open").click()
     page.wait_for_selector("#data-example .example")
     assert page.locator("#data-example .t.counts").count() > 3

@@ -16,9 +16,6 @@ from trainer.data.prepare import Look, Part, grouped, look, nothing_counts
 from trainer.data.tokens import refuse
 from trainer.errors import Issue, UserError
 
-SHOWN_LINES = 20
-"""Lines named of each reason; `bad` holds all of them."""
-
 
 def report(
     config: RunConfig, tokenizer: Any, data_dir: Path, most: int | None = None, progress: Progress | None = None
@@ -89,7 +86,7 @@ def _account(found: Look) -> dict[str, Any]:
 
 def _group(reason: str, items: Sequence[Bad]) -> dict[str, Any]:
     files = {item.file for item in items}
-    named = [item.line if len(files) == 1 else f"{item.file}:{item.line}" for item in items[:SHOWN_LINES]]
+    named = [item.line if len(files) == 1 else f"{item.file}:{item.line}" for item in items]
     return {"reason": reason, "count": len(items), "lines": named}
 
 
