@@ -41,6 +41,9 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     page.keyboard.press("Escape")
     page.locator("#train").click()
     page.wait_for_selector('#summary .issues.refused:has-text("13 of 54 rows cannot be used")')
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.wait_for_function("['#go', '#settings'].every((name) => document.querySelector(name).offsetWidth <= 420)")
+    page.set_viewport_size({"width": 1440, "height": 900})
     page.locator("#data-open").click()
     page.wait_for_selector("#data-example .example")
     assert page.locator("#data-example .t.counts").count() > 3

@@ -12,8 +12,7 @@ import numpy as np
 from trainer.config import RunConfig, TrainingConfig
 from trainer.data import lengths, packing
 from trainer.data.check import Bad, Progress
-from trainer.data.prepare import Look, Part, grouped, look, nothing_counts
-from trainer.data.tokens import refuse
+from trainer.data.prepare import Look, Part, grouped, look, nothing_counts, places, refuse
 from trainer.errors import Issue, UserError
 
 
@@ -85,9 +84,7 @@ def _account(found: Look) -> dict[str, Any]:
 
 
 def _group(reason: str, items: Sequence[Bad]) -> dict[str, Any]:
-    files = {item.file for item in items}
-    named = [item.line if len(files) == 1 else f"{item.file}:{item.line}" for item in items]
-    return {"reason": reason, "count": len(items), "lines": named}
+    return {"reason": reason, "count": len(items), "lines": places(items)}
 
 
 def _tokens(part: Part, max_length: int, most: int | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ from trainer.data.encode import Encoder
 from trainer.data.masks import Masker, Rendered
 from trainer.data.messages import BadRow, Example
 from trainer.data.templates import Template, choose
-from trainer.errors import UserError
 
 VERSION = 1
 TOKENS, ACCOUNT = "tokens.arrow", "account.json"
@@ -172,14 +171,3 @@ def _batches(checked: Checked) -> Iterator[tuple[int, pa.RecordBatch]]:
             part = batch.slice(place, BATCH // 4)
             yield start, part
             start += part.num_rows
-
-
-def refuse(bad: Sequence[Bad], rows: int) -> UserError:
-    """What is told where bad rows keep the data from being used: all of them counted, the first ones named."""
-    shown = "; ".join(f"line {item.line}: {item.reason}" for item in bad[:10])
-    more = f" and {len(bad) - 10:,} more" if len(bad) > 10 else ""
-    return UserError(
-        f"{len(bad):,} of {rows:,} rows cannot be used: {shown}{more}.",
-        "Mend these rows, take them out, or train without them (bad_rows: skip).",
-        "data",
-    )
