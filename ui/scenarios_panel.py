@@ -40,8 +40,8 @@ class ScenariosPanel:
             self.set = gr.Dropdown(
                 names, value="six", label="Set", elem_id="scenario-set", elem_classes=["setting", "wide"]
             )
-            self.seeds = gr.Number(1, label="Seeds", precision=0, minimum=1, maximum=MAX_SEEDS,
-                                   elem_id="scenario-seeds", **common)  # fmt: skip
+            # without bounds of its own: Gradio's refusal reaches nobody, `_seeds` says what is wrong
+            self.seeds = gr.Number(1, label="Seeds", elem_id="scenario-seeds", **common)
             self.equal = gr.Checkbox(False, label="Equal budget", elem_id="scenario-equal", **common)
             self.name = gr.Textbox("", label="Name", placeholder="the set’s", max_lines=1, max_length=MAX_TITLE,
                                    elem_id="scenario-name", elem_classes=["setting", "wide"])  # fmt: skip

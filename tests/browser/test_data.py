@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gradio_client import Client
+
 Page = Any
 
 
@@ -36,6 +38,11 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     assert "2 of 43 rows cannot be used" in problems
     assert "the answer is empty: line my_rows.jsonl" not in problems
     assert "1 × the answer is empty: line 41" in problems and "1 × not valid JSON" in problems
+    page.keyboard.press("Escape")
+    page.locator("#train").click()
+    page.wait_for_selector('#summary .issues.refused:has-text("2 of 43 rows cannot be used")')
+    page.locator("#data-open").click()
+    page.wait_for_selector("#data-example .example")
     assert page.locator("#data-example .t.counts").count() > 3
     assert page.locator("#data-example .t.special").first.inner_text() == "<s>"
     assert "<b>" in page.inner_text("#data-example .example"), "what is in the data is text"
@@ -76,3 +83,33 @@ def test_columns_are_picked_and_a_file_of_no_use_says_so(page: Page, tmp_path: P
     for width in (1440, 420):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_function("most => document.querySelector('#data-card').scrollWidth <= most", arg=width)
+
+
+def test_a_long_check_is_shown_and_can_be_broken_off(page: Page, app: str, tmp_path: Path) -> None:
+    client = Client(app, verbose=False)
+    runs = client.predict(api_name="/runs")
+    long, short = tmp_path / "long.jsonl", tmp_path / "short.jsonl"
+    row = json.dumps({"question": "Where is it?", "answer": "There, where it was. " * 9}) + "\n"
+    long.write_text(row * 200_000)
+    short.write_text(row * 20)
+    page.locator("#data-source label", has_text="File").click()
+    choose(page, "#data-upload", long)
+    page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('long')")
+    for start, cancel, place in (
+        ("#train", "#train-cancel", "#summary"),
+        ("#data-open", "#data-cancel", "#data-progress"),
+    ):
+        page.locator(start).click()
+        page.wait_for_selector(f'{place} .progress-text:has-text("%")')
+        page.locator(cancel).click()
+        page.wait_for_selector(f"{place} .progress", state="detached")
+        assert page.locator(cancel).is_hidden()
+    assert "broken off" in page.inner_text("#data-progress")
+    page.keyboard.press("Escape")
+    assert page.locator("#summary .issues").count() == 0
+    assert len(client.predict(api_name="/runs")) == len(runs), "nothing was started"
+    client.close()
+    choose(page, "#data-upload", short)
+    page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('short')")
+    page.locator("#data-open").click()
+    page.wait_for_selector("#data-example .example")
