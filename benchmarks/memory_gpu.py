@@ -105,7 +105,7 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     plan = make_plan(run, module_map, devices.device())
     assert not plan.issues, plan.issues
     model = adapter.attach(load_model(run.model, models, plan, module_map), plan, run.adapter, module_map)
-    trainer = build_trainer(run, plan.levers, model, _tokenizer(), _data(run), models / "out", _silent)
+    trainer = build_trainer(run, plan.levers, model, tokenizer(), _data(run), models / "out", _silent)
     adapter.prepare(model, plan, compute_dtype(run.model))
     trainer.args.save_strategy = "no"
     trainer.train()
@@ -162,7 +162,7 @@ def _data(run: RunConfig) -> Any:
     return Prepared(Dataset.from_dict(columns), None, (), (), np.asarray(sizes))
 
 
-def _tokenizer() -> Any:
+def tokenizer() -> Any:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 

@@ -146,7 +146,12 @@ class TrainingConfig:
         "auto",
         "Liger's kernels for norms, rotations and MLPs. auto: where the package is there and nothing is compiled.",
     )
-    eval_steps: int = setting(0, "Steps between evaluations; 0 picks about ten over the run.", min=0, max=10_000_000)
+    eval_steps: int = setting(
+        0,
+        "Steps between evaluations; 0 picks up to ten over the run, for a tenth of its time at most.",
+        min=0,
+        max=10_000_000,
+    )
     save_steps: int = setting(0, "Steps between checkpoints; 0 picks about five over the run.", min=0, max=10_000_000)
     seed: int = setting(42, "Seed of weights, dropout and the order of the data.", min=0, max=2**32 - 1)
 

@@ -26,7 +26,9 @@ from trainer.optimiser import parameter_groups
 from trainer.recorder import Sink
 
 EVALS, SAVES = 10, 5
-"""Evaluations and checkpoints of a run that does not say how often."""
+"""Evaluations and checkpoints of a run that does not say how often; fewer evaluations where they would take more
+than EVAL_SHARE of its time. A forward pass is a third of a step."""
+EVAL_SHARE = 0.1
 LOSS_TOLERANCE = 0.02
 """Relative difference of two losses that bfloat16 explains; a loss that leaves something out differs more."""
 LEAK, NOISE = 1e-4, 0.2
@@ -38,7 +40,7 @@ def build_trainer(
     config: RunConfig, levers: Levers, model: PeftModel, tokenizer: Any, data: Prepared, folder: Path, sink: Sink
 ) -> Trainer:
     """The trainer, ready but for its callbacks. Which loss it takes and whether it packs is measured."""
-    arguments = _arguments(config, levers, folder, len(data.train), data.eval is not None)
+    arguments = _arguments(config, levers, folder, len(data.train), len(data.eval) if data.eval is not None else 0)
     collator = Collator(tokenizer.pad_token_id, config.training.max_length)
     parts = {
         "model": model,
@@ -150,7 +152,7 @@ def _liger(model: PeftModel) -> dict[str, bool]:
     return {"rope": whole, "cross_entropy": False, "fused_linear_cross_entropy": False}
 
 
-def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, evaluates: bool) -> SFTConfig:
+def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, held_out: int) -> SFTConfig:
     training = config.training
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     steps = training.max_steps if training.max_steps > 0 else math.ceil(examples / batch * training.num_train_epochs)
@@ -173,9 +175,9 @@ def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, e
         gradient_checkpointing_kwargs=(
             {"use_reentrant": False, "every_n_layers": levers.every_n_layers} if levers.every_n_layers else None
         ),
-        eval_strategy="steps" if evaluates else "no",
-        eval_steps=training.eval_steps or max(1, steps // EVALS),
-        eval_on_start=evaluates,
+        eval_strategy="steps" if held_out else "no",
+        eval_steps=training.eval_steps or max(1, steps // _evals(steps * batch, held_out)),
+        eval_on_start=held_out > 0,
         save_steps=training.save_steps or max(1, steps // SAVES),
         logging_steps=1,
         logging_nan_inf_filter=False,  # else a NaN loss is drawn as 0
@@ -189,6 +191,11 @@ def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, e
         remove_unused_columns=False,
         include_num_input_tokens_seen="no",  # counted here, packed or not
     )
+
+
+def _evals(examples: int, held_out: int) -> int:
+    """How often a run over so many examples, repeats counted, measures the held-out ones."""
+    return min(EVALS, max(1, int(3 * EVAL_SHARE * examples / max(held_out, 1))))
 
 
 class _LabTrainer(Trainer):  # type: ignore[misc]

@@ -1,0 +1,158 @@
+"""What a device can do at best on a model's own shapes, and from that the least time a training step can take.
+
+Runs on a CPU, too, to see that it runs; the figures mean something on a GPU only.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import bitsandbytes.functional as quantised
+import torch
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+WARM_UP, ROUNDS = 3, 10
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's sizes, and those of one micro-batch of `rows` × `length` tokens."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    vocabulary: int
+    fused: bool
+    rows: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        """(out, in) of each linear of a layer."""
+        head = self.hidden // self.heads
+        queries, values = self.heads * head, self.key_value_heads * head
+        attention = [queries + 2 * values] if self.fused else [queries, values, values]
+        entering = [2 * self.inner] if self.fused else [self.inner, self.inner]
+        into = [(out, self.hidden) for out in attention + entering]
+        return [*into, (self.hidden, queries), (self.hidden, self.inner)]
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Rates and seconds of one micro-batch, each the median of ROUNDS."""
+
+    gemm_tflops: dict[str, float]
+    """By shape, forward."""
+    copy_gb_s: float
+    """Bytes read and written."""
+    dequantise_gb_s: float
+    """Bytes written, of all linears of a layer together."""
+    attention_tflops: float
+    """Forward and backward, causal: half of all pairs count."""
+    parts: dict[str, float]
+    """Seconds of one micro-batch without recomputing anything, by part: together the floor."""
+
+    @property
+    def floor(self) -> float:
+        """Seconds that a micro-batch takes at least."""
+        return sum(self.parts.values())
+
+
+def measure(shape: Shape, device: str) -> Ceilings:
+    """The ceilings of `device` ("cuda" or "cpu") on these shapes."""
+    dtype = torch.bfloat16
+    gemm: dict[str, float] = {}
+    products = dequantise = 0.0
+    for out, width in shape.linears:
+        forward, backward = _products(shape.tokens, out, width, device, dtype)
+        gemm[f"{shape.tokens} × {width} × {out}"] = 2 * shape.tokens * out * width / forward / 1e12
+        products += forward + backward
+        dequantise += _dequantise(out, width, device, dtype)
+    weights = sum(out * width for out, width in shape.linears)
+    head = sum(_products(shape.tokens, shape.vocabulary, shape.hidden, device, dtype))
+    attention = _attention(shape, device, dtype)
+    bandwidth = _copy(device, 2**28 if device == "cuda" else 2**20)
+    pairs = shape.rows * shape.heads * shape.length**2 / 2 * (shape.hidden // shape.heads)
+    return Ceilings(
+        gemm_tflops=gemm,
+        copy_gb_s=bandwidth / 1e9,
+        dequantise_gb_s=2 * weights / dequantise / 1e9,
+        attention_tflops=2 * 2 * pairs * 3.5 / attention / 1e12,  # backward: five products where forward has two
+        parts={
+            "products": shape.layers * products,
+            "dequantisation, forward and backward": 2 * shape.layers * dequantise,
+            "attention": shape.layers * attention,
+            "head": head,
+            "norms, rotations, activations at copy speed": shape.layers * _elementwise(shape) / bandwidth,
+        },
+    )
+
+
+def _elementwise(shape: Shape) -> int:
+    """Bytes that pass through memory between a layer's products, at best: in bfloat16, backward twice forward."""
+    values = shape.key_value_heads * (shape.hidden // shape.heads)
+    forward = 8 * shape.hidden + 2 * (shape.hidden + values) + 3 * shape.inner  # norms with sums; rotations; SwiGLU
+    return shape.tokens * 2 * 3 * forward
+
+
+def _products(tokens: int, out: int, width: int, device: str, dtype: torch.dtype) -> tuple[float, float]:
+    """Seconds of a frozen linear's product forward, and of the one for its input's gradient."""
+    inputs, weight = _random((tokens, width), device, dtype), _random((out, width), device, dtype)
+    gradient = _random((tokens, out), device, dtype)
+    return seconds(lambda: linear(inputs, weight), device), seconds(lambda: gradient @ weight, device)
+
+
+def _dequantise(out: int, width: int, device: str, dtype: torch.dtype) -> float:
+    packed, state = quantised.quantize_4bit(
+        _random((out, width), device, dtype), quant_type="nf4", compress_statistics=True
+    )
+    return seconds(lambda: quantised.dequantize_4bit(packed, state), device)
+
+
+def _attention(shape: Shape, device: str, dtype: torch.dtype) -> float:
+    head = shape.hidden // shape.heads
+    made = [_random((shape.rows, shape.heads, shape.length, head), device, dtype).requires_grad_() for _ in range(3)]
+    gradient = torch.ones_like(made[0])
+    return seconds(lambda: scaled_dot_product_attention(*made, is_causal=True).backward(gradient), device)
+
+
+def _copy(device: str, size: int) -> float:
+    """Bytes per second, read and written."""
+    source = torch.zeros(size, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    return 2 * 4 * size / seconds(lambda: target.copy_(source), device)
+
+
+def _random(size: tuple[int, ...], device: str, dtype: torch.dtype) -> torch.Tensor:
+    """Random numbers: zeros would draw less power, and run faster than any training."""
+    return torch.randn(size, device=device, dtype=dtype)
+
+
+def seconds(call: Callable[[], Any], device: str) -> float:
+    """Median seconds of a call, by CUDA's own clock on a GPU."""
+    for _ in range(WARM_UP):
+        call()
+    if device != "cuda":
+        times = []
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(ROUNDS)]
+    for start, end in events:
+        start.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in events) / 1e3
