@@ -59,6 +59,7 @@ def step(options: argparse.Namespace, folder: Path) -> int:
     compare_losses(rows, "ours", "trl")
     print_head(options)
     print_ratio("a step, ours ÷ the same in a bare TRL script", rows, "ours", "trl", "step", "≤ 1.02")
+    print_ratio("the same by each one's own processor time", rows, "ours", "trl", "step_cpu", "")
     print_ratio("start to first step, ours ÷ bare TRL", rows, "ours", "trl", "first", "≤ 1.05")
     return 0
 
@@ -112,7 +113,10 @@ def measure(tasks: dict[str, Row], options: argparse.Namespace, pythons: dict[st
         for who in tasks if number % 2 == 0 else reversed(tasks):
             way = {"loop there": "loop", "ours, no evaluations": "ours"}.get(who, who)
             found[who].append(run(tasks[who] | {"who": way}, pythons.get(who, sys.executable)))
-            shown = {key: round(found[who][-1][key], 4) for key in ("step", "first", "examples_per_second")}
+            shown = {
+                key: round(found[who][-1][key], 4)
+                for key in ("step", "step_cpu", "first", "examples_per_second", "examples_per_cpu_second")
+            }
             print(f"round {number + 1}: {who} {shown}", file=sys.stderr, flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")

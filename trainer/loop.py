@@ -20,6 +20,7 @@ from trainer.config import RunConfig
 from trainer.data import Bad, prepare
 from trainer.discover import discover
 from trainer.errors import InvalidConfig, UserError
+from trainer.heap import keep_freed_memory
 from trainer.levers import Levers
 from trainer.loading import compute_dtype, load_model
 from trainer.models import load_config, load_tokenizer
@@ -45,6 +46,7 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     Goes on from the newest complete checkpoint, if the folder has one. Raises UserError with what a
     person can do; everything else that is raised is a bug.
     """
+    keep_freed_memory()
     transformers_logging.disable_progress_bar()
     # names that the newest transformers has changed, and older ones still need
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
