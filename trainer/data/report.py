@@ -150,7 +150,7 @@ def _warnings(found: Look, value: Mapping[str, Any], training: TrainingConfig) -
             "data", f"The rows have several shapes: {kinds}.", "Pick the columns by hand if one of them is a mistake."
         )
     if value["duplicates"]:
-        warn("data", f"{value['duplicates']:,} rows are exact copies of others.", "They count more than once.")
+        warn("data", f"Exact copies of other rows: {value['duplicates']:,}.", "They count more than once.")
     if found.shared:
         warn(
             "data.held_out",
