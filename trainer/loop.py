@@ -54,7 +54,7 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     sink("log", text=f"Reading {config.model.name}")
     tokenizer = load_tokenizer(config.model, places.models_dir)
     module_map = discover(load_config(config.model, places.models_dir), config.model.name)
-    plan = make_plan(config, module_map, devices.device(), len(tokenizer))
+    plan = make_plan(config, module_map, devices.device(), tokenizer.get_vocab())
     if plan.issues:
         raise InvalidConfig(plan.issues)
     newest = checkpoints.newest_complete(places.folder / "checkpoints")

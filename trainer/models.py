@@ -6,6 +6,7 @@ comes with a model is ever run, and only safetensors are read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -70,6 +71,16 @@ def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
         f"“{name[:100]}” is no model name.",
         "Write demo, a folder's name in the models folder, or a hub id owner/name.",
     )
+
+
+def files_stamp(model: ModelConfig, models_dir: Path) -> tuple[tuple[int, int], ...]:
+    """Times and sizes of a local model's config and tokenizer: another stamp is another model."""
+    name, found = model.name.strip(), []
+    for file in ("config.json", "chat_template.jinja", *TOKENIZER_FILES) if FOLDER.fullmatch(name) else ():
+        with contextlib.suppress(OSError):
+            status = (models_dir / name / file).stat()
+            found.append((status.st_mtime_ns, status.st_size))
+    return tuple(found)
 
 
 def load_config(model: ModelConfig, models_dir: Path) -> Any:
