@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from pyarrow import compute
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from trainer import adapter, checkpoints, devices
 from trainer.config import RunConfig
-from trainer.data import Bad, prepare
+from trainer.data import Bad, Prepared, prepare
 from trainer.discover import discover
 from trainer.errors import InvalidConfig, UserError
 from trainer.heap import keep_freed_memory
@@ -63,6 +64,7 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
     sink("log", text="Reading the data")
     data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, places.data_dir)
+    _check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
     for note in data.notes:
         sink("log", text=note)
     if data.skipped:
@@ -83,6 +85,17 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     save_adapter(model, config, tokenizer if new_tokens else None, places.folder)
     return bool(trainer.state.global_step >= trainer.state.max_steps)
+
+
+def _check_ids(data: Prepared, size: int, model: str) -> None:
+    """Raises UserError where a token of the data has no row in the model's vocabulary of `size`."""
+    parts = [part for part in (data.train, data.eval) if part is not None]
+    highest = max(compute.max(compute.list_flatten(part.data.column("input_ids"))).as_py() for part in parts)
+    if highest >= size > 0:
+        raise UserError(
+            f"The tokenizer of {model} makes a token {highest} of the data, and the model has {size} tokens.",
+            "Put the tokenizer that belongs to the model into its folder.",
+        )
 
 
 def _settle(plan: Plan, path: Path, resumes: bool) -> Plan:

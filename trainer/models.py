@@ -143,20 +143,17 @@ def missing_files(model: ModelConfig, models_dir: Path) -> list[Issue]:
 
 
 def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
-    """The model's tokenizer, with a padding token. Raises UserError where there is none."""
+    """The model's tokenizer. Raises UserError where there is none."""
     from transformers import AutoTokenizer
 
     source, keywords = locate(model, models_dir)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keywords)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keywords)
     except Exception as error:
         raise UserError(
             f"The tokenizer of {model.name} cannot be loaded: {first_line(error)}",
             "It needs tokenizer.json, or files that transformers can make one from.",
         ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    return tokenizer
 
 
 def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, Any]:
