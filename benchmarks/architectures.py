@@ -32,6 +32,9 @@ each, "interleaved" several ranges, such as one per head. Kinds marked * can be 
 marked † not at all; the map says why for each. The group `other` (norms, routers, state-space mixers, vision
 and audio towers, bare parameters) is counted.
 
+Encoders such as BERT, XLM and XLNet stand here set to be causal (`is_decoder`, `causal`, `attn_type`). As they
+come, their tokens see those after them, and they are refused: measured on the model, too.
+
 | type | attention | MLP | embedding and head | other | slices |
 |---|---|---|---|---|---|"""
 

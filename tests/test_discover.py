@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, Phi3Config, PretrainedConfig, Pre
 
 from trainer.blocks import JOINS
 from trainer.discover import build, discover
+from trainer.errors import UserError
 from trainer.modules import GROUPS, ModuleKind, ModuleMap
 from trainer.survey import extra_inputs
 from trainer.tiny import MODEL_TYPES, NOT_BUILT, tiny_config
@@ -484,3 +485,21 @@ def backward(model: nn.Module, model_type: str) -> None:
     extra = {key: value[:2] for key, value in extra_inputs(tiny_config(model_type)).items()}
     output = model.train()(input_ids=ids, use_cache=False, **extra)
     output.logits.float().logsumexp(-1).mean().backward()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "setting", "value", "fix"),
+    [
+        ("bert", "is_decoder", False, "Set “is_decoder” to true"),
+        ("xlm", "causal", False, "Set “causal” to true"),
+        ("xlnet", "attn_type", "bi", 'Set “attn_type” to "uni"'),
+        ("gpt_neox", "is_decoder", False, ""),
+    ],
+)
+def test_a_model_whose_tokens_see_later_ones_is_refused(
+    model_type: str, setting: str, value: object, fix: str
+) -> None:
+    config = tiny_config(model_type)
+    setattr(config, setting, value)
+    with pytest.raises(UserError, match=f"see those after them.*{fix}") if fix else nullcontext():
+        assert discover(config, "mine").kinds

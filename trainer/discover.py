@@ -8,6 +8,7 @@ its skeleton. Only processes that may import torch import this module.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trainer.arrange import arrange
+from trainer.errors import UserError
 from trainer.forward import forward_facts
 from trainer.grouping import Grouping
 from trainer.modules import GROUPS, ModuleKind, ModuleMap
@@ -26,7 +28,7 @@ from trainer.naming import short_names
 from trainer.peft_names import PeftNames, mark
 from trainer.skeleton import linear_shape
 from trainer.slices import Parts
-from trainer.survey import Survey, survey
+from trainer.survey import CAUSAL, Survey, survey
 from trainer.treatments import Verdict, treat_module, treat_parameter
 
 SHARED = "Several layers share its weight: an adapter or a copy for one of them would part or falsify the others."
@@ -53,7 +55,8 @@ class Unit:
 def discover(config: PretrainedConfig, name: str) -> ModuleMap:
     """The map of the causal LM that `config` describes, shown as `name`.
 
-    Raises whatever transformers raises where it cannot build a model from `config`.
+    Raises UserError where its tokens see those after them, and whatever transformers raises where it cannot build a
+    model from `config`.
     """
     model = build(config).eval()
     grouping = Grouping(model, config)
@@ -61,6 +64,12 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
     if seen.failure:  # some rescale their weights for inference, which a skeleton has not
         model = build(config).train()
         seen = survey(model, grouping, config)
+    if seen.looks_ahead:  # its loss falls nicely, and it learns to copy
+        wanted = json.dumps(CAUSAL[seen.looks_ahead][1])
+        raise UserError(
+            f"{name} is no causal LM as it stands: its tokens see those after them, so a loss means nothing.",
+            f"Set “{seen.looks_ahead}” to {wanted} in its config.json, or choose another model.",
+        )
     units = list(_units(model, grouping, seen))
     kinds = list(mark(_kinds(units, seen), PeftNames(model)))
     text = config.get_text_config(decoder=True)

@@ -15,8 +15,15 @@ from transformers.pytorch_utils import Conv1D
 from trainer.flow import Flow, FlowFinder
 from trainer.grouping import Grouping
 from trainer.mixers import MixerFinder
-from trainer.skeleton import BATCH, Skeleton
+from trainer.skeleton import BATCH, LENGTH, Skeleton
 from trainer.slices import Parts, SliceFinder
+
+CAUSAL: dict[str, tuple[object, object]] = {
+    "is_decoder": (False, True),
+    "causal": (False, True),
+    "attn_type": ("bi", "uni"),
+}
+"""Settings that let tokens see those after them: the value that does, and the one that does not."""
 
 
 @dataclass
@@ -45,6 +52,8 @@ class Survey:
     """Linears of which the rows have several roles; those without `parts` could not be split safely."""
     twins: dict[str, str] = field(default_factory=dict)
     flow: Flow = field(default_factory=Flow)
+    looks_ahead: str = ""
+    """The setting of CAUSAL by which the logits of a token depend on a later one, if they do."""
 
     def has(self, seen: set[str], name: str) -> bool:
         """Whether the module `name` is among the `seen`; true of all where nothing is known."""
@@ -79,6 +88,8 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
                 mixers.watch(parent, linears)
             logits = skeleton.run(**extra_inputs(config))
             flow.open = False
+            suspects = [key for key, (value, _) in CAUSAL.items() if getattr(config, key, None) == value]
+            looks_ahead = suspects[0] if suspects and _looks_ahead(skeleton, logits) else ""
             reached, read = _gradients(skeleton, logits)
     except Exception as error:  # whatever a model's own code may raise on unusual inputs
         return Survey(failure=f"{type(error).__name__}: {error}")
@@ -94,6 +105,7 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
         mixed=finder.mixed | mixers.mixed,
         twins=skeleton.twins,
         flow=flow.flow,
+        looks_ahead=looks_ahead,
     )
 
 
@@ -111,6 +123,21 @@ def _parents(model: PreTrainedModel, grouping: Grouping, twins: dict[str, str]) 
         if isinstance(module, nn.Linear | Conv1D) and name not in twins:
             holders[name.rpartition(".")[0], grouping.of(name)].append(name)
     return [(parent, linears, group) for (parent, group), linears in holders.items()]
+
+
+def _looks_ahead(skeleton: Skeleton, logits: torch.Tensor) -> bool:
+    """Whether the first of two tokens sees the second. Stand-ins of experts mix tokens: there it means nothing."""
+    modules = dict(skeleton.model.named_modules())
+    embedded = {
+        y: y.shape.index(LENGTH)  # some hold the texts beside one another
+        for name, y in skeleton.outputs.items()
+        if isinstance(modules[name], nn.Embedding) and y.requires_grad and {*y.shape[:2]} == {BATCH, LENGTH}
+    }
+    if not embedded:
+        return False
+    grads = torch.autograd.grad(logits[:, 0].sum(), list(embedded), allow_unused=True, retain_graph=True)
+    pairs = zip(grads, embedded.values(), strict=True)
+    return any(grad is not None and bool(grad.select(axis, 1).any()) for grad, axis in pairs)
 
 
 def _gradients(skeleton: Skeleton, logits: torch.Tensor) -> tuple[set[str], set[str]]:

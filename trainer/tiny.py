@@ -12,6 +12,8 @@ from typing import Any
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from trainer.survey import CAUSAL
+
 MODEL_TYPES: tuple[str, ...] = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 VOCABULARY = 128
@@ -142,8 +144,9 @@ def tiny_config(model_type: str) -> PretrainedConfig:
 
 
 def shrink(config: PretrainedConfig) -> PretrainedConfig:
-    """A small version of `config`: its class, its flags, one layer of each sort, two at least."""
-    return type(config)(**_values(config))
+    """A small version of `config`: its class, its flags, one layer of each sort, two at least. It is causal."""
+    causal = {key: wanted for key, (value, wanted) in CAUSAL.items() if getattr(config, key, None) == value}
+    return type(config)(**{**_values(config), **causal})
 
 
 def _values(config: PretrainedConfig) -> dict[str, Any]:
