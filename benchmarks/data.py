@@ -1,8 +1,10 @@
-"""How fast data are checked and tokenised: `python benchmarks/data.py [--rows N] [--rounds N]`.
+"""How fast data are checked and tokenised: `python benchmarks/data.py [--rows N] [--rounds N] [--large MIB]`.
 
 Checks in rows a second; tokenising as a ratio to a bare `datasets.map` with the same tokenizer over the same texts,
 one after the other in every round. The bare one renders and tokenises batches of 1,000, and does nothing else: no
-masks, no reasons, no lengths. Memory of its own: what a process holds beside the files that it maps.
+masks, no reasons, no lengths. Memory: the most that a process held while it made a whole file ready for a training
+and wrote its report, for a file of MIB and for one of a tenth; of its own, and with the files that it maps, which the
+system takes back when it needs room.
 """
 
 from __future__ import annotations
@@ -16,21 +18,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from datasets import disable_progress_bars, load_dataset
 from transformers import AutoTokenizer
 
-MEASURED = (5_000, 50_000)
-"""Rows of the two files whose memory is compared."""
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from trainer import demo  # noqa: E402
-from trainer.config import DataConfig  # noqa: E402
-from trainer.data import Checked, check  # noqa: E402
+from trainer.config import DataConfig, RunConfig  # noqa: E402
+from trainer.data import Checked, check, prepare  # noqa: E402
+from trainer.data.report import report  # noqa: E402
 from trainer.data.tokens import tokenise  # noqa: E402
 
 
@@ -38,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="rows of each file (default: 100,000)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--large", type=int, default=64, help="MiB of the file whose memory is measured (64)")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     disable_progress_bars()
@@ -61,28 +63,34 @@ def compare(options: argparse.Namespace) -> None:
             timed = [ratio(Path(place), name, tokenizer) for _ in range(options.rounds)]
             row(f"tokenise {name} ÷ bare datasets.map, examples/s", [clock for clock, _ in timed], "≥ 0.9")
             row(f"tokenise {name} ÷ bare datasets.map, by processor time", [used for _, used in timed], "")
-        sizes, peaks = zip(*(peak(Path(place), rows) for rows in MEASURED), strict=True)
-        grown = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
-        print(f"| memory that a larger file takes more ÷ its size more | {grown:.2f} | {sizes[1] >> 20} MiB | < 1 |")
+    print("\n| file | rows | most memory of its own | with mapped files | seconds |\n|---|---|---|---|---|")
+    for size in (options.large / 10, options.large):
+        print("|", " | ".join(memory(int(size * 2**20))), "|", flush=True)
 
 
 def write_files(folder: Path, rows: int) -> list[str]:
     """Pairs, and conversations of two turns with a system message, from the demo's texts."""
-    known = [json.loads(line) for line in demo.TRAIN_FILE.read_text(encoding="utf-8").splitlines()]
-    with (folder / "pairs.jsonl").open("w") as pairs, (folder / "chats.jsonl").open("w") as chats:
-        for number in range(rows):
-            item = known[number % len(known)]
-            asked, told = f"{item['instruction']} ({number})", item["response"]
-            pairs.write(json.dumps({"instruction": asked, "response": told}) + "\n")
-            turns = [
-                ("system", "Be brief."),
-                ("user", asked),
-                ("assistant", told),
-                ("user", "And?"),
-                ("assistant", told),
-            ]
-            chats.write(json.dumps({"messages": [{"role": who, "content": text} for who, text in turns]}) + "\n")
-    return ["pairs.jsonl", "chats.jsonl"]
+    made = {"pairs.jsonl": pair, "chats.jsonl": chat}
+    for name, make in made.items():
+        with (folder / name).open("w") as file:
+            file.writelines(json.dumps(make(number)) + "\n" for number in range(rows))
+    return list(made)
+
+
+@cache
+def known() -> list[dict[str, str]]:
+    return [json.loads(line) for line in demo.TRAIN_FILE.read_text(encoding="utf-8").splitlines()]
+
+
+def pair(number: int) -> dict[str, Any]:
+    item = known()[number % len(known())]
+    return {"instruction": f"{item['instruction']} ({number})", "response": item["response"]}
+
+
+def chat(number: int) -> dict[str, Any]:
+    asked, told = pair(number).values()
+    turns = [("system", "Be brief."), ("user", asked), ("assistant", told), ("user", "And?"), ("assistant", told)]
+    return {"messages": [{"role": who, "content": text} for who, text in turns]}
 
 
 def fresh_check(folder: Path, name: str) -> Checked:
@@ -118,30 +126,42 @@ def bare_tokens(batch: dict[str, list[Any]], tokenizer: Any) -> Any:
     return tokenizer(tokenizer.apply_chat_template(chats, tokenize=False), add_special_tokens=False)
 
 
-def peak(folder: Path, rows: int) -> tuple[int, int]:
-    """(bytes of a file, most bytes of its own that a process held while it checked and tokenised the file)."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        write_files(Path(place), rows)
+def memory(size: int) -> list[str]:
+    """Cells of the table of memory, for conversations in a file of so many bytes."""
+    with tempfile.TemporaryDirectory() as place:
+        file, rows = Path(place) / "chats.jsonl", 0
+        with file.open("w") as opened:
+            while opened.tell() < size:
+                opened.writelines(json.dumps(chat(number)) + "\n" for number in range(rows, rows + 1000))
+                rows += 1000
+        began = time.perf_counter()
         command = [sys.executable, __file__, "--measure", place]
-        held = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-        return (Path(place) / "chats.jsonl").stat().st_size, int(held)
+        own, all_of_it = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+        took = time.perf_counter() - began
+        held = (f"{int(kib) >> 10:,} MiB" for kib in (own, all_of_it))
+        return [f"{file.stat().st_size >> 20:,} MiB", f"{rows:,}", *held, f"{took:,.0f}"]
 
 
 def measure(folder: Path) -> None:
-    """Print the most anonymous memory (files that are mapped left out) while the file in `folder` is made ready."""
+    """Print the most KiB of the process itself (RssAnon), and with mapped files (VmHWM), for a file's whole way."""
     most, done = [0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.02):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            most[0] = max(most[0], *(int(line.split()[1]) for line in lines if line.startswith("RssAnon")))
+            most[0] = max(most[0], status("RssAnon"))
 
     data = DataConfig(source="file", path="chats.jsonl")
     tokenizer = AutoTokenizer.from_pretrained(demo.MODEL_DIR)
     threading.Thread(target=watch, daemon=True).start()
-    tokenise(check(data, folder), data, tokenizer, folder)
+    report(RunConfig(data=data), tokenizer, folder)
+    prepare(data, tokenizer, 512, 0, folder)
     done.set()
-    print(most[0] * 1024)
+    print(most[0], status("VmHWM"))
+
+
+def status(name: str) -> int:
+    """KiB, from what the system knows of this process."""
+    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])
 
 
 def seconds(action: Callable[[], Any]) -> tuple[float, float, Any]:

@@ -1,18 +1,20 @@
-"""How the run list and the chart bear size: 10,000 runs, a run of 1,000,000 steps.
+"""How the page's parts bear size: a hundredth, a tenth and the whole of 10,000 runs, 1,000,000 steps, 400 layers.
 
-python benchmarks/scale.py [--runs N] [--steps N]     prints the table of docs/reliability.md
+python benchmarks/scale.py           prints the table of docs/reliability.md; some minutes
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,23 @@ from trainer.config import default_config  # noqa: E402
 from trainer.history import History  # noqa: E402
 from trainer.lab import Lab, Settings  # noqa: E402
 from trainer.runs import RunStore, write_json  # noqa: E402
+from trainer.scenarios import scenario  # noqa: E402
 
 REFRESHES = 7
+RUNS, STEPS, LAYERS = 10_000, 1_000_000, 400
+PHI3: dict[str, Any] = {
+    "model_type": "phi3",
+    "hidden_size": 5120,
+    "intermediate_size": 17920,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 10,
+    "vocab_size": 32064,
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "pad_token_id": 32000,
+}
+"""Phi-3-medium's."""
 
 
 def make_runs(folder: Path, count: int) -> None:
@@ -123,19 +140,38 @@ def measure_run(folder: Path, steps: int) -> list[tuple[str, str]]:
     ]
 
 
+def measure_model(folder: Path, layers: int) -> list[tuple[str, str]]:
+    """Map and plan of Phi-3-medium's shape with so many layers (40 are 14B), from its config alone, helper warm."""
+    lab = Lab(Settings(runs_dir=folder, models_dir=folder / "models"))
+    maps, plans = [], []
+    try:
+        for number in range(REFRESHES + 1):
+            name = f"phi3-{number}"
+            (folder / "models" / name).mkdir(parents=True)
+            (folder / "models" / name / "config.json").write_text(json.dumps(PHI3 | {"num_hidden_layers": layers}))
+            run = replace(default_config(name), modules=scenario("3").modules)
+            maps.append(timed(lambda run=run: lab.module_map(run))[0])
+            plans.append(timed(lambda run=run: lab.plan(run))[0])
+    finally:
+        lab.close()
+    return [
+        (f"{layers} layers of Phi-3-medium's shape, module map", median(maps[1:])),
+        (f"{layers} layers of Phi-3-medium's shape, plan of scenario 3", median(plans[1:])),
+    ]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=1_000_000)
-    options = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}\n")
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), load {os.getloadavg()[0]:.1f}"
+    print(f"{time.strftime('%Y-%m-%d')}, {machine}, Python {platform.python_version()}\n")
     print("| what | measured |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure_list(Path(folder) / "many", options.runs)
-        rows += measure_run(Path(folder) / "short", 1000)
-        rows += measure_run(Path(folder) / "long", options.steps)
-    for what, measured in rows:
-        print(f"| {what} | {measured} |")
+        for part in (100, 10, 1):
+            rows = measure_list(Path(folder) / f"runs-{part}", RUNS // part)
+            rows += measure_run(Path(folder) / f"steps-{part}", STEPS // part)
+            rows += measure_model(Path(folder) / f"layers-{part}", LAYERS // part)
+            for what, measured in rows:
+                print(f"| {what} | {measured} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import tiny
+from trainer import helper
 from trainer.config import AdapterConfig, DataConfig, ModelConfig, RunConfig, Tick, TrainingConfig
 from trainer.lab import Lab, Settings, keep_data
 
@@ -36,7 +37,12 @@ def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) ->
 
 
 def open_lab(tmp_path: Path, models_dir: Path) -> Lab:
-    return Lab(Settings(runs_dir=tmp_path / "runs", models_dir=models_dir))
+    """A lab that reads data in this process: one of its own would import for seconds what is here already."""
+    lab = Lab(Settings(runs_dir=tmp_path / "runs", models_dir=models_dir))
+    calls = helper.calls(models_dir, lab.settings.data_dir, lambda *_: None)
+    lab.data_helper.call = lambda name, watcher=None, **arguments: calls[name](**arguments)  # type: ignore[method-assign]
+    lab.data_helper.start = lambda: None  # type: ignore[method-assign]
+    return lab
 
 
 def wait_for(ready: Callable[[], Any], seconds: float = 60.0) -> Any:

@@ -25,6 +25,7 @@ from trainer.data import check, lengths, look, prepare
 from trainer.data.report import report
 from trainer.data.split import split
 from trainer.errors import UserError
+from trainer.runs import RunStore
 
 PAIR = {"instruction": "Where?", "response": "Here."}
 CHAT = {"messages": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]}
@@ -336,6 +337,16 @@ def test_unusual_files_are_understood(name: str, tmp_path: Path, capsys: Any) ->
         assert (bad["line"], bad["reason"]) == (2, "the answer is empty")
     if name == "single.jsonl":
         assert any("single example" in warning["problem"] for warning in told["warnings"])
+
+
+def test_no_run_is_made_of_data_that_cannot_be_used(tmp_path: Path, capsys: Any) -> None:
+    modules = [{"name": "o_proj", "treatment": "lora"}]
+    (tmp_path / "run.json").write_text(json.dumps(default_config().to_json() | {"modules": modules}))
+    (tmp_path / "long.jsonl").write_bytes(UNUSABLE["long.jsonl"][0])
+    words = ["--runs-dir", str(tmp_path / "runs"), "train", str(tmp_path / "run.json")]
+    assert command.main([*words, "--data-file", str(tmp_path / "long.jsonl")]) == 2
+    assert "No token of this data counts" in capsys.readouterr().err
+    assert RunStore(tmp_path / "runs").ids() == []
 
 
 def test_the_command_line_shows_examples(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,8 +129,10 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     needed, one = lab.time_needed(longer, offers, 2), lab.time_needed(longer, offers, 1)
     assert needed and one
     assert needed == pytest.approx(2 * one)
-    (pace, *_) = estimate.paces(lab.store, longer)
+    (pace, *_) = known = estimate.paces(lab.store, longer.model)[:1]
     assert pace.examples == 56
+    once, twice = (estimate.seconds(longer, known, tokens) or 0 for tokens in (10**6, 2 * 10**6))
+    assert twice - once == pytest.approx(10**6 * pace.seconds)
     assert estimate.steps_of(replace(longer, training=replace(longer.training, max_steps=-1)), pace.examples) == 14
     orders = [
         [
@@ -153,6 +155,8 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(lab: Lab, config: RunConfi
         lab.run_scenarios(replace(config, training=replace(config.training, max_length=9999)), "two")
     with pytest.raises(InvalidConfig):
         lab.run_scenarios(replace(config, training=replace(config.training, seed=2**32 - 1)), "two", seeds=2)
+    with pytest.raises(InvalidConfig, match="There is no data file"):
+        lab.run_scenarios(replace(config, data=replace(config.data, path="gone.jsonl")), "two")
     assert lab.store.ids() == lab.experiments.ids() == []
     for act in (lab.experiments.get, lab.resume_experiment, lab.experiments.stop):
         with pytest.raises(UserError, match="no experiment"):

@@ -136,14 +136,14 @@ def test_what_cannot_train_does_not_become_a_run(lab: Lab, tmp_path: Path) -> No
     assert lab.store.ids() == []
 
 
-def test_data_that_cannot_be_used_names_its_lines(lab: Lab, tmp_path: Path) -> None:
+def test_data_that_cannot_be_used_do_not_become_a_run_and_name_their_lines(lab: Lab, tmp_path: Path) -> None:
     rows = tiny.save_rows(tmp_path / "rows.jsonl", 3)
     config = small_config(lab.settings.data_dir, rows)
     bad = tmp_path / "bad.jsonl"
     bad.write_text(rows.read_text() + '{"instruction": "x"}\n{"instruction": "x", "response": ""}\n{oops\n')
-    run = lab.train(replace(config, data=replace(config.data, path=lab.add_data(bad))))
-    wait_for(lambda: state_of(lab, run.id) == "failed")
-    message = lab.store.get(run.id).history.message
-    assert lab.store.get(run.id).history.cause == "data"
+    with pytest.raises(InvalidConfig) as caught:
+        lab.train(replace(config, data=replace(config.data, path=lab.add_data(bad))))
+    (issue,) = caught.value.issues
     for line in (65, 66, 67):
-        assert f"line {line}:" in message
+        assert f"line {line}:" in issue.problem
+    assert lab.store.ids() == []

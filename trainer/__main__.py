@@ -15,13 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer import control, devices, experiment_commands, locks, pace, parsing, scenarios
+from trainer import control, data_commands, devices, experiment_commands, locks, parsing, scenarios
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, UserError
 from trainer.experiments import ID, Experiments
 from trainer.export import adapter_zip
 from trainer.failures import size
-from trainer.models import HUB_ID, load_config, load_tokenizer, missing_files
+from trainer.models import load_config, load_tokenizer, missing_files
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
 from trainer.progress import Progress, figure
@@ -67,17 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = add("plan", _plan, "show what a configuration would train, and what it costs")
     plan.add_argument("config", type=Path)
     plan.add_argument("--json", action="store_true")
-    data = add(
-        "data", _data, "check a data file, or a data set of the hub, and show what a model would learn from it"
-    )
-    data.add_argument("files", nargs="+", metavar="FILE", help="files of one data set, or the id of one on the hub")
-    data.add_argument(
-        "--model", help="model whose tokenizer and template are used (default: the configuration's, demo)"
-    )
-    data.add_argument("--config", type=Path, help="take all other settings from this configuration")
-    data.add_argument("--max-length", type=int, help="tokens beyond which an example is cut")
-    data.add_argument("--show", type=int, default=0, metavar="N", help="show the first N examples, token by token")
-    data.add_argument("--json", action="store_true")
+    data_commands.add_command(add)
     train = add("train", _train, "train a configuration here and now, and wait for its end")
     train.add_argument("config", type=Path)
     train.add_argument("--data-file", type=Path, help="train on this file instead of the configuration's data")
@@ -132,46 +122,6 @@ def _plan(options: argparse.Namespace) -> int:
     return BAD_INPUT if plan.issues else 0
 
 
-def _data(options: argparse.Namespace) -> int:
-    from trainer.data import served, told
-
-    config, places = _data_config(options), (options.models_dir, options.runs_dir / "data")
-    found = pace.with_pace(
-        served.data_report(config, *places),
-        pace.tokens_per_second(RunStore(options.runs_dir), config.model.name),
-    )
-    if options.json:
-        _print_json(found)
-    else:
-        print("\n".join(told.report_lines(found)))
-    trainable = found["tokens"]["examples"] if found["tokens"] else 0
-    colours = sys.stdout.isatty()
-    for number in range(min(options.show, trainable)):
-        print(
-            ("" if number else f"\n{told.legend(colours)}\n\n")
-            + told.example_text(served.data_example(config, str(number), *places), colours)
-        )
-    return 0 if trainable else BAD_INPUT
-
-
-def _data_config(options: argparse.Namespace) -> RunConfig:
-    """The configuration that `data` looks at. Raises UserError where there is no such file."""
-    config = parsing.load(options.config) if options.config else default_config(options.model or "demo")
-    if Path(options.files[0]).exists() or not HUB_ID.fullmatch(options.files[0]):
-        names = " ".join(keep_data(Path(file), options.runs_dir / "data") for file in options.files)
-        data = replace(config.data, source="file", path=names)
-    else:
-        data = replace(config.data, source="hub", path=options.files[0])
-    training = replace(config.training, max_length=options.max_length or config.training.max_length)
-    config = replace(
-        config, model=replace(config.model, name=options.model or config.model.name), data=data, training=training
-    )
-    issues = parsing.validate(config)
-    if issues:
-        raise InvalidConfig(issues)
-    return config
-
-
 def _train(options: argparse.Namespace) -> int:
     config = parsing.load(options.config)
     if options.data_file:
@@ -180,6 +130,7 @@ def _train(options: argparse.Namespace) -> int:
     plan = _plan_of(config, options.models_dir)
     if issues := [*plan.issues, *missing_files(config.model, options.models_dir)]:
         raise InvalidConfig(issues)
+    data_commands.check_data(config, options)
     run = RunStore(options.runs_dir).create(config, plan, "starting", locks.identity(os.getpid()))
     if options.json:
         print(json.dumps({"type": "run", "id": run.id, "folder": str(run.folder)}), flush=True)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import mean, median, stdev
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainer.config import RunConfig
+from trainer.differences import differences
 from trainer.errors import UserError
 from trainer.experiments import Experiment
 from trainer.export import WEIGHTS
@@ -33,7 +34,6 @@ COLUMNS = {
     "elapsed": "Time, s",
 }
 """Figures of the table, in its order."""
-SEED = "training.seed"
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def compare(store: RunStore, run_ids: Sequence[str], experiment: Experiment | No
     losses = {group.name: group.losses for group in groups}
     return Comparison(
         tuple(groups),
-        _differences(groups, configs),
+        differences(configs, [sorted({row.seed for row in group.rows}) for group in groups]),
         tuple(all_pairs(losses)),
         tuple(verdict(losses, {group.name: group.rows[0].trainable for group in groups})),
         tuple(warnings),
@@ -224,46 +224,6 @@ def _free(name: str, taken: set[str]) -> str:
     while found in taken:
         number, found = number + 1, f"{name} ({number})"
     return found
-
-
-def _differences(groups: list[Group], configs: list[RunConfig]) -> dict[str, list[str]]:
-    flat = [dict(_flat(config.to_json(), "")) for config in configs]
-    for values, group, config in zip(flat, groups, configs, strict=True):
-        values["modules"] = describe(config)
-        values[SEED] = ", ".join(str(seed) for seed in sorted({row.seed for row in group.rows}))
-    names = [name for name in (flat[0] if flat else {}) if name not in ("title", "schema")]
-    return {name: [values[name] for values in flat] for name in names if len({values[name] for values in flat}) > 1}
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    for key, item in value.items():
-        where = f"{path}.{key}" if path else key
-        if isinstance(item, dict):
-            yield from _flat(item, where)
-        else:
-            yield where, _shown(item)
-
-
-def _shown(value: Any) -> str:
-    """A setting's value as people write it."""
-    if isinstance(value, str):
-        return value
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
-
-
-def describe(config: RunConfig) -> str:
-    """Ticks with their own settings: `LoRA q_proj (r 8, layers 0-3), k_proj · full lm_head`."""
-    parts = []
-    for treatment, title in (("lora", "LoRA"), ("full", "full")):
-        names = []
-        for tick in config.modules:
-            if tick.treatment == treatment:
-                own = {"r": tick.r, "alpha": tick.lora_alpha, "layers": tick.layers}
-                extras = ", ".join(f"{key} {value}" for key, value in own.items() if value)
-                names.append(f"{tick.name} ({extras})" if extras else tick.name)
-        if names:
-            parts.append(f"{title} {', '.join(names)}")
-    return " · ".join(parts)
 
 
 def _warnings(groups: list[Group], configs: list[RunConfig]) -> list[str]:

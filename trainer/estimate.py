@@ -1,4 +1,4 @@
-"""How long runs will take, by what earlier runs of the same model took on this machine."""
+"""How long runs will take, by what a token took in earlier runs of the same model on this machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from trainer import devices, events
-from trainer.config import DataConfig, RunConfig, Tick
+from trainer.config import DataConfig, ModelConfig, RunConfig, Tick
 from trainer.runs import Run, RunStore
 
 LOOKED_AT = 40
@@ -27,37 +28,49 @@ class Pace:
 
     modules: tuple[Tick, ...]
     data: DataConfig
+    max_length: int
     examples: int
     """In its training data."""
+    length: float
+    """Tokens of an example, on average."""
     seconds: float
-    """Per example, evals included."""
+    """Per token, evals included."""
     startup: float
     """Seconds before its first step."""
 
 
-def paces(store: RunStore, config: RunConfig) -> list[Pace]:
-    """What earlier runs of the same model with the same length tell, newest first."""
+def paces(store: RunStore, model: ModelConfig) -> list[Pace]:
+    """What earlier runs of the same model tell, newest first."""
     found = []
     for run_id in store.ids()[:LOOKED_AT]:
         try:
             run = store.get(run_id)
         except Exception:  # deleted meanwhile
             continue
-        pace = _pace(run, config)
+        pace = _pace(run, model)
         if pace is not None:
             found.append(pace)
     return found
 
 
-def seconds(config: RunConfig, known: list[Pace]) -> float | None:
-    """How long one run of `config` will take; None where nothing known tells."""
-    size = next((pace.examples for pace in known if pace.data == config.data and pace.examples), 0)
-    steps = steps_of(config, size)
-    if not known or not steps:
+def seconds(config: RunConfig, known: list[Pace], tokens: int = 0) -> float | None:
+    """How long one run of `config` will take; None where nothing known tells.
+
+    `tokens`: how many it will train on, where its data have been read; else earlier runs on the same data tell.
+    """
+    tokens = tokens or _tokens(config, known)
+    if not known or not tokens:
         return None
     alike = [pace for pace in known if pace.modules == config.modules] or known
-    each = median(pace.seconds for pace in alike)
-    return median(pace.startup for pace in alike) + steps * batch(config) * each
+    return median(pace.startup for pace in alike) + tokens * median(pace.seconds for pace in alike)
+
+
+def with_seconds(report: dict[str, Any], config: RunConfig, known: list[Pace]) -> dict[str, Any]:
+    """The report on data with the seconds that training on them takes; None where nothing known tells."""
+    training = report["training"]
+    if training is None:
+        return report
+    return report | {"training": training | {"seconds": seconds(config, known, training["tokens"])}}
 
 
 def total(configs: Iterable[RunConfig], known: list[Pace]) -> float | None:
@@ -80,14 +93,24 @@ def steps_of(config: RunConfig, examples: int) -> int:
     return ceil(ceil(batches / training.gradient_accumulation_steps) * training.num_train_epochs)
 
 
-def _pace(run: Run, config: RunConfig) -> Pace | None:
+def _tokens(config: RunConfig, known: list[Pace]) -> int:
+    """Tokens that a run of `config` trains on, by earlier runs on the same data; 0 where that is not known."""
+    data, longest = config.data, config.training.max_length
+    same = [pace for pace in known if pace.data == data and pace.max_length == longest and pace.examples]
+    length = (same or known)[0].length if known else 0
+    return round(steps_of(config, same[0].examples if same else 0) * batch(config) * length)
+
+
+def _pace(run: Run, model: ModelConfig) -> Pace | None:
     history, own = run.history, run.config
-    if own is None or own.model != config.model or own.training.max_length != config.training.max_length:
+    tokens, elapsed = history.latest.get("tokens"), history.elapsed()
+    if own is None or own.model != model or history.step < LEAST_STEPS or not tokens or not elapsed:
         return None
-    if history.step < LEAST_STEPS or not history.elapsed():
-        return None
-    each = history.elapsed() / (history.step * batch(own))
-    return Pace(own.modules, own.data, history.examples, each, _startup(run.folder))
+    length = tokens / (history.step * batch(own))
+    return Pace(
+        own.modules, own.data, own.training.max_length, history.examples, length, elapsed / tokens,
+        _startup(run.folder),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=512)

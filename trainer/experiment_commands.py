@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from trainer import estimate, parsing
 from trainer.compare import Comparison, compare
+from trainer.data_commands import check_data
 from trainer.errors import UserError
 from trainer.experiments import GONE, MAX_SEEDS, OPEN, Experiment, Experiments, default_name, expand
 from trainer.modules import ModuleMap
@@ -61,10 +62,12 @@ def run_scenarios(options: argparse.Namespace, module_map: Callable[..., ModuleM
 
     offers = make_offers(base, chosen.make(found), found, planner, options.equal_budget)
     configs = [offer.config for offer in offers if offer.runs] * options.seeds
-    time_needed = estimate.total(configs, estimate.paces(store, base))
+    time_needed = estimate.total(configs, estimate.paces(store, base.model))
     if not options.json:
         _print_offers(offers)
         print(f"{len(configs)} runs, {_long(time_needed, 'as long as the first run will tell')}")
+    if configs:
+        check_data(base, options)
     experiments = Experiments(store)
     name = default_name(chosen.title, base.model.name, options.equal_budget)
     experiment = experiments.create(name, chosen.question, offers, options.seeds, options.equal_budget, planner)

@@ -210,7 +210,7 @@ class Experiments:
         waiting = [member for member, state in zip(experiment.members, states, strict=True) if state in OPEN]
         if not waiting:
             return None
-        known = estimate.paces(self.store, experiment.config(waiting[0]))
+        known = estimate.paces(self.store, experiment.config(waiting[0]).model)
         left = estimate.total([experiment.config(member) for member in waiting], known)
         gone = sum(row["elapsed"] for member in waiting if (row := self.store.summary(member.run)))
         return None if left is None else max(left - gone, 0.0)

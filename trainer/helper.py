@@ -1,18 +1,20 @@
 """The warm helpers: processes beside the app that have torch and transformers imported already.
 
 The app asks (`Helper.module_map`), the process answers: one JSON row over its pipes, after rows that tell how far
-it is. It ends when the app does, and is started again if it dies. One reads models; another one reads data, so
-that a long check holds no module map up.
+it is. SIGINT breaks off what it does. It ends when the app does, and is started again if it dies. One reads models;
+another one reads data, so that a long check holds no module map up.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,48 @@ Progress = Callable[[str, float], None]
 TOLD = '{"progress":'
 
 
+class Cancelled(UserError):
+    """Somebody broke a call off."""
+
+    def __init__(self) -> None:
+        super().__init__("The check was broken off.", "", "data")
+
+
+class Watcher:
+    """Who waits for a call: is told how far it is, and may break it off from another thread."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.progress: Progress = progress or (lambda *_: None)
+        self._asked = threading.Event()
+        self._lock = threading.Lock()
+        self._act: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Break the call off; before it has begun, it will not begin."""
+        with self._lock:
+            self._asked.set()
+            if self._act is not None:
+                self._act()
+
+    def check(self) -> None:
+        """Raises Cancelled where the call is not wanted any more."""
+        if self._asked.is_set():
+            raise Cancelled
+
+    @contextlib.contextmanager
+    def watching(self, act: Callable[[], None]) -> Iterator[None]:
+        """Within, `cancel` calls `act`. Raises Cancelled where it came before or within."""
+        with self._lock:
+            self.check()
+            self._act = act
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._act = None
+        self.check()
+
+
 class Helper:
     """The app's side. Calls wait for their turn; maps are kept, so a model is read once."""
 
@@ -38,9 +82,12 @@ class Helper:
         self._tokens: dict[tuple[str, str], int] = {}
 
     def start(self) -> None:
-        """Start the process, so that its imports run while the page is being read."""
-        with self._turn:
-            self._running()
+        """Start the process, so that its imports run before it is needed."""
+        if self._turn.acquire(blocking=False):  # else it runs, and is busy
+            try:
+                self._running()
+            finally:
+                self._turn.release()
 
     def module_map(self, model: ModelConfig) -> ModuleMap:
         """The module map of `model`. Raises UserError where it cannot be read."""
@@ -60,22 +107,13 @@ class Helper:
         """The map if it has been read already, without asking."""
         return self._maps.get((model.name.strip(), model.revision))
 
-    def call(self, name: str, progress: Progress | None = None, **arguments: Any) -> Any:
-        """Ask the process; `progress` is told how far it is. Raises UserError with its answer, or where it died."""
-        with self._turn:
+    def call(self, name: str, watcher: Watcher | None = None, **arguments: Any) -> Any:
+        """Ask the process. Raises UserError with its answer, or where it died; Cancelled, if `watcher` was."""
+        watcher = watcher or Watcher()
+        with self._waited_for(watcher):
             process = self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            try:
-                process.stdin.write(json.dumps({"call": name, "arguments": arguments}) + "\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-                while line.startswith(TOLD):
-                    if progress is not None:
-                        progress(*json.loads(line)["progress"])
-                    line = process.stdout.readline()
-            except OSError:
-                line = ""
+            with watcher.watching(lambda: process.send_signal(signal.SIGINT)):
+                line = _exchange(process, {"call": name, "arguments": arguments}, watcher.progress)
         if not line:
             raise UserError(
                 "The helper process ended before it answered.", "Try again; it starts anew by itself.", "bug"
@@ -84,6 +122,17 @@ class Helper:
         if "problem" in answer:
             raise UserError(answer["problem"], answer["fix"], answer["cause"])
         return answer["result"]
+
+    @contextlib.contextmanager
+    def _waited_for(self, watcher: Watcher) -> Iterator[None]:
+        """This call's turn, once the calls before it are done."""
+        while not self._turn.acquire(timeout=0.2):
+            watcher.check()
+            watcher.progress("waiting", 0.0)
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def close(self) -> None:
         if self._process is not None:
@@ -98,8 +147,38 @@ class Helper:
         return self._process
 
 
+def _exchange(process: subprocess.Popen[str], request: dict[str, Any], progress: Progress) -> str:
+    """The process's answer, a line of JSON; empty where it died."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        while line.startswith(TOLD):
+            progress(*json.loads(line)["progress"])
+            line = process.stdout.readline()
+    except OSError:
+        return ""
+    return line
+
+
+class _Break(BaseException):
+    """Raised by SIGINT in the process, wherever it is."""
+
+
+_idle = threading.Event()
+"""Set while the process has nothing to do: a SIGINT that comes too late, or from a terminal, then does nothing."""
+
+
+def _on_interrupt(*_: Any) -> None:
+    if not _idle.is_set():
+        raise _Break
+
+
 def serve(models_dir: Path, data_dir: Path, task: str) -> None:
     """The process's side: answer requests until the app closes the pipe."""
+    signal.signal(signal.SIGINT, _on_interrupt)
     redact.install()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
@@ -108,24 +187,31 @@ def serve(models_dir: Path, data_dir: Path, task: str) -> None:
         replies.write(json.dumps(value) + "\n")
         replies.flush()
 
-    def progress(stage: str, share: float) -> None:
-        reply({"progress": [stage, share]})
+    known = calls(models_dir, data_dir, lambda stage, share: reply({"progress": [stage, share]}))
+    _warm_up(task)
+    _idle.set()
+    for line in sys.stdin:
+        request = json.loads(line)
+        reply(_answer(known[request["call"]], request["arguments"]))
 
-    calls: dict[str, Callable[..., Any]] = {
+
+def calls(models_dir: Path, data_dir: Path, progress: Progress) -> dict[str, Callable[..., Any]]:
+    """What can be asked, by name."""
+    return {
         "modules": lambda model: _modules(model, models_dir),
         "tokens": lambda model: _tokens(model, models_dir),
         "data_report": lambda config: _data_report(config, models_dir, data_dir, progress),
+        "data_issues": lambda config: _data_issues(config, models_dir, data_dir, progress),
         "data_example": lambda config, which: _data_example(config, which, models_dir, data_dir),
     }
-    _warm_up(task)
-    for line in sys.stdin:
-        request = json.loads(line)
-        reply(_answer(calls[request["call"]], request["arguments"]))
 
 
 def _answer(call: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
     try:
+        _idle.clear()
         return {"result": call(**arguments)}
+    except _Break:
+        return {"problem": "The check was broken off.", "fix": "", "cause": "data"}
     except UserError as error:
         return {"problem": error.problem, "fix": error.fix, "cause": error.cause}
     except Exception as error:
@@ -137,6 +223,8 @@ def _answer(call: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, An
             "fix": "Please report it with the log of the app.",
             "cause": "bug",
         }
+    finally:
+        _idle.set()
 
 
 def _modules(model: dict[str, Any], models_dir: Path) -> dict[str, Any]:
@@ -157,6 +245,15 @@ def _data_report(config: dict[str, Any], models_dir: Path, data_dir: Path, progr
     from trainer.data.served import data_report
 
     return data_report(parsing.from_json(config), models_dir, data_dir, progress)
+
+
+def _data_issues(
+    config: dict[str, Any], models_dir: Path, data_dir: Path, progress: Progress
+) -> list[dict[str, str]]:
+    from trainer.data.served import data_issues
+
+    found = data_issues(parsing.from_json(config), models_dir, data_dir, progress)
+    return [issue.to_json() for issue in found]
 
 
 def _data_example(config: dict[str, Any], which: str, models_dir: Path, data_dir: Path) -> dict[str, Any]:
@@ -180,4 +277,5 @@ def _warm_up(task: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    with contextlib.suppress(_Break):  # before it was ready: the app starts another one
+        serve(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

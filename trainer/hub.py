@@ -79,7 +79,7 @@ def _parts(split: str) -> tuple[str, int, int | None]:
 
 def _unloadable(name: str, error: Exception) -> UserError:
     return UserError(
-        f"The data set {name} cannot be loaded: {first_line(error)[:200]}",
+        f"The data set {name} cannot be loaded: {first_line(error)[:200].rstrip('.')}.",
         "Check its name, its configuration and its split, and the network.",
         "data",
     )

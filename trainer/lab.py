@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import control, devices, estimate, pace, parsing
+from trainer import control, devices, estimate, parsing
 from trainer.compare import Comparison, compare
-from trainer.config import RunConfig
-from trainer.errors import InvalidConfig
+from trainer.config import RunConfig, is_bundled
+from trainer.errors import InvalidConfig, Issue
 from trainer.experiments import ID, Experiment, Experiments, default_name, expand
-from trainer.helper import Helper, Progress
+from trainer.helper import Helper, Watcher
 from trainer.models import local_models, missing_files
 from trainer.modules import ModuleMap
 from trainer.offers import Offer, make_offers
@@ -82,30 +82,42 @@ class Lab:
         tokens = self.helper.tokens(config.model) if config.model.new_tokens else 0
         return make_plan(config, self.module_map(config), devices.device(), tokens)
 
-    def data_report(self, config: RunConfig, progress: Progress | None = None) -> dict[str, Any]:
+    def data_report(self, config: RunConfig, watcher: Watcher | None = None) -> dict[str, Any]:
         """The account of a configuration's data, with the time that its training takes where that is known.
 
         Raises UserError only where the helper cannot answer; what is wrong with the data stands in `issues`.
         """
-        found = self.data_helper.call("data_report", progress, config=config.to_json())
-        return pace.with_pace(found, pace.tokens_per_second(self.store, config.model.name))
+        found = self.data_helper.call("data_report", watcher, config=config.to_json())
+        return estimate.with_seconds(found, config, estimate.paces(self.store, config.model))
 
     def data_example(self, config: RunConfig, which: str) -> dict[str, Any]:
         """One training example, token by token: `which` is its number, random, longest or shortest."""
         found: dict[str, Any] = self.data_helper.call("data_example", config=config.to_json(), which=which)
         return found
 
-    def train(self, config: RunConfig) -> Run:
-        """Queue a run. Raises InvalidConfig with every problem at once, UserError where the model is none."""
+    def train(self, config: RunConfig, watcher: Watcher | None = None) -> Run:
+        """Queue a run. Raises InvalidConfig with every problem at once, UserError where the model is none.
+
+        Data that were not looked at yet are read first; `watcher` may break that off, which raises Cancelled.
+        """
         issues = parsing.validate(config)
         if issues:
             raise InvalidConfig(issues)
         plan = self.plan(config)
         if issues := [*plan.issues, *missing_files(config.model, self.settings.models_dir)]:
             raise InvalidConfig(issues)
+        self._check_data(config, watcher)
         run = self.store.create(config, plan)
         self.supervisor.kick()
         return run
+
+    def _check_data(self, config: RunConfig, watcher: Watcher | None) -> None:
+        """Raises InvalidConfig where the data are such that no run can start."""
+        if is_bundled(config):
+            return
+        issues = self.data_helper.call("data_issues", watcher, config=config.to_json())
+        if issues:
+            raise InvalidConfig([Issue(**issue) for issue in issues])
 
     def stop(self, run_id: str) -> str:
         """Stop a run, or an experiment with all its runs; the second time, kill. Returns what was done."""
@@ -132,7 +144,7 @@ class Lab:
     def time_needed(self, config: RunConfig, offers: Iterable[Offer], seeds: int) -> float | None:
         """Seconds that these scenarios will take with so many seeds; None where no earlier run tells."""
         configs = [offer.config for offer in offers if offer.runs] * seeds
-        return estimate.total(configs, estimate.paces(self.store, config)) if configs else None
+        return estimate.total(configs, estimate.paces(self.store, config.model)) if configs else None
 
     def run_scenarios(
         self,
@@ -142,10 +154,13 @@ class Lab:
         seeds: int = 1,
         name: str = "",
         without: Collection[str] = (),
+        watcher: Watcher | None = None,
     ) -> Experiment:
-        """Queue the scenarios of a set as one experiment. Raises UserError where none of them can run."""
+        """Queue the scenarios of a set as one experiment. Raises as `train`, and where none of them can run."""
         offers, found = self.offers(config, set_name, equal_budget, without), self.own_sets.find(set_name)
         title = name.strip() or default_name(found.title, config.model.name, equal_budget)
+        if any(offer.runs for offer in offers):
+            self._check_data(config, watcher)
         made = self.experiments.create(title, found.question, offers, seeds, equal_budget, self.plan)
         self.supervisor.kick()
         return made
@@ -173,7 +188,9 @@ class Lab:
 
     def add_data(self, upload: Path) -> str:
         """Keep an uploaded data file; returns the name by which `data.path` knows it."""
-        return take_upload(upload, self.settings.data_dir)
+        name = take_upload(upload, self.settings.data_dir)
+        self.data_helper.start()  # it will be asked what is in it
+        return name
 
     def export(self, run_id: str) -> Path:
         """The adapter of a run as a zip in the exports folder. Raises UserError where there is none yet."""

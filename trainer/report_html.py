@@ -44,6 +44,7 @@ h1 { font-size: 24px; } h2 { font-size: 19px; margin-top: 32px; } h3 { font-size
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 4px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--quiet); font-weight: 600; }
+td:first-child { min-width: 9em; }
 .number { text-align: right; white-space: nowrap; }
 pre { font-size: 12px; overflow-x: auto; padding: 10px; border: 1px solid var(--line); border-radius: 8px; }
 select { font: inherit; font-size: 13px; }

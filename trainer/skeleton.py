@@ -20,6 +20,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from trainer.repeats import twins_of
+
 BATCH, LENGTH = 4, 2
 REAL_LIMIT = 2**18
 """Parameters up to this many elements become real; a larger one is a single zero, expanded."""
@@ -68,7 +70,7 @@ class Skeleton:
         """Modules that ran, of those that hold parameters of their own."""
         self.by_keyword: set[str] = set()
         """Modules that were given no positional argument."""
-        self.twins = _twins(model)
+        self.twins = twins_of(model)
         """Modules of repeated layers, and the modules of the first such layer that stand for them."""
         self.misshapen: set[str] = set()
         """Linears of which the forward does not map (..., in) to (..., out)."""
@@ -220,38 +222,6 @@ def _short_chunks(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for function in scans:
             function.__defaults__ = kept[function]
-
-
-def _twins(model: PreTrainedModel) -> dict[str, str]:
-    """Layers (and all modules in them) that repeat an earlier layer of the same list -> the earlier one's."""
-    twins: dict[str, str] = {}
-    stacks = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and not any(part.isdigit() for part in name.split("."))
-    ]
-    for name, stack in stacks:
-        firsts: dict[object, str] = {}
-        for index, layer in enumerate(stack):
-            first = firsts.setdefault(_signature(layer), f"{name}.{index}")
-            if first != f"{name}.{index}":
-                for inner, _ in layer.named_modules():
-                    tail = f".{inner}" if inner else ""
-                    twins[f"{name}.{index}{tail}"] = first + tail
-    return twins
-
-
-def _signature(layer: nn.Module) -> object:
-    """What two layers share that do the same: structure, sizes, flags."""
-    return tuple(
-        (
-            name,
-            type(module),
-            tuple(None if p is None else p.shape for p in module._parameters.values()),
-            tuple(item for item in vars(module).items() if isinstance(item[1], bool | str | None)),
-        )
-        for name, module in layer.named_modules()
-    )
 
 
 def _shape_given(module: nn.Linear | Conv1D) -> str:

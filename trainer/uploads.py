@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,9 +36,12 @@ def keep_data(upload: Path, data_dir: Path) -> str:
         data_dir.mkdir(parents=True, exist_ok=True)
         if not (data_dir / name).exists():
             check_room((data_dir,), size)
-            draft = data_dir / f".{name}-{os.getpid()}"
-            shutil.copyfile(upload, draft)
-            draft.replace(data_dir / name)
+            draft = data_dir / f".{name}-{uuid.uuid4().hex}"  # the same file may come twice at once
+            try:
+                shutil.copyfile(upload, draft)
+                draft.replace(data_dir / name)
+            finally:
+                draft.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"{safe_name(upload.name)} cannot be read: {error.strerror}.", "Choose another file.", "data"

@@ -44,11 +44,14 @@ def build(lab: Lab) -> None:
 
     def scenarios(config: dict, set: str = "six", equal_budget: bool = False, seeds: int = 1) -> dict:
         """Queue the scenarios of a set as one experiment: its id, its runs, what each scenario means."""
-        return _told(
-            lambda: lab.run_scenarios(
-                parsing.from_json(config), _text(set), equal_budget is True, _whole(seeds)
-            ).to_json()
-        )
+
+        def queued() -> dict:
+            made = lab.run_scenarios(parsing.from_json(config), _text(set), equal_budget is True, _whole(seeds))
+            # without their configurations: a client takes whatever has a `path` for a file to fetch
+            plain = [{key: item[key] for key in item if key != "config"} for item in made.scenarios]
+            return made.to_json() | {"scenarios": plain}
+
+        return _told(queued)
 
     def compare(runs: list) -> dict:
         """Compare runs, or those of an experiment, by their ids."""

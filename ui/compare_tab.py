@@ -42,7 +42,7 @@ class CompareTab:
         with gr.Row(elem_id="compare-bench"):
             with gr.Column(elem_id="col-choice", min_width=0):
                 with gr.Accordion("Run scenarios", open=False, elem_id="scenarios", elem_classes="card") as fold:
-                    self.panel = ScenariosPanel(lab, train.form)
+                    self.panel = ScenariosPanel(lab, train.form, train.checks)
                 self.pick = _component("compare_pick.js", PICKER, "compare-pick", card=True, lists="{}")
             with gr.Column(elem_id="col-compared", min_width=0):
                 self._build_results()

@@ -27,8 +27,8 @@ def lengths_figure(tokens: Mapping[str, Any]) -> go.Figure:
         marker={"color": colours, "line": {"width": 0}}, customdata=names,
         hovertemplate="%{customdata}: %{y:,} examples<extra></extra>",
     )  # fmt: skip
-    shown = max_length <= edges[-1]
-    if shown:
+    right = int(max(edges[-1], max_length * 1.02)) if max_length <= 2 * edges[-1] else int(edges[-1])
+    if max_length <= right:
         figure.add_vline(x=max_length, line={"color": EVAL_CHART, "width": 2, "dash": "dash"})
     note = (
         f"{tokens['longer']:,} are longer than {max_length}"
@@ -45,10 +45,11 @@ def lengths_figure(tokens: Mapping[str, Any]) -> go.Figure:
         showlegend=False,
         hoverlabel={"bgcolor": "rgba(22,27,34,0.92)", "font": {"color": "#f2f5f8"}, "bordercolor": GRID},
         modebar={"bgcolor": "rgba(0,0,0,0)", "remove": ["select2d", "lasso2d", "autoScale2d", "toImage", "pan2d"]},
-        xaxis={**axis, "title": {"text": "tokens of an example", "standoff": 6}, "range": [0, int(edges[-1])]},
-        yaxis={**axis, "title": {"text": "examples", "standoff": 6}, "rangemode": "tozero"},
+        xaxis={**axis, "title": {"text": "tokens of an example", "standoff": 6}, "range": [0, right]},
+        yaxis={**axis, "title": {"text": "examples", "standoff": 6}, "rangemode": "tozero",
+               **({"dtick": 1} if counts.max() < 5 else {})},
         annotations=[
-            {"text": note, "showarrow": False, "xref": "paper", "yref": "paper", "x": 1, "y": 1.0, "xanchor": "right",
+            {"text": note, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": 1.0, "xanchor": "left",
              "yanchor": "bottom"}
         ],
     )  # fmt: skip

@@ -3,8 +3,6 @@ with it, how long the examples are, and single ones as the model sees them."""
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.lab import Lab
 from ui import data_view
+from ui.checks import Checks
 from ui.data_chart import lengths_figure
 from ui.form import FILE, HUB, Form
 from ui.tell import DIRECT, QUEUED, told
@@ -32,8 +31,8 @@ TITLE = "<h2>The data, as the model will see them</h2>"
 class DataPanel:
     """Builds the group and the sheet, and wires them."""
 
-    def __init__(self, lab: Lab, form: Form) -> None:
-        self.lab, self.form = lab, form
+    def __init__(self, lab: Lab, form: Form, checks: Checks) -> None:
+        self.lab, self.form, self.checks = lab, form, checks
         source = form.add("data.source", component=gr.Radio, label="Data", elem_id="data-source", info=None)
         with gr.Column(visible=False, elem_classes="bare") as file_group:
             self.upload = _upload_button("Choose files", "data-upload")
@@ -63,6 +62,7 @@ class DataPanel:
             with gr.Row(elem_id="data-top"):
                 script = SCRIPT.read_text(encoding="utf-8")
                 gr.HTML(TITLE, apply_default_css=False, elem_id="data-title", js_on_load=script)
+                self.cancel = gr.Button("Cancel", size="sm", elem_id="data-cancel")
                 self.close = gr.Button("Close", size="sm", elem_id="data-close")
             self.progress = gr.HTML("", apply_default_css=False, elem_id="data-progress")
             with gr.Column(elem_id="data-body", elem_classes="bare"):
@@ -117,6 +117,7 @@ class DataPanel:
         self.open.click(lambda: (gr.update(visible=True), "yes"), None, [self.sheet, self.opened], **DIRECT).then(
             self.refresh, **refresh
         )
+        self.cancel.click(self.checks.cancel, None, None, **DIRECT)
         self.close.click(lambda: (gr.update(visible=False), ""), None, [self.sheet, self.opened], **DIRECT)
         changed = [form.components[path].input for path in MENUS]
         changed += [event for path in BOXES for event in (form.components[path].submit, form.components[path].blur)]
@@ -138,26 +139,23 @@ class DataPanel:
         ]
         gr.on([item.change for item in stale], lambda: "", None, self.line, **DIRECT)
 
-    def refresh(self, opened: str | None, number: str | None, *values: Any) -> Iterator[list[Any]]:
+    def refresh(
+        self, request: gr.Request, opened: str | None, number: str | None, *values: Any
+    ) -> Iterator[list[Any]]:
         """Make the report, telling how far it is; then show it. Does nothing while the sheet is closed."""
+        config, problem = self._config(values)
         if not opened:
             yield [gr.skip()] * len(self._outputs)
-            return
-        yield self._waiting("", 0.0)
-        config, problem = self._config(values)
-        report = None
-        for item in self._reported(config) if config is not None else ():
-            if isinstance(item, tuple):
-                yield self._waiting(*item)
-            else:
-                report, problem = (item, "") if isinstance(item, dict) else (None, str(item))
-        if config is None or report is None:
-            failed = data_view.failed(problem)
-            yield [failed, "", "", "", gr.update(visible=False), gr.update(visible=False), "", "0"] + [
-                gr.skip()
-            ] * len(COLUMNS)
-            return
-        yield self._shown(report, config, number or "0")
+        elif config is None:
+            yield self._failed(problem)
+        else:
+            try:
+                report = yield from self.checks.follow(
+                    request, lambda watcher: self.lab.data_report(config, watcher), self._waiting
+                )
+                yield self._shown(report, config, number or "0")
+            except UserError as error:
+                yield self._failed(str(error))
 
     def step(self, which: str, _opened: str | None, number: str | None, *values: Any) -> list[Any]:
         """Another example: the previous, the next, a random one, the longest."""
@@ -169,25 +167,13 @@ class DataPanel:
         found = self.lab.data_example(config, which)
         return [data_view.example(found), str(found["number"])]
 
-    def _reported(self, config: RunConfig) -> Iterator[Any]:
-        """What the helper tells: (stage, share) now and then, at last the report or a UserError."""
-        told_so_far: queue.Queue[Any] = queue.Queue()
-
-        def ask() -> None:
-            try:
-                told_so_far.put(self.lab.data_report(config, lambda *told: told_so_far.put(told)))
-            except UserError as error:
-                told_so_far.put(error)
-
-        threading.Thread(target=ask, name="data report", daemon=True).start()
-        while True:
-            item = told_so_far.get()
-            yield item
-            if not isinstance(item, tuple):
-                return
-
     def _waiting(self, stage: str, share: float) -> list[Any]:
         return [data_view.progress(stage, share), *[gr.skip()] * (len(self._outputs) - 1)]
+
+    def _failed(self, problem: str) -> list[Any]:
+        hidden = gr.update(visible=False)
+        columns = [gr.skip()] * len(COLUMNS)
+        return [data_view.failed(problem), "", "", "", hidden, hidden, "", "0", *columns]
 
     def _shown(self, report: dict[str, Any], config: RunConfig, number: str) -> list[Any]:
         tokens, example = report["tokens"], ""

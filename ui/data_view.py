@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ui import text
@@ -16,9 +16,14 @@ SHAPES = {
 }
 WAYS = {"bfd": "packed", "group_by_length": "grouped by length", "off": "padded"}
 TEMPLATES = {"model": "the model's template", "chatml": "ChatML", "plain": "plain prompt and answer"}
-STAGES = {"checking": "Checking the rows", "tokenising": "Rendering and tokenising"}
+STAGES = {
+    "waiting": "Waiting for another check",
+    "reading": "Reading the file",
+    "checking": "Checking the rows",
+    "tokenising": "Rendering and tokenising",
+}
 LINES = 8
-"""Line numbers shown of each problem."""
+"""Line numbers shown of each problem before all of them are asked for."""
 LEGEND = (
     '<p class="legend"><span class="t counts">counts for the loss</span><span class="t context">context</span>'
     '<span class="t cut">cut off</span><span class="t context special">special token</span></p>'
@@ -80,7 +85,7 @@ def _figures(report: Mapping[str, Any]) -> str:
         ]
     if training:
         seconds = training["seconds"]
-        pace = f"at {text.count(training['tokens_per_second'])} tokens/s" if seconds else "no run of this model yet"
+        pace = f"{text.count(training['tokens'] / seconds)} tokens/s" if seconds else "no run of this model yet"
         items += [
             ("Steps", f"{training['steps']:,}", f"{training['steps_per_epoch']:,} per epoch"),
             ("Time", f"≈ {text.seconds(seconds)}" if seconds else "unknown", pace),
@@ -112,18 +117,23 @@ def problems(report: Mapping[str, Any], skip: bool) -> str:
 
 
 def _group(group: Mapping[str, Any]) -> str:
-    lines = ", ".join(map(str, group["lines"][:LINES]))
-    more = f" and {group['count'] - LINES:,} more" if group["count"] > LINES else ""
-    word = "line" if group["count"] == 1 else "lines"
-    return f"{group['count']:,} × {group['reason']}: {word} {lines}{more}"
+    """A reason and its lines; many lines are folded."""
+    lines, word = group["lines"], "line" if group["count"] == 1 else "lines"
+    said = f"{group['count']:,} × {group['reason']}: {word} "
+    if len(lines) <= LINES:
+        return text.escape(said + ", ".join(map(str, lines)))
+    first, rest = (text.escape(", ".join(map(str, part))) for part in (lines[:LINES], lines[LINES:]))
+    more = f"<summary>and {len(lines) - LINES:,} more</summary>"
+    return f"{text.escape(said)}{first} <details>{more}{rest}</details>"
 
 
 def _sentence(issue: Mapping[str, Any]) -> str:
-    return f"{issue['problem']} {issue['fix']}".strip()
+    return text.escape(f"{issue['problem']} {issue['fix']}".strip())
 
 
-def _box(kind: str, head: str, items: Any) -> str:
-    listed = "".join(f"<li>{text.escape(item)}</li>" for item in items)
+def _box(kind: str, head: str, items: Iterable[str]) -> str:
+    """`items`: as HTML."""
+    listed = "".join(f"<li>{item}</li>" for item in items)
     return f'<div class="{kind}" role="status"><strong>{text.escape(head)}</strong><ul>{listed}</ul></div>'
 
 

@@ -14,7 +14,7 @@ from trainer.history import ACTIVE, ENDED
 from trainer.lab import Lab
 from trainer.runs import MAX_TITLE
 from ui import download, text
-from ui.live import digest
+from ui.live import digest, parts
 from ui.tell import DIRECT, QUEUED, told
 from ui.train_tab import TrainTab, wanting
 
@@ -35,7 +35,7 @@ class RunsTab:
         self.lab = lab
         self._texts: dict[str, tuple[dict[str, Any], str]] = {}
         self.table = gr.HTML(
-            value="", html_template=TEMPLATE, js_on_load=SCRIPT.read_text(encoding="utf-8"), rows="[]",
+            value="", html_template=TEMPLATE, js_on_load=SCRIPT.read_text(encoding="utf-8"), ended="", open="",
             apply_default_css=False, elem_id="runs-table", elem_classes="card", label="Runs",
         )  # fmt: skip
         with gr.Column(elem_id="run-actions", elem_classes="card"):
@@ -96,13 +96,17 @@ class RunsTab:
         download.wire(self.fetch, told(lambda run_id: self.lab.export(self._run(run_id).id)), chosen, "run-file")
 
     def list_runs(self, seen: str) -> list[Any]:
-        """The table's rows, unless they are those that the page has. Rows of runs that are over are kept as text."""
+        """What the page has not got of the table's rows: those of runs that are over, and those of open ones."""
         known, self._texts = self._texts, {}
+        found: dict[str, list[str]] = {"ended": [], "open": []}
         for row in self.lab.store.summaries():
             old = known.get(row["id"])
-            self._texts[row["id"]] = old if old and old[0] is row else (row, json.dumps(_row(row)))
-        rows = f"[{','.join(text for _, text in self._texts.values())}]"
-        return [gr.skip(), gr.skip()] if digest(rows) == seen else [gr.update(rows=rows), digest(rows)]
+            kept = self._texts[row["id"]] = old if old and old[0] is row else (row, json.dumps(_row(row)))
+            found["ended" if row["state"] in ENDED else "open"].append(kept[1])
+        rows = {name: f"[{','.join(texts)}]" for name, texts in found.items()}
+        names = [digest(text) for text in rows.values()]
+        news = {name: rows[name] for name, now, had in zip(rows, names, parts(seen, 2), strict=True) if now != had}
+        return [gr.update(**news), "|".join(names)] if news else [gr.skip(), gr.skip()]
 
     def show(self, run_id: str | None, seen: Any) -> list[Any]:
         """Facts and buttons of the chosen run."""

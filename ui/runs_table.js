@@ -1,5 +1,5 @@
 // The table of runs inside a gr.HTML component: search, sort, choose. props.value is the chosen run's id.
-const [ROWS] = Object.keys({ rows: 0 });
+const [ENDED, OPEN] = Object.keys({ ended: 0, open: 0 }); // runs that are over are sent once, open ones as they go on
 const COLUMNS = [
   ["state", "State"], ["title", "Run"], ["model", "Model"], ["modules", "Modules"], ["loss", "Loss"],
   ["eval_loss", "Eval loss"], ["trainable", "Trainable"], ["elapsed", "Time"], ["created", "Started"],
@@ -9,7 +9,7 @@ const MOST = 500; // rows drawn at once; a browser takes seconds for ten thousan
 const body = element.querySelector("tbody");
 const search = element.querySelector("input[type=search]");
 const empty = element.querySelector(".empty");
-let rows = [];
+let rows = null; // not read yet
 let sort = { key: "created", down: true };
 
 const headers = COLUMNS.map(([key, title]) => {
@@ -79,7 +79,7 @@ function draw() {
   const focused = body.contains(document.activeElement) ? document.activeElement.value : null;
   for (const [key, cell] of headers)
     cell.ariaSort = sort.key === key ? (sort.down ? "descending" : "ascending") : "none";
-  const found = rows.filter(matches).sort(compare);
+  const found = (rows ?? []).filter(matches).sort(compare);
   body.replaceChildren(
     ...found.slice(0, MOST).map((row) => {
       const line = document.createElement("tr");
@@ -89,7 +89,7 @@ function draw() {
       return line;
     }),
   );
-  empty.hidden = found.length > 0 && found.length <= MOST;
+  empty.hidden = !rows || (found.length > 0 && found.length <= MOST);
   if (found.length > MOST) {
     empty.querySelector("strong").textContent = `The first ${MOST} of ${found.length} runs`;
     empty.querySelector("span").textContent = "Search to find the others.";
@@ -106,15 +106,11 @@ function sayNone() {
 }
 
 function readRows() {
-  try {
-    rows = JSON.parse(props[ROWS]);
-  } catch {
-    rows = [];
-  }
+  rows = props[ENDED] ? JSON.parse(props[ENDED]).concat(JSON.parse(props[OPEN])) : null;
 }
 
 search.addEventListener("input", draw);
-watch(ROWS, () => { readRows(); draw(); });
+watch([ENDED, OPEN], () => { readRows(); draw(); });
 watch("value", paint);
 readRows();
 draw();

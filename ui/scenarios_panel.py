@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import gradio as gr
 from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.experiments import MAX_SEEDS
+from trainer.helper import Cancelled
 from trainer.lab import Lab
 from trainer.offers import Offer
 from trainer.runs import MAX_TITLE
 from trainer.scenarios import SETS, Scenario
-from ui import compare_view, form, text
+from ui import compare_view, data_view, form, text
+from ui.checks import Checks
 from ui.form import Form
 from ui.live import digest
 from ui.tell import DIRECT, QUEUED, told
@@ -28,8 +31,8 @@ WAITING = "The scenarios appear once the Train tab has read its model."
 class ScenariosPanel:
     """Builds the panel inside the block that is open. `offers.value` lists the keys that were left out."""
 
-    def __init__(self, lab: Lab, train_form: Form) -> None:
-        self.lab, self.form = lab, train_form
+    def __init__(self, lab: Lab, train_form: Form, checks: Checks) -> None:
+        self.lab, self.form, self.checks = lab, train_form, checks
         gr.HTML(BASIS, apply_default_css=False)
         with gr.Column(elem_classes="grid bare"):
             names = [(item.title, item.key) for item in SETS]
@@ -37,8 +40,8 @@ class ScenariosPanel:
             self.set = gr.Dropdown(
                 names, value="six", label="Set", elem_id="scenario-set", elem_classes=["setting", "wide"]
             )
-            self.seeds = gr.Number(1, label="Seeds", precision=0, minimum=1, maximum=MAX_SEEDS,
-                                   elem_id="scenario-seeds", **common)  # fmt: skip
+            # without bounds of its own: Gradio's refusal reaches nobody, `_seeds` says what is wrong
+            self.seeds = gr.Number(1, label="Seeds", elem_id="scenario-seeds", **common)
             self.equal = gr.Checkbox(False, label="Equal budget", elem_id="scenario-equal", **common)
             self.name = gr.Textbox("", label="Name", placeholder="the set’s", max_lines=1, max_length=MAX_TITLE,
                                    elem_id="scenario-name", elem_classes=["setting", "wide"])  # fmt: skip
@@ -48,6 +51,8 @@ class ScenariosPanel:
         )  # fmt: skip
         self.total = gr.HTML("", apply_default_css=False, elem_id="scenario-total")
         self.start = gr.Button("Run", variant="primary", elem_id="scenario-run")
+        self.cancel = gr.Button("Cancel", elem_id="scenario-cancel")
+        self.checked = gr.HTML("", apply_default_css=False, elem_id="scenario-progress")
         self._build_own_sets()
         self.seen = gr.Textbox("", label="Scenarios shown", visible="hidden")
 
@@ -83,9 +88,11 @@ class ScenariosPanel:
             **QUEUED,
         )
         self.remove.click(told(self.remove_own), self.own_set, self.set, **QUEUED)
+        self.cancel.click(self.checks.cancel, None, None, **DIRECT)
         return self.start.click(
-            told(self.started), [self.name, *settings, *self.form.inputs], [pick, self.name, compared], **QUEUED
-        )
+            told(self.started), [self.name, *settings, *self.form.inputs],
+            [pick, self.name, compared, self.checked], **QUEUED,
+        )  # fmt: skip
 
     def choices(self) -> Any:
         """The sets to choose from: built in, then own."""
@@ -120,13 +127,24 @@ class ScenariosPanel:
         unknown = "how long is unknown until the first run has run" if count else "nothing to run: tick a scenario"
         return {"rows": rows}, f'<p class="quiet">{count} runs, {known or unknown}.</p>', count
 
-    def started(self, name: Any, set_name: Any, seeds: Any, equal: Any, left_out: Any, *values: Any) -> list[Any]:
-        """Queue the experiment and choose it in the list."""
+    def started(
+        self, request: gr.Request, name: Any, set_name: Any, seeds: Any, equal: Any, left_out: Any, *values: Any
+    ) -> Iterator[list[Any]]:
+        """Queue the experiment and choose it in the list. To check the data may take a while."""
         config = self._config(values)
-        made = self.lab.run_scenarios(
-            config, str(set_name), equal is True, _seeds(seeds), str(name or ""), _keys(left_out)
-        )
-        return [json.dumps({"experiment": made.id}), "", ""]
+        chosen = (str(set_name), equal is True, _seeds(seeds), str(name or ""), _keys(left_out))
+        try:
+            made = yield from self.checks.follow(
+                request,
+                lambda watcher: self.lab.run_scenarios(config, *chosen, watcher),
+                lambda *done: [gr.skip(), gr.skip(), gr.skip(), data_view.progress(*done)],
+            )
+        except UserError as error:
+            yield [gr.skip(), gr.skip(), gr.skip(), ""]
+            if not isinstance(error, Cancelled):
+                raise
+        else:
+            yield [json.dumps({"experiment": made.id}), "", "", ""]
 
     def add_own(self, set_name: Any, title: Any, *values: Any) -> list[Any]:
         config, _ = self.form.read(values)

@@ -21,11 +21,13 @@ def build(waiting: str) -> gr.HTML:
     return gr.HTML(summary(None, (), waiting=waiting), apply_default_css=False, js_on_load=script, elem_id="summary")
 
 
-def summary(plan: Plan | None, issues: Sequence[Issue], refused: bool = False, waiting: str = "") -> str:
-    """The summary as HTML. `refused`: Train was pressed and started nothing."""
+def summary(
+    plan: Plan | None, issues: Sequence[Issue], refused: bool = False, waiting: str = "", progress: str = ""
+) -> str:
+    """The summary as HTML. `refused`: Train was pressed and started nothing. `progress`: of the check of the data."""
     figures = _figures(plan) if plan is not None else f'<p class="quiet">{text.escape(waiting)}</p>'
     lost = _matching_nothing(plan) + _warnings(plan) if plan is not None else ""
-    return f'<div class="summary">{figures}{lost}{_issues(issues, refused)}</div>'
+    return f'<div class="summary">{figures}{lost}{_issues(issues, refused)}{progress}</div>'
 
 
 def _figures(plan: Plan) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import html
+import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -27,17 +29,28 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(handler)
     def inner(*values: Any) -> Any:
-        try:
+        with _in_words():
             return handler(*values)
-        except UserError as error:
-            raise as_message(str(error)) from error
-        except gr.Error:
-            raise
-        except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            raise as_message(UNEXPECTED) from error
 
-    return inner
+    @functools.wraps(handler)
+    def inner_steps(*values: Any) -> Iterator[Any]:
+        with _in_words():
+            yield from handler(*values)
+
+    return inner_steps if inspect.isgeneratorfunction(handler) else inner
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise as_message(str(error)) from error
+    except gr.Error:
+        raise
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        raise as_message(UNEXPECTED) from error
 
 
 def as_message(text: str) -> gr.Error:

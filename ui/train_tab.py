@@ -12,9 +12,11 @@ import gradio as gr
 from trainer import parsing
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, Issue, UserError
+from trainer.helper import Cancelled
 from trainer.lab import Lab
 from trainer.plan import Plan
-from ui import live, modules_panel, settings_panel
+from ui import data_view, live, modules_panel, settings_panel
+from ui.checks import Checks
 from ui.data_panel import DataPanel
 from ui.form import TICKS, Form
 from ui.summary import build as build_summary
@@ -28,19 +30,20 @@ class TrainTab:
     """Builds the tab and holds what its handlers need: the lab and the form."""
 
     def __init__(self, lab: Lab, page: gr.Blocks) -> None:
-        self.lab, self.form = lab, Form()
+        self.lab, self.form, self.checks = lab, Form(), Checks()
         with gr.Row(elem_id="bench"):
             with gr.Column(elem_id="col-modules", min_width=0), gr.Column(elem_classes="card"):
                 model = self.form.add("model.name", choices=lab.models(), allow_custom_value=True, elem_id="model")
                 self.panel = self.form.components[TICKS] = modules_panel.build()
             with gr.Column(elem_id="col-settings", min_width=0):
                 with gr.Column(elem_classes="card", elem_id="settings"):
-                    self.data = DataPanel(lab, self.form)
+                    self.data = DataPanel(lab, self.form, self.checks)
                     config_file = settings_panel.build_settings(self.form)
                     self.wanted = gr.Textbox("", label="Configuration to show", visible="hidden")
                 with gr.Column(elem_classes="card", elem_id="go"):
                     self.summary = build_summary(READING)
                     button = gr.Button("Train", variant="primary", elem_id="train")
+                    self.cancel = gr.Button("Cancel", elem_id="train-cancel")
                     self.scenarios = gr.Button("Run scenarios…", size="sm", elem_id="run-scenarios")
             with gr.Column(elem_id="col-live", min_width=0):
                 self.live = live.build(lab)
@@ -63,6 +66,7 @@ class TrainTab:
             self.plan, form.inputs, plan_outputs, trigger_mode="always_last", **DIRECT,
         )  # fmt: skip
         self.data.wire()
+        self.cancel.click(self.checks.cancel, None, None, **DIRECT)
         button.click(told(self.train), form.inputs, [self.summary, self.live.shown], **QUEUED).then(
             self.live.refresh, [self.live.shown, self.live.seen], self.live.outputs, **DIRECT
         )
@@ -109,18 +113,30 @@ class TrainTab:
             return [gr.skip(), summary(None, issues, waiting=waiting)]
         return [gr.update(receipts=modules_panel.receipts(plan.receipts)), summary(plan, issues)]
 
-    def train(self, *values: Any) -> list[Any]:
-        """Start a run, or show every problem at once and start nothing."""
+    def train(self, request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        """Start a run, or show every problem at once and start nothing. To check the data may take a while."""
         config, issues = self.form.read(values)
         if config is not None:
             self.lab.module_map(config)  # waits while it is being read; says why where it cannot be
         plan, issues, _ = self._judge(values)
-        if config is not None and not issues:
-            try:
-                return [gr.skip(), self.lab.train(config).id]
-            except InvalidConfig as error:
-                issues = list(error.issues)
-        return [summary(plan, issues, refused=True), gr.skip()]
+        if config is None or issues:
+            yield [summary(plan, issues, refused=True), gr.skip()]
+            return
+        try:
+            run = yield from self.checks.follow(
+                request,
+                lambda watcher: self.lab.train(config, watcher),
+                lambda *done: [summary(plan, (), progress=data_view.progress(*done)), gr.skip()],
+            )
+        except Cancelled:
+            yield [summary(plan, ()), gr.skip()]
+        except InvalidConfig as error:
+            yield [summary(plan, error.issues, refused=True), gr.skip()]
+        except UserError:
+            yield [summary(plan, ()), gr.skip()]
+            raise
+        else:
+            yield [summary(plan, ()), run.id]
 
     def _judge(self, values: tuple[Any, ...]) -> tuple[Plan | None, list[Issue], str]:
         """The plan, all problems, and, where there is no plan, what it waits for."""

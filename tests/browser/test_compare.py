@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gradio_client import Client
 
 from tests.lab import wait_for
+from trainer.config import default_config
+from trainer.scenarios import SIX
 
 
 def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> None:
     client = Client(app, verbose=False)
     page.get_by_text("More settings").click()
-    page.locator("#training-max_steps").get_by_role("textbox").fill("4")
+    page.locator("#training-max_steps").get_by_role("textbox").fill("2")
     page.locator("#training-eval_steps").get_by_role("textbox").fill("2")
     page.locator("#run-scenarios").click()
     page.wait_for_selector(".offers section >> nth=11")
@@ -26,6 +29,11 @@ def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> 
     page.locator("#scenario-equal input").check()
     offers.filter(has_text="the budget of").first.wait_for()
     page.locator("#scenario-equal input").uncheck()
+    page.locator("#scenario-seeds input").fill("0")
+    page.wait_for_selector('.offers:has-text("Write 1 to 20")')
+    assert page.locator("#scenario-run").is_disabled()
+    page.locator("#scenario-seeds input").fill("1")
+    page.wait_for_selector(".offers section >> nth=11")
     for place in (0, 1, 2, 6, 7, 8):
         offers.nth(place).locator("input").uncheck()
     page.wait_for_function("document.querySelector('#scenario-run').innerText === 'Run 2 runs'")
@@ -58,4 +66,15 @@ def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> 
     alone.close()
     ids = [row["id"] for row in client.predict(api_name="/runs")[:2]]
     assert len(client.predict(ids, api_name="/compare")["pairs"]) == 1
+    config = replace(default_config(), modules=SIX[0].modules).to_json()
+    made = client.predict(config, "layers", True, 2, api_name="/scenarios")
+    assert [item["title"] for item in made["scenarios"]] == ["First third", "Middle third", "Last third"]
+    page.locator(".experiments label", has_text="Thirds").click()
+    page.locator("#compare-stop").click()
+    page.wait_for_selector("#compare-head .pill.stopped")
+    page.locator("#compare-resume").click()
+    page.wait_for_selector("#compare-head .pill:is(.queued, .running)")
+    assert page.locator("#compare-resume").is_hidden()
+    assert client.predict(made["id"], api_name="/stop") == "Stopping 6 runs."
+    page.wait_for_selector("#compare-head .pill.stopped")
     client.close()

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gradio_client import Client
+
 Page = Any
 
 
@@ -17,10 +19,9 @@ def choose(page: Page, button: str, *files: Path) -> None:
 
 def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Page, tmp_path: Path) -> None:
     file, other = tmp_path / "my rows.jsonl", tmp_path / "more.csv"
+    empty = {"question": "Why?", "answer": ""}
     good = [{"question": f"Where is {n}?", "answer": f"There <b>{n}</b>. " * (1 + n % 20)} for n in range(40)]
-    file.write_text(
-        "".join(json.dumps(row) + "\n" for row in [*good, {"question": "Why?", "answer": ""}]) + "{broken\n"
-    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*good, *[empty] * 12]) + "{broken\n")
     other.write_text("question,answer\nWho?,Me.\n")
     page.locator("#data-source label", has_text="File").click()
     choose(page, "#data-upload", file, other)
@@ -31,11 +32,20 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     page.wait_for_selector("#data-example .example")
     overview = page.inner_text("#data-overview")
     assert "Recognised as questions and answers: the columns question and answer" in overview
-    assert "43" in overview
+    assert "54" in overview
     problems = page.inner_text("#data-problems")
-    assert "2 of 43 rows cannot be used" in problems
-    assert "the answer is empty: line my_rows.jsonl" not in problems
-    assert "1 × the answer is empty: line 41" in problems and "1 × not valid JSON" in problems
+    assert "13 of 54 rows cannot be used" in problems
+    assert "12 × the answer is empty: lines 41, 42," in problems and "1 × not valid JSON" in problems
+    page.get_by_text("and 4 more").click()
+    assert page.inner_text("#data-problems details").endswith("49, 50, 51, 52")
+    page.keyboard.press("Escape")
+    page.locator("#train").click()
+    page.wait_for_selector('#summary .issues.refused:has-text("13 of 54 rows cannot be used")')
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.wait_for_function("['#go', '#settings'].every((name) => document.querySelector(name).offsetWidth <= 420)")
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.locator("#data-open").click()
+    page.wait_for_selector("#data-example .example")
     assert page.locator("#data-example .t.counts").count() > 3
     assert page.locator("#data-example .t.special").first.inner_text() == "<s>"
     assert "<b>" in page.inner_text("#data-example .example"), "what is in the data is text"
@@ -44,7 +54,7 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     page.wait_for_function("document.querySelectorAll('#data-chart .bars path').length > 0")
     page.locator("#data-suggest").click()
     page.wait_for_function("!document.querySelector('#data-example .example .t.cut')")
-    assert page.locator("#training-max_length").get_by_role("textbox").input_value() != "128"
+    page.wait_for_function("document.querySelector('#training-max_length input').value !== '128'")
     page.locator("#data-bad_rows input").click()
     page.get_by_role("option", name="train without them").click()
     page.wait_for_selector('#data-problems:has-text("They are left out")')
@@ -76,3 +86,33 @@ def test_columns_are_picked_and_a_file_of_no_use_says_so(page: Page, tmp_path: P
     for width in (1440, 420):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_function("most => document.querySelector('#data-card').scrollWidth <= most", arg=width)
+
+
+def test_a_long_check_is_shown_and_can_be_broken_off(page: Page, app: str, tmp_path: Path) -> None:
+    client = Client(app, verbose=False)
+    runs = client.predict(api_name="/runs")
+    long, short = tmp_path / "long.jsonl", tmp_path / "short.jsonl"
+    row = json.dumps({"question": "Where is it?", "answer": "There, where it was. " * 9}) + "\n"
+    long.write_text(row * 200_000)
+    short.write_text(row * 20)
+    page.locator("#data-source label", has_text="File").click()
+    choose(page, "#data-upload", long)
+    page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('long')")
+    for start, cancel, place in (
+        ("#train", "#train-cancel", "#summary"),
+        ("#data-open", "#data-cancel", "#data-progress"),
+    ):
+        page.locator(start).click()
+        page.wait_for_selector(f'{place} .progress-text:has-text("%")')
+        page.locator(cancel).click()
+        page.wait_for_selector(f"{place} .progress", state="detached")
+        assert page.locator(cancel).is_hidden()
+    assert "broken off" in page.inner_text("#data-progress")
+    page.keyboard.press("Escape")
+    assert page.locator("#summary .issues").count() == 0
+    assert len(client.predict(api_name="/runs")) == len(runs), "nothing was started"
+    client.close()
+    choose(page, "#data-upload", short)
+    page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('short')")
+    page.locator("#data-open").click()
+    page.wait_for_selector("#data-example .example")

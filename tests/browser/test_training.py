@@ -89,7 +89,7 @@ def test_tick_train_watch_reload_download(page: Any, app: str, tmp_path: Path) -
 
 def test_a_double_click_on_train_starts_one_run(page: Any) -> None:
     page.get_by_role("tab", name="Runs").click()
-    page.wait_for_timeout(3000)  # the list is read
+    page.wait_for_selector(".runs tbody tr, .runs .empty:visible")
     before = page.locator(".runs tbody tr").count()
     page.get_by_role("tab", name="Train").click()
     page.locator("#train").dblclick()

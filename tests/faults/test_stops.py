@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -71,7 +70,8 @@ def test_a_second_ctrl_c_ends_it_at_once(bench: Bench) -> None:
     worker = bench.worker(run)
     wait_for(lambda: bench.state(run) == "running")
     os.kill(worker.pid, signal.SIGINT)
-    time.sleep(0.3)
+    while not says(run, '"stopping"'):
+        assert worker.poll() is None
     os.kill(worker.pid, signal.SIGINT)
     assert worker.wait(timeout=5) == 3
     bench.page_shows(run, "stopped", "Killed by a second stop")

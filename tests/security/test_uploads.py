@@ -18,8 +18,8 @@ from trainer.config import DataConfig
 from trainer.data import check
 from trainer.data.masks import Masker
 from trainer.data.messages import BadRow
+from trainer.data.prepare import refuse
 from trainer.data.templates import choose
-from trainer.data.tokens import refuse
 from trainer.errors import UserError
 
 packed = partial(gzip.compress, mtime=0)

@@ -11,17 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from trainer.config import LossOn
+from trainer.data.frame import LOST, MARK, Frame, common_prefix, frame_of
 from trainer.data.messages import BadRow, Example, Message
 from trainer.data.templates import Template, Tools
 
 Span = tuple[int, int]
-MARK = "Qz{}LabZq"
-"""Stands for an answer; plain letters, so that no template does anything to it."""
 PROBE = "‡"
-LOST = "the chat template leaves an answer out"
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Masker:
 
     @cached_property
     def _frame(self) -> Frame:
-        return _frame(self._template)
+        return frame_of(self._template)
 
     def _behind_prompts(self, messages: Sequence[Message], whole: str) -> list[Span] | None:
         """The answers' spans where each stands right behind one of the generation prompts; else None."""
@@ -155,56 +152,6 @@ class Masker:
                 raise BadRow(LOST)
             spans.append((start, end))
         return spans
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What a template writes around an answer."""
-
-    before: str
-    """The generation prompt: what a model is given before it answers."""
-    after: str
-    """What ends an answer, without spaces behind it; empty where a template ends none."""
-    stops: tuple[int, ...]
-    """Where in `after` a special token ends: an answer in the middle may end with the first ones only."""
-
-    def written_before(self, text: str) -> int:
-        """Characters of `text`, which ends where an answer begins, that the model writes itself."""
-        place = text.rfind(self.before) if self.before else -1
-        return len(text) - place - len(self.before) if place >= 0 else 0
-
-    def written_after(self, text: str, has_calls: bool) -> int:
-        """Characters at the start of `text`, which follows an answer, that the model writes itself."""
-        if has_calls and self.after:
-            place = text.find(self.after)
-            return place + len(self.after) if place >= 0 else 0
-        shared = common_prefix(text, self.after)
-        if shared == len(self.after):
-            return shared
-        return max((stop for stop in self.stops if stop <= shared), default=shared)
-
-    def start(self, whole: str, first: int, last: int) -> int | None:
-        """Where the answer that ends at `last` begins, by what stands before it."""
-        for size in range(len(self.before), max(len(self.before) // 2, 3) - 1, -1):
-            place = whole.rfind(self.before[:size], first, last)
-            if place >= 0:
-                return place + size
-        return None
-
-
-def _frame(template: Template) -> Frame:
-    ask: list[Message] = [{"role": "user", "content": MARK.format("u")}]
-    answer: Message = {"role": "assistant", "content": MARK.format("a")}
-    whole = template.render([*ask, answer])
-    plain, asked = template.render(ask), template.render(ask, ask=True)
-    before = asked[common_prefix(plain, asked) :]
-    _, found, after = whole.partition(MARK.format("a"))
-    if not found:
-        raise BadRow(LOST)
-    after = after.rstrip()
-    known = {*template.tokenizer.all_special_tokens, *template.tokenizer.get_added_vocab()}
-    stops = {place + len(token) for token in known if token and (place := after.find(token)) >= 0}
-    return Frame(before, after, tuple(sorted(stops)))
 
 
 def _marked(messages: Sequence[Message]) -> list[Message]:
@@ -290,47 +237,3 @@ def _plain(messages: Sequence[Message], eos: str) -> tuple[str, list[Span]]:
         else:
             text += content + ("" if not content or content[-1].isspace() else "\n")
     return text, spans
-
-
-def common_prefix(first: str, second: str) -> int:
-    """How many characters two texts share at their beginning."""
-    if second.startswith(first):
-        return len(first)
-    low, high = 0, min(len(first), len(second))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if first[:middle] == second[:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def counted_tokens(spans: Sequence[Span], encoding: Any, text: str) -> list[tuple[int, int]]:
-    """The ranges of tokens that hold any character of `spans`, from a fast tokenizer's encoding."""
-    found = []
-    for first, last in spans:
-        start = _token(encoding, range(first, last))
-        if start is None:
-            continue
-        final = _token(encoding, range(last - 1, -1, -1)) or 0
-        after = _token(encoding, range(last, len(text)))
-        found.append((start, max(after, final + 1) if after is not None else _end(encoding)))
-    return found
-
-
-def _token(encoding: Any, places: range) -> int | None:
-    """The token at the first of these characters that belongs to one: tokenizers leave spaces out."""
-    for at in places:
-        token: int | None = encoding.char_to_token(at)
-        if token is not None:
-            return token
-    return None
-
-
-def _end(encoding: Any) -> int:
-    """Behind the last token that stands for something in the text."""
-    end = len(encoding)
-    while end and (encoding.token_to_chars(end - 1) or (0, 0))[1] == 0:
-        end -= 1
-    return end

@@ -15,8 +15,11 @@ from trainer.data import lengths
 from trainer.data.check import Bad, Checked, Progress, check
 from trainer.data.split import split, without
 from trainer.data.templates import Template, choose
-from trainer.data.tokens import Tokens, refuse, tokenise
+from trainer.data.tokens import Tokens, tokenise
 from trainer.errors import UserError
+
+NAMED = 5
+"""Reasons, and lines of each, that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,30 @@ def prepare(
         skipped=tuple(found.bad),
         lengths=np.minimum(train.column("length"), max_length),
     )
+
+
+def refuse(bad: Sequence[Bad], rows: int) -> UserError:
+    """What is told where bad rows keep the data from being used: all counted, the first of each reason named."""
+    groups = grouped(bad)
+    shown = "; ".join(f"{_named(items)}: {reason}" for reason, items in groups[:NAMED])
+    more = f"; {len(groups) - NAMED:,} more reasons" if len(groups) > NAMED else ""
+    return UserError(
+        f"{len(bad):,} of {rows:,} rows cannot be used: {shown}{more}.",
+        "Mend these rows, take them out, or train without them (bad_rows: skip).",
+        "data",
+    )
+
+
+def _named(items: Sequence[Bad]) -> str:
+    lines = ", ".join(map(str, places(items)[:NAMED]))
+    more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
+    return f"{'line' if len(items) == 1 else 'lines'} {lines}{more}"
+
+
+def places(bad: Sequence[Bad]) -> list[int | str]:
+    """Numbers of lines; with the file before them, where there are several."""
+    several = len({item.file for item in bad}) > 1
+    return [f"{item.file}:{item.line}" if several else item.line for item in bad]
 
 
 def nothing_counts() -> UserError:

@@ -12,12 +12,8 @@ import numpy as np
 from trainer.config import RunConfig, TrainingConfig
 from trainer.data import lengths, packing
 from trainer.data.check import Bad, Progress
-from trainer.data.prepare import Look, Part, grouped, look, nothing_counts
-from trainer.data.tokens import refuse
+from trainer.data.prepare import Look, Part, grouped, look, nothing_counts, places, refuse
 from trainer.errors import Issue, UserError
-
-SHOWN_LINES = 20
-"""Lines named of each reason; `bad` holds all of them."""
 
 
 def report(
@@ -37,7 +33,7 @@ def report(
         "bad_groups": [_group(reason, items) for reason, items in grouped(found.bad)],
         "template": {"kind": found.template.kind, "why": found.template.why},
         "held_out": _held_out(found, config),
-        "issues": [issue.to_json() for issue in _issues(found, config)],
+        "issues": [issue.to_json() for issue in issues(found, config)],
         "tokens": None,
         "batches": None,
         "training": None,
@@ -88,9 +84,7 @@ def _account(found: Look) -> dict[str, Any]:
 
 
 def _group(reason: str, items: Sequence[Bad]) -> dict[str, Any]:
-    files = {item.file for item in items}
-    named = [item.line if len(files) == 1 else f"{item.file}:{item.line}" for item in items[:SHOWN_LINES]]
-    return {"reason": reason, "count": len(items), "lines": named}
+    return {"reason": reason, "count": len(items), "lines": places(items)}
 
 
 def _tokens(part: Part, max_length: int, most: int | None) -> dict[str, Any]:
@@ -130,18 +124,17 @@ def _held_out(found: Look, config: RunConfig) -> dict[str, Any]:
     return {"examples": count, "shared": found.shared}
 
 
-def _issues(found: Look, config: RunConfig) -> list[Issue]:
-    issues = []
+def issues(found: Look, config: RunConfig) -> list[Issue]:
+    """What keeps a run of this configuration from starting."""
+    told = []
     usable = len(found.train.chosen)
     if found.bad and (config.data.bad_rows == "stop" or not usable):
         error = refuse(found.bad, found.rows)
-        issues.append(
-            Issue("data", error.problem, error.fix if usable else "Mend them, or pick the columns by hand.")
-        )
+        told.append(Issue("data", error.problem, error.fix if usable else "Mend them, or pick the columns by hand."))
     if usable and not len(found.train.fitting(config.training.max_length).chosen):
         error = nothing_counts()
-        issues.append(Issue("training.max_length", error.problem, error.fix))
-    return issues
+        told.append(Issue("training.max_length", error.problem, error.fix))
+    return told
 
 
 def _warnings(found: Look, value: Mapping[str, Any], training: TrainingConfig) -> list[Issue]:
@@ -157,7 +150,7 @@ def _warnings(found: Look, value: Mapping[str, Any], training: TrainingConfig) -
             "data", f"The rows have several shapes: {kinds}.", "Pick the columns by hand if one of them is a mistake."
         )
     if value["duplicates"]:
-        warn("data", f"{value['duplicates']:,} rows are exact copies of others.", "They count more than once.")
+        warn("data", f"Exact copies of other rows: {value['duplicates']:,}.", "They count more than once.")
     if found.shared:
         warn(
             "data.held_out",

@@ -1,4 +1,4 @@
-"""What the page and the command line ask about a configuration's data: its report, and single examples."""
+"""What the page and the command line ask about a configuration's data: a report, what is wrong, single examples."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ModelConfig, RunConfig
-from trainer.data import preview
+from trainer.config import ModelConfig, RunConfig, is_bundled
+from trainer.data import look, preview
 from trainer.data.check import Progress
-from trainer.data.report import broken, report
-from trainer.errors import UserError
+from trainer.data.report import broken, issues, report
+from trainer.errors import Issue, UserError
 from trainer.models import load_config, load_tokenizer
 from trainer.tokens import add_tokens
 
@@ -24,6 +24,17 @@ def data_report(
     except UserError as error:
         return broken(error)
     return report(config, tokenizer, data_dir, most, progress)
+
+
+def data_issues(config: RunConfig, models_dir: Path, data_dir: Path, progress: Progress | None = None) -> list[Issue]:
+    """What of the data keeps a run from starting. Reads all of them, unless they are known already."""
+    if is_bundled(config):
+        return []
+    try:
+        tokenizer, _ = _tokenizer(config.model, models_dir)
+        return issues(look(config.data, tokenizer, config.training.seed, data_dir, progress), config)
+    except UserError as error:
+        return [Issue("data", error.problem, error.fix)]
 
 
 def data_example(config: RunConfig, which: str, models_dir: Path, data_dir: Path) -> dict[str, Any]:

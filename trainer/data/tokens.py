@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,10 @@ import pyarrow as pa
 from trainer import cache
 from trainer.config import DataConfig
 from trainer.data.check import BATCH, Bad, Checked, Progress
-from trainer.data.masks import Masker, Rendered, Span, counted_tokens
+from trainer.data.encode import Encoder
+from trainer.data.masks import Masker, Rendered
 from trainer.data.messages import BadRow, Example
 from trainer.data.templates import Template, choose
-from trainer.errors import UserError
 
 VERSION = 1
 TOKENS, ACCOUNT = "tokens.arrow", "account.json"
@@ -87,68 +87,6 @@ def identity(tokenizer: Any) -> str:
         inside = repr(sorted(tokenizer.get_vocab().items())) + repr(tokenizer.init_kwargs)
     special = repr(sorted((name, str(value)) for name, value in tokenizer.special_tokens_map.items()))
     return hashlib.sha256(f"{type(tokenizer).__name__}\0{special}\0{inside}".encode()).hexdigest()
-
-
-Encoded = tuple[list[int], list[Span]]
-"""input_ids, and the ranges of them that count, in rising order and apart from each other."""
-
-
-class Encoder:
-    """Rendered texts to tokens and what of them counts."""
-
-    def __init__(self, tokenizer: Any, template: Template) -> None:
-        self._tokenizer, self._template = tokenizer, template
-        self._eos = tokenizer.eos_token_id
-
-    def __call__(self, texts: Sequence[Rendered], plain: Sequence[bool]) -> list[Encoded]:
-        """The tokens of each text; `plain` ones get the tokenizer's BOS whatever the template."""
-        if not texts:
-            return []
-        special = self._template.adds_special_tokens
-        if special or not any(plain):
-            return self._encode(texts, special)
-        found: list[Any] = [None] * len(texts)
-        for chosen in (True, False):
-            places = [place for place, is_plain in enumerate(plain) if is_plain == chosen]
-            for place, item in zip(places, self._encode([texts[place] for place in places], chosen), strict=True):
-                found[place] = item
-        return found
-
-    def _encode(self, texts: Sequence[Rendered], special: bool) -> list[Encoded]:
-        if not texts:
-            return []
-        if not self._tokenizer.is_fast:
-            return [self._in_pieces(text, special) for text in texts]
-        encoded = self._tokenizer(
-            [text.text for text in texts], add_special_tokens=special, return_attention_mask=False, verbose=False
-        )
-        return [
-            self._finished(ids, counted_tokens(text.spans, encoding, text.text))
-            for text, ids, encoding in zip(texts, encoded["input_ids"], encoded.encodings, strict=True)
-        ]
-
-    def _in_pieces(self, text: Rendered, special: bool) -> Encoded:
-        """For tokenizers that cannot say where a token stands: what counts and what does not, one after the other."""
-        bos = self._tokenizer.bos_token_id
-        ids: list[int] = [bos] if special and bos is not None else []
-        counts: list[Span] = []
-        for piece, counted in _pieces(text.text, text.spans):
-            start = len(ids)
-            ids += self._tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
-            if counted:
-                counts.append((start, len(ids)))
-        return self._finished(ids, counts)
-
-    def _finished(self, ids: list[int], counts: list[Span]) -> Encoded:
-        if len(ids) > 1 and ids[-1] == ids[-2] == self._eos:  # the tokenizer added a second end
-            ids = ids[:-1]
-        found, start = list[Span](), 1  # nothing stands before the first token to tell it from
-        for first, last in counts:
-            first, last = max(first, start), min(last, len(ids))
-            if first < last:
-                found.append((first, last))
-                start = last
-        return ids, found
 
 
 class _Writer:
@@ -228,29 +166,8 @@ class _Writer:
 
 def _batches(checked: Checked) -> Iterator[tuple[int, pa.RecordBatch]]:
     start = 0
-    for batch in checked.dataset().data.to_batches(max_chunksize=BATCH // 4):
-        yield start, batch
-        start += batch.num_rows
-
-
-def _pieces(text: str, spans: Sequence[Span]) -> Iterator[tuple[str, bool]]:
-    place = 0
-    for first, last in spans:
-        if first > place:
-            yield text[place:first], False
-        if last > first:
-            yield text[first:last], True
-        place = last
-    if place < len(text):
-        yield text[place:], False
-
-
-def refuse(bad: Sequence[Bad], rows: int) -> UserError:
-    """What is told where bad rows keep the data from being used: all of them counted, the first ones named."""
-    shown = "; ".join(f"line {item.line}: {item.reason}" for item in bad[:10])
-    more = f" and {len(bad) - 10:,} more" if len(bad) > 10 else ""
-    return UserError(
-        f"{len(bad):,} of {rows:,} rows cannot be used: {shown}{more}.",
-        "Mend these rows, take them out, or set bad_rows to skip.",
-        "data",
-    )
+    for batch in checked.batches():
+        for place in range(0, batch.num_rows, BATCH // 4):
+            part = batch.slice(place, BATCH // 4)
+            yield start, part
+            start += part.num_rows
