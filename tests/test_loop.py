@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.lab import small_config
 from trainer import loop
+from trainer.__main__ import _plan_of
 from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick
-from trainer.errors import InvalidConfig, UserError
+from trainer.errors import UserError
 
 Events = list[dict[str, Any]]
 Train = Callable[[RunConfig], Events]
@@ -116,8 +117,6 @@ def test_new_tokens_train_alone_and_travel_with_the_adapter(
 
 
 def test_new_tokens_that_nothing_trains_are_warned_of(config: RunConfig, models_dir: Path) -> None:
-    from trainer.__main__ import _plan_of
-
     model = replace(config.model, new_tokens=NEW_TOKENS)
     adapter = replace(config.adapter, train_new_tokens=False)
     plan = _plan_of(replace(config, model=model, adapter=adapter, modules=(Tick("lm_head", "full"),)), models_dir)
@@ -136,13 +135,29 @@ def test_pissa_is_saved_as_plain_lora(config: RunConfig, train: Train, models_di
     plain = base(input_ids=rows).logits
     assert evals(events)[-1] < evals(events)[0]
     assert 1e-6 < float((adapted(tmp_path / "run" / "adapter", base) - plain).abs().max()) < 1.0
+    size = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert size == pytest.approx(_plan_of(config, models_dir).adapter_bytes, rel=0.03)
 
 
-@pytest.mark.parametrize("tick", [Tick("q_proj"), Tick("embed_tokens")])
-def test_pissa_is_refused_where_it_cannot_start(tick: Tick, config: RunConfig, train: Train) -> None:
-    config = replace(config, adapter=replace(config.adapter, init_lora_weights="pissa"), modules=(tick,))
-    with pytest.raises(InvalidConfig, match="PiSSA"):
-        train(config)
+@pytest.mark.parametrize(
+    ("modules", "settings", "tokens"),
+    [
+        ((Tick("q_proj"),), {}, ()),
+        ((Tick("embed_tokens"),), {}, ()),
+        ((Tick("o_proj"), Tick("lm_head", "full")), {}, ()),
+        ((Tick("o_proj"),), {}, ("<|pirate|>",)),
+        ((Tick("o_proj"),), {"bias": "lora_only"}, ()),
+        ((Tick("o_proj", r=2), Tick("down_proj")), {"use_rslora": True}, ()),
+    ],
+)
+def test_pissa_is_refused_where_it_cannot_start_or_be_saved(
+    modules: tuple[Tick, ...], settings: dict[str, Any], tokens: tuple[str, ...], config: RunConfig, models_dir: Path
+) -> None:
+    adapter = replace(config.adapter, init_lora_weights="pissa", **settings)
+    plan = _plan_of(
+        replace(config, adapter=adapter, modules=modules, model=replace(config.model, new_tokens=tokens)), models_dir
+    )
+    assert ["PiSSA" in issue.problem for issue in plan.issues] == [True]
 
 
 def test_a_model_that_changed_since_its_plan_does_not_train(config: RunConfig, train: Train, tmp_path: Path) -> None:
