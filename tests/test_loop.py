@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.lab import small_config
@@ -20,23 +21,30 @@ from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick
 from trainer.errors import UserError
 
 Events = list[dict[str, Any]]
-Train = Callable[[RunConfig], Events]
+Train = Callable[..., Events]
 NEW_TOKENS = tuple(f"<|new-{number}|>" for number in range(20))  # more than the padded vocabulary has room for
 
 
 @pytest.fixture
 def train(tmp_path: Path, models_dir: Path) -> Train:
-    """Trains a configuration in tmp_path/run and gives back its events."""
+    """Trains a configuration in tmp_path/run and gives back its events; they are also added to `events`."""
 
-    def run(config: RunConfig) -> Events:
-        events: Events = []
-        places = loop.Places(tmp_path / "run", models_dir, tmp_path / "data")
+    def run(config: RunConfig, models: Path = models_dir, events: Events | None = None) -> Events:
+        events = [] if events is None else events
+        places = loop.Places(tmp_path / "run", models, tmp_path / "data")
         places.folder.mkdir(exist_ok=True)
         shutil.rmtree(places.folder / "checkpoints", ignore_errors=True)  # else it would go on from there
         loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
         return events
 
     return run
+
+
+@pytest.fixture
+def own(tmp_path: Path, models_dir: Path) -> Path:
+    """A models folder whose phi3 may be changed."""
+    shutil.copytree(models_dir / "phi3", tmp_path / "models" / "phi3")
+    return tmp_path / "models"
 
 
 @pytest.fixture
@@ -167,17 +175,27 @@ def test_a_model_that_changed_since_its_plan_does_not_train(config: RunConfig, t
         train(config)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(
-    config: RunConfig, train: Train, models_dir: Path, tmp_path: Path
+def test_weights_that_lack_a_tensor_do_not_train_and_those_too_many_are_told(
+    config: RunConfig, train: Train, own: Path
 ) -> None:
-    base = AutoModelForCausalLM.from_pretrained(models_dir / "phi3")
-    base.model.layers[1].mlp.down_proj.weight.data[0, 0] = float("nan")
-    base.save_pretrained(tmp_path / "models" / "phi3")
-    AutoTokenizer.from_pretrained(models_dir / "phi3").save_pretrained(tmp_path / "models" / "phi3")
-    places = loop.Places(tmp_path / "run", tmp_path / "models", tmp_path / "data")
-    places.folder.mkdir()
+    file = own / "phi3" / "model.safetensors"
+    tensors = load_file(file)
+    taken = tensors.pop("model.layers.1.mlp.down_proj.weight")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"lack model\.layers\.1\.mlp\.down_proj\.weight"):
+        train(config, own)
+    tensors |= {"model.layers.1.mlp.down_proj.weight": taken, "model.layers.9.mlp.down_proj.weight": taken.clone()}
+    save_file(tensors, file, {"format": "pt"})
+    logs = [event["text"] for event in train(config, own) if event["type"] == "log"]
+    assert any("left out: model.layers.9.mlp.down_proj.weight" in text for text in logs), logs
+
+
+def test_a_loss_that_is_no_number_stops_the_run(config: RunConfig, train: Train, own: Path) -> None:
+    tensors = load_file(own / "phi3" / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, own / "phi3" / "model.safetensors", {"format": "pt"})
     events: Events = []
     with pytest.raises(UserError, match="not a finite number at step 1") as caught:
-        loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+        train(config, own, events)
     assert caught.value.cause == "nonfinite"
     assert losses(events)[0] != losses(events)[0], "the event holds what happened, not a zero"

@@ -208,5 +208,5 @@ def test_pickled_weights_are_not_loaded(models_dir: Path, tmp_path: Path) -> Non
     found = discover(models.load_config(model, tmp_path), "model")
     plan = make_plan(RunConfig(model=model, modules=SIX[4].modules), found)
     with pytest.raises(UserError, match="safetensors"):
-        load_model(model, tmp_path, plan, found)
+        load_model(model, tmp_path, plan, found, lambda *_, **__: None)
     assert not marker.exists()
