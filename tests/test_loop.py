@@ -168,6 +168,22 @@ def test_pissa_is_refused_where_it_cannot_start_or_be_saved(
     assert ["PiSSA" in issue.problem for issue in plan.issues] == [True]
 
 
+def test_a_model_that_trains_more_than_planned_does_not_begin(
+    config: RunConfig, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = loop.adapter.prepare
+
+    def careless(model: Any, *values: Any) -> None:
+        prepare(model, *values)
+        model.get_parameter("base_model.model.model.norm.weight").requires_grad = True
+
+    monkeypatch.setattr("trainer.adapter.prepare", careless)
+    events: Events = []
+    with pytest.raises(UserError, match=r"differ at base_model\.model\.model\.norm\.weight"):
+        train(config, events=events)
+    assert losses(events) == []
+
+
 def test_a_model_that_changed_since_its_plan_does_not_train(config: RunConfig, train: Train, tmp_path: Path) -> None:
     train(config)
     (tmp_path / "run" / "plan.json").write_text('{"receipts": [], "trainable": 1}')

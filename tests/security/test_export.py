@@ -28,7 +28,10 @@ ALWAYS = {"adapter_model.safetensors", "adapter_config.json", "README.md", "run_
 
 class NoPlan:
     def to_json(self) -> dict[str, Any]:
-        return {"trainable": 1, "receipts": [{"tick": "q_proj", "treatment": "lora", "note": "<b>|x|</b> `y`"}]}
+        return {
+            "trainable": 1,
+            "receipts": [{"tick": "q_proj", "treatment": "lora", "note": f"<b>|x|</b> `y` {TOKEN}"}],
+        }
 
 
 def make_run(folder: Path, **changes: Any) -> Run:

@@ -94,7 +94,7 @@ def test_a_config_that_would_run_code_is_refused_with_the_reason(
         *("", "[]", "null", "{", "[" * 100_000, '{"a":' * 100_000, '{"model_type": ' + "9" * 5000 + "}", "\0"),
         *({}, {"model_type": 3}, {"model_type": ["llama"]}, {"model_type": "clip"}, {"model_type": "x" * 10_000}),
         json.dumps({"model_type": "llama", "a": json.loads('{"b":' * 100 + "1" + "}" * 100)}),
-        " " * (models.MAX_CONFIG_BYTES + 1),
+        '{"model_type": "llama"}' + " " * models.MAX_CONFIG_BYTES,
         {"model_type": "llama", "hidden_size": "x"},
     ],
 )
