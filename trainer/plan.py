@@ -78,10 +78,13 @@ class Plan:
         }
 
 
-def make_plan(config: RunConfig, module_map: ModuleMap, device: Device = CPU, tokens: int = 0) -> Plan:
+def make_plan(
+    config: RunConfig, module_map: ModuleMap, device: Device = CPU, tokens: int = 0, trained: int = 0
+) -> Plan:
     """The plan of `config` on the model that `module_map` describes, trained on `device`.
 
-    `tokens`: how many tokens its tokenizer has; needed only where new ones are added.
+    `tokens`: how many tokens its tokenizer has; needed only where new ones are added. `trained`: how many the run
+    trains on, where the data are read.
     """
     module_map = grow(module_map, tokens + len(config.model.new_tokens)) if config.model.new_tokens else module_map
     found = resolve(config, module_map)
@@ -103,7 +106,7 @@ def make_plan(config: RunConfig, module_map: ModuleMap, device: Device = CPU, to
     def costs(recompute: bool) -> Estimate:
         return estimate(config, module_map, found.targets, device, recompute)
 
-    levers, needs = pick(config, module_map, device, costs)
+    levers, needs = pick(config, module_map, device, costs, trained)
     memory = needs.items(levers.per_device_train_batch_size, training.max_length)
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
