@@ -69,7 +69,7 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
         record_skipped(data.skipped, places.folder / "skipped_rows.jsonl")
     sink("log", text=f"Loading the weights of {config.model.name}")
     before = memory_held()
-    base = load_model(config.model, places.models_dir, plan, module_map)
+    base = load_model(config.model, places.models_dir, plan, module_map, sink)
     if new_tokens and len(tokenizer) > module_map.vocab_size:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
         module_map = grow(module_map, len(tokenizer))

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from trainer.config import RunConfig
-from trainer.counts import stored_count, trainable_count
+from trainer.counts import file_bytes, file_sizes, trainable_count
 from trainer.devices import CPU, Device
 from trainer.errors import Issue
 from trainer.failures import size
@@ -20,8 +20,6 @@ from trainer.memory import Estimate, estimate, seen_by_torch
 from trainer.modules import ModuleMap
 from trainer.resolve import Receipt, Target, resolve
 from trainer.tokens import grow
-
-BYTES_PER_WEIGHT = 4  # trainable weights are held and saved in float32
 
 
 @dataclass(frozen=True)
@@ -110,12 +108,12 @@ def make_plan(config: RunConfig, module_map: ModuleMap, device: Device = CPU, to
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
-    stored = sum(stored_count(target, config.adapter, module_map) for target in found.targets)
+    stored = sum(sum(file_sizes(target, config.adapter, module_map)) for target in found.targets)
     return Plan(
         total=module_map.parameters,
         trainable=trainable,
         stored=stored,
-        adapter_bytes=stored * BYTES_PER_WEIGHT,
+        adapter_bytes=file_bytes(found.targets, config.adapter, module_map),
         memory=memory,
         device=device,
         length=training.max_length,
