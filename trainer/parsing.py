@@ -40,7 +40,7 @@ def load(path: Path) -> RunConfig:
 def loads(text: str, name: str = "The configuration") -> RunConfig:
     """As `load`, from the text itself."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{name} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
@@ -51,6 +51,16 @@ def loads(text: str, name: str = "The configuration") -> RunConfig:
             f"{name} is not valid JSON: {_reason(error)}.", "Start from `python -m trainer config`."
         ) from error
     return from_json(value)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict. Raises ValueError for a name that is there twice, of which json drops the first."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{_show(key)} is named twice in one object")
+        found[key] = value
+    return found
 
 
 def from_json(value: Any) -> RunConfig:
@@ -254,11 +264,9 @@ def _join(path: str, name: str) -> str:
 def _show(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and not _small(value):
         return "So large a number"
-    text = (
-        json.dumps(value, ensure_ascii=False, default=str)
-        if isinstance(value, str | int | float | bool)
-        else type(value).__name__
-    )
+    if isinstance(value, dict | list):
+        return "An object" if isinstance(value, dict) else "A list"
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "…"
 
 

@@ -117,6 +117,17 @@ def test_a_configuration_changed_by_hand_cannot_write_into_the_card(tmp_path: Pa
     assert json.loads(found["adapter_config.json"])["base_model_name_or_path"] == "a/b---Helloxscript"
 
 
+@pytest.mark.parametrize(("name", "wanted"), [("v2.0", "v2.0"), ("main", None), ('v2")\n---\n# Hello', "v2---Hello")])
+def test_the_adapter_loads_the_very_revision_that_it_was_trained_on(
+    name: str, wanted: str | None, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, model=ModelConfig(name="owner/name", revision=name))
+    found = files(adapter_zip(run, tmp_path))
+    assert json.loads(found["adapter_config.json"])["revision"] == wanted
+    keyword = f', revision="{wanted}"' if wanted else ""
+    assert f'from_pretrained("owner/name"{keyword})'.encode() in found["README.md"]
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80\x02c", b"PK\x03\x04" + bytes(50), bytes(8), b"\xff" * 64])
 def test_weights_that_are_no_safetensors_are_not_packed(content: bytes, tmp_path: Path) -> None:
     run = make_run(tmp_path)

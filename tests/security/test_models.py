@@ -146,6 +146,12 @@ def test_a_model_is_named_and_never_a_path(name: str, tmp_path: Path) -> None:
         assert source == name.strip() == "model"
 
 
+def test_what_is_listed_can_be_chosen(tmp_path: Path) -> None:
+    for name in ("mine", "demo", "my model", ".hidden", "a" * 100):
+        folder_with(tmp_path, {"model_type": "llama"}, name)
+    assert models.local_models(tmp_path) == ["mine"]
+
+
 @pytest.mark.parametrize("revision", ["../../x", "/etc", "a..b", "", "-x", "a b", "x" * 300])
 def test_a_revision_is_a_name(revision: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no revision"):
