@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.lab import small_config
 from trainer import loop
@@ -215,3 +215,39 @@ def test_a_loss_that_is_no_number_stops_the_run(config: RunConfig, train: Train,
         train(config, own, events)
     assert caught.value.cause == "nonfinite"
     assert losses(events)[0] != losses(events)[0], "the event holds what happened, not a zero"
+
+
+def test_a_tokenizer_without_special_tokens_trains(config: RunConfig, train: Train, models_dir: Path) -> None:
+    shutil.copytree(models_dir / "phi3", models_dir / "plain", ignore=shutil.ignore_patterns("tok*", "chat*"))
+    vocabulary = models_dir / "phi3" / "tokenizer.json"
+    PreTrainedTokenizerFast(tokenizer_file=str(vocabulary)).save_pretrained(models_dir / "plain")
+    training = replace(config.training, packing="off", max_steps=2)
+    events = train(replace(config, model=replace(config.model, name="plain"), training=training))
+    assert evals(events)[-1] < evals(events)[0]
+
+
+def halve_the_weights(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def move_a_token(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(text.replace('"id": 6,', '"id": 300,').replace(": 6,", ": 300,"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (halve_the_weights, "The weights of halve_the_weights cannot be loaded"),
+        (move_a_token, "The tokenizer of move_a_token makes a token 300 of the data, and the model has 300 tokens"),
+    ],
+)
+def test_damaged_files_of_a_model_are_named(
+    damage: Callable[[Path], None], said: str, config: RunConfig, train: Train, models_dir: Path
+) -> None:
+    name = damage.__name__
+    shutil.copytree(models_dir / "phi3", models_dir / name)
+    damage(models_dir / name)
+    with pytest.raises(UserError, match=said):
+        train(replace(config, model=replace(config.model, name=name)))

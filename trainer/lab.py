@@ -81,8 +81,8 @@ class Lab:
 
     def plan(self, config: RunConfig) -> Plan:
         """The plan of a configuration. Raises UserError where its model cannot be read."""
-        tokens = self.helper.tokens(config.model) if config.model.new_tokens else 0
-        return make_plan(config, self.module_map(config), devices.device(), tokens)
+        vocabulary = self.helper.vocabulary(config.model) if config.model.new_tokens else ()
+        return make_plan(config, self.module_map(config), devices.device(), vocabulary)
 
     def data_report(self, config: RunConfig, watcher: Watcher | None = None) -> dict[str, Any]:
         """The account of a configuration's data, with the time that its training takes where that is known.

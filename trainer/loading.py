@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from trainer.config import ModelConfig
@@ -49,10 +50,10 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
         )
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(
             f"The weights of {model.name} cannot be loaded: {first_line(error)}",
-            "It needs its weights as safetensors.",
+            "It needs its weights, whole, as safetensors.",
         ) from error
     missing = sorted(found["missing_keys"] & dict(loaded.named_parameters()).keys())
     if missing:

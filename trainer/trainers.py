@@ -41,7 +41,7 @@ def build_trainer(
 ) -> Trainer:
     """The trainer, ready but for its callbacks. Which loss it takes and whether it packs is measured."""
     arguments = _arguments(config, levers, folder, len(data.train), len(data.eval) if data.eval is not None else 0)
-    collator = Collator(tokenizer.pad_token_id, config.training.max_length)
+    collator = Collator(config.training.max_length)
     parts = {
         "model": model,
         "args": arguments,
