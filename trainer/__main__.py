@@ -18,7 +18,7 @@ from typing import Any
 from trainer import control, data_commands, devices, experiment_commands, locks, parsing, scenarios
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, UserError
-from trainer.experiments import ID, Experiments
+from trainer.experiments import ID, OPEN, Experiments
 from trainer.export import adapter_zip
 from trainer.failures import size
 from trainer.models import load_config, load_tokenizer, missing_files
@@ -81,10 +81,14 @@ def _add_run_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     runs = add("runs", _runs, "list all runs")
     stop = add("stop", _stop, "stop a run or an experiment after the current step; again: kill it")
     add("first", _first, "put a queued run at the front of the queue").add_argument("run")
+    rename = add("rename", _rename, "give a run another name")
+    delete = add("delete", _delete, "remove a run with its adapter and checkpoints")
     resume = add("resume", _resume, "let a run or an experiment go on from its newest checkpoint, here and now")
     export = add("export", _export, "write a run's adapter as a zip")
-    for command in (stop, resume, export):
+    for command in (stop, rename, delete, resume, export):
         command.add_argument("run")
+    rename.add_argument("name")
+    delete.add_argument("--yes", action="store_true", help="delete it for good, without a question")
     for command in (runs, stop, resume, export):
         command.add_argument("--json", action="store_true")
     resume.add_argument("--epochs", type=float, default=0, help="train so many epochs more than before")
@@ -164,16 +168,33 @@ def _runs(options: argparse.Namespace) -> int:
 
 def _stop(options: argparse.Namespace) -> int:
     store = RunStore(options.runs_dir)
-    if ID.fullmatch(options.run):
-        done = Experiments(store).stop(options.run)
-    else:
-        done = control.stop_run(store.get(options.run))
+    experiments, is_run = Experiments(store), not ID.fullmatch(options.run)
+    states = [store.get(options.run).history.state] if is_run else experiments.states(experiments.get(options.run))
+    if not set(states) & set(OPEN):
+        raise UserError(f"{options.run} is over already.", "`runs` shows what waits or runs.", "data")
+    done = control.stop_run(store.get(options.run)) if is_run else experiments.stop(options.run)
     print(json.dumps({"id": options.run, "done": done}) if options.json else done)
     return 0
 
 
 def _first(options: argparse.Namespace) -> int:
     control.put_first(RunStore(options.runs_dir), options.run)
+    return 0
+
+
+def _rename(options: argparse.Namespace) -> int:
+    RunStore(options.runs_dir).rename(options.run, options.name)
+    return 0
+
+
+def _delete(options: argparse.Namespace) -> int:
+    store = RunStore(options.runs_dir)
+    if not options.yes:
+        title = store.get(options.run).title
+        raise UserError(
+            f"This would delete “{title}” with its adapter and checkpoints.", "Say so with --yes.", "data"
+        )
+    store.delete(options.run)
     return 0
 
 
@@ -209,9 +230,9 @@ def _module_map(model: ModelConfig, models_dir: Path) -> ModuleMap:
 
 
 def _plan_of(config: RunConfig, models_dir: Path, module_map: ModuleMap | None = None) -> Plan:
-    tokens = len(load_tokenizer(config.model, models_dir)) if config.model.new_tokens else 0
+    vocabulary = load_tokenizer(config.model, models_dir).get_vocab() if config.model.new_tokens else ()
     module_map = module_map or _module_map(config.model, models_dir)
-    return make_plan(config, module_map, devices.device(), tokens)
+    return make_plan(config, module_map, devices.device(), vocabulary)
 
 
 def _print_plan(plan: Plan) -> None:

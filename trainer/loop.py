@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from peft import PeftModel
+from pyarrow import compute
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -56,13 +57,14 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     sink("log", text=f"Reading {config.model.name}")
     tokenizer = load_tokenizer(config.model, places.models_dir)
     module_map = discover(load_config(config.model, places.models_dir), config.model.name)
-    planned = partial(make_plan, config, module_map, devices.device(), len(tokenizer))
+    planned = partial(make_plan, config, module_map, devices.device(), tokenizer.get_vocab())
     plan = planned()
     if plan.issues:
         raise InvalidConfig(plan.issues)
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
     sink("log", text="Reading the data")
     data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, places.data_dir)
+    _check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
     for note in data.notes:
         sink("log", text=note)
     newest = checkpoints.newest_complete(places.folder / "checkpoints")
@@ -72,7 +74,7 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
         record_skipped(data.skipped, places.folder / "skipped_rows.jsonl")
     sink("log", text=f"Loading the weights of {config.model.name}")
     before = memory_held()
-    base = load_model(config.model, places.models_dir, plan, module_map)
+    base = load_model(config.model, places.models_dir, plan, module_map, sink)
     if new_tokens and len(tokenizer) > module_map.vocab_size:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
         module_map = grow(module_map, len(tokenizer))
@@ -94,6 +96,17 @@ def _trained(config: RunConfig, data: Prepared) -> int:
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     examples = training.max_steps * batch if training.max_steps > 0 else len(data.train) * training.num_train_epochs
     return int(np.minimum(data.lengths, training.max_length).mean() * examples)
+
+
+def _check_ids(data: Prepared, size: int, model: str) -> None:
+    """Raises UserError where a token of the data has no row in the model's vocabulary of `size`."""
+    parts = [part for part in (data.train, data.eval) if part is not None]
+    highest = max(compute.max(compute.list_flatten(part.data.column("input_ids"))).as_py() for part in parts)
+    if highest >= size > 0:
+        raise UserError(
+            f"The tokenizer of {model} makes a token {highest} of the data, and the model has {size} tokens.",
+            "Put the tokenizer that belongs to the model into its folder.",
+        )
 
 
 def _settle(plan: Plan, path: Path, resumes: bool) -> Plan:

@@ -6,6 +6,7 @@ comes with a model is ever run, and only safetensors are read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -35,10 +36,11 @@ MAX_DEPTH = 64
 
 
 def local_models(models_dir: Path) -> list[str]:
-    """Names of the folders in `models_dir` that hold a config.json."""
+    """Names of the folders in `models_dir` that hold a config.json, those that `locate` takes."""
     if not models_dir.is_dir():
         return []
-    return sorted(path.name for path in models_dir.iterdir() if (path / "config.json").is_file())
+    names = (path.name for path in models_dir.iterdir() if (path / "config.json").is_file())
+    return sorted(name for name in names if FOLDER.fullmatch(name) and name != "demo")
 
 
 def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
@@ -70,6 +72,16 @@ def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
         f"“{name[:100]}” is no model name.",
         "Write demo, a folder's name in the models folder, or a hub id owner/name.",
     )
+
+
+def files_stamp(model: ModelConfig, models_dir: Path) -> tuple[tuple[int, int], ...]:
+    """Times and sizes of a local model's config and tokenizer: another stamp is another model."""
+    name, found = model.name.strip(), []
+    for file in ("config.json", "chat_template.jinja", *TOKENIZER_FILES) if FOLDER.fullmatch(name) else ():
+        with contextlib.suppress(OSError):
+            status = (models_dir / name / file).stat()
+            found.append((status.st_mtime_ns, status.st_size))
+    return tuple(found)
 
 
 def load_config(model: ModelConfig, models_dir: Path) -> Any:
@@ -132,20 +144,17 @@ def missing_files(model: ModelConfig, models_dir: Path) -> list[Issue]:
 
 
 def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
-    """The model's tokenizer, with a padding token. Raises UserError where there is none."""
+    """The model's tokenizer. Raises UserError where there is none."""
     from transformers import AutoTokenizer
 
     source, keywords = locate(model, models_dir)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keywords)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keywords)
     except Exception as error:
         raise UserError(
             f"The tokenizer of {model.name} cannot be loaded: {first_line(error)}",
             "It needs tokenizer.json, or files that transformers can make one from.",
         ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    return tokenizer
 
 
 def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, Any]:

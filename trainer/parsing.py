@@ -40,7 +40,7 @@ def load(path: Path) -> RunConfig:
 def loads(text: str, name: str = "The configuration") -> RunConfig:
     """As `load`, from the text itself."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{name} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
@@ -51,6 +51,16 @@ def loads(text: str, name: str = "The configuration") -> RunConfig:
             f"{name} is not valid JSON: {_reason(error)}.", "Start from `python -m trainer config`."
         ) from error
     return from_json(value)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict. Raises ValueError for a name that is there twice, of which json drops the first."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{_show(key)} is named twice in one object")
+        found[key] = value
+    return found
 
 
 def from_json(value: Any) -> RunConfig:
@@ -109,7 +119,7 @@ def _check_ticks(config: RunConfig) -> Iterator[Issue]:
             )
         if tick.layers:
             try:
-                parse_layers(tick.layers, 100_000)
+                parse_layers(tick.layers, 10**6)
             except UserError as error:
                 yield Issue(f"{where}.layers", error.problem, error.fix)
 
@@ -117,7 +127,7 @@ def _check_ticks(config: RunConfig) -> Iterator[Issue]:
 def parse_layers(text: str, count: int) -> tuple[int, ...]:
     """Layer numbers of "0-15", "last 8", "first 4", "3,5,7" in a model of `count` layers; empty text is all.
 
-    Raises UserError where the text cannot be read. Numbers beyond the last layer are left out.
+    Raises UserError where the text cannot be read, a range runs backwards or goes beyond the last layer.
     """
     if not text.strip():
         return tuple(range(count))
@@ -130,9 +140,14 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
         if side:
             taken = min(int(size), count)
             chosen.update(range(taken) if side == "first" else range(count - taken, count))
-        else:
-            chosen.update(range(int(start), min(int(end or start), count - 1) + 1))
-    return tuple(sorted(number for number in chosen if number < count))
+            continue
+        first, last = int(start), int(end or start)
+        if last < first:
+            raise UserError(f"“{part.strip()}” runs backwards.", f"Write {last}-{first}.")
+        if last >= count:
+            raise UserError(f"There is no layer {last}.", f"The last one is {count - 1}.")
+        chosen.update(range(first, last + 1))
+    return tuple(sorted(chosen))
 
 
 def _read(cls: type, value: Any, path: str, issues: list[Issue]) -> Any:
@@ -254,11 +269,9 @@ def _join(path: str, name: str) -> str:
 def _show(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and not _small(value):
         return "So large a number"
-    text = (
-        json.dumps(value, ensure_ascii=False, default=str)
-        if isinstance(value, str | int | float | bool)
-        else type(value).__name__
-    )
+    if isinstance(value, dict | list):
+        return "An object" if isinstance(value, dict) else "A list"
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "…"
 
 
