@@ -148,7 +148,7 @@ def _work(run: Run, options: argparse.Namespace) -> int:
 
     os.environ["LAB_MODELS_DIR"] = str(options.models_dir.resolve())
     os.environ["LAB_DATA_DIR"] = str((options.runs_dir / "data").resolve())
-    code = worker.work(run.folder, devices.devices()[0], echo=Progress(options.json))
+    code = worker.work(run.folder, devices.devices(), echo=Progress(options.json))
     if code == worker.TAKEN:
         raise UserError("Another process trains this run already.", "Watch it with `runs`.", "data")
     return BAD_INPUT if run.history.refresh().cause in ("data", "model") else code
