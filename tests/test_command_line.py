@@ -22,6 +22,10 @@ CASES: dict[str, Refused] = {
     "an unknown folder": ({"model": {"name": "nope"}}, "", ["no model folder “nope”"]),
     "a folder without weights": ({"model": {"name": "empty"}}, "", ["has no weights", "has no tokenizer"]),
     "an unknown module": ({"modules": [{"name": "q_projj"}]}, "", ["No tick matches a module"]),
+    "a new token that is there": (
+        {"model": {"new_tokens": ["<|end|>", "<|pirate|>"]}}, "",
+        ["model.new_tokens: The tokenizer has <|end|> already. Take it out."],
+    ),
     "no tick": ({"modules": []}, "", ["Nothing is ticked"]),
     "values out of bounds": (
         {"adapter": {"r": 0}, "training": {"learning_rate": -1, "max_length": 1}}, "",

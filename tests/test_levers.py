@@ -73,6 +73,14 @@ def test_what_is_set_is_not_picked(medium: ModuleMap) -> None:
     assert Levers.from_json(json.loads(json.dumps(off.to_json()))) == off
 
 
+def test_short_runs_are_not_compiled(medium: ModuleMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.levers.find_spec", lambda name: name in ("triton", "liger_kernel") or None)
+    config = replace(default_config("phi3-medium"), modules=SIX[4].modules)
+    short, long = (make_plan(config, medium, gpu(80), trained=tokens).levers for tokens in (10**5, 10**8))
+    assert (short.torch_compile, short.use_liger_kernel) == (False, True)
+    assert (long.torch_compile, long.use_liger_kernel) == (True, False)
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
     config = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=3)

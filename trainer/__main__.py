@@ -230,9 +230,9 @@ def _module_map(model: ModelConfig, models_dir: Path) -> ModuleMap:
 
 
 def _plan_of(config: RunConfig, models_dir: Path, module_map: ModuleMap | None = None) -> Plan:
-    tokens = len(load_tokenizer(config.model, models_dir)) if config.model.new_tokens else 0
+    vocabulary = load_tokenizer(config.model, models_dir).get_vocab() if config.model.new_tokens else ()
     module_map = module_map or _module_map(config.model, models_dir)
-    return make_plan(config, module_map, devices.device(), tokens)
+    return make_plan(config, module_map, devices.device(), vocabulary)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -23,10 +23,10 @@ class Collator:
     """Batches of (rows, tokens): input_ids, labels, and either attention_mask or, packed, position_ids.
 
     Packed rows have no attention mask: positions that begin anew tell transformers where an example ends, and
-    no example sees another. `tokens` is how many positions are no padding; the trainer takes it out.
+    no example sees another. `tokens` is how many positions are no padding; the trainer takes it out. Padding is
+    masked, so it is token 0, which every model knows: many tokenizers have none for it, or one beyond the vocabulary.
     """
 
-    pad_token_id: int
     max_length: int
     packed: bool = False
 
@@ -37,7 +37,7 @@ class Collator:
         rows = packing.rows(sizes, self.max_length) if self.packed else [[place] for place in range(len(ids))]
         width = max(sum(sizes[place] for place in row) for row in rows)
         shape = (len(rows), width)
-        input_ids, labels = np.full(shape, self.pad_token_id), np.full(shape, IGNORED)
+        input_ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
         positions, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for number, row in enumerate(rows):
             start = 0

@@ -18,6 +18,8 @@ from trainer.runs import Run
 
 WEIGHTS = "adapter_model.safetensors"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+VOCABULARY = ("model", "added_tokens")
+"""Of tokenizer.json."""
 TEMPLATE = "chat_template.jinja"
 PRIVATE = ("name_or_path", "_name_or_path", "auto_map", "token", "use_auth_token", "cache_dir")
 """Keys that hold what belongs to this machine, or name code."""
@@ -56,7 +58,7 @@ def texts(run: Run) -> dict[str, str]:
         return found  # the base model's own tokenizer is the right one
     for name in TOKENIZER:
         if _is_plain(run.adapter / name):
-            found[name] = _dump(clean(_read(run.adapter / name)))
+            found[name] = _dump(_tokenizer_file(run.adapter / name))
     if _is_plain(run.adapter / TEMPLATE):
         found[TEMPLATE] = redact.redact((run.adapter / TEMPLATE).read_text(encoding="utf-8"))
     return found
@@ -68,6 +70,15 @@ def adapter_config(run: Run) -> dict[str, Any]:
     value["base_model_name_or_path"] = base_model(run)
     value["revision"] = revision(run) or None
     return value
+
+
+def _tokenizer_file(file: Path) -> Any:
+    """Cleaned, but for the vocabulary, in which `token` and `/usr` are words like any other."""
+    value = _read(file)
+    if file.name == "added_tokens.json" or not isinstance(value, dict):
+        return value
+    words = {key: value[key] for key in VOCABULARY if key in value and file.name == "tokenizer.json"}
+    return clean(value) | words
 
 
 def _is_plain(file: Path) -> bool:

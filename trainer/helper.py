@@ -22,10 +22,13 @@ from typing import Any
 from trainer import parsing, redact
 from trainer.config import ModelConfig
 from trainer.errors import UserError
+from trainer.models import files_stamp
 from trainer.modules import ModuleMap
 
 Progress = Callable[[str, float], None]
 """Called as progress(stage, share)."""
+Key = tuple[str, str, tuple[tuple[int, int], ...]]
+"""Name, revision and files of a model: a folder that is replaced is read anew."""
 TOLD = '{"progress":'
 
 
@@ -78,8 +81,9 @@ class Helper:
         self._command = [sys.executable, "-m", "trainer.helper", str(models_dir), str(data_dir), task]
         self._process: subprocess.Popen[str] | None = None
         self._turn = threading.Lock()
-        self._maps: dict[tuple[str, str], ModuleMap] = {}
-        self._tokens: dict[tuple[str, str], int] = {}
+        self._models_dir = models_dir
+        self._maps: dict[Key, ModuleMap] = {}
+        self._vocabularies: dict[Key, frozenset[str]] = {}
 
     def start(self) -> None:
         """Start the process, so that its imports run before it is needed."""
@@ -91,21 +95,24 @@ class Helper:
 
     def module_map(self, model: ModelConfig) -> ModuleMap:
         """The module map of `model`. Raises UserError where it cannot be read."""
-        key = (model.name.strip(), model.revision)
+        key = self._key(model)
         if key not in self._maps:
             self._maps[key] = ModuleMap.from_json(self.call("modules", model=asdict(model)))
         return self._maps[key]
 
-    def tokens(self, model: ModelConfig) -> int:
-        """How many tokens the model's tokenizer has. Raises UserError where it cannot be read."""
-        key = (model.name.strip(), model.revision)
-        if key not in self._tokens:
-            self._tokens[key] = int(self.call("tokens", model=asdict(model)))
-        return self._tokens[key]
+    def vocabulary(self, model: ModelConfig) -> frozenset[str]:
+        """The tokens of the model's tokenizer. Raises UserError where it cannot be read."""
+        key = self._key(model)
+        if key not in self._vocabularies:
+            self._vocabularies[key] = frozenset(self.call("vocabulary", model=asdict(model)))
+        return self._vocabularies[key]
 
     def known(self, model: ModelConfig) -> ModuleMap | None:
         """The map if it has been read already, without asking."""
-        return self._maps.get((model.name.strip(), model.revision))
+        return self._maps.get(self._key(model))
+
+    def _key(self, model: ModelConfig) -> Key:
+        return model.name.strip(), model.revision, files_stamp(model, self._models_dir)
 
     def call(self, name: str, watcher: Watcher | None = None, **arguments: Any) -> Any:
         """Ask the process. Raises UserError with its answer, or where it died; Cancelled, if `watcher` was."""
@@ -199,7 +206,7 @@ def calls(models_dir: Path, data_dir: Path, progress: Progress) -> dict[str, Cal
     """What can be asked, by name."""
     return {
         "modules": lambda model: _modules(model, models_dir),
-        "tokens": lambda model: _tokens(model, models_dir),
+        "vocabulary": lambda model: _vocabulary(model, models_dir),
         "data_report": lambda config: _data_report(config, models_dir, data_dir, progress),
         "data_issues": lambda config: _data_issues(config, models_dir, data_dir, progress),
         "data_example": lambda config, which: _data_example(config, which, models_dir, data_dir),
@@ -235,10 +242,10 @@ def _modules(model: dict[str, Any], models_dir: Path) -> dict[str, Any]:
     return discover(load_config(config, models_dir), config.name).to_json()
 
 
-def _tokens(model: dict[str, Any], models_dir: Path) -> int:
+def _vocabulary(model: dict[str, Any], models_dir: Path) -> list[str]:
     from trainer.models import load_tokenizer
 
-    return len(load_tokenizer(ModelConfig(**model), models_dir))
+    return list(load_tokenizer(ModelConfig(**model), models_dir).get_vocab())
 
 
 def _data_report(config: dict[str, Any], models_dir: Path, data_dir: Path, progress: Progress) -> dict[str, Any]:

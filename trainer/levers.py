@@ -23,6 +23,8 @@ REREAD = {"nf4": 400, "int8": 400, "none": 60}
 bandwidths and matrix rates of current GPUs (280 to 480 for NF4); only what is best depends on it."""
 WORTH = 0.02
 """Share of a step that more memory must save."""
+COMPILING_PAYS = 2e17
+"""Operations of a run from which on it wins back the minute that compiling takes: a few minutes of a current GPU."""
 LIGER_TYPES = (
     "gemma", "gemma2", "gemma3_text", "glm4", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3",
     "smollm3",
@@ -59,11 +61,12 @@ class Levers:
 
 
 def pick(
-    config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate]
+    config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate], trained: int = 0
 ) -> tuple[Levers, Estimate]:
     """The levers of `config` on `device`, and what it needs with them.
 
-    `costs`: the estimate without checkpointing (False) and with it (True).
+    `costs`: the estimate without checkpointing (False) and with it (True). `trained`: tokens that the run trains on,
+    0 where they are not counted yet.
     """
     training = config.training
     why: dict[str, str] = {}
@@ -71,7 +74,7 @@ def pick(
     accumulation = training.per_device_train_batch_size * training.gradient_accumulation_steps // batch
     why["activation_checkpointing"] = _why_checkpointing(training.activation_checkpointing, every, device)
     why["micro_batches"] = _why_batches(config, module_map, device, batch, accumulation)
-    compiles, why["torch_compile"] = _compile(config, module_map, device)
+    compiles, why["torch_compile"] = _compile(config, module_map, device, trained)
     liger, why["use_liger_kernel"] = _liger(config, module_map, device, compiles)
     optim, why["optim"] = _optimiser(training.optim, device)
     levers = Levers(
@@ -154,7 +157,7 @@ def _why_batches(config: RunConfig, module_map: ModuleMap, device: Device, micro
     return f"{own}: larger ones pay on a GPU only" if not device.is_gpu else f"{own}: larger ones are not safe here"
 
 
-def _compile(config: RunConfig, module_map: ModuleMap, device: Device) -> tuple[bool, str]:
+def _compile(config: RunConfig, module_map: ModuleMap, device: Device, trained: int) -> tuple[bool, str]:
     way = config.training.torch_compile
     if way != "auto":
         return way == "on", f"{way}, as set"
@@ -164,7 +167,9 @@ def _compile(config: RunConfig, module_map: ModuleMap, device: Device) -> tuple[
         return False, "off: it needs Triton and a GPU with bfloat16"
     if config.model.quantization == "int8" or module_map.forward.experts_per_token > 1:
         return False, "off: int8 and experts break the graph"
-    return True, "on: each layer is compiled once, which takes about a minute"
+    if trained and 4 * module_map.parameters * trained < COMPILING_PAYS:  # forward, and backward to the inputs
+        return False, "off: so short a run does not win back the minute that it takes"
+    return True, "on, if the run is long enough to win back the minute that it takes" if not trained else "on"
 
 
 def _liger(config: RunConfig, module_map: ModuleMap, device: Device, compiles: bool) -> tuple[bool, str]:

@@ -6,6 +6,7 @@ comes with a model is ever run, and only safetensors are read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -73,6 +74,16 @@ def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
     )
 
 
+def files_stamp(model: ModelConfig, models_dir: Path) -> tuple[tuple[int, int], ...]:
+    """Times and sizes of a local model's config and tokenizer: another stamp is another model."""
+    name, found = model.name.strip(), []
+    for file in ("config.json", "chat_template.jinja", *TOKENIZER_FILES) if FOLDER.fullmatch(name) else ():
+        with contextlib.suppress(OSError):
+            status = (models_dir / name / file).stat()
+            found.append((status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
 def load_config(model: ModelConfig, models_dir: Path) -> Any:
     """The transformers config of a model; its JSON is checked before transformers sees it.
 
@@ -133,20 +144,17 @@ def missing_files(model: ModelConfig, models_dir: Path) -> list[Issue]:
 
 
 def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
-    """The model's tokenizer, with a padding token. Raises UserError where there is none."""
+    """The model's tokenizer. Raises UserError where there is none."""
     from transformers import AutoTokenizer
 
     source, keywords = locate(model, models_dir)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keywords)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keywords)
     except Exception as error:
         raise UserError(
             f"The tokenizer of {model.name} cannot be loaded: {first_line(error)}",
             "It needs tokenizer.json, or files that transformers can make one from.",
         ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    return tokenizer
 
 
 def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Only the map's words live here, and nothing heavy is imported: the page holds ma
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -154,10 +153,6 @@ class ModuleMap:
     def slices(self, name: str) -> list[ModuleKind]:
         """The slices of the fused kind `name`, in the order of their rows."""
         return [kind for kind in self.kinds if kind.slice_of == name]
-
-    def nearest(self, name: str) -> list[str]:
-        """Names of kinds that a person who typed `name` may have meant, best first."""
-        return difflib.get_close_matches(name, self.index, n=3, cutoff=0.6)
 
     def to_json(self) -> dict[str, Any]:
         return {

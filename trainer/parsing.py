@@ -119,7 +119,7 @@ def _check_ticks(config: RunConfig) -> Iterator[Issue]:
             )
         if tick.layers:
             try:
-                parse_layers(tick.layers, 100_000)
+                parse_layers(tick.layers, 10**6)
             except UserError as error:
                 yield Issue(f"{where}.layers", error.problem, error.fix)
 
@@ -127,7 +127,7 @@ def _check_ticks(config: RunConfig) -> Iterator[Issue]:
 def parse_layers(text: str, count: int) -> tuple[int, ...]:
     """Layer numbers of "0-15", "last 8", "first 4", "3,5,7" in a model of `count` layers; empty text is all.
 
-    Raises UserError where the text cannot be read. Numbers beyond the last layer are left out.
+    Raises UserError where the text cannot be read, a range runs backwards or goes beyond the last layer.
     """
     if not text.strip():
         return tuple(range(count))
@@ -140,9 +140,14 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
         if side:
             taken = min(int(size), count)
             chosen.update(range(taken) if side == "first" else range(count - taken, count))
-        else:
-            chosen.update(range(int(start), min(int(end or start), count - 1) + 1))
-    return tuple(sorted(number for number in chosen if number < count))
+            continue
+        first, last = int(start), int(end or start)
+        if last < first:
+            raise UserError(f"“{part.strip()}” runs backwards.", f"Write {last}-{first}.")
+        if last >= count:
+            raise UserError(f"There is no layer {last}.", f"The last one is {count - 1}.")
+        chosen.update(range(first, last + 1))
+    return tuple(sorted(chosen))
 
 
 def _read(cls: type, value: Any, path: str, issues: list[Issue]) -> Any:

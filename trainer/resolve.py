@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from math import isclose, sqrt
 
 from trainer.config import AdapterConfig, RunConfig, Tick
-from trainer.errors import Issue
+from trainer.errors import Issue, UserError
 from trainer.modules import ModuleKind, ModuleMap
 from trainer.parsing import parse_layers
+from trainer.suggest import meant
 from trainer.tokens import vocabulary_kinds
 
 TITLES = {"lora": "LoRA", "full": "full training"}
@@ -69,7 +70,7 @@ def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
         if kind is None:
             found.receipts.append(_unmatched(tick, module_map))
             continue
-        problem = _problem(tick, kind, ticked, config)
+        problem = _problem(tick, kind, ticked, config) or _layers_problem(tick, kind, module_map)
         if problem:
             found.issues.append(replace(problem, field=where))
             found.receipts.append(Receipt(tick.name, tick.treatment, 0, len(kind.modules), (), problem.problem))
@@ -88,6 +89,7 @@ def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
     if config.model.new_tokens:
         _resolve_new_tokens(config, module_map, found)
     _check_start(config, found)
+    _check_dora(config, found)
     return found
 
 
@@ -123,11 +125,40 @@ def _check_start(config: RunConfig, found: Resolution) -> None:
         found.issues.append(Issue(where, "PiSSA cannot decompose quantised weights.", "Set quantization to none."))
     if config.adapter.use_dora:
         found.issues.append(Issue(where, "PiSSA and DoRA exclude each other.", "Choose one of them."))
+    if config.adapter.bias == "lora_only":
+        found.issues.append(Issue(where, "PiSSA is saved without biases.", "Set bias to none."))
+    if (
+        config.adapter.use_rslora
+        and len({(item.r, item.lora_alpha) for item in found.targets if item.treatment == "lora"}) > 1
+    ):
+        problem = "PiSSA with rsLoRA takes one rank and one alpha."
+        found.issues.append(Issue(where, problem, "Switch use_rslora off, or give no kind its own."))
     for target in found.targets:
-        if target.treatment == "lora" and (target.slices or target.kind.class_name in ("Embedding", "Parameter")):
+        if target.treatment != "lora":
+            what = "in full" if target.treatment == "full" else "its new rows"
+            problem = f"PiSSA is saved as LoRA alone, and {target.kind.name} trains {what}, which would be lost."
+            found.issues.append(Issue(where, problem, "Use the default start, or train LoRA alone."))
+            return
+        if target.slices or target.kind.class_name in ("Embedding", "Parameter"):
             what = "a slice of a fused module" if target.slices else f"of the class {target.kind.class_name}"
             problem = f"{target.kind.name} is {what}, which PiSSA cannot start from."
             found.issues.append(Issue(where, problem, "Use the default start, or untick it."))
+            return
+        if target.treatment == "lora" and target.r > (most := min(target.shape)):
+            problem = f"{target.kind.name} has {most} singular values, and PiSSA takes r = {target.r} of them."
+            found.issues.append(Issue("adapter.r", problem, f"The most is {most}."))
+            return
+
+
+def _check_dora(config: RunConfig, found: Resolution) -> None:
+    """DoRA needs the norm of the weight, which PEFT (0.21) cannot read once an int8 linear has run."""
+    if not config.adapter.use_dora or config.model.quantization != "int8":
+        return
+    for target in found.targets:
+        quantised = target.kind.class_name in ("Linear", "Conv1D") and target.kind.group != "embedding"
+        if target.treatment == "lora" and quantised:
+            problem = f"DoRA cannot read int8 weights, such as those of {target.kind.name}."
+            found.issues.append(Issue("adapter.use_dora", problem, "Set quantization to nf4 or none."))
             return
 
 
@@ -138,7 +169,7 @@ def _targets(tick: Tick, kind: ModuleKind, module_map: ModuleMap, adapter: Adapt
         weight = Target(owner.modules[0], owner, "full", owner.shapes[0])
         bias = Target(kind.modules[0], kind, "full", (kind.parameters,))
         return [weight, bias] if kind.parameters else [weight]
-    layers = set(parse_layers(tick.layers, max(module_map.layers, 1)))
+    layers = _layers(tick, kind, module_map)
     r, alpha = tick.r or adapter.r, tick.lora_alpha or adapter.lora_alpha
     targets = []
     for number, module in enumerate(kind.modules):
@@ -220,6 +251,21 @@ def _by_weight_problem(kind: ModuleKind, config: RunConfig) -> Issue | None:
     return None
 
 
+def _layers(tick: Tick, kind: ModuleKind, module_map: ModuleMap) -> tuple[int, ...]:
+    return parse_layers(tick.layers, max(module_map.layers, *(number + 1 for number in kind.layers), 1))
+
+
+def _layers_problem(tick: Tick, kind: ModuleKind, module_map: ModuleMap) -> Issue | None:
+    """Why the layers asked for are none of this kind's."""
+    if tick.layers.strip() and not kind.layers:
+        return Issue("", f"{kind.name} is in no layer, so “{tick.layers}” means nothing.", "Leave layers empty.")
+    try:
+        _layers(tick, kind, module_map)
+    except UserError as error:
+        return Issue("", f"{kind.name}, layers: {error.problem}", error.fix)
+    return None
+
+
 def _receipt(tick: Tick, kind: ModuleKind, targets: list[Target]) -> Receipt:
     names = tuple(kind.modules) if kind.tied_to and targets else tuple(target.module for target in targets)
     unit = "layers" if kind.layers else ("module" if len(kind.modules) == 1 else "modules")
@@ -242,13 +288,7 @@ def _rows(kind: ModuleKind) -> str:
 
 def _unmatched(tick: Tick, module_map: ModuleMap) -> Receipt:
     """The receipt of a name that the model does not have, with what the person may have meant."""
-    note = f"matches nothing: {module_map.model_type or 'this model'} has no {tick.name}"
-    near = module_map.nearest(tick.name)
-    if near:
-        note += f". Did you mean {near[0]}?"
-    else:
-        group = "mlp" if tick.name.startswith(("fc", "w1", "w2", "w3", "mlp", "gate", "up", "down", "dense")) else ""
-        kinds = [kind.name for kind in module_map.group(group) if kind.slice_of is None] if group else []
-        if kinds:
-            note += f": its MLP is {' and '.join(kinds[:4])}"
+    note = (
+        f"matches nothing: {module_map.model_type or 'this model'} has no {tick.name}{meant(tick.name, module_map)}"
+    )
     return Receipt(tick.name, tick.treatment, 0, 0, (), note)

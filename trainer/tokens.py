@@ -1,20 +1,15 @@
-"""New special tokens: checked, added to the tokenizer, and what they change in the model's shapes."""
+"""New special tokens: added to the tokenizer, and what they change in the model's shapes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from trainer.errors import UserError
 from trainer.modules import ModuleKind, ModuleMap
 
 
 def add_tokens(tokenizer: Any, tokens: tuple[str, ...]) -> list[int]:
-    """Add special tokens to a tokenizer; returns their ids. Raises UserError for one that it has already."""
-    known = tokenizer.get_vocab()
-    old = [token for token in tokens if token in known]
-    if old:
-        raise UserError(f"The tokenizer has {', '.join(old)} already.", "Take it out of model.new_tokens.")
+    """Add special tokens to a tokenizer; returns their ids."""
     tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False)
     return [int(tokenizer.convert_tokens_to_ids(token)) for token in tokens]
 

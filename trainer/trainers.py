@@ -41,7 +41,7 @@ def build_trainer(
 ) -> Trainer:
     """The trainer, ready but for its callbacks. Which loss it takes and whether it packs is measured."""
     arguments = _arguments(config, levers, folder, len(data.train), len(data.eval) if data.eval is not None else 0)
-    collator = Collator(tokenizer.pad_token_id, config.training.max_length)
+    collator = Collator(config.training.max_length)
     parts = {
         "model": model,
         "args": arguments,
@@ -232,6 +232,10 @@ class _LabTrainer(Trainer):  # type: ignore[misc]
         if self.model.training:
             self.state.num_input_tokens_seen += tokens
         return super()._prepare_inputs(inputs)  # type: ignore[no-any-return]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The adapter alone: "auto" would add whole base embeddings, and Trainer a pickle of its arguments."""
+        self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
 
     def log(self, logs: dict[str, float], *values: Any, **keywords: Any) -> None:
         logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen

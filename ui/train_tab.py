@@ -143,7 +143,10 @@ class TrainTab:
         config, issues = self.form.read(values)
         if config is None or self.lab.helper.known(config.model) is None:
             return None, issues, READING
-        plan = self.lab.plan(config)
+        try:
+            plan = self.lab.plan(config)
+        except UserError as error:  # new tokens for a model without a tokenizer that could be read
+            return None, [*issues, Issue("model.new_tokens", error.problem, error.fix)], ""
         return plan, [*issues, *plan.issues], ""
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file, save_file
 
 from tests.faults.bench import Bench
 
 
 def test_a_loss_that_is_no_number_ends_the_run(bench: Bench, models_dir: Path, tmp_path: Path) -> None:
-    base = AutoModelForCausalLM.from_pretrained(models_dir / "phi3")
-    base.model.layers[1].mlp.down_proj.weight.data[0, 0] = math.nan
-    base.save_pretrained(tmp_path / "models" / "phi3")
-    AutoTokenizer.from_pretrained(models_dir / "phi3").save_pretrained(tmp_path / "models" / "phi3")
+    shutil.copytree(models_dir / "phi3", tmp_path / "models" / "phi3")
+    weights = tmp_path / "models" / "phi3" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = math.nan
+    save_file(tensors, weights, {"format": "pt"})
     bench.models_dir = tmp_path / "models"
     run = bench.create(state="starting")
     assert bench.worker(run).wait(timeout=90) == 1

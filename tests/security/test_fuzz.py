@@ -148,7 +148,7 @@ def test_an_event_with_an_endless_number_costs_nothing(key: str, tmp_path: Path)
 
 def here(lab: Any) -> Any:
     """The helper's answers without its process."""
-    calls = {"modules": helper._modules, "tokens": helper._tokens}
+    calls = {"modules": helper._modules, "vocabulary": helper._vocabulary}
 
     def call(name: str, **arguments: Any) -> Any:
         answer = helper._answer(lambda **values: calls[name](**values, models_dir=lab.settings.models_dir), arguments)

@@ -11,7 +11,7 @@ from trainer.data import look, preview
 from trainer.data.check import Progress
 from trainer.data.report import broken, issues, report
 from trainer.errors import Issue, UserError
-from trainer.models import load_config, load_tokenizer
+from trainer.models import files_stamp, load_config, load_tokenizer
 from trainer.tokens import add_tokens
 
 
@@ -43,9 +43,14 @@ def data_example(config: RunConfig, which: str, models_dir: Path, data_dir: Path
     return preview.examples(config, tokenizer, data_dir, which)
 
 
-@lru_cache(2)
 def _tokenizer(model: ModelConfig, models_dir: Path) -> tuple[Any, int | None]:
     """The tokenizer with the new tokens, and how many tokens the model can take."""
+    return _read(model, models_dir, files_stamp(model, models_dir))
+
+
+@lru_cache(2)
+def _read(model: ModelConfig, models_dir: Path, stamp: object) -> tuple[Any, int | None]:
+    """As `_tokenizer`, kept until the model has another stamp."""
     text = load_config(model, models_dir).get_text_config()
     tokenizer = load_tokenizer(model, models_dir)
     if model.new_tokens:
