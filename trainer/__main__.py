@@ -127,7 +127,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config = parsing.load(options.config)
+    config, store = parsing.load(options.config), RunStore(options.runs_dir)
     if options.data_file:
         name = keep_data(options.data_file, options.runs_dir / "data")
         config = replace(config, data=replace(config.data, source="file", path=name))
@@ -135,7 +135,7 @@ def _train(options: argparse.Namespace) -> int:
     if issues := [*plan.issues, *missing_files(config.model, options.models_dir)]:
         raise InvalidConfig(issues)
     data_commands.check_data(config, options)
-    run = RunStore(options.runs_dir).create(config, plan, "starting", locks.identity(os.getpid()))
+    run = store.create(config, plan, "starting", locks.identity(os.getpid()))
     if options.json:
         print(json.dumps({"type": "run", "id": run.id, "folder": str(run.folder)}), flush=True)
     else:
@@ -162,7 +162,7 @@ def _runs(options: argparse.Namespace) -> int:
     for row in summaries:
         steps = f"{row['step']}/{row['steps']}"
         loss = f"loss {figure(row['loss'])}  eval {figure(row['eval_loss'])}"
-        print(f"{row['id']}  {row['state']:11} {steps:>12}  {loss}  {row['model']}  {row['modules']}")
+        print(f"{row['id']}  {row['state']:11} {steps:>12}  {loss}  {row['name']}  {row['model']}  {row['modules']}")
     return 0
 
 
