@@ -75,9 +75,11 @@ def test_a_config_that_describes_no_model_is_told_as_that(
     assert "The config.json of odd" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("place", ["/dev/null", "/dev/null/x"])
-def test_a_runs_folder_that_cannot_be_one_is_told(place: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["--runs-dir", place, "runs"]) == 2
+@pytest.mark.parametrize(("place", "command"), [("/dev/null", ["runs"]), ("/dev/null/x", ["data", __file__])])
+def test_a_runs_folder_that_cannot_be_one_is_told(
+    place: str, command: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--runs-dir", place, *command]) == 2
     assert f"The runs folder {place} cannot be used" in capfd.readouterr().err
 
 
@@ -96,6 +98,7 @@ def test_runs_are_listed_renamed_and_deleted_and_what_is_over_is_not_stopped(
     rows = {row["id"]: row for row in json.loads(lab("runs", "--json")[1])}
     assert rows.keys() == {run.id, "99999999-999999-abcdef"}
     assert rows[run.id]["name"] == "A better name"
+    assert "A better name" in lab("runs")[1]
     code, told = lab("stop", run.id)
     assert (code, "over already" in told) == (2, True)
     code, told = lab("delete", run.id)

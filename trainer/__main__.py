@@ -127,7 +127,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config = parsing.load(options.config)
+    config, store = parsing.load(options.config), RunStore(options.runs_dir)
     if options.data_file:
         name = keep_data(options.data_file, options.runs_dir / "data")
         config = replace(config, data=replace(config.data, source="file", path=name))
@@ -135,7 +135,7 @@ def _train(options: argparse.Namespace) -> int:
     if issues := [*plan.issues, *missing_files(config.model, options.models_dir)]:
         raise InvalidConfig(issues)
     data_commands.check_data(config, options)
-    run = RunStore(options.runs_dir).create(config, plan, "starting", locks.identity(os.getpid()))
+    run = store.create(config, plan, "starting", locks.identity(os.getpid()))
     if options.json:
         print(json.dumps({"type": "run", "id": run.id, "folder": str(run.folder)}), flush=True)
     else:
@@ -148,7 +148,7 @@ def _work(run: Run, options: argparse.Namespace) -> int:
 
     os.environ["LAB_MODELS_DIR"] = str(options.models_dir.resolve())
     os.environ["LAB_DATA_DIR"] = str((options.runs_dir / "data").resolve())
-    code = worker.work(run.folder, devices.devices()[0], echo=Progress(options.json))
+    code = worker.work(run.folder, devices.devices(), echo=Progress(options.json))
     if code == worker.TAKEN:
         raise UserError("Another process trains this run already.", "Watch it with `runs`.", "data")
     return BAD_INPUT if run.history.refresh().cause in ("data", "model") else code
@@ -162,7 +162,7 @@ def _runs(options: argparse.Namespace) -> int:
     for row in summaries:
         steps = f"{row['step']}/{row['steps']}"
         loss = f"loss {figure(row['loss'])}  eval {figure(row['eval_loss'])}"
-        print(f"{row['id']}  {row['state']:11} {steps:>12}  {loss}  {row['model']}  {row['modules']}")
+        print(f"{row['id']}  {row['state']:11} {steps:>12}  {loss}  {row['name']}  {row['model']}  {row['modules']}")
     return 0
 
 
