@@ -27,6 +27,21 @@ CASES: dict[str, Refused] = {
         ["model.new_tokens: The tokenizer has <|end|> already. Take it out."],
     ),
     "no tick": ({"modules": []}, "", ["Nothing is ticked"]),
+    "values out of bounds, and ticks that cannot be": (
+        {
+            "adapter": {"r": 0},
+            "model": {"new_tokens": ["<|a|>", "<|a|>"]},
+            "modules": [
+                {"name": "o_proj", "treatment": "lorra"}, {"name": "q_proj", "r": -1}, {"name": "qkv_proj"},
+                {"name": "q_proj"}, {"name": "down_proj", "layers": "0-9"},
+            ],
+        }, "",
+        [
+            "adapter.r: 0", "model.new_tokens[1]", "modules[0].treatment", "modules[1].r",
+            "modules[3]: q_proj is ticked",
+            "modules[1]: q_proj is a part of qkv_proj", "modules[4]: down_proj, layers: There is no layer 9",
+        ],
+    ),
     "values out of bounds": (
         {"adapter": {"r": 0}, "training": {"learning_rate": -1, "max_length": 1}}, "",
         ["adapter.r: 0", "training.learning_rate: -1", "training.max_length: 1"],

@@ -7,7 +7,8 @@ import pytest
 
 from trainer import parsing
 from trainer.config import RunConfig, Tick, TrainingConfig, default_config
-from trainer.errors import InvalidConfig, UserError
+from trainer.errors import InvalidConfig, Issue, UserError
+from trainer.mending import checked
 
 
 def test_a_configuration_survives_json() -> None:
@@ -94,3 +95,13 @@ def test_ranges_of_layers(text: str, layers: object) -> None:
 def test_what_is_no_range_of_layers_is_refused(text: str) -> None:
     with pytest.raises(UserError):
         parsing.parse_layers(text, 10)
+
+
+def test_ticks_that_cannot_be_used_are_no_reason_to_say_that_nothing_is_ticked() -> None:
+    def look(config: RunConfig) -> list[Issue]:
+        assert config.modules == ()
+        return [Issue("modules", "Nothing is ticked.", ""), Issue("model.name", "Its weights are missing.", "")]
+
+    with pytest.raises(InvalidConfig) as caught:
+        checked({"modules": [{"name": "q_proj", "treatment": "lorra"}]}, look)
+    assert [issue.field for issue in caught.value.issues] == ["modules[0].treatment", "model.name"]

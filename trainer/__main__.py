@@ -17,10 +17,11 @@ from typing import Any
 
 from trainer import control, data_commands, devices, experiment_commands, locks, parsing, scenarios
 from trainer.config import ModelConfig, RunConfig, default_config
-from trainer.errors import InvalidConfig, UserError
+from trainer.errors import InvalidConfig, Issue, UserError
 from trainer.experiments import ID, OPEN, Experiments
 from trainer.export import adapter_zip
 from trainer.failures import size
+from trainer.mending import checked
 from trainer.models import load_config, load_tokenizer, missing_files
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
@@ -118,7 +119,8 @@ def _modules(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    plan = _plan_of(parsing.load(options.config), options.models_dir)
+    config = checked(parsing.load_json(options.config), lambda config: _plan_of(config, options.models_dir).issues)
+    plan = _plan_of(config, options.models_dir)
     if options.json:
         _print_json(plan.to_json())
     else:
@@ -127,7 +129,12 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config, store = parsing.load(options.config), RunStore(options.runs_dir)
+    store = RunStore(options.runs_dir)
+
+    def look(config: RunConfig) -> list[Issue]:
+        return [*_plan_of(config, options.models_dir).issues, *missing_files(config.model, options.models_dir)]
+
+    config = checked(parsing.load_json(options.config), look)
     if options.data_file:
         name = keep_data(options.data_file, options.runs_dir / "data")
         config = replace(config, data=replace(config.data, source="file", path=name))

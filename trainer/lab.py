@@ -13,6 +13,7 @@ from trainer.config import RunConfig, is_bundled
 from trainer.errors import InvalidConfig, Issue
 from trainer.experiments import ID, Experiment, Experiments, default_name, expand
 from trainer.helper import Helper, Watcher
+from trainer.mending import checked
 from trainer.models import local_models, missing_files
 from trainer.modules import ModuleMap
 from trainer.offers import Offer, make_offers
@@ -84,6 +85,14 @@ class Lab:
         vocabulary = self.helper.vocabulary(config.model) if config.model.new_tokens else ()
         return make_plan(config, self.module_map(config), devices.device(), vocabulary)
 
+    def read(self, value: Any) -> RunConfig:
+        """A configuration from parsed JSON. Raises InvalidConfig with every problem of it, those of its plan too."""
+        return checked(value, lambda config: self._issues(config, self.plan(config)))
+
+    def _issues(self, config: RunConfig, plan: Plan) -> list[Issue]:
+        """What keeps a run from starting, but for its data."""
+        return [*plan.issues, *missing_files(config.model, self.settings.models_dir)]
+
     def data_report(self, config: RunConfig, watcher: Watcher | None = None) -> dict[str, Any]:
         """The account of a configuration's data, with the time that its training takes where that is known.
 
@@ -107,7 +116,7 @@ class Lab:
         if issues:
             raise InvalidConfig(issues)
         plan = self.plan(config)
-        if issues := [*plan.issues, *missing_files(config.model, self.settings.models_dir)]:
+        if issues := self._issues(config, plan):
             raise InvalidConfig(issues)
         self._check_data(config, watcher)
         run = self.store.create(config, plan)

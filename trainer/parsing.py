@@ -28,19 +28,28 @@ _LAYER_PART = re.compile(r"(\d+)(?:\s*-\s*(\d+))?|(first|last)\s+(\d+)")
 
 def load(path: Path) -> RunConfig:
     """Read a configuration file. Raises UserError (no JSON) or InvalidConfig (not a configuration)."""
+    return from_json(load_json(path))
+
+
+def load_json(path: Path) -> Any:
+    """The JSON of a configuration file, whatever it holds. Raises UserError where it is none."""
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UserError(f"{path.name} is larger than a configuration can be.", "Name a run's config.json.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {_reason(error)}.", "Name a JSON file of a run.") from error
-    return loads(text, path.name)
+    return _json(text, path.name)
 
 
-def loads(text: str, name: str = "The configuration") -> RunConfig:
+def loads(text: str) -> RunConfig:
     """As `load`, from the text itself."""
+    return from_json(_json(text, "The configuration"))
+
+
+def _json(text: str, name: str) -> Any:
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{name} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
@@ -50,7 +59,6 @@ def loads(text: str, name: str = "The configuration") -> RunConfig:
         raise UserError(
             f"{name} is not valid JSON: {_reason(error)}.", "Start from `python -m trainer config`."
         ) from error
-    return from_json(value)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

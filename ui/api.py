@@ -24,11 +24,11 @@ def build(lab: Lab) -> None:
 
     def plan(config: dict) -> dict:
         """What a configuration would train: counts, sizes, memory, receipts, issues."""
-        return _told(lambda: lab.plan(parsing.from_json(config)).to_json())
+        return _told(lambda: lab.plan(lab.read(config)).to_json())
 
     def train(config: dict) -> str:
         """Queue a run of a configuration; returns its id."""
-        return _told(lambda: lab.train(parsing.from_json(config)).id)
+        return _told(lambda: lab.train(lab.read(config)).id)
 
     def runs() -> list:
         """Summaries of all runs, newest first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import re
@@ -13,9 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import gradio as gr
 
-from trainer import parsing
 from trainer.config import RunConfig, default_config
-from trainer.errors import InvalidConfig, Issue
+from trainer.errors import Issue
+from trainer.mending import mend
 from ui.labels import CHOICES, LABELS
 
 TICKS = "modules"
@@ -127,16 +126,8 @@ class Form:
         of all the rest still shows; it is None where no model is named.
         """
         nested, issues = self._nested(dict(zip(self.components, values, strict=True)))
-        for _ in range(3):  # reading finds wrong types first, and only then wrong values
-            try:
-                return parsing.from_json(nested), issues
-            except InvalidConfig as error:
-                found = error.issues
-            issues += [_named(issue, nested[TICKS]) for issue in found]
-            if any(issue.field == "model.name" for issue in found):
-                break
-            nested = _mended(nested, found)
-        return None, issues
+        config, found, _ = mend(nested)
+        return config, [*issues, *(_named(issue, nested[TICKS]) for issue in found)]
 
     def fill(self, config: RunConfig, whole: bool) -> list[Any]:
         """Values for the components of `filled`. Not `whole`: only for what a change of the model sets back."""
@@ -223,25 +214,3 @@ def _named(issue: Issue, ticks: Any) -> Issue:
     except (LookupError, TypeError):
         name = ""
     return dataclasses.replace(issue, problem=f"{name}, {match[2]}: {issue.problem}") if match and name else issue
-
-
-def _mended(nested: dict[str, Any], issues: Sequence[Issue]) -> dict[str, Any]:
-    """The values without those that have a problem."""
-    mended = copy.deepcopy(nested)
-    ticks = mended[TICKS] if isinstance(mended[TICKS], list) else []
-    lost: set[int] = set()
-    for path in {issue.field for issue in issues}:
-        part, _, name = path.rpartition(".")
-        if path.startswith(TICKS):
-            match = TICK_FIELD.fullmatch(path)
-            number = re.search(r"\d+", path)
-            if match and isinstance(ticks[int(match[1])], dict) and match[2] not in ("name", "treatment"):
-                ticks[int(match[1])].pop(match[2], None)
-            elif number:
-                lost.add(int(number[0]))
-        else:
-            (mended.get(part, {}) if part else mended).pop(name, None)
-        if path == "data.path":
-            mended["data"]["source"] = "demo"
-    mended[TICKS] = [tick for number, tick in enumerate(ticks) if number not in lost]
-    return mended

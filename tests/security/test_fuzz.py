@@ -19,8 +19,9 @@ from tests.security import fuzz
 from trainer import events, helper, parsing
 from trainer.config import DataConfig, Tick, default_config
 from trainer.data import check
-from trainer.errors import UserError
+from trainer.errors import InvalidConfig, UserError
 from trainer.history import History
+from trainer.mending import mend
 from trainer.models import _refuse_code, locate
 
 CONFIGS, FILES, EVENTS, PAYLOADS = 5000, 2000, 1500, 700
@@ -43,11 +44,17 @@ def is_sentence(error: UserError) -> bool:
 
 def test_configurations() -> None:
     random, taken = Random(1), 0
-    for _ in range(CONFIGS):
+    for number in range(CONFIGS):
         written = fuzz.text(fuzz.mutated(CONFIG, random), random)
         began = time.monotonic()
         try:
             config = parsing.loads(written)
+        except InvalidConfig as error:
+            assert is_sentence(error), written
+            if number % 10 == 0:
+                usable, issues, _ = mend(json.loads(written))
+                assert issues
+                assert usable is None or parsing.validate(usable) == []
         except UserError as error:
             assert is_sentence(error), written
         else:
