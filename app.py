@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from trainer import redact
+from trainer.errors import UserError
 from trainer.lab import Lab, Settings
 
 FIRST_PORT = 7860
@@ -113,6 +114,13 @@ def free_port(host: str, first: int = FIRST_PORT) -> int:
     return found or refuse(f"No port from {first} to {first + 99} is free on {host}. Choose another one with --port.")
 
 
+def check_host(host: str) -> None:
+    """Exits with 2 where no port at all can be listened on."""
+    problem = why_not(host, 0)
+    if problem:
+        refuse(f"{host} cannot be listened on: {problem}. Choose an address of this machine with --host.")
+
+
 def checked_port(host: str, port: int) -> int:
     """The port, if it can be listened on. Exits with 2 where it cannot."""
     problem = why_not(host, port)
@@ -142,7 +150,9 @@ def open_lab(settings: Settings) -> Lab:
     """The lab over its folders. Exits with 2 where they cannot be used."""
     try:
         return Lab(settings)
-    except OSError as error:
+    except UserError as error:
+        return refuse(str(error))
+    except OSError as error:  # of the folders within it
         return refuse(
             f"The runs folder {settings.runs_dir} cannot be used: {(error.strerror or str(error)).lower()}. "
             "Name another one with --runs-dir."
@@ -153,6 +163,7 @@ def main() -> None:
     settings, access = read_flags()
     redact.install()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    check_host(settings.host)
     port = checked_port(settings.host, settings.port) if settings.port else free_port(settings.host)
     lab = open_lab(settings)
     import ui

@@ -70,6 +70,8 @@ def callback(clock: Clock) -> Any:
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" in logs:
                 clock.losses.append(float(logs["loss"]))
+            elif "train_loss" in logs and not clock.losses:  # who logs seldom tells the mean at the end
+                clock.losses.append(float(logs["train_loss"]))
 
     return Timer()
 

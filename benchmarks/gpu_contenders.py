@@ -161,7 +161,7 @@ def ours(task: Task, folder: Path) -> Task:
     module_map = discover(load_config(run.model, models), run.model.name)
     plan = make_plan(run, module_map, devices.device())
     assert not plan.issues, plan.issues
-    base = load_model(run.model, models, plan, module_map)
+    base = load_model(run.model, models, plan, module_map, lambda *_, **__: None)
     set_seed(42)
     model = adapter.attach(base, plan, run.adapter, module_map)
     found: Task = {"predicted": seen_by_torch(plan.memory), "levers": plan.levers.to_json(), "notes": []}

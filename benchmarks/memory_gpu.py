@@ -104,7 +104,7 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     module_map = discover(load_config(run.model, models), name)
     plan = make_plan(run, module_map, devices.device())
     assert not plan.issues, plan.issues
-    model = adapter.attach(load_model(run.model, models, plan, module_map), plan, run.adapter, module_map)
+    model = adapter.attach(load_model(run.model, models, plan, module_map, _silent), plan, run.adapter, module_map)
     trainer = build_trainer(run, plan.levers, model, tokenizer(), _data(run), models / "out", _silent)
     adapter.prepare(model, plan, compute_dtype(run.model))
     trainer.args.save_strategy = "no"

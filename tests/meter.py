@@ -67,7 +67,7 @@ class Real:
         self.module_map: ModuleMap = discover(config(run.model.name), run.model.name)
         self.plan: Plan = make_plan(run, self.module_map)
         assert not self.plan.issues, self.plan.issues
-        base = load_model(run.model, models_dir, self.plan, self.module_map)
+        base = load_model(run.model, models_dir, self.plan, self.module_map, lambda *_, **__: None)
         self.model: PeftModel = adapter.attach(base, self.plan, run.adapter, self.module_map)
         folder = Path(tempfile.mkdtemp(dir=models_dir))
         rows = _rows(run, padded)

@@ -8,10 +8,12 @@ and treatment alone.
 from __future__ import annotations
 
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests import exercise
 from trainer import adapter
@@ -61,6 +63,18 @@ def named(trained: exercise.Trained) -> set[str]:
     return found
 
 
+def check_file(file: Path, trained: exercise.Trained) -> None:
+    """The adapter's file holds as many numbers as planned, and is as large; a router's buffers come along."""
+    buffers = {name.replace(".modules_to_save.default", "") for name, _ in trained.model.named_buffers()}
+    with safe_open(file, "pt") as tensors:
+        sizes = {key: prod(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+    assert sum(size for key, size in sizes.items() if key not in buffers) == pytest.approx(
+        trained.plan.stored, rel=0.01
+    )
+    if not buffers & sizes.keys():
+        assert file.stat().st_size == pytest.approx(trained.plan.adapter_bytes, rel=0.01, abs=16 * len(sizes))
+
+
 def check(model_type: str, ticks: list[Tick], folder: Path) -> None:
     """Train the ticks for real; hold what moved, how much trains and what reloads against the plan."""
     config = tiny_config(model_type)
@@ -72,6 +86,7 @@ def check(model_type: str, ticks: list[Tick], folder: Path) -> None:
     assert {key[0] for key, _ in owned} == {adapter.holder(target) for target in trained.plan.targets}
     assert {target.module for target in trained.plan.targets} == named(trained)
     again = exercise.reloaded(trained, config, folder)
+    check_file(folder / "adapter_model.safetensors", trained)
     torch.testing.assert_close(
         exercise.logits(again, config), exercise.logits(trained.model, config), rtol=0, atol=1e-6, equal_nan=True
     )

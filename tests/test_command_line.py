@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.security.test_export import make_run
 from trainer import demo
 from trainer.__main__ import main
 from trainer.config import default_config
+from trainer.runs import RunStore
 from trainer.scenarios import scenario
 
 Refused = tuple[dict[str, Any], str, list[str]]
@@ -69,3 +71,53 @@ def test_bad_input_ends_with_2_and_says_all_that_is_wrong(
     told = "".join(capfd.readouterr())
     assert "Traceback" not in told
     assert all(sentence in told for sentence in sentences), told
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"hidden_act": "nosuch"}, {"vocab_size": -1}, {"hidden_size": 10**30}, {"pad_token_id": 10**6}),
+        {"rope_scaling": {"type": "x"}},
+    ],
+)
+def test_a_config_that_describes_no_model_is_told_as_that(
+    change: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd").mkdir()
+    config = json.loads((demo.MODEL_DIR / "config.json").read_text()) | change
+    (tmp_path / "odd" / "config.json").write_text(json.dumps(config))
+    assert main(["--models-dir", str(tmp_path), "modules", "odd"]) == 2
+    assert "The config.json of odd" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("place", "command"), [("/dev/null", ["runs"]), ("/dev/null/x", ["data", __file__])])
+def test_a_runs_folder_that_cannot_be_one_is_told(
+    place: str, command: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--runs-dir", place, *command]) == 2
+    assert f"The runs folder {place} cannot be used" in capfd.readouterr().err
+
+
+def test_runs_are_listed_renamed_and_deleted_and_what_is_over_is_not_stopped(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path)
+    (run.folder.parent / "99999999-999999-abcdef").mkdir()  # an id by its form, and no date
+
+    def lab(*arguments: str) -> tuple[int, str]:
+        code = main(["--runs-dir", str(run.folder.parent), *arguments])
+        return code, "".join(capfd.readouterr())
+
+    assert lab("rename", run.id, "A better name") == (0, "")
+    assert lab("rename", run.id, "  ")[0] == 2
+    rows = {row["id"]: row for row in json.loads(lab("runs", "--json")[1])}
+    assert rows.keys() == {run.id, "99999999-999999-abcdef"}
+    assert rows[run.id]["name"] == "A better name"
+    assert "A better name" in lab("runs")[1]
+    code, told = lab("stop", run.id)
+    assert (code, "over already" in told) == (2, True)
+    code, told = lab("delete", run.id)
+    assert (code, "“A better name”" in told) == (2, True)
+    assert run.folder.is_dir()
+    assert lab("delete", run.id, "--yes") == (0, "")
+    assert RunStore(run.folder.parent).ids() == ["99999999-999999-abcdef"]

@@ -130,10 +130,18 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     assert needed and one
     assert needed == pytest.approx(2 * one)
     (pace, *_) = known = estimate.paces(lab.store, longer.model)[:1]
-    assert pace.examples == 56
-    once, twice = (estimate.seconds(longer, known, tokens) or 0 for tokens in (10**6, 2 * 10**6))
-    assert twice - once == pytest.approx(10**6 * pace.seconds)
-    assert estimate.steps_of(replace(longer, training=replace(longer.training, max_steps=-1)), pace.examples) == 14
+    assert pace.size.examples == 56
+    sizes = (estimate.Size(56, length) for length in (100.0, 300.0))
+    short, long = (estimate.seconds(longer, known, size) or 0 for size in sizes)
+    assert long - short == pytest.approx(6 * 4 * 200 * pace.seconds)
+    whole = replace(longer, training=replace(longer.training, max_steps=-1))
+    assert estimate.steps_of(whole, pace.size.examples) == 14
+    rows = tiny.save_rows(tmp_path / "others.jsonl", 24)
+    others = replace(whole, data=replace(whole.data, path=lab.add_data(rows)))
+    offers = lab.offers(others, "two", False)
+    assert lab.time_needed(others, offers, 1) is None
+    lab.data_report(others)
+    assert lab.time_needed(others, offers, 1), "what was looked at is known to take so long"
     orders = [
         [
             event["tokens"]

@@ -52,10 +52,13 @@ def test_no_more_is_recomputed_than_memory_asks_for(medium: ModuleMap) -> None:
         plan = study(medium, gpu(size))
         assert plan.needed <= 0.85 * size * 1e9
         assert plan.levers.per_device_train_batch_size * plan.levers.gradient_accumulation_steps == 64
-        assert plan.levers.per_device_train_batch_size >= 8
 
 
-def test_larger_micro_batches_where_weights_are_read_often(medium: ModuleMap) -> None:
+def test_micro_batches_are_what_is_quickest_in_memory(medium: ModuleMap) -> None:
+    roomy, tight = (study(medium, gpu(size)).levers for size in (160, 12))
+    assert roomy.per_device_train_batch_size >= 8, "weights are read less often"
+    assert tight.per_device_train_batch_size < 8
+    assert study(medium, gpu(12)).warnings == (), "it fits"
     small = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 64}
     assert study(medium, gpu(80), **small).levers.per_device_train_batch_size >= 4
     assert study(medium, gpu(80), **small, micro_batches="off").levers.per_device_train_batch_size == 1
@@ -71,6 +74,14 @@ def test_what_is_set_is_not_picked(medium: ModuleMap) -> None:
     assert (off.every_n_layers, off.torch_compile, off.use_liger_kernel) == (0, False, False)
     assert off.optim == "paged_adamw_8bit"
     assert Levers.from_json(json.loads(json.dumps(off.to_json()))) == off
+
+
+def test_short_runs_are_not_compiled(medium: ModuleMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.levers.find_spec", lambda name: name in ("triton", "liger_kernel") or None)
+    config = replace(default_config("phi3-medium"), modules=SIX[4].modules)
+    short, long = (make_plan(config, medium, gpu(80), trained=tokens).levers for tokens in (10**5, 10**8))
+    assert (short.torch_compile, short.use_liger_kernel) == (False, True)
+    assert (long.torch_compile, long.use_liger_kernel) == (True, False)
 
 
 @pytest.fixture

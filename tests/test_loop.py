@@ -11,31 +11,40 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.lab import small_config
 from trainer import loop
+from trainer.__main__ import _plan_of
 from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick
-from trainer.errors import InvalidConfig, UserError
+from trainer.errors import UserError
 
 Events = list[dict[str, Any]]
-Train = Callable[[RunConfig], Events]
+Train = Callable[..., Events]
 NEW_TOKENS = tuple(f"<|new-{number}|>" for number in range(20))  # more than the padded vocabulary has room for
 
 
 @pytest.fixture
 def train(tmp_path: Path, models_dir: Path) -> Train:
-    """Trains a configuration in tmp_path/run and gives back its events."""
+    """Trains a configuration in tmp_path/run and gives back its events; they are also added to `events`."""
 
-    def run(config: RunConfig) -> Events:
-        events: Events = []
-        places = loop.Places(tmp_path / "run", models_dir, tmp_path / "data")
+    def run(config: RunConfig, models: Path = models_dir, events: Events | None = None) -> Events:
+        events = [] if events is None else events
+        places = loop.Places(tmp_path / "run", models, tmp_path / "data")
         places.folder.mkdir(exist_ok=True)
         shutil.rmtree(places.folder / "checkpoints", ignore_errors=True)  # else it would go on from there
         loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
         return events
 
     return run
+
+
+@pytest.fixture
+def own(tmp_path: Path, models_dir: Path) -> Path:
+    """A models folder whose phi3 may be changed."""
+    shutil.copytree(models_dir / "phi3", tmp_path / "models" / "phi3")
+    return tmp_path / "models"
 
 
 @pytest.fixture
@@ -116,8 +125,6 @@ def test_new_tokens_train_alone_and_travel_with_the_adapter(
 
 
 def test_new_tokens_that_nothing_trains_are_warned_of(config: RunConfig, models_dir: Path) -> None:
-    from trainer.__main__ import _plan_of
-
     model = replace(config.model, new_tokens=NEW_TOKENS)
     adapter = replace(config.adapter, train_new_tokens=False)
     plan = _plan_of(replace(config, model=model, adapter=adapter, modules=(Tick("lm_head", "full"),)), models_dir)
@@ -136,13 +143,45 @@ def test_pissa_is_saved_as_plain_lora(config: RunConfig, train: Train, models_di
     plain = base(input_ids=rows).logits
     assert evals(events)[-1] < evals(events)[0]
     assert 1e-6 < float((adapted(tmp_path / "run" / "adapter", base) - plain).abs().max()) < 1.0
+    size = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert size == pytest.approx(_plan_of(config, models_dir).adapter_bytes, rel=0.03)
 
 
-@pytest.mark.parametrize("tick", [Tick("q_proj"), Tick("embed_tokens")])
-def test_pissa_is_refused_where_it_cannot_start(tick: Tick, config: RunConfig, train: Train) -> None:
-    config = replace(config, adapter=replace(config.adapter, init_lora_weights="pissa"), modules=(tick,))
-    with pytest.raises(InvalidConfig, match="PiSSA"):
-        train(config)
+@pytest.mark.parametrize(
+    ("modules", "settings", "tokens"),
+    [
+        ((Tick("q_proj"),), {}, ()),
+        ((Tick("embed_tokens"),), {}, ()),
+        ((Tick("o_proj"), Tick("lm_head", "full")), {}, ()),
+        ((Tick("o_proj"),), {}, ("<|pirate|>",)),
+        ((Tick("o_proj"),), {"bias": "lora_only"}, ()),
+        ((Tick("o_proj", r=2), Tick("down_proj")), {"use_rslora": True}, ()),
+    ],
+)
+def test_pissa_is_refused_where_it_cannot_start_or_be_saved(
+    modules: tuple[Tick, ...], settings: dict[str, Any], tokens: tuple[str, ...], config: RunConfig, models_dir: Path
+) -> None:
+    adapter = replace(config.adapter, init_lora_weights="pissa", **settings)
+    plan = _plan_of(
+        replace(config, adapter=adapter, modules=modules, model=replace(config.model, new_tokens=tokens)), models_dir
+    )
+    assert ["PiSSA" in issue.problem for issue in plan.issues] == [True]
+
+
+def test_a_model_that_trains_more_than_planned_does_not_begin(
+    config: RunConfig, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = loop.adapter.prepare
+
+    def careless(model: Any, *values: Any) -> None:
+        prepare(model, *values)
+        model.get_parameter("base_model.model.model.norm.weight").requires_grad = True
+
+    monkeypatch.setattr("trainer.adapter.prepare", careless)
+    events: Events = []
+    with pytest.raises(UserError, match=r"differ at base_model\.model\.model\.norm\.weight"):
+        train(config, events=events)
+    assert losses(events) == []
 
 
 def test_a_model_that_changed_since_its_plan_does_not_train(config: RunConfig, train: Train, tmp_path: Path) -> None:
@@ -152,20 +191,19 @@ def test_a_model_that_changed_since_its_plan_does_not_train(config: RunConfig, t
         train(config)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(
-    config: RunConfig, train: Train, models_dir: Path, tmp_path: Path
+def test_weights_that_lack_a_tensor_do_not_train_and_those_too_many_are_told(
+    config: RunConfig, train: Train, own: Path
 ) -> None:
-    base = AutoModelForCausalLM.from_pretrained(models_dir / "phi3")
-    base.model.layers[1].mlp.down_proj.weight.data[0, 0] = float("nan")
-    base.save_pretrained(tmp_path / "models" / "phi3")
-    AutoTokenizer.from_pretrained(models_dir / "phi3").save_pretrained(tmp_path / "models" / "phi3")
-    places = loop.Places(tmp_path / "run", tmp_path / "models", tmp_path / "data")
-    places.folder.mkdir()
-    events: Events = []
-    with pytest.raises(UserError, match="not a finite number at step 1") as caught:
-        loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
-    assert caught.value.cause == "nonfinite"
-    assert losses(events)[0] != losses(events)[0], "the event holds what happened, not a zero"
+    file = own / "phi3" / "model.safetensors"
+    tensors = load_file(file)
+    taken = tensors.pop("model.layers.1.mlp.down_proj.weight")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"lack model\.layers\.1\.mlp\.down_proj\.weight"):
+        train(config, own)
+    tensors |= {"model.layers.1.mlp.down_proj.weight": taken, "model.layers.9.mlp.down_proj.weight": taken.clone()}
+    save_file(tensors, file, {"format": "pt"})
+    logs = [event["text"] for event in train(config, own) if event["type"] == "log"]
+    assert any("left out: model.layers.9.mlp.down_proj.weight" in text for text in logs), logs
 
 
 def test_a_tokenizer_without_special_tokens_trains(config: RunConfig, train: Train, models_dir: Path) -> None:

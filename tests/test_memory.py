@@ -169,7 +169,7 @@ def test_the_peak_of_a_training_is_near_the_plan(
 
 def study(**training: Any) -> RunConfig:
     config = replace(default_config("phi3-medium"), modules=SIX[2].modules)
-    return replace(config, training=replace(config.training, **training))
+    return replace(config, training=replace(config.training, **{"micro_batches": "off", **training}))
 
 
 def study_plan(device: Device, **training: Any) -> Plan:
@@ -177,7 +177,7 @@ def study_plan(device: Device, **training: Any) -> Plan:
 
 
 def test_the_study_fits_its_gpu_and_says_how_much_more_would() -> None:
-    plan = study_plan(GPU, activation_checkpointing="on", micro_batches="off")
+    plan = study_plan(GPU, activation_checkpointing="on")
     assert 12e9 < plan.needed < 20e9
     assert plan.memory["quantised weights"] == (13_960_238_080 - 2 * 32064 * 5120 - 81 * 5120) // 2
     assert not plan.warnings or "Phi" in str(plan.warnings)
@@ -246,7 +246,12 @@ class Nvml:
         return number
 
     def nvmlDeviceGetHandleByUUID(self, name: str) -> int:
+        if name == "GPU-one":
+            return 1
         raise self.NVMLError(name)
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return ("GPU-zero", "GPU-one")[handle]
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
         self.asked += 1
@@ -275,6 +280,15 @@ def test_a_gpu_is_asked_for_its_memory_once_a_second(nvml: Nvml, monkeypatch: py
     monkeypatch.setattr(devices, "_seen", {})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-unknown")
     assert devices.device().room == 0, "what the driver does not tell is not made up"
+
+
+def test_a_gpu_has_one_lock_by_whatever_name_it_is_seen(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(visible: str, device: str) -> str:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        return devices.lock_path(device).name
+
+    assert locked("0,1", "cuda:1") == locked("1", "cuda:0") == locked("GPU-one", "cuda:0") == "gpu-GPU-one.lock"
+    assert locked("0,1", "cuda:0") != locked("0,1", "cuda:1")
 
 
 def test_a_cpu_has_the_machine_s_memory() -> None:

@@ -74,7 +74,13 @@ def test_what_is_no_configuration_gets_a_sentence(text: str) -> None:
     with pytest.raises(UserError) as caught:
         parsing.loads(text)
     assert "Traceback" not in str(caught.value)
+    assert "NoneType" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_a_setting_that_is_named_twice_is_refused_and_not_dropped() -> None:
+    with pytest.raises(UserError, match='"r" is named twice'):
+        parsing.loads('{"adapter": {"r": 8, "lora_alpha": 8, "r": 16}}')
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from tests.lab import small_config
 from trainer import loop
+from trainer.checkpoints import newest_complete
 from trainer.config import AdapterConfig, Tick
 
 SELECTIONS = {
-    "slices and a full head": (Tick("q_proj"), Tick("v_proj"), Tick("gate_proj"), Tick("lm_head", "full")),
+    "slices, a full head, new rows": (Tick("q_proj"), Tick("v_proj"), Tick("gate_proj"), Tick("lm_head", "full")),
     "full alone": (Tick("embed_tokens", "full"), Tick("norm", "full")),
     "LoRA on the head": (Tick("lm_head"), Tick("k_proj")),
 }
@@ -27,6 +28,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 ) -> None:
     config = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=8, weight_decay=0.1)
     config = replace(config, modules=ticks, adapter=AdapterConfig(r=4, lora_alpha=8, lora_dropout=0.1, **settings))
+    if len(ticks) == 4:
+        config = replace(config, model=replace(config.model, new_tokens=("<|pirate|>",)))
     whole: dict[int, Any] = {}
     parts: dict[int, Any] = {}
 
@@ -51,3 +54,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     )
     assert left.keys() == right.keys()
     assert all(left[name].equal(right[name]) for name in left)
+    saved = newest_complete(tmp_path / "parts" / "checkpoints")
+    assert saved is not None
+    assert load_file(saved / "adapter_model.safetensors").keys() == left.keys(), "a checkpoint holds nothing else"

@@ -18,7 +18,7 @@ from typing import Any
 from trainer import control, data_commands, devices, experiment_commands, locks, parsing, scenarios
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, Issue, UserError
-from trainer.experiments import ID, Experiments
+from trainer.experiments import ID, OPEN, Experiments
 from trainer.export import adapter_zip
 from trainer.failures import size
 from trainer.mending import checked
@@ -82,10 +82,14 @@ def _add_run_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     runs = add("runs", _runs, "list all runs")
     stop = add("stop", _stop, "stop a run or an experiment after the current step; again: kill it")
     add("first", _first, "put a queued run at the front of the queue").add_argument("run")
+    rename = add("rename", _rename, "give a run another name")
+    delete = add("delete", _delete, "remove a run with its adapter and checkpoints")
     resume = add("resume", _resume, "let a run or an experiment go on from its newest checkpoint, here and now")
     export = add("export", _export, "write a run's adapter as a zip")
-    for command in (stop, resume, export):
+    for command in (stop, rename, delete, resume, export):
         command.add_argument("run")
+    rename.add_argument("name")
+    delete.add_argument("--yes", action="store_true", help="delete it for good, without a question")
     for command in (runs, stop, resume, export):
         command.add_argument("--json", action="store_true")
     resume.add_argument("--epochs", type=float, default=0, help="train so many epochs more than before")
@@ -125,6 +129,8 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    store = RunStore(options.runs_dir)
+
     def look(config: RunConfig) -> list[Issue]:
         return [*_plan_of(config, options.models_dir).issues, *missing_files(config.model, options.models_dir)]
 
@@ -136,7 +142,7 @@ def _train(options: argparse.Namespace) -> int:
     if issues := [*plan.issues, *missing_files(config.model, options.models_dir)]:
         raise InvalidConfig(issues)
     data_commands.check_data(config, options)
-    run = RunStore(options.runs_dir).create(config, plan, "starting", locks.identity(os.getpid()))
+    run = store.create(config, plan, "starting", locks.identity(os.getpid()))
     if options.json:
         print(json.dumps({"type": "run", "id": run.id, "folder": str(run.folder)}), flush=True)
     else:
@@ -149,7 +155,7 @@ def _work(run: Run, options: argparse.Namespace) -> int:
 
     os.environ["LAB_MODELS_DIR"] = str(options.models_dir.resolve())
     os.environ["LAB_DATA_DIR"] = str((options.runs_dir / "data").resolve())
-    code = worker.work(run.folder, devices.devices()[0], echo=Progress(options.json))
+    code = worker.work(run.folder, devices.devices(), echo=Progress(options.json))
     if code == worker.TAKEN:
         raise UserError("Another process trains this run already.", "Watch it with `runs`.", "data")
     return BAD_INPUT if run.history.refresh().cause in ("data", "model") else code
@@ -163,22 +169,39 @@ def _runs(options: argparse.Namespace) -> int:
     for row in summaries:
         steps = f"{row['step']}/{row['steps']}"
         loss = f"loss {figure(row['loss'])}  eval {figure(row['eval_loss'])}"
-        print(f"{row['id']}  {row['state']:11} {steps:>12}  {loss}  {row['model']}  {row['modules']}")
+        print(f"{row['id']}  {row['state']:11} {steps:>12}  {loss}  {row['name']}  {row['model']}  {row['modules']}")
     return 0
 
 
 def _stop(options: argparse.Namespace) -> int:
     store = RunStore(options.runs_dir)
-    if ID.fullmatch(options.run):
-        done = Experiments(store).stop(options.run)
-    else:
-        done = control.stop_run(store.get(options.run))
+    experiments, is_run = Experiments(store), not ID.fullmatch(options.run)
+    states = [store.get(options.run).history.state] if is_run else experiments.states(experiments.get(options.run))
+    if not set(states) & set(OPEN):
+        raise UserError(f"{options.run} is over already.", "`runs` shows what waits or runs.", "data")
+    done = control.stop_run(store.get(options.run)) if is_run else experiments.stop(options.run)
     print(json.dumps({"id": options.run, "done": done}) if options.json else done)
     return 0
 
 
 def _first(options: argparse.Namespace) -> int:
     control.put_first(RunStore(options.runs_dir), options.run)
+    return 0
+
+
+def _rename(options: argparse.Namespace) -> int:
+    RunStore(options.runs_dir).rename(options.run, options.name)
+    return 0
+
+
+def _delete(options: argparse.Namespace) -> int:
+    store = RunStore(options.runs_dir)
+    if not options.yes:
+        title = store.get(options.run).title
+        raise UserError(
+            f"This would delete “{title}” with its adapter and checkpoints.", "Say so with --yes.", "data"
+        )
+    store.delete(options.run)
     return 0
 
 

@@ -18,7 +18,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from trainer.config import AdapterConfig
-from trainer.counts import stored_count, trainable_count
+from trainer.counts import tensor_sizes, trainable_count
 from trainer.errors import UserError
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
@@ -116,7 +116,7 @@ def verify(model: PeftModel, plan: Plan, adapter: AdapterConfig, module_map: Mod
     planned: dict[tuple[str, str], int] = {}
     for target in plan.targets:
         key = (holder(target), target.treatment)
-        planned[key] = planned.get(key, 0) + stored_count(target, adapter, module_map)
+        planned[key] = planned.get(key, 0) + sum(tensor_sizes(target, adapter, module_map))
     for module, treatment in real.keys() | planned.keys():
         there, wanted = (counts.get((module, treatment), 0) for counts in (real, planned))
         if there != wanted:

@@ -138,10 +138,11 @@ class TrainingConfig:
         "auto", "Recompute activations in the backward pass: less memory, more time. auto: no more of it than needed."
     )
     micro_batches: Literal["auto", "off"] = setting(
-        "auto",
-        "auto: larger and fewer batches per step where memory allows and a GPU gains by it; the product stays.",
+        "auto", "auto: on a GPU batches are as large as is quickest in its memory; off: as set. Their product stays."
     )
-    torch_compile: Switch = setting("auto", "Compile each layer; the first step waits for it. auto: on most GPUs.")
+    torch_compile: Switch = setting(
+        "auto", "Compile each layer; the first step waits for it. auto: on most GPUs, for long runs."
+    )
     use_liger_kernel: Switch = setting(
         "auto",
         "Liger's kernels for norms, rotations and MLPs. auto: where the package is there and nothing is compiled.",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 
 from trainer.config import AdapterConfig
 from trainer.modules import ModuleKind, ModuleMap
 from trainer.resolve import Target
+
+FLOAT32 = 4
+ENTRY_BYTES = 105
+"""Of a tensor in the head of a safetensors file, beside its module's name."""
 
 
 def trainable_count(target: Target, adapter: AdapterConfig) -> int:
@@ -27,13 +32,26 @@ def trainable_count(target: Target, adapter: AdapterConfig) -> int:
     return height
 
 
-def stored_count(target: Target, adapter: AdapterConfig, module_map: ModuleMap) -> int:
-    """Numbers that the adapter's file holds for `target`: of a slice, its whole module's LoRA."""
-    return sum(tensor_sizes(target, adapter, module_map))
+def file_sizes(target: Target, adapter: AdapterConfig, module_map: ModuleMap) -> list[int]:
+    """Numbers in each tensor of the adapter's file for `target`.
+
+    PEFT writes a tied weight trained in full under all of its names, and PiSSA as a LoRA of twice the rank.
+    """
+    sizes = tensor_sizes(target, adapter, module_map)
+    if target.treatment == "full":
+        names = 1 + sum(kind.tied_to == target.kind.name for kind in module_map.kinds)
+        return [*sizes[:1] * names, *sizes[1:]]
+    return [2 * size for size in sizes] if adapter.init_lora_weights == "pissa" else sizes
+
+
+def file_bytes(targets: Iterable[Target], adapter: AdapterConfig, module_map: ModuleMap) -> int:
+    """Bytes of the adapter's file: its numbers in float32, and the names, shapes and places of its tensors."""
+    sizes = [(target.module, size) for target in targets for size in file_sizes(target, adapter, module_map)]
+    return sum(FLOAT32 * size + ENTRY_BYTES + len(module) for module, size in sizes)
 
 
 def tensor_sizes(target: Target, adapter: AdapterConfig, module_map: ModuleMap) -> list[int]:
-    """Numbers in each tensor that requires a gradient for `target`, which the adapter's file holds as well."""
+    """Numbers in each tensor that requires a gradient for `target`: of a slice, in its whole module's LoRA."""
     if target.treatment == "rows":
         return [prod(target.shape)]
     if target.treatment == "full":

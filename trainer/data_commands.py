@@ -40,8 +40,9 @@ def look_at(options: argparse.Namespace) -> int:
     """Print the report and examples. Returns UNUSABLE where nothing can be trained on."""
     from trainer.data import served, told
 
+    store = RunStore(options.runs_dir)
     config, places = _config(options), (options.models_dir, options.runs_dir / "data")
-    known = estimate.paces(RunStore(options.runs_dir), config.model)
+    known = estimate.paces(store, config.model)
     with _bar() as progress:
         found = estimate.with_seconds(served.data_report(config, *places, progress), config, known)
     if options.json:

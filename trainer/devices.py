@@ -64,23 +64,30 @@ def device() -> Device:
     return known
 
 
+def place(device: str) -> str:
+    """The number or id by which CUDA_VISIBLE_DEVICES names a GPU: `cuda:0` is the first one to be seen, not GPU 0."""
+    number = int(device.partition(":")[2])
+    visible = _visible()
+    return str(number) if visible is None else visible[number]
+
+
 def lock_path(device: str) -> Path:
     """The lock file of `device`: one for all of this person's runs folders and command lines.
 
+    It is named by the GPU itself, whatever each of them sees and numbers.
     `LAB_DEVICE_LOCKS` names another folder, for machines that several people share, or for tests.
     """
+    name = "cpu" if device == "cpu" else f"gpu-{_uuid(place(device)).replace('/', '-')}"
     folder = os.environ.get("LAB_DEVICE_LOCKS")
     base = Path(folder) if folder else Path(tempfile.gettempdir()) / f"lora-module-lab-{getpass.getuser()}"
-    return base / f"{device.replace(':', '-')}.lock"
+    return base / f"{name}.lock"
 
 
 def _look(name: str) -> Device:
     busy = locks.holder(lock_path(name)) is not None
     if name == "cpu":
         return Device(name, *_machine_memory(), busy=busy)
-    number = int(name.partition(":")[2])
-    visible = _visible()
-    return Device(name, *_gpu(visible[number] if visible else str(number)), busy=busy)
+    return Device(name, *_gpu(place(name)), busy=busy)
 
 
 def _visible() -> list[str] | None:
@@ -95,12 +102,23 @@ def _gpu(place: str) -> tuple[int, int, bool]:
     if nvml is None:
         return 0, 0, True
     with contextlib.suppress(nvml.NVMLError):
-        handle = (
-            nvml.nvmlDeviceGetHandleByIndex(int(place)) if place.isdigit() else nvml.nvmlDeviceGetHandleByUUID(place)
-        )
+        handle = _handle(nvml, place)
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         return int(memory.total), int(memory.free), nvml.nvmlDeviceGetCudaComputeCapability(handle)[0] >= 8
     return 0, 0, True
+
+
+def _uuid(place: str) -> str:
+    """The id that the driver gives a GPU, by its number or id; as it was written, where there is no driver to ask."""
+    nvml = _nvml()
+    if nvml is not None:
+        with contextlib.suppress(nvml.NVMLError):
+            return str(nvml.nvmlDeviceGetUUID(_handle(nvml, place)))
+    return place
+
+
+def _handle(nvml: Any, place: str) -> Any:
+    return nvml.nvmlDeviceGetHandleByIndex(int(place)) if place.isdigit() else nvml.nvmlDeviceGetHandleByUUID(place)
 
 
 @cache

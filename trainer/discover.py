@@ -23,6 +23,7 @@ from trainer.arrange import arrange
 from trainer.errors import UserError
 from trainer.forward import forward_facts
 from trainer.grouping import Grouping
+from trainer.models import first_line
 from trainer.modules import GROUPS, ModuleKind, ModuleMap
 from trainer.naming import short_names
 from trainer.peft_names import PeftNames, mark
@@ -55,10 +56,15 @@ class Unit:
 def discover(config: PretrainedConfig, name: str) -> ModuleMap:
     """The map of the causal LM that `config` describes, shown as `name`.
 
-    Raises UserError where its tokens see those after them, and whatever transformers raises where it cannot build a
-    model from `config`.
+    Raises UserError where transformers cannot build a model from `config`, or its tokens see those after them.
     """
-    model = build(config).eval()
+    try:
+        model = build(config).eval()
+    except Exception as error:  # of any kind: nobody checks the numbers and names that a config.json holds
+        raise UserError(
+            f"The config.json of {name} describes no model: {type(error).__name__}: {first_line(error)}.",
+            "Mend it, or choose another model.",
+        ) from error
     grouping = Grouping(model, config)
     seen = survey(model, grouping, config)
     if seen.failure:  # some rescale their weights for inference, which a skeleton has not

@@ -23,16 +23,22 @@ HEAD_BYTES = 65536
 
 
 @dataclass(frozen=True)
+class Size:
+    """How much there is to train on."""
+
+    examples: int
+    length: float
+    """Tokens of an example, on average."""
+
+
+@dataclass(frozen=True)
 class Pace:
     """What one earlier run tells."""
 
     modules: tuple[Tick, ...]
     data: DataConfig
     max_length: int
-    examples: int
-    """In its training data."""
-    length: float
-    """Tokens of an example, on average."""
+    size: Size
     seconds: float
     """Per token, evals included."""
     startup: float
@@ -53,16 +59,23 @@ def paces(store: RunStore, model: ModelConfig) -> list[Pace]:
     return found
 
 
-def seconds(config: RunConfig, known: list[Pace], tokens: int = 0) -> float | None:
+def seconds(config: RunConfig, known: list[Pace], size: Size | None = None) -> float | None:
     """How long one run of `config` will take; None where nothing known tells.
 
-    `tokens`: how many it will train on, where its data have been read; else earlier runs on the same data tell.
+    `size`: of its data, where they have been read; else earlier runs on the same data tell.
     """
-    tokens = tokens or _tokens(config, known)
+    size = size or _size(config, known)
+    tokens = steps_of(config, size.examples) * batch(config) * size.length if size else 0
     if not known or not tokens:
         return None
     alike = [pace for pace in known if pace.modules == config.modules] or known
     return median(pace.startup for pace in alike) + tokens * median(pace.seconds for pace in alike)
+
+
+def size_of(report: dict[str, Any]) -> Size | None:
+    """The size of data that were read, by their report."""
+    tokens = report["tokens"]
+    return Size(tokens["examples"], tokens["total"] / tokens["examples"]) if tokens and tokens["examples"] else None
 
 
 def with_seconds(report: dict[str, Any], config: RunConfig, known: list[Pace]) -> dict[str, Any]:
@@ -70,12 +83,12 @@ def with_seconds(report: dict[str, Any], config: RunConfig, known: list[Pace]) -
     training = report["training"]
     if training is None:
         return report
-    return report | {"training": training | {"seconds": seconds(config, known, training["tokens"])}}
+    return report | {"training": training | {"seconds": seconds(config, known, size_of(report))}}
 
 
-def total(configs: Iterable[RunConfig], known: list[Pace]) -> float | None:
+def total(configs: Iterable[RunConfig], known: list[Pace], size: Size | None = None) -> float | None:
     """How long all of them will take on the devices of this machine; None where that is not known."""
-    times = [seconds(config, known) for config in configs]
+    times = [seconds(config, known, size) for config in configs]
     sure = [time for time in times if time is not None]
     return sum(sure) / len(devices.devices()) if len(sure) == len(times) else None
 
@@ -93,12 +106,12 @@ def steps_of(config: RunConfig, examples: int) -> int:
     return ceil(ceil(batches / training.gradient_accumulation_steps) * training.num_train_epochs)
 
 
-def _tokens(config: RunConfig, known: list[Pace]) -> int:
-    """Tokens that a run of `config` trains on, by earlier runs on the same data; 0 where that is not known."""
-    data, longest = config.data, config.training.max_length
-    same = [pace for pace in known if pace.data == data and pace.max_length == longest and pace.examples]
-    length = (same or known)[0].length if known else 0
-    return round(steps_of(config, same[0].examples if same else 0) * batch(config) * length)
+def _size(config: RunConfig, known: list[Pace]) -> Size | None:
+    """Of the same data in an earlier run; of other data, the length of their examples alone."""
+    for pace in known:
+        if pace.data == config.data and pace.max_length == config.training.max_length and pace.size.examples:
+            return pace.size
+    return Size(0, known[0].size.length) if known else None
 
 
 def _pace(run: Run, model: ModelConfig) -> Pace | None:
@@ -108,7 +121,7 @@ def _pace(run: Run, model: ModelConfig) -> Pace | None:
         return None
     length = tokens / (history.step * batch(own))
     return Pace(
-        own.modules, own.data, own.training.max_length, history.examples, length, elapsed / tokens,
+        own.modules, own.data, own.training.max_length, Size(history.examples, length), elapsed / tokens,
         _startup(run.folder),
     )  # fmt: skip
 

@@ -18,6 +18,8 @@ from trainer.runs import Run
 
 WEIGHTS = "adapter_model.safetensors"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+VOCABULARY = ("model", "added_tokens")
+"""Of tokenizer.json."""
 TEMPLATE = "chat_template.jinja"
 PRIVATE = ("name_or_path", "_name_or_path", "auto_map", "token", "use_auth_token", "cache_dir")
 """Keys that hold what belongs to this machine, or name code."""
@@ -56,7 +58,7 @@ def texts(run: Run) -> dict[str, str]:
         return found  # the base model's own tokenizer is the right one
     for name in TOKENIZER:
         if _is_plain(run.adapter / name):
-            found[name] = _dump(clean(_read(run.adapter / name)))
+            found[name] = _dump(_tokenizer_file(run.adapter / name))
     if _is_plain(run.adapter / TEMPLATE):
         found[TEMPLATE] = redact.redact((run.adapter / TEMPLATE).read_text(encoding="utf-8"))
     return found
@@ -66,7 +68,17 @@ def adapter_config(run: Run) -> dict[str, Any]:
     """PEFT's adapter_config.json with the base model by name, never by a path of this machine."""
     value: dict[str, Any] = clean(_read(run.adapter / "adapter_config.json"))
     value["base_model_name_or_path"] = base_model(run)
+    value["revision"] = revision(run) or None
     return value
+
+
+def _tokenizer_file(file: Path) -> Any:
+    """Cleaned, but for the vocabulary, in which `token` and `/usr` are words like any other."""
+    value = _read(file)
+    if file.name == "added_tokens.json" or not isinstance(value, dict):
+        return value
+    words = {key: value[key] for key in VOCABULARY if key in value and file.name == "tokenizer.json"}
+    return clean(value) | words
 
 
 def _is_plain(file: Path) -> bool:
@@ -115,6 +127,13 @@ def base_model(run: Run) -> str:
     return "lora-module-lab-demo" if name == "demo" else re.sub(r"[^A-Za-z0-9._/-]+|^/+|\.\.+", "", name)[:200]
 
 
+def revision(run: Run) -> str:
+    """The base model's branch, tag or commit on the hub; empty for its main one."""
+    assert run.config is not None
+    name = re.sub(r"[^A-Za-z0-9._/-]+", "", run.config.model.revision)[:200]
+    return name if "/" in base_model(run) and name != "main" else ""
+
+
 def model_card(run: Run) -> str:
     """README.md of the adapter: what it is, what was trained, how to load it, how it did."""
     assert run.config is not None
@@ -132,6 +151,7 @@ def model_card(run: Run) -> str:
         "Data": _prose(run.config.data.path or run.config.data.source),
     }
     where = base_model(run) if is_hub else f"the folder of {base_model(run)}"
+    version = f', revision="{revision(run)}"' if revision(run) else ""
     return (
         "---\n"
         + (f"base_model: {base_model(run)}\n" if is_hub else "")
@@ -142,7 +162,7 @@ def model_card(run: Run) -> str:
         + "\n\n"
         + "\n".join(f"- {key}: {value}" for key, value in facts.items())
         + "\n\n## Use\n\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-        + f'model = AutoModelForCausalLM.from_pretrained("{base_model(run)}")  # {where}\n'
+        + f'model = AutoModelForCausalLM.from_pretrained("{base_model(run)}"{version})  # {where}\n'
         + 'model = PeftModel.from_pretrained(model, "FOLDER OF THIS ADAPTER")\n```\n'
         + _token_note(run.config.model.new_tokens)
         + (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Lab:
             folder.mkdir(parents=True, exist_ok=True)
         self.helper = Helper(settings.models_dir, settings.data_dir)
         self.data_helper = Helper(settings.models_dir, settings.data_dir, "data")
+        self._sizes: dict[Hashable, estimate.Size | None] = {}
+        """Of data that were looked at, by what decides about it."""
         self.supervisor = Supervisor(self.store, settings.models_dir, settings.data_dir)
 
     def start(self) -> None:
@@ -97,6 +99,7 @@ class Lab:
         Raises UserError only where the helper cannot answer; what is wrong with the data stands in `issues`.
         """
         found = self.data_helper.call("data_report", watcher, config=config.to_json())
+        self._sizes[_read_as(config)] = estimate.size_of(found)
         return estimate.with_seconds(found, config, estimate.paces(self.store, config.model))
 
     def data_example(self, config: RunConfig, which: str) -> dict[str, Any]:
@@ -153,7 +156,8 @@ class Lab:
     def time_needed(self, config: RunConfig, offers: Iterable[Offer], seeds: int) -> float | None:
         """Seconds that these scenarios will take with so many seeds; None where no earlier run tells."""
         configs = [offer.config for offer in offers if offer.runs] * seeds
-        return estimate.total(configs, estimate.paces(self.store, config.model)) if configs else None
+        known, size = estimate.paces(self.store, config.model), self._sizes.get(_read_as(config))
+        return estimate.total(configs, known, size) if configs else None
 
     def run_scenarios(
         self,
@@ -206,3 +210,8 @@ class Lab:
         from trainer.export import adapter_zip
 
         return adapter_zip(self.store.get(run_id), self.settings.exports_dir)
+
+
+def _read_as(config: RunConfig) -> Hashable:
+    """What of a configuration decides how many tokens its data are."""
+    return config.model, config.data, config.training.max_length

@@ -22,7 +22,11 @@ REREAD = {"nf4": 400, "int8": 400, "none": 60}
 """Tokens in whose time a GPU gets all weights ready for one pass: NF4 is dequantised once per micro-batch. From the
 bandwidths and matrix rates of current GPUs (280 to 480 for NF4); only what is best depends on it."""
 WORTH = 0.02
-"""Share of a step that more memory must save."""
+"""Share of a step that another micro-batch must save."""
+LARGEST = 4096
+"""Examples of a micro-batch."""
+COMPILING_PAYS = 2e17
+"""Operations of a run from which on it wins back the minute that compiling takes: a few minutes of a current GPU."""
 LIGER_TYPES = (
     "gemma", "gemma2", "gemma3_text", "glm4", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3",
     "smollm3",
@@ -59,11 +63,12 @@ class Levers:
 
 
 def pick(
-    config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate]
+    config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate], trained: int = 0
 ) -> tuple[Levers, Estimate]:
     """The levers of `config` on `device`, and what it needs with them.
 
-    `costs`: the estimate without checkpointing (False) and with it (True).
+    `costs`: the estimate without checkpointing (False) and with it (True). `trained`: tokens that the run trains on,
+    0 where they are not counted yet.
     """
     training = config.training
     why: dict[str, str] = {}
@@ -71,7 +76,7 @@ def pick(
     accumulation = training.per_device_train_batch_size * training.gradient_accumulation_steps // batch
     why["activation_checkpointing"] = _why_checkpointing(training.activation_checkpointing, every, device)
     why["micro_batches"] = _why_batches(config, module_map, device, batch, accumulation)
-    compiles, why["torch_compile"] = _compile(config, module_map, device)
+    compiles, why["torch_compile"] = _compile(config, module_map, device, trained)
     liger, why["use_liger_kernel"] = _liger(config, module_map, device, compiles)
     optim, why["optim"] = _optimiser(training.optim, device)
     levers = Levers(
@@ -89,27 +94,28 @@ def pick(
 def _memory(
     config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate]
 ) -> tuple[int, int, Estimate]:
-    """Which layers recompute, and the micro-batch: the quickest that fit, of equally quick ones the smaller batch."""
+    """Which layers recompute, and the micro-batch: the quickest that fit; of equally quick ones the one that is set,
+    or the smallest."""
     training = config.training
     micro, steps = training.per_device_train_batch_size, training.gradient_accumulation_steps
-    sizes = (
-        [micro * n for n in range(1, steps + 1) if steps % n == 0] if _grows(config, module_map, device) else [micro]
-    )
+    batch = micro * steps
+    others = range(1, min(batch, LARGEST) + 1) if _free(config, module_map, device) else ()
+    sizes = [size for size in others if batch % size == 0] or [micro]
     room = device.room * (1 - KEPT_FREE)
     layers = max(1, module_map.layers)
     depths = _depths(training.activation_checkpointing, layers, device)
     found = []
     for every in depths:
         for size in sizes:
-            needs = costs(every > 0).with_levers(every, micro * steps // size)
+            needs = costs(every > 0).with_levers(every, batch // size)
             if needs.total(size, training.max_length) <= room:
                 found.append((_time(config, layers, every, size), size, every, needs))
     if not found:  # also where the room is not known
-        every = depths[-1]
-        return every, micro, costs(every > 0).with_levers(every, steps)
+        every, size = depths[-1], sizes[0]
+        return every, size, costs(every > 0).with_levers(every, batch // size)
     quickest = min(item[0] for item in found)
     good = [item for item in found if item[0] <= quickest * (1 + WORTH)]
-    _, size, every, needs = min(good, key=lambda item: (item[1], item[0]))
+    _, size, every, needs = min(good, key=lambda item: (item[1] != micro, item[1], item[0]))
     return every, size, needs
 
 
@@ -120,16 +126,17 @@ def _depths(way: str, layers: int, device: Device) -> list[int]:
     return [1] if way == "on" else [0]
 
 
-def _grows(config: RunConfig, module_map: ModuleMap, device: Device) -> bool:
-    """Whether micro-batches may grow: on a GPU of known room, where the loss is one sum over the step's tokens."""
+def _free(config: RunConfig, module_map: ModuleMap, device: Device) -> bool:
+    """Whether micro-batches may be of another size: on a GPU of known room, where a step's loss is one sum."""
     dense = module_map.forward.experts_per_token == 1  # a router's loss is a mean over each micro-batch
     return config.training.micro_batches == "auto" and device.is_gpu and device.room > 0 and dense
 
 
 def _time(config: RunConfig, layers: int, every: int, micro: int) -> float:
-    """Of one example, in passes of one token: forward, backward, and what is made anew."""
+    """Of one example, in passes of one token: forward, backward, and what is made anew. Most are half as long as
+    they may be, or shorter."""
     anew = len(range(0, layers, every)) / layers if every else 0.0
-    return (2 + anew) * (REREAD[config.model.quantization] / micro + config.training.max_length)
+    return (2 + anew) * (REREAD[config.model.quantization] / micro + config.training.max_length / 2)
 
 
 def _why_checkpointing(way: str, every: int, device: Device) -> str:
@@ -146,15 +153,19 @@ def _why_batches(config: RunConfig, module_map: ModuleMap, device: Device, micro
     training = config.training
     own = f"{training.per_device_train_batch_size} × {training.gradient_accumulation_steps}"
     if micro != training.per_device_train_batch_size:
-        return f"{micro} × {steps} instead of {own}: the same batch, and weights are read less often"
+        return f"{micro} × {steps} instead of {own}: the same batch, and the quickest that fit into memory"
     if training.micro_batches == "off":
         return f"{own}, as set"
-    if _grows(config, module_map, device):
-        return f"{own}: larger ones do not fit, or save nothing"
-    return f"{own}: larger ones pay on a GPU only" if not device.is_gpu else f"{own}: larger ones are not safe here"
+    if _free(config, module_map, device):
+        return f"{own}: others do not fit, or save nothing"
+    return (
+        f"{own}: others pay on a GPU only"
+        if not device.is_gpu
+        else f"{own}: others would change the loss, or free memory is not known"
+    )
 
 
-def _compile(config: RunConfig, module_map: ModuleMap, device: Device) -> tuple[bool, str]:
+def _compile(config: RunConfig, module_map: ModuleMap, device: Device, trained: int) -> tuple[bool, str]:
     way = config.training.torch_compile
     if way != "auto":
         return way == "on", f"{way}, as set"
@@ -164,7 +175,9 @@ def _compile(config: RunConfig, module_map: ModuleMap, device: Device) -> tuple[
         return False, "off: it needs Triton and a GPU with bfloat16"
     if config.model.quantization == "int8" or module_map.forward.experts_per_token > 1:
         return False, "off: int8 and experts break the graph"
-    return True, "on: each layer is compiled once, which takes about a minute"
+    if trained and 4 * module_map.parameters * trained < COMPILING_PAYS:  # forward, and backward to the inputs
+        return False, "off: so short a run does not win back the minute that it takes"
+    return True, "on, if the run is long enough to win back the minute that it takes" if not trained else "on"
 
 
 def _liger(config: RunConfig, module_map: ModuleMap, device: Device, compiles: bool) -> tuple[bool, str]:

@@ -15,6 +15,7 @@ from trainer.errors import UserError
 from trainer.models import check_weights, first_line, load_config, locate
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
+from trainer.recorder import Sink
 from trainer.weights import skipped_modules
 
 
@@ -25,8 +26,8 @@ def compute_dtype(model: ModelConfig) -> torch.dtype:
     return getattr(torch, model.dtype)  # type: ignore[no-any-return]
 
 
-def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: ModuleMap) -> Any:
-    """The base model, quantised if asked for, with SDPA attention. Raises UserError where it cannot be loaded."""
+def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: ModuleMap, sink: Sink) -> Any:
+    """The base model, quantised if asked for, with SDPA attention. Raises UserError where it cannot load whole."""
     config = load_config(model, models_dir)
     check_weights(model, models_dir)
     source, keywords = locate(model, models_dir)
@@ -38,8 +39,14 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
     if torch.cuda.is_available():
         keywords["device_map"] = {"": 0}
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **keywords
+        loaded, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **keywords,
         )
     except torch.OutOfMemoryError:
         raise
@@ -48,6 +55,14 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
             f"The weights of {model.name} cannot be loaded: {first_line(error)}",
             "It needs its weights, whole, as safetensors.",
         ) from error
+    missing = sorted(found["missing_keys"] & dict(loaded.named_parameters()).keys())
+    if missing:
+        raise UserError(
+            f"The weights of {model.name} lack {_some(missing)}: numbers made up at random would stand there.",
+            "Copy the model anew, or mend its config.json.",
+        )
+    if unused := sorted(found["unexpected_keys"]):
+        sink("log", text=f"Weights that the model has no place for are left out: {_some(unused)}")
     _keep_weights_in_place(loaded)
     loaded.config.use_cache = False
     return loaded
@@ -65,6 +80,11 @@ def _quantisation(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> Bits
         # a list of one's own replaces the default, which holds the head
         llm_int8_skip_modules=skipped_modules(module_map, plan.targets),
     )
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and how many there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _keep_weights_in_place(model: Any) -> None:

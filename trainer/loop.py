@@ -8,9 +8,11 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from peft import PeftModel
 from pyarrow import compute
 from transformers import set_seed
@@ -55,23 +57,24 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     sink("log", text=f"Reading {config.model.name}")
     tokenizer = load_tokenizer(config.model, places.models_dir)
     module_map = discover(load_config(config.model, places.models_dir), config.model.name)
-    plan = make_plan(config, module_map, devices.device(), tokenizer.get_vocab())
+    planned = partial(make_plan, config, module_map, devices.device(), tokenizer.get_vocab())
+    plan = planned()
     if plan.issues:
         raise InvalidConfig(plan.issues)
-    newest = checkpoints.newest_complete(places.folder / "checkpoints")
-    plan = _settle(plan, places.folder / "plan.json", resumes=newest is not None)
-    sink("log", text=f"Picked for speed. {plan.levers.told()}")
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
     sink("log", text="Reading the data")
     data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, places.data_dir)
     _check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
     for note in data.notes:
         sink("log", text=note)
+    newest = checkpoints.newest_complete(places.folder / "checkpoints")
+    plan = _settle(planned(_trained(config, data)), places.folder / "plan.json", resumes=newest is not None)
+    sink("log", text=f"Picked for speed. {plan.levers.told()}")
     if data.skipped:
         record_skipped(data.skipped, places.folder / "skipped_rows.jsonl")
     sink("log", text=f"Loading the weights of {config.model.name}")
     before = memory_held()
-    base = load_model(config.model, places.models_dir, plan, module_map)
+    base = load_model(config.model, places.models_dir, plan, module_map, sink)
     if new_tokens and len(tokenizer) > module_map.vocab_size:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
         module_map = grow(module_map, len(tokenizer))
@@ -85,6 +88,14 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     save_adapter(model, config, tokenizer if new_tokens else None, places.folder)
     return bool(trainer.state.global_step >= trainer.state.max_steps)
+
+
+def _trained(config: RunConfig, data: Prepared) -> int:
+    """Tokens that the run trains on, repeats counted, padding not."""
+    training = config.training
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    examples = training.max_steps * batch if training.max_steps > 0 else len(data.train) * training.num_train_epochs
+    return int(np.minimum(data.lengths, training.max_length).mean() * examples)
 
 
 def _check_ids(data: Prepared, size: int, model: str) -> None:

@@ -36,10 +36,11 @@ MAX_DEPTH = 64
 
 
 def local_models(models_dir: Path) -> list[str]:
-    """Names of the folders in `models_dir` that hold a config.json."""
+    """Names of the folders in `models_dir` that hold a config.json, those that `locate` takes."""
     if not models_dir.is_dir():
         return []
-    return sorted(path.name for path in models_dir.iterdir() if (path / "config.json").is_file())
+    names = (path.name for path in models_dir.iterdir() if (path / "config.json").is_file())
+    return sorted(name for name in names if FOLDER.fullmatch(name) and name != "demo")
 
 
 def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:

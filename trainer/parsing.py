@@ -49,7 +49,7 @@ def loads(text: str) -> RunConfig:
 
 def _json(text: str, name: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{name} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
@@ -59,6 +59,16 @@ def _json(text: str, name: str) -> Any:
         raise UserError(
             f"{name} is not valid JSON: {_reason(error)}.", "Start from `python -m trainer config`."
         ) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict. Raises ValueError for a name that is there twice, of which json drops the first."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{_show(key)} is named twice in one object")
+        found[key] = value
+    return found
 
 
 def from_json(value: Any) -> RunConfig:
@@ -267,11 +277,9 @@ def _join(path: str, name: str) -> str:
 def _show(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and not _small(value):
         return "So large a number"
-    text = (
-        json.dumps(value, ensure_ascii=False, default=str)
-        if isinstance(value, str | int | float | bool)
-        else type(value).__name__
-    )
+    if isinstance(value, dict | list):
+        return "An object" if isinstance(value, dict) else "A list"
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "…"
 
 

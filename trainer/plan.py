@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from trainer.config import RunConfig
-from trainer.counts import stored_count, trainable_count
+from trainer.counts import file_bytes, file_sizes, trainable_count
 from trainer.devices import CPU, Device
 from trainer.errors import Issue
 from trainer.failures import size
@@ -21,8 +21,6 @@ from trainer.memory import Estimate, estimate, seen_by_torch
 from trainer.modules import ModuleMap
 from trainer.resolve import Receipt, Target, resolve
 from trainer.tokens import grow
-
-BYTES_PER_WEIGHT = 4  # trainable weights are held and saved in float32
 
 
 @dataclass(frozen=True)
@@ -82,11 +80,16 @@ class Plan:
 
 
 def make_plan(
-    config: RunConfig, module_map: ModuleMap, device: Device = CPU, vocabulary: Collection[str] = ()
+    config: RunConfig,
+    module_map: ModuleMap,
+    device: Device = CPU,
+    vocabulary: Collection[str] = (),
+    trained: int = 0,
 ) -> Plan:
     """The plan of `config` on the model that `module_map` describes, trained on `device`.
 
-    `vocabulary`: the tokens of its tokenizer; needed only where new ones are added.
+    `vocabulary`: the tokens of its tokenizer; needed only where new ones are added. `trained`: how many tokens the
+    run trains on, where the data are read.
     """
     new = config.model.new_tokens
     module_map = grow(module_map, len(vocabulary) + len(new)) if new else module_map
@@ -112,17 +115,17 @@ def make_plan(
     def costs(recompute: bool) -> Estimate:
         return estimate(config, module_map, found.targets, device, recompute)
 
-    levers, needs = pick(config, module_map, device, costs)
+    levers, needs = pick(config, module_map, device, costs, trained)
     memory = needs.items(levers.per_device_train_batch_size, training.max_length)
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
-    stored = sum(stored_count(target, config.adapter, module_map) for target in found.targets)
+    stored = sum(sum(file_sizes(target, config.adapter, module_map)) for target in found.targets)
     return Plan(
         total=module_map.parameters,
         trainable=trainable,
         stored=stored,
-        adapter_bytes=stored * BYTES_PER_WEIGHT,
+        adapter_bytes=file_bytes(found.targets, config.adapter, module_map),
         memory=memory,
         device=device,
         length=training.max_length,

@@ -125,8 +125,21 @@ def _check_start(config: RunConfig, found: Resolution) -> None:
         found.issues.append(Issue(where, "PiSSA cannot decompose quantised weights.", "Set quantization to none."))
     if config.adapter.use_dora:
         found.issues.append(Issue(where, "PiSSA and DoRA exclude each other.", "Choose one of them."))
+    if config.adapter.bias == "lora_only":
+        found.issues.append(Issue(where, "PiSSA is saved without biases.", "Set bias to none."))
+    if (
+        config.adapter.use_rslora
+        and len({(item.r, item.lora_alpha) for item in found.targets if item.treatment == "lora"}) > 1
+    ):
+        problem = "PiSSA with rsLoRA takes one rank and one alpha."
+        found.issues.append(Issue(where, problem, "Switch use_rslora off, or give no kind its own."))
     for target in found.targets:
-        if target.treatment == "lora" and (target.slices or target.kind.class_name in ("Embedding", "Parameter")):
+        if target.treatment != "lora":
+            what = "in full" if target.treatment == "full" else "its new rows"
+            problem = f"PiSSA is saved as LoRA alone, and {target.kind.name} trains {what}, which would be lost."
+            found.issues.append(Issue(where, problem, "Use the default start, or train LoRA alone."))
+            return
+        if target.slices or target.kind.class_name in ("Embedding", "Parameter"):
             what = "a slice of a fused module" if target.slices else f"of the class {target.kind.class_name}"
             problem = f"{target.kind.name} is {what}, which PiSSA cannot start from."
             found.issues.append(Issue(where, problem, "Use the default start, or untick it."))

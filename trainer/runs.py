@@ -82,7 +82,7 @@ class Run:
         history, plan = self.history.refresh(), self.plan()
         return {
             "id": self.id,
-            "title": self.title,
+            "name": self.title,
             "state": history.state if not self.problem else "failed",
             "cause": history.cause,
             "message": history.message or self.problem,
@@ -105,11 +105,20 @@ class Run:
 
 
 class RunStore:
-    """All runs below one folder. Histories are kept, so that a refresh reads only what is new."""
+    """All runs below one folder. Histories are kept, so that a refresh reads only what is new.
+
+    The folder is made if need be. Raises UserError where it cannot be used.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder = folder.resolve()
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = (error.strerror or str(error)).lower()
+            raise UserError(
+                f"The runs folder {folder} cannot be used: {what}.", "Name another one with --runs-dir.", "disk"
+            ) from error
         self._runs: dict[str, Run] = {}
         self._lock = threading.RLock()
         self._index = Index(self.folder)
@@ -219,9 +228,11 @@ class RunStore:
             return None
 
     def rename(self, run_id: str, title: str) -> None:
-        """Give a run another title: plain text of at most MAX_TITLE characters."""
+        """Give a run another title: plain text of at most MAX_TITLE characters. Raises UserError for an empty one."""
         run = self.get(run_id)
         text = " ".join(title.split())[:MAX_TITLE]
+        if not text:
+            raise UserError("The name is empty.", "Write one.", "data")
         try:
             write_atomic(run.folder / "title", text.encode())
         except OSError as error:
@@ -257,8 +268,11 @@ def describe_ticks(config: RunConfig) -> str:
 
 
 def created(run_id: str) -> float:
-    """Seconds since 1970 at which the run was made, as its id says."""
-    return time.mktime(time.strptime(run_id[:15], "%Y%m%d-%H%M%S"))
+    """Seconds since 1970 at which the run was made, as its id says; 0 where that is no date."""
+    try:
+        return time.mktime(time.strptime(run_id[:15], "%Y%m%d-%H%M%S"))
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -233,6 +233,10 @@ class _LabTrainer(Trainer):  # type: ignore[misc]
             self.state.num_input_tokens_seen += tokens
         return super()._prepare_inputs(inputs)  # type: ignore[no-any-return]
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The adapter alone: "auto" would add whole base embeddings, and Trainer a pickle of its arguments."""
+        self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
+
     def log(self, logs: dict[str, float], *values: Any, **keywords: Any) -> None:
         logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
         super().log(logs, *values, **keywords)

@@ -10,8 +10,9 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
@@ -25,6 +26,8 @@ from trainer.runs import Run
 FINISHED, FAILED, STOPPED, TAKEN = 0, 1, 3, 4
 LOCK_PATIENCE = 5.0
 """Seconds to try for the run's lock, of which the app has a part while it writes a state."""
+DEVICE_PATIENCE = 1.0
+"""Seconds to wait for a device without a word: the worker before may be about to end."""
 RESERVE, RESERVE_BYTES = ".reserve", 2**18
 """Space kept for the last event, so that a run on a full disk can still say why it ended."""
 
@@ -82,7 +85,7 @@ def main(arguments: list[str]) -> int:
         with contextlib.suppress(KeyboardInterrupt):
             return _wait()
         return STOPPED
-    return work(Path(arguments[0]).resolve(), devices.devices()[0])
+    return work(Path(arguments[0]).resolve(), devices.devices())
 
 
 def _wait() -> int:
@@ -94,11 +97,11 @@ def _wait() -> int:
     if not line.strip():
         return FINISHED  # the app went away and never needed this spare
     device, _, folder = line.rstrip("\n").partition("\t")
-    return work(Path(folder), device)
+    return work(Path(folder), [device])
 
 
-def work(folder: Path, device: str, echo: Callable[[Event], None] | None = None) -> int:
-    """Take the run's lock and its device's, train, write down how it ended.
+def work(folder: Path, names: Sequence[str], echo: Callable[[Event], None] | None = None) -> int:
+    """Take the run's lock and that of the first of these devices to be free, train, write down how it ended.
 
     `echo` is told every event, too; without it, what libraries print goes to the run's log.
     """
@@ -115,7 +118,7 @@ def work(folder: Path, device: str, echo: Callable[[Event], None] | None = None)
         with contextlib.suppress(OSError):
             (folder / RESERVE).write_bytes(b"\n" * RESERVE_BYTES)
         _take_over(run, writer, switch)
-        finished = _train(run, device, writer, switch)
+        finished = _train(run, names, writer, switch)
     except Stopped:
         return _end(run, writer, STOPPED, "stopped", message="Stopped before the first step.")
     except Exception as error:
@@ -143,12 +146,12 @@ def _take_over(run: Run, writer: EventWriter, switch: StopSwitch) -> None:
     run.config = parsing.load(run.folder / run.history.config)
 
 
-def _train(run: Run, device: str, writer: EventWriter, switch: StopSwitch) -> bool:
-    """Train the run on its device. Returns False if it was stopped."""
+def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwitch) -> bool:
+    """Train the run on one of these devices. Returns False if it was stopped."""
     assert run.config is not None
-    if device.startswith("cuda:"):
-        os.environ["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]  # CUDA is not touched before this
-    _take_device(device, writer)
+    device = _take_device(names, writer)
+    if device != "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices.place(device)  # CUDA is not touched before this
     from trainer import loop
 
     def sink(type: str, **values: Any) -> None:
@@ -162,12 +165,19 @@ def _train(run: Run, device: str, writer: EventWriter, switch: StopSwitch) -> bo
     return loop.train(run.config, places, sink, lambda: switch.asked)
 
 
-def _take_device(device: str, writer: EventWriter) -> None:
-    held = locks.acquire(devices.lock_path(device), 1.0)
-    if held is None:
-        writer.write("log", text=f"Waiting for {device}, which another run uses")
-        held = locks.acquire(devices.lock_path(device), patience=float("inf"))
-    _HELD.append(held)
+def _take_device(names: Sequence[str], writer: EventWriter) -> str:
+    """The first of these devices to be free, from now on this process's own."""
+    began, told = time.monotonic(), False
+    while True:
+        for name in names:
+            held = locks.acquire(devices.lock_path(name))
+            if held is not None:
+                _HELD.append(held)
+                return name
+        if not told and time.monotonic() - began > DEVICE_PATIENCE:
+            writer.write("log", text=f"Waiting for {' or '.join(names)}, where another run trains")
+            told = True
+        time.sleep(0.05)
 
 
 def _end(run: Run, writer: EventWriter | None, code: int, state: str, **values: Any) -> int:

@@ -37,6 +37,8 @@ def build(lab: Lab) -> gr.Blocks:
     """The whole page over one lab."""
     # Gradio's own folder is one for all programs and users of the machine
     os.environ["GRADIO_TEMP_DIR"] = str(uploads_dir(lab))
+    # who calls is who connects: uvicorn would believe any X-Forwarded-For that this machine sends
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(DAY, DAY)) as page:
         api.build(lab)  # first, so that its names are free
         gr.HTML(HEADER, apply_default_css=False, elem_id="header")

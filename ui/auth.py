@@ -153,7 +153,8 @@ async def _ask(scope: Scope, send: Any, status: int, text: str, wait: float = 0.
 
 async def _welcome(scope: Scope, send: Any, token: str) -> None:
     """Set the cookie; a browser goes on to the page, a program gets `{"success": true}`."""
-    secure = "; Secure" if scope.get("scheme") == "https" else ""
+    is_https = header_map(scope).get("x-forwarded-proto", scope.get("scheme")) == "https"
+    secure = "; Secure" if is_https else ""
     cookie = (b"set-cookie", f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{secure}".encode())
     if "text/html" in header_map(scope).get("accept", ""):
         await answer(send, 303, "Welcome.", [cookie, (b"location", b"./")])

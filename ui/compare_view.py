@@ -34,7 +34,7 @@ def run_row(row: dict[str, Any]) -> dict[str, Any]:
     """A run in the list."""
     loss = f"eval loss {text.figure(row['eval_loss'])}" if row["eval_loss"] is not None else "no eval loss yet"
     note = " · ".join((row["model"], loss, text.moment(row["created"])))
-    return {"id": row["id"], "name": row["title"], "state": row["state"], "note": note}
+    return {"id": row["id"], "name": row["name"], "state": row["state"], "note": note}
 
 
 def head(found: Comparison, summary: dict[str, Any] | None) -> str:

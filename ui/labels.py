@@ -48,7 +48,7 @@ LABELS = {
     "training.weight_decay": "Weight decay",
     "training.max_grad_norm": "Clip gradients at",
     "training.activation_checkpointing": "Activation checkpointing",
-    "training.micro_batches": "Larger micro-batches",
+    "training.micro_batches": "Size of micro-batches",
     "training.torch_compile": "Compiled layers",
     "training.use_liger_kernel": "Liger kernels",
     "training.eval_steps": "Eval steps",

@@ -81,7 +81,7 @@ def build(lab: Lab) -> Live:
     stop.click(told(lambda value: _stop(lab, value)), seen, None, **QUEUED).then(
         live.refresh, [shown, seen], live.outputs, **DIRECT
     )
-    download.wire(fetch, told(lambda run_id: lab.export(_chosen(lab, run_id).id)), shown, "live-file")
+    download.wire(fetch, told(lambda value: lab.export(displayed(lab, value).id)), seen, "live-file")
     return live
 
 
@@ -144,17 +144,13 @@ def current(lab: Lab, shown: str) -> Run | None:
     return None
 
 
-def _chosen(lab: Lab, shown: str) -> Run:
-    run = current(lab, shown)
-    if run is None:
-        raise UserError("There is no run yet.", "Press Train first.", "data")
-    return run
+def displayed(lab: Lab, seen: str | None) -> Run:
+    """The run that the page shows, and no other that may have begun since."""
+    return lab.store.get(parts(seen, FACTS)[0])
 
 
 def _stop(lab: Lab, seen: str | None) -> None:
-    """Stop the run that the page shows, and no other that may have begun since."""
-    run = lab.store.get(parts(seen, FACTS)[0])
-    gr.Info(text.escape(lab.stop(run.id)), duration=5)
+    gr.Info(text.escape(lab.stop(displayed(lab, seen).id)), duration=5)
 
 
 def _stop_button(state: str) -> Any:

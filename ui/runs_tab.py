@@ -169,8 +169,6 @@ class RunsTab:
         self.lab.resume(self._run(run_id).id, epochs)
 
     def renamed(self, run_id: str | None, title: str | None) -> None:
-        if not (title or "").strip():
-            raise UserError("The name is empty.", "Write one, then press Rename.", "data")
         self.lab.store.rename(self._run(run_id).id, title or "")
 
     def ask(self, run_id: str | None) -> list[Any]:
@@ -192,7 +190,7 @@ class RunsTab:
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     """What the table needs of a summary: raw values to sort by, texts to show."""
-    keys = ("id", "state", "title", "model", "modules", "loss", "eval_loss", "trainable", "created")
+    keys = ("id", "state", "name", "model", "modules", "loss", "eval_loss", "trainable", "created")
     shown = {
         "loss": text.figure(row["loss"]),
         "eval_loss": text.figure(row["eval_loss"]),
@@ -215,7 +213,7 @@ def _facts(row: dict[str, Any]) -> str:
         f'<p class="message {text.escape(row["state"])}">{text.escape(row["message"])}</p>' if row["message"] else ""
     )
     return (
-        f'<div class="live-head"><h2>{text.escape(row["title"])}</h2>'
+        f'<div class="live-head"><h2>{text.escape(row["name"])}</h2>'
         f'<span class="pill {text.escape(row["state"])}">{text.escape(row["state"])}</span></div>'
         f'<p class="facts">{text.escape(row["modules"])}</p>'
         f'<p class="facts">{text.escape(" · ".join(filter(None, parts)))}</p>{message}'

@@ -1,7 +1,7 @@
 // The table of runs inside a gr.HTML component: search, sort, choose. props.value is the chosen run's id.
 const [ENDED, OPEN] = Object.keys({ ended: 0, open: 0 }); // runs that are over are sent once, open ones as they go on
 const COLUMNS = [
-  ["state", "State"], ["title", "Run"], ["model", "Model"], ["modules", "Modules"], ["loss", "Loss"],
+  ["state", "State"], ["name", "Run"], ["model", "Model"], ["modules", "Modules"], ["loss", "Loss"],
   ["eval_loss", "Eval loss"], ["trainable", "Trainable"], ["elapsed", "Time"], ["created", "Started"],
 ];
 const NUMBERS = new Set(["loss", "eval_loss", "trainable", "elapsed", "created"]);
@@ -37,7 +37,7 @@ function compare(first, second) {
 
 function matches(row) {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = [row.state, row.title, row.model, row.modules, row.id, row.shown.created].join(" ").toLowerCase();
+  const text = [row.state, row.name, row.model, row.modules, row.id, row.shown.created].join(" ").toLowerCase();
   return words.every((word) => text.includes(word));
 }
 
@@ -50,7 +50,7 @@ function cell(key, row) {
     pill.className = `pill ${row.state}`;
     pill.textContent = text;
     node.append(pill);
-  } else if (key === "title") {
+  } else if (key === "name") {
     const radio = document.createElement("input");
     const label = document.createElement("label");
     Object.assign(radio, { type: "radio", name: "run", value: row.id, checked: row.id === props.value });

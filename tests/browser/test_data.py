@@ -28,6 +28,8 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     page.wait_for_function(
         "document.querySelector('#data-file textarea, #data-file input')?.value.includes('more.csv')"
     )
+    page.locator("#train").click()
+    page.wait_for_selector('#summary .issues.refused:has-text("13 of 54 rows cannot be used")')
     page.locator("#data-open").click()
     page.wait_for_selector("#data-example .example")
     overview = page.inner_text("#data-overview")
@@ -38,14 +40,6 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     assert "12 × the answer is empty: lines 41, 42," in problems and "1 × not valid JSON" in problems
     page.get_by_text("and 4 more").click()
     assert page.inner_text("#data-problems details").endswith("49, 50, 51, 52")
-    page.keyboard.press("Escape")
-    page.locator("#train").click()
-    page.wait_for_selector('#summary .issues.refused:has-text("13 of 54 rows cannot be used")')
-    page.set_viewport_size({"width": 420, "height": 900})
-    page.wait_for_function("['#go', '#settings'].every((name) => document.querySelector(name).offsetWidth <= 420)")
-    page.set_viewport_size({"width": 1440, "height": 900})
-    page.locator("#data-open").click()
-    page.wait_for_selector("#data-example .example")
     assert page.locator("#data-example .t.counts").count() > 3
     assert page.locator("#data-example .t.special").first.inner_text() == "<s>"
     assert "<b>" in page.inner_text("#data-example .example"), "what is in the data is text"
@@ -61,6 +55,9 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     page.keyboard.press("Escape")
     page.wait_for_selector("#data-sheet", state="hidden")
     assert "41 rows · questions and answers" in page.inner_text("#data-line")
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.wait_for_function("['#go', '#settings'].every((name) => document.querySelector(name).offsetWidth <= 420)")
+    page.set_viewport_size({"width": 1440, "height": 900})
     page.locator("#data-source label", has_text="Demo").click()
     page.wait_for_function("document.querySelector('#data-line').innerText.trim() === ''")
 

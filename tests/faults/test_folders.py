@@ -89,7 +89,7 @@ def test_two_hundred_runs_list_and_every_change_is_seen(bench: Bench) -> None:
     for reader in (again, store, RunStore(store.folder)):
         rows = {row["id"]: row for row in reader.summaries()}
         assert len(rows) == 199
-        assert rows[runs[7].id]["title"] == "another name"
+        assert rows[runs[7].id]["name"] == "another name"
         assert rows[runs[8].id]["state"] == "queued"
         assert [run.id for run in reader.open_runs()] == [runs[8].id]
 

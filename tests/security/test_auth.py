@@ -52,6 +52,8 @@ def test_the_password_opens_a_session_that_scripts_and_other_sites_cannot_use(ap
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
     assert PASSWORD not in cookie
+    assert "Secure" not in cookie
+    assert "; Secure" in log_in(app, PASSWORD, **{"x-forwarded-proto": "https"})[1]["set-cookie"]
     assert ask(app, headers={"cookie": cookie.split(";")[0]})[2] == b"inside"
 
 

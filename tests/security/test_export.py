@@ -22,12 +22,16 @@ from trainer.runs import Run, RunStore, write_json
 
 TOKEN = "hf_" + "AbCdEfGh12345678" * 2
 TITLE = '<img src=x onerror=alert(1)> | [a](javascript:alert(1)) `x` **b**\n# ../../etc & "q"'
+VOCABULARY = {"vocab": {"/": 1, "//": 2, "token": 3, "/usr": 4}, "merges": [["/", "usr"], ["/usr", "/bin"]]}
 ALWAYS = {"adapter_model.safetensors", "adapter_config.json", "README.md", "run_config.json"}
 
 
 class NoPlan:
     def to_json(self) -> dict[str, Any]:
-        return {"trainable": 1, "receipts": [{"tick": "q_proj", "treatment": "lora", "note": "<b>|x|</b> `y`"}]}
+        return {
+            "trainable": 1,
+            "receipts": [{"tick": "q_proj", "treatment": "lora", "note": f"<b>|x|</b> `y` {TOKEN}"}],
+        }
 
 
 def make_run(folder: Path, **changes: Any) -> Run:
@@ -46,7 +50,7 @@ def make_run(folder: Path, **changes: Any) -> Run:
         "auto_mapping": {"base": str(folder), "token": TOKEN, "note": f"x {TOKEN}"},
     }
     write_json(run.adapter / "adapter_config.json", adapter)
-    write_json(run.adapter / "tokenizer.json", {"model": {"vocab": {"/": 1, "//": 2}}})
+    write_json(run.adapter / "tokenizer.json", {"model": VOCABULARY, "token": TOKEN})
     write_json(
         run.adapter / "tokenizer_config.json",
         {"name_or_path": str(folder), "auto_map": {"a": "b.py"}, "token": TOKEN, "x": [str(folder)], "eos": "</s>"},
@@ -75,7 +79,7 @@ def test_with_new_tokens_it_holds_the_tokenizer_too(tmp_path: Path) -> None:
     found = files(adapter_zip(run, tmp_path))
     assert found.keys() == ALWAYS | {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     assert json.loads(found["tokenizer_config.json"]) == {"eos": "</s>", "x": [None]}
-    assert json.loads(found["tokenizer.json"])["model"]["vocab"] == {"/": 1, "//": 2}
+    assert json.loads(found["tokenizer.json"]) == {"model": VOCABULARY}, "its words are words, whatever they say"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +115,17 @@ def test_a_configuration_changed_by_hand_cannot_write_into_the_card(tmp_path: Pa
     assert "\n# Hello" not in found["README.md"].decode()
     assert "<script>" not in found["README.md"].decode()
     assert json.loads(found["adapter_config.json"])["base_model_name_or_path"] == "a/b---Helloxscript"
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("v2.0", "v2.0"), ("main", None), ('v2")\n---\n# Hello', "v2---Hello")])
+def test_the_adapter_loads_the_very_revision_that_it_was_trained_on(
+    name: str, wanted: str | None, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, model=ModelConfig(name="owner/name", revision=name))
+    found = files(adapter_zip(run, tmp_path))
+    assert json.loads(found["adapter_config.json"])["revision"] == wanted
+    keyword = f', revision="{wanted}"' if wanted else ""
+    assert f'from_pretrained("owner/name"{keyword})'.encode() in found["README.md"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x02c", b"PK\x03\x04" + bytes(50), bytes(8), b"\xff" * 64])

@@ -47,12 +47,14 @@ def test_another_address_without_a_password_is_refused_and_the_refusal_says_how(
         (("--port", "70000"), {}),
         ((), {"PORT": "²"}),
         (("--allow-host", "http://lab.example/"), {}),
+        (("--host", "nosuchhost.invalid"), {"LAB_PASSWORD": PASSWORD}),
     ],
 )
 def test_flags_that_mean_nothing_are_refused(arguments: tuple[str, ...], environment: dict[str, str]) -> None:
     done = start(*arguments, **environment)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+    assert "No port" not in done.stderr
 
 
 def test_with_a_password_it_may_listen_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_a_config_that_would_run_code_is_refused_with_the_reason(
         *("", "[]", "null", "{", "[" * 100_000, '{"a":' * 100_000, '{"model_type": ' + "9" * 5000 + "}", "\0"),
         *({}, {"model_type": 3}, {"model_type": ["llama"]}, {"model_type": "clip"}, {"model_type": "x" * 10_000}),
         json.dumps({"model_type": "llama", "a": json.loads('{"b":' * 100 + "1" + "}" * 100)}),
-        " " * (models.MAX_CONFIG_BYTES + 1),
+        '{"model_type": "llama"}' + " " * models.MAX_CONFIG_BYTES,
         {"model_type": "llama", "hidden_size": "x"},
     ],
 )
@@ -144,6 +144,12 @@ def test_a_model_is_named_and_never_a_path(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError):
         source, _ = models.locate(ModelConfig(name=name), tmp_path / "models")
         assert source == name.strip() == "model"
+
+
+def test_what_is_listed_can_be_chosen(tmp_path: Path) -> None:
+    for name in ("mine", "demo", "my model", ".hidden", "a" * 100):
+        folder_with(tmp_path, {"model_type": "llama"}, name)
+    assert models.local_models(tmp_path) == ["mine"]
 
 
 @pytest.mark.parametrize("revision", ["../../x", "/etc", "a..b", "", "-x", "a b", "x" * 300])
@@ -208,5 +214,5 @@ def test_pickled_weights_are_not_loaded(models_dir: Path, tmp_path: Path) -> Non
     found = discover(models.load_config(model, tmp_path), "model")
     plan = make_plan(RunConfig(model=model, modules=SIX[4].modules), found)
     with pytest.raises(UserError, match="safetensors"):
-        load_model(model, tmp_path, plan, found)
+        load_model(model, tmp_path, plan, found, lambda *_, **__: None)
     assert not marker.exists()

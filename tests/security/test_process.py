@@ -171,3 +171,12 @@ def test_no_process_shows_the_password(locked: tuple[str, Path, subprocess.Popen
         assert PASSWORD.encode() not in Path(f"/proc/{child}/cmdline").read_bytes()
     assert found
     assert PASSWORD.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+
+
+def test_tries_get_slower_whatever_address_they_claim(locked: tuple[str, Path, subprocess.Popen[str]]) -> None:
+    """The last test here: it leaves this machine's address waiting."""
+    with httpx.Client(base_url=locked[0]) as browser:
+        claims = [{"x-forwarded-for": f"203.0.113.{number}"} for number in range(8)]
+        answers = [browser.post("/login", data={"password": "x"}, headers=claim).status_code for claim in claims]
+    assert answers[:3] == [401] * 3
+    assert 429 in answers

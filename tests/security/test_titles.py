@@ -41,6 +41,14 @@ def test_the_live_side_escapes(run: Run) -> None:
     assert is_safe(content.replace("</h2><span", ""))
 
 
+def test_buttons_mean_the_run_that_the_page_shows(run: Run) -> None:
+    """And not one that was made a moment ago, which the next refresh will show."""
+    lab = type("Lab", (), {"store": RunStore(run.folder.parent)})
+    seen = live.refresh(lab, "", "")[-1]  # type: ignore[arg-type]
+    lab.store.create(RunConfig(), NoPlan())
+    assert live.displayed(lab, seen).id == run.id  # type: ignore[arg-type]
+
+
 def test_the_runs_tab_escapes(run: Run) -> None:
     assert is_safe(runs_tab._facts(run.summary()))
 
