@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from app import free_port  # noqa: E402
 from benchmarks.scale import RUNS, STEPS, measure_list, measure_model, measure_run  # noqa: E402
 from trainer.config import default_config  # noqa: E402
-from trainer.history import ENDED  # noqa: E402
+from trainer.history import ENDED, History  # noqa: E402
 from trainer.lab import Lab, Settings  # noqa: E402
 from trainer.scenarios import scenario  # noqa: E402
 
@@ -38,6 +38,10 @@ with gr.Blocks() as page:
     gr.Markdown("empty")
 page.launch(server_port=int(sys.argv[1]), quiet=True, ssr_mode=False)
 """
+
+
+WINDOW = 15.0
+"""Seconds over which steps are counted."""
 
 
 def first_page(command: list[str], port: int) -> float:
@@ -126,15 +130,48 @@ def served_app(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def measure_ticks(count: int, folder: Path) -> tuple[float, float, float]:
-    """p50 and p95 of seconds from a click on a checkbox to the new summary, while the demo trains; p95 idle."""
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser's page."""
     from playwright.sync_api import sync_playwright
 
-    with served_app(folder / "ticks") as address, sync_playwright() as play:
+    with sync_playwright() as play:
         browser = play.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        yield browser.new_page(viewport={"width": 1440, "height": 900})
+        browser.close()
+
+
+def measure_slowdown(windows: int, folder: Path) -> float:
+    """Share of its speed that a training of the demo loses while a browser shows it; windows of one run, ABBA."""
+    from gradio_client import Client
+
+    config = replace(default_config(), modules=scenario("5").modules)
+    endless = {"max_steps": 100_000, "eval_steps": 100_000, "save_steps": 100_000}
+    config = replace(config, training=replace(config.training, **endless))
+    steps = {True: 0, False: 0}
+    with served_app(folder / "shown") as address, chromium() as page:
+        client = Client(address, verbose=False)
+        run_id = client.predict(config.to_json(), api_name="/train")
+        history = History(folder / "shown" / run_id)
+        while history.refresh().step < 50:
+            time.sleep(0.1)
+        for number in range(windows):
+            shown = number % 4 in (1, 2)
+            page.goto(address if shown else "about:blank")
+            page.wait_for_timeout(6000)  # to load a page is not to follow one
+            before = history.refresh().step
+            time.sleep(WINDOW)
+            steps[shown] += history.refresh().step - before
+        for _ in range(2):
+            client.predict(run_id, api_name="/stop")
+    return 1 - steps[True] / steps[False]
+
+
+def measure_ticks(count: int, folder: Path) -> tuple[float, float, float]:
+    """p50 and p95 of seconds from a click on a checkbox to the new summary, while the demo trains; p95 idle."""
+    with served_app(folder / "ticks") as address, chromium() as page:
         page.goto(address)
         page.locator(".modules input[type=checkbox]").first.wait_for(timeout=90_000)
         page.wait_for_timeout(3000)
@@ -143,7 +180,6 @@ def measure_ticks(count: int, folder: Path) -> tuple[float, float, float]:
         page.get_by_text("running", exact=False).first.wait_for(timeout=90_000)
         page.wait_for_timeout(8000)
         busy = [tick(page) for _ in range(count)]
-        browser.close()
     cut = statistics.quantiles(busy, n=20)
     return statistics.median(busy), cut[-1], statistics.quantiles(idle, n=20)[-1]
 
@@ -199,6 +235,9 @@ def main() -> None:
             ("a tick while training, p95", f"{high * 1000:.0f} ms", "≤ 200 ms", f"median {middle * 1000:.0f} ms")
         )
         rows.append(("a tick with nothing else to do, p95", f"{idle * 1000:.0f} ms", "", ""))
+        rows.append(
+            ("a training's speed lost to an open page", f"{measure_slowdown(12, folder):.1%}", "< 3 %", "in turn")
+        )
         sizes = measure_model(folder / "14b", 40) + measure_list(folder / "many", RUNS)
         sizes += measure_run(folder / "long", STEPS)
         rows += [

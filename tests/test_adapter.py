@@ -147,7 +147,7 @@ def test_a_model_that_differs_from_its_plan_does_not_start() -> None:
         ([Tick("qkv_proj"), Tick("q_proj")], "part of qkv_proj"),
         ([Tick("q_proj", "full")], "cannot take full training"),
         ([Tick("q_proj", r=8), Tick("k_proj", r=4)], "share one scale"),
-        ([Tick("q_proj", layers="7-9")], "No tick matches"),
+        ([Tick("q_proj", layers="7-9")], "There is no layer 9"),
     ],
 )
 def test_selections_that_cannot_train_say_why(ticks: list[Tick], word: str) -> None:

@@ -78,6 +78,7 @@ def test_columns_are_picked_and_a_file_of_no_use_says_so(page: Page, tmp_path: P
     for name, column in (("prompt", "frage"), ("completion", "antwort")):
         page.locator(f"#data-{name}_column input").click()
         page.get_by_role("option", name=column).click()
+        page.get_by_role("option", name=column).wait_for(state="hidden")  # its list closes slowly
     page.wait_for_selector('#data-overview:has-text("Picked as")')
     page.wait_for_selector("#data-example .example")
     for width in (1440, 420):
