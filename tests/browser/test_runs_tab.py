@@ -46,7 +46,9 @@ def test_order_longer_training_names_and_deletion(page: Any, app: str) -> None:
     wait_for(lambda: state(first) == "finished", 120)
     assert client.predict(first, api_name="/run")["step"] == 12, "six steps, and six more"
     page.locator(".runs tbody tr", has_text="Beta").locator("input").check()
-    page.locator("#run-name textarea, #run-name input").fill("Delta")
+    name = page.locator("#run-name textarea, #run-name input")
+    wait_for(lambda: name.input_value() == "Beta")
+    name.fill("Delta")
     press("Beta", "#run-rename-button")
     page.locator(".runs tbody tr", has_text="Delta").wait_for()
     press("Delta", "#run-delete")
