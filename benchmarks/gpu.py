@@ -1,16 +1,16 @@
 """The reference job on a GPU: ours beside bare TRL and Unsloth, each as a share of what the chip could do.
 
-python benchmarks/gpu.py           a 14B model of Phi-3-medium's shape, in both layouts; under ten minutes, no network
-python benchmarks/gpu.py --tiny    the same with a model of 0.1 M parameters, to see that all of it runs on a CPU
-Random weights, quantised once and saved; every contender is a process of its own: 5 steps to warm up, 20 timed, on
-full rows and on ragged ones. What does not fit into the time is left out, and said to be. Markdown goes to the
-output, everything to a JSON file.
+python benchmarks/gpu.py                     a 14B model of Phi-3-medium's shape, in both layouts; under ten minutes
+python benchmarks/gpu.py --unsloth PYTHON    with Unsloth, in an environment of its own: it wants older versions
+python benchmarks/gpu.py --tiny              with a model of 0.1 M parameters, to see that all of it runs on a CPU
+Random weights, quantised once and saved, no network; every contender is a process of its own: 5 steps to warm up, 20
+timed, on full rows and on ragged ones. What the goals need comes first; what does not fit into the time is left out,
+and said to be. Markdown goes to the output, everything to a JSON file.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -25,8 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTENDERS = ROOT / "benchmarks" / "gpu_contenders.py"
 SECONDS = 570
 """All of it ends within this time."""
-ORDER = ("ours", "TRL, our flags", "TRL defaults", "Unsloth", "ours, not compiled")
-WAYS = {"ours": "ours", "ours, not compiled": "ours", "TRL, our flags": "trl", "TRL defaults": "trl"}
+OURS, FLAGS, DEFAULTS, UNSLOTH, PLAIN = "ours", "TRL, our flags", "TRL defaults", "Unsloth", "ours, not compiled"
+FIRST, LATER = (OURS, FLAGS, DEFAULTS), (UNSLOTH, PLAIN)
+"""Contenders on one layout after the other, and those that come when all layouts have had the first."""
 Task = dict[str, Any]
 
 
@@ -34,70 +35,112 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--layouts", nargs="+", default=["phi3", "llama"], choices=["phi3", "llama"])
+    parser.add_argument("--unsloth", metavar="PYTHON", help="the interpreter of an environment that has Unsloth")
     parser.add_argument("--folder", type=Path, help="where to keep the models (default: a temporary folder)")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"))
     options = parser.parse_args()
-    deadline = time.monotonic() + SECONDS
     size = "tiny" if options.tiny else "14b"
-    job: Task = {"size": size, "modes": ["full", "ragged"], "micro": 8, "accumulation": 2, "length": 512}
+    job: Task = {"size": size, "modes": ["full", "ragged"], "micro": 4, "accumulation": 2, "length": 512}
     if options.tiny:
         job |= {"micro": 2, "length": 32}
     found: Task = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "job": job, "layouts": {}}
     print(f"{found['date']}, {found['machine']}\n")
-    with tempfile.TemporaryDirectory() as temporary:
-        for layout in options.layouts:
-            task = job | {"layout": layout, "model": f"{layout}-{size}", "folder": str(options.folder or temporary)}
-            found["layouts"][layout] = compare(task, deadline)
-            options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-            print_layout(layout, found["layouts"][layout])
+    with tempfile.TemporaryDirectory() as temporary, Runner(SECONDS) as runner:
+        tasks = {
+            layout: job | {"layout": layout, "model": f"{layout}-{size}", "folder": str(options.folder or temporary)}
+            for layout in options.layouts
+        }
+        for wanted in (FIRST, LATER):
+            for layout, task in tasks.items():
+                measured = found["layouts"].setdefault(layout, {})
+                compare(task, wanted, measured, runner, options.unsloth)
+                options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    for layout, measured in found["layouts"].items():
+        print_layout(layout, measured)
 
 
-def compare(task: Task, deadline: float) -> Task:
-    """Ceilings and every contender on one layout."""
-    plan = run(task | {"who": "prepare"}, deadline)
-    if "problem" in plan:
-        raise SystemExit(f"The model could not be made: {plan['problem']}")
-    found = {"plan": plan, "ceilings": run(task | {"who": "ceilings"}, deadline)}
-    for who in ORDER:
-        own: Task = {"who": WAYS.get(who, "unsloth")}
-        if who in ("TRL, our flags", "Unsloth"):
-            own["levers"] = plan["levers"]
-        if who == "ours, not compiled":
-            if not plan["levers"]["torch_compile"]:
-                continue
-            own["set"] = {"torch_compile": "off"}
-        if who == "Unsloth" and importlib.util.find_spec("unsloth") is None:
-            found[who] = {"problem": "not installed"}
+def compare(task: Task, wanted: tuple[str, ...], found: Task, runner: Runner, unsloth: str | None) -> None:
+    """Adds to `found` what the wanted contenders measure on one layout; plan and ceilings before all others."""
+    if "plan" not in found:
+        found["plan"] = runner.run(task | {"who": "prepare"})
+        if "problem" in found["plan"]:
+            raise SystemExit(f"The model could not be made: {found['plan']['problem']}")
+        found["ceilings"] = runner.run(task | {"who": "ceilings", "levers": found["plan"]["levers"]})
+    levers = found["plan"]["levers"]
+    for who in wanted:
+        if who == UNSLOTH:
+            own = task | {"who": "unsloth", "levers": levers}
+            found[who] = runner.run(own, unsloth) if unsloth else {"problem": "not asked for (--unsloth)"}
+        elif who == FLAGS:
+            found[who] = runner.run(task | {"who": "trl", "levers": levers})
+        elif who == DEFAULTS:
+            found[who] = runner.run(task | {"who": "trl"})
+        elif who == OURS:
+            found[who] = runner.run(task | {"who": "ours"})
+        elif levers["torch_compile"]:
+            found[who] = runner.run(task | {"who": "ours", "set": {"torch_compile": "off"}})
+        else:
             continue
-        found[who] = run(task | own, deadline)
         print(f"{who}: {json.dumps(found[who])}", file=sys.stderr, flush=True)
-    return found
 
 
-def run(task: Task, deadline: float) -> Task:
-    """What one process found; `problem` says why it found nothing."""
-    left = deadline - time.monotonic()
-    if left < 20:
-        return {"problem": "no time left"}
-    environment = os.environ | ({} if task["size"] != "tiny" else {"OMP_NUM_THREADS": "1"})
-    try:
-        done = subprocess.run(
-            [sys.executable, str(CONTENDERS), json.dumps(task)], cwd=ROOT, env=environment, capture_output=True,
-            text=True, check=False, timeout=left,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return {"problem": "no time left"}
-    if done.returncode:
-        print(done.stderr[-3000:], file=sys.stderr)
-        return {"problem": (done.stderr.strip().splitlines() or ["no word"])[-1][:160]}
-    return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
+class Runner:
+    """Runs tasks in fresh processes until its time is up. The next process does its imports while one is at work."""
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._spare: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Runner:
+        self._spare = self._start(sys.executable, "--warm")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._spare is not None
+        self._spare.kill()
+        self._spare.communicate()
+
+    def run(self, task: Task, python: str | None = None) -> Task:
+        """What one process found; `problem` says why it found nothing. `python`: of another environment."""
+        left = self._deadline - time.monotonic()
+        if left < 20:
+            return {"problem": "no time left"}
+        if python:
+            process = self._start(python)
+        else:
+            assert self._spare is not None
+            process, self._spare = self._spare, self._start(sys.executable, "--warm")
+        try:
+            printed, errors = process.communicate(json.dumps(task) + "\n", timeout=left)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return {"problem": "no time left"}
+        if process.returncode:
+            print(errors[-3000:], file=sys.stderr)
+            return {"problem": (errors.strip().splitlines() or ["no word"])[-1][:160]}
+        return json.loads(printed.strip().splitlines()[-1])  # type: ignore[no-any-return]
+
+    def _start(self, *command: str) -> subprocess.Popen[str]:
+        python, *flags = command
+        pipe = subprocess.PIPE
+        environment = os.environ | ({} if "--tiny" not in sys.argv else {"OMP_NUM_THREADS": "1"})
+        return subprocess.Popen(
+            [python, str(CONTENDERS), *flags],
+            cwd=ROOT,
+            env=environment,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+        )
 
 
 def machine() -> str:
     """The GPU and the versions that matter."""
     import torch
 
-    names = ("torch", "transformers", "peft", "trl", "bitsandbytes", "liger-kernel", "unsloth")
+    names = ("torch", "triton", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "liger-kernel")
     known = []
     for name in names:
         try:
@@ -109,13 +152,14 @@ def machine() -> str:
 
 def print_layout(layout: str, found: Task) -> None:
     """Markdown: ceilings, contenders on full and on ragged rows, the goals."""
-    print(f"## {layout}\n\n{' · '.join(found['plan']['levers']['why'].values())}\n")
+    why = [f"{name.replace('_', ' ')}: {reason}" for name, reason in found["plan"]["levers"]["why"].items()]
+    print(f"## {layout}\n\nPicked: {'; '.join(why)}.\n")
     print_ceilings(found["ceilings"])
     floor = found["ceilings"].get("floor")
     for mode in ("full", "ragged"):
         print(f"\n| {mode} rows | step, s | IQR | non-pad tokens/s | share of the floor | peak | predicted ÷ peak |")
         print("|---|---|---|---|---|---|---|")
-        for who in ORDER:
+        for who in FIRST + LATER:
             if who in found:
                 print_contender(who, found[who], mode, floor)
     print()
@@ -144,7 +188,7 @@ def print_contender(who: str, row: Task, mode: str, floor: float | None) -> None
     one = row[mode]
     share = f"{floor / one['step']:.2f}" if floor and mode == "full" else ""
     peak = f"{one['peak'] / 1e9:.2f} GB" if one["peak"] else "no GPU"
-    off = f"{row['predicted'] / one['peak']:.3f}" if one["peak"] and "predicted" in row else ""
+    off = f"{row['predicted'] / one['peak']:.3f}" if one["peak"] and "predicted" in row and mode == "full" else ""
     times = f"{one['step']:.3f} | {one['iqr']:.3f} | {one['tokens_per_second']:.0f}"
     print(f"| {who} | {times} | {share} | {peak} | {off} |")
 
@@ -158,16 +202,18 @@ def print_goals(found: Task) -> None:
         return float(got) if got else None
 
     def over(who: str, mode: str) -> str:
-        ours, theirs = (value(name, mode, "tokens_per_second") for name in ("ours", who))
+        ours, theirs = (value(name, mode, "tokens_per_second") for name in (OURS, who))
         return f"{ours / theirs:.3f}" if ours and theirs else "–"
 
     print("| goal | full rows | ragged rows |\n|---|---|---|")
-    for who, goal in (("TRL, our flags", 0.99), ("TRL defaults", 1.4), ("Unsloth", 1.0)):
+    for who, goal in ((FLAGS, 0.99), (DEFAULTS, 1.4), (UNSLOTH, 1.0)):
         print(f"| ours ÷ {who} ≥ {goal} | {over(who, 'full')} | {over(who, 'ragged')} |")
-    step = value("ours", "full", "step")
+    step, peak = value(OURS, "full", "step"), value(OURS, "full", "peak")
     print(f"| share of the no-recompute floor ≥ 0.55 | {f'{floor / step:.3f}' if floor and step else '–'} | |")
+    predicted = found.get(OURS, {}).get("predicted")
+    print(f"| predicted ÷ measured peak 0.95–1.05 | {f'{predicted / peak:.3f}' if predicted and peak else '–'} | |")
     for name, key in (("first", "first_loss"), ("last", "last_loss")):
-        left, right = value("ours", "full", key), value("TRL, our flags", "full", key)
+        left, right = value(OURS, "full", key), value(FLAGS, "full", key)
         text = f"{left:.5f} and {right:.5f}" if left and right else "–"
         print(f"| loss of the {name} step, ours and TRL with our flags | {text} | |")
 

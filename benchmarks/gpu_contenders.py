@@ -5,7 +5,9 @@ Needs torch, transformers, peft, bitsandbytes, trl and the trainer package; Unsl
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -18,18 +20,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.memory_gpu import SHAPES, tokenizer  # noqa: E402
+from benchmarks.gpu_model import LINEARS, SIZES, VOCABULARY, rows, save_quantised  # noqa: E402
+from benchmarks.memory_gpu import tokenizer  # noqa: E402
 from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig  # noqa: E402
 
-SIZES = SHAPES | {
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 8}
-}
-LINEARS = {
-    "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
-    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-}
 WARM_UP, TIMED = 5, 20
-VOCABULARY = 32064
 Task = dict[str, Any]
 
 
@@ -47,57 +42,6 @@ def run_config(task: Task) -> RunConfig:
             **task.get("set", {}),
         ),
     )
-
-
-def save_quantised(path: Path, layout: str, size: str) -> None:
-    """A model with random weights, made and quantised layer by layer, saved as transformers saves a 4-bit model."""
-    import bitsandbytes as bnb
-    import torch
-    from torch import nn
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, Phi3Config
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    shape: Task = SIZES[size] | {"num_key_value_heads": SIZES[size]["num_attention_heads"] // 4}
-    shape |= {"vocab_size": VOCABULARY, "max_position_embeddings": 8192, "pad_token_id": 0}
-    shape |= {"tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2}
-    config = Phi3Config(**shape, sliding_window=None) if layout == "phi3" else LlamaConfig(**shape)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    torch.manual_seed(0)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and name != "lm_head":
-            weight = torch.randn(module.out_features, module.in_features, device=device, dtype=torch.bfloat16) * 0.02
-            made = bnb.nn.Linear4bit(
-                1, 1, bias=False, compute_dtype=torch.bfloat16, compress_statistics=True, quant_type="nf4"
-            )
-            made.in_features, made.out_features = module.in_features, module.out_features
-            made.weight = bnb.nn.Params4bit(
-                weight, requires_grad=False, compress_statistics=True, quant_type="nf4", module=made
-            ).to(device)
-            model.set_submodule(name, made)
-    for name, weight in list(model.named_parameters()):
-        if weight.is_meta:
-            values = torch.ones if "norm" in name else lambda *s, **k: torch.randn(*s, **k) * 0.02
-            made = values(weight.shape, device=device, dtype=torch.bfloat16)
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, nn.Parameter(made, requires_grad=False))
-    model.config.quantization_config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=["lm_head"],
-    )  # fmt: skip
-    model.save_pretrained(path)
-    tokenizer().save_pretrained(path)
-
-
-def rows(task: Task, ragged: bool) -> list[list[int]]:
-    """Random tokens for all steps, full rows or of ragged lengths; the same in every process."""
-    import numpy as np
-
-    dice = np.random.default_rng(0)
-    count = task["micro"] * task["accumulation"] * (WARM_UP + TIMED)
-    lengths = np.clip(dice.lognormal(4.6, 0.8, count) * task["length"] / 512, 8, task["length"]).astype(int)
-    sizes = lengths if ragged else np.full(count, task["length"])
-    return [dice.integers(3, VOCABULARY - 1, size).tolist() for size in sizes]
 
 
 class Clock:
@@ -152,7 +96,7 @@ def ours(task: Task, folder: Path) -> Task:
     from trainer.data import Prepared
     from trainer.discover import discover
     from trainer.loading import compute_dtype, load_model
-    from trainer.memory import seen_by_torch
+    from trainer.memory import estimate, seen_by_torch
     from trainer.models import load_config
     from trainer.plan import make_plan
     from trainer.trainers import build_trainer
@@ -164,9 +108,14 @@ def ours(task: Task, folder: Path) -> Task:
     base = load_model(run.model, models, plan, module_map, lambda *_, **__: None)
     set_seed(42)
     model = adapter.attach(base, plan, run.adapter, module_map)
-    found: Task = {"predicted": seen_by_torch(plan.memory), "levers": plan.levers.to_json(), "notes": []}
+    picked = plan.levers
+    needs = estimate(run, module_map, plan.targets, devices.device(), recompute=picked.every_n_layers > 0)
+    needs = replace(needs, padded=needs.layers)  # full rows need no mask
+    needs = needs.with_levers(picked.every_n_layers, picked.gradient_accumulation_steps)
+    predicted = seen_by_torch(needs.items(picked.per_device_train_batch_size, task["length"]))
+    found: Task = {"predicted": predicted, "levers": picked.to_json(), "notes": []}
     for mode in task["modes"]:
-        ids = rows(task, mode == "ragged")
+        ids = rows(task, WARM_UP + TIMED, mode == "ragged")
         sizes = [len(row) for row in ids]
         columns = {"input_ids": ids, "counts": [[True] * size for size in sizes], "length": sizes}
         data = Prepared(Dataset.from_dict(columns), None, (), (), np.asarray(sizes))
@@ -175,7 +124,7 @@ def ours(task: Task, folder: Path) -> Task:
         def note(type: str, **values: Any) -> None:
             found["notes"].append(values["text"])
 
-        trainer = build_trainer(run, plan.levers, model, tokenizer(), data, folder / mode, note)
+        trainer = build_trainer(run, picked, model, tokenizer(), data, folder / mode, note)
         adapter.prepare(model, plan, compute_dtype(run.model))
         trainer.args.save_strategy = "no"
         trainer.add_callback(clock.callback)
@@ -201,7 +150,7 @@ def bare_trl(task: Task, folder: Path) -> Task:
     )
     found: Task = {}
     for mode in task["modes"]:
-        ids = rows(task, mode == "ragged")
+        ids = rows(task, WARM_UP + TIMED, mode == "ragged")
         settings: Task = {
             "output_dir": str(folder / mode), "max_steps": WARM_UP + TIMED, "max_length": task["length"],
             "per_device_train_batch_size": task["micro"], "gradient_accumulation_steps": task["accumulation"],
@@ -211,7 +160,11 @@ def bare_trl(task: Task, folder: Path) -> Task:
         if levers:
             settings |= {key: levers[key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")}
             settings |= {"gradient_checkpointing": levers["every_n_layers"] > 0, "optim": levers["optim"]}
-            settings |= {"logging_steps": 1, "packing": mode == "ragged"}
+            settings |= {"logging_steps": 1, "packing": mode == "ragged", "torch_compile": levers["torch_compile"]}
+            os.environ["ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION"] = "true"  # as ours: layer by layer
+            if levers["use_liger_kernel"]:
+                own = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+                settings |= {"use_liger_kernel": True, "liger_kernel_config": own}
             if levers["every_n_layers"]:
                 kept = {"use_reentrant": False, "every_n_layers": levers["every_n_layers"]}
                 settings["gradient_checkpointing_kwargs"] = kept
@@ -245,12 +198,12 @@ def unsloth(task: Task, folder: Path) -> Task:
     )
     model = unsloth.FastLanguageModel.get_peft_model(
         model, r=16, lora_alpha=16, lora_dropout=0, bias="none", random_state=42,
-        target_modules=LINEARS["llama"],  # it takes fused models apart
+        target_modules=LINEARS[task["layout"]],  # only the checkpoints that it publishes itself are taken apart
         use_gradient_checkpointing="unsloth" if levers["every_n_layers"] else False,
     )  # fmt: skip
     found: Task = {}
     for mode in task["modes"]:
-        ids = rows(task, mode == "ragged")
+        ids = rows(task, WARM_UP + TIMED, mode == "ragged")
         clock = Clock()
         settings: Task = {key: levers[key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")}
         settings |= {
@@ -270,18 +223,19 @@ def unsloth(task: Task, folder: Path) -> Task:
 
 
 def ceilings(task: Task, folder: Path) -> Task:
-    """The device's ceilings on the shapes of this model and micro-batch, and the floor of a step."""
+    """The device's ceilings on the shapes of this model and of the picked micro-batch, and the floor of a step."""
     import torch
 
     from benchmarks.gpu_ceilings import Shape, measure
 
-    size = SIZES[task["size"]]
+    size, levers = SIZES[task["size"]], task["levers"]
     shape = Shape(
         size["hidden_size"], size["intermediate_size"], size["num_hidden_layers"], size["num_attention_heads"],
-        size["num_attention_heads"] // 4, VOCABULARY, task["layout"] == "phi3", task["micro"], task["length"],
+        size["num_attention_heads"] // 4, VOCABULARY, task["layout"] == "phi3",
+        levers["per_device_train_batch_size"], task["length"],
     )  # fmt: skip
     made = measure(shape, "cuda" if torch.cuda.is_available() else "cpu")
-    return asdict(made) | {"floor": made.floor * task["accumulation"]}
+    return asdict(made) | {"floor": made.floor * levers["gradient_accumulation_steps"]}
 
 
 def prepare(task: Task, folder: Path) -> Task:
@@ -306,7 +260,10 @@ WAYS: dict[str, Callable[[Task, Path], Task]] = {
 
 
 def main() -> None:
-    task = json.loads(sys.argv[1])
+    if "--warm" in sys.argv:  # until there is something to do
+        for name in ("bitsandbytes", "datasets", "trl", "trainer.trainers"):
+            importlib.import_module(name)
+    task = json.loads(sys.stdin.readline())
     with tempfile.TemporaryDirectory() as folder:
         print("\n" + json.dumps(WAYS[task["who"]](task, Path(folder))))
 

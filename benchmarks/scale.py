@@ -1,6 +1,6 @@
 """How the page's parts bear size: a hundredth, a tenth and the whole of 10,000 runs, 1,000,000 steps, 400 layers.
 
-python benchmarks/scale.py           prints the table of docs/reliability.md; some minutes
+python benchmarks/scale.py           prints the tables of docs/reliability.md; some minutes
 """
 
 from __future__ import annotations
@@ -80,22 +80,19 @@ def make_long_run(store: RunStore, steps: int) -> Path:
     return run
 
 
-Seconds = tuple[float, float]
-"""On the clock, and of a processor: they differ where others use the machine."""
-
-
-def timed(action: Callable[[], Any]) -> tuple[Seconds, Any]:
-    clock, processor = time.perf_counter(), time.process_time()
+def timed(action: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds by the clock, and the result."""
+    started = time.perf_counter()
     result = action()
-    return (time.perf_counter() - clock, time.process_time() - processor), result
+    return time.perf_counter() - started, result
 
 
-def median(times: list[Seconds]) -> str:
-    clock, processor = (statistics.median(each) for each in zip(*times, strict=True))
-    return f"{clock:.2f} s ({processor:.2f} s of CPU)"
+def median(times: list[float]) -> str:
+    milliseconds = statistics.median(times) * 1e3
+    return f"{milliseconds:,.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
 
 
-def refreshed(lab: Lab, run_id: str) -> tuple[Seconds, int]:
+def refreshed(lab: Lab, run_id: str) -> tuple[float, int]:
     """Time and bytes of one refresh of the live side that has news."""
     from ui import live
 
@@ -103,25 +100,25 @@ def refreshed(lab: Lab, run_id: str) -> tuple[Seconds, int]:
     return seconds, len(values[0]) + len(str(values[2]["figure"])) + len(values[3])
 
 
-def measure_list(folder: Path, count: int) -> list[tuple[str, str]]:
+def measure_list(folder: Path, count: int) -> dict[str, str]:
     make_runs(folder, count)
     cold, rows = timed(lambda: RunStore(folder).summaries())
     assert len(rows) == count
     opened = [timed(lambda: RunStore(folder).summaries())[0] for _ in range(REFRESHES)]
     store = RunStore(folder)
     store.open_runs()
-    return [
-        (f"{count:,} runs, list, a new process", median(opened)),
-        (f"{count:,} runs, list, again", median([timed(store.summaries)[0] for _ in range(REFRESHES)])),
-        (f"{count:,} runs, list, for the first time ever", median([cold])),
-        (f"{count:,} runs, a look for queued ones", median([timed(store.open_runs)[0] for _ in range(REFRESHES)])),
-    ]
+    return {
+        "list, a new process": median(opened),
+        "list, again": median([timed(store.summaries)[0] for _ in range(REFRESHES)]),
+        "list, for the first time ever (no index)": median([cold]),
+        "a look for queued ones": median([timed(store.open_runs)[0] for _ in range(REFRESHES)]),
+    }
 
 
-def measure_run(folder: Path, steps: int) -> list[tuple[str, str]]:
+def measure_run(folder: Path, steps: int) -> dict[str, str]:
     lab = Lab(Settings(runs_dir=folder))
     run = make_long_run(lab.store, steps)
-    name = f"{steps:,} steps ({(run / 'events.jsonl').stat().st_size / 2**20:.0f} MiB of events)"
+    size = f"{(run / 'events.jsonl').stat().st_size / 2**20:.0f} MiB"
     refreshed(lab, run.name)  # imports
     opened = [timed(lambda: History(run).refresh())[0] for _ in range(REFRESHES)]
     drawn = [refreshed(Lab(Settings(runs_dir=folder)), run.name)[0] for _ in range(REFRESHES)]
@@ -132,15 +129,17 @@ def measure_run(folder: Path, steps: int) -> list[tuple[str, str]]:
     (run / "metrics.f64").unlink()
     anew = timed(lambda: History(run).refresh())[0]
     most = max(size for _, size in again) / 1000
-    return [
-        (f"{name}, read", median(opened)),
-        (f"{name}, read and drawn for the page", median(drawn)),
-        (f"{name}, a refresh with news: {most:.0f} kB", median([seconds for seconds, _ in again])),
-        (f"{name}, read without metrics.f64, which is made anew", median([anew])),
-    ]
+    return {
+        "events on the disk": size,
+        "read": median(opened),
+        "read and drawn for the page": median(drawn),
+        "a refresh with news": median([seconds for seconds, _ in again]),
+        "bytes of such a refresh": f"{most:.0f} kB",
+        "read without `metrics.f64`, which is made anew": median([anew]),
+    }
 
 
-def measure_model(folder: Path, layers: int) -> list[tuple[str, str]]:
+def measure_model(folder: Path, layers: int) -> dict[str, str]:
     """Map and plan of Phi-3-medium's shape with so many layers (40 are 14B), from its config alone, helper warm."""
     lab = Lab(Settings(runs_dir=folder, models_dir=folder / "models"))
     maps, plans = [], []
@@ -154,24 +153,28 @@ def measure_model(folder: Path, layers: int) -> list[tuple[str, str]]:
             plans.append(timed(lambda run=run: lab.plan(run))[0])
     finally:
         lab.close()
-    return [
-        (f"{layers} layers of Phi-3-medium's shape, module map", median(maps[1:])),
-        (f"{layers} layers of Phi-3-medium's shape, plan of scenario 3", median(plans[1:])),
-    ]
+    return {"module map": median(maps[1:]), "plan of scenario 3": median(plans[1:])}
+
+
+PARTS: tuple[tuple[str, int, Callable[[Path, int], dict[str, str]]], ...] = (
+    ("runs", RUNS, measure_list),
+    ("steps of one run", STEPS, measure_run),
+    ("layers of Phi-3-medium's shape", LAYERS, measure_model),
+)
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     machine = f"{os.cpu_count()} cores ({platform.machine()}), load {os.getloadavg()[0]:.1f}"
     print(f"{time.strftime('%Y-%m-%d')}, {machine}, Python {platform.python_version()}\n")
-    print("| what | measured |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for part in (100, 10, 1):
-            rows = measure_list(Path(folder) / f"runs-{part}", RUNS // part)
-            rows += measure_run(Path(folder) / f"steps-{part}", STEPS // part)
-            rows += measure_model(Path(folder) / f"layers-{part}", LAYERS // part)
-            for what, measured in rows:
-                print(f"| {what} | {measured} |", flush=True)
+        for name, whole, measure in PARTS:
+            sizes = [whole // part for part in (100, 10, 1)]
+            found = [measure(Path(folder) / f"{measure.__name__}-{size}", size) for size in sizes]
+            print(f"| {name} | {' | '.join(f'{size:,}' for size in sizes)} |\n|---|---|---|---|")
+            for what in found[0]:
+                print(f"| {what} | {' | '.join(column[what] for column in found)} |")
+            print(flush=True)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from tests import meter
 from tests.lab import small_config
 from trainer import devices, loop
+from trainer.autocast import WidensLikeAGpu
 from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, default_config
 from trainer.devices import Device
 from trainer.discover import discover
@@ -205,25 +207,33 @@ def test_evaluations_take_a_tenth_of_the_time_at_most(config: RunConfig, models_
     assert found == [0, 7, 14, 15]
 
 
+@pytest.mark.parametrize(
+    ("kind", "ticks"),
+    [
+        ("phi3", (Tick("q_proj"), Tick("embed_tokens", "full"))),
+        ("gpt2", (Tick("c_attn"), Tick("mlp.c_proj"), Tick("mlp.c_fc"))),
+    ],
+)
 def test_the_residual_stream_stays_bfloat16(
-    config: RunConfig, models_dir: Path, tmp_path: Path, train: Train
+    kind: str, ticks: tuple[Tick, ...], config: RunConfig, models_dir: Path, tmp_path: Path
 ) -> None:
-    """Embeddings trained in full are float32 masters; what flows through the layers is not."""
+    """Embeddings trained in full are float32 masters, and a GPU computes LayerNorm and powers in float32; what flows
+    through the layers and into their linears is not."""
     from trainer.compiling import GradientCheckpointingLayer
 
     seen: set[torch.dtype] = set()
-    forward = GradientCheckpointingLayer.__call__
 
-    def watched(self: Any, *values: Any, **keywords: Any) -> Any:
-        if self.training:
-            seen.add(values[0].dtype)
-        return forward(self, *values, **keywords)
+    def watch(module: Any, inputs: Any) -> None:
+        if isinstance(module, GradientCheckpointingLayer | LoraLayer) and module.training:
+            seen.add(inputs[0].dtype)
 
-    ticks = (Tick("q_proj"), Tick("embed_tokens", "full"))
-    config = replace(config, modules=ticks, model=replace(config.model, dtype="bfloat16"))
+    config = replace(config, modules=ticks, model=replace(config.model, name=kind, dtype="bfloat16"))
     places = loop.Places(tmp_path / "bf16", models_dir, tmp_path / "data")
     places.folder.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GradientCheckpointingLayer, "__call__", watched)
-        loop.train(config, places, lambda *_, **__: None, lambda: False)
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(watch)
+    try:
+        with WidensLikeAGpu():
+            loop.train(config, places, lambda *_, **__: None, lambda: False)
+    finally:
+        hook.remove()
     assert seen == {torch.bfloat16}

@@ -143,9 +143,11 @@ def _first(kind: ModuleKind) -> Iterable[tuple[str, int]]:
 
 
 def _norms(module_map: ModuleMap, layer: Layer, setup: Setup, without: int, flows: bool) -> Kept:
-    """Norms over the hidden states: each keeps its input in float32, and one number a token."""
+    """Norms over the hidden states: each keeps its input, mostly in float32, and one number a token."""
     count = sum(size == module_map.hidden_size for _, size in layer.norms)
-    return Kept((FLOAT32 * module_map.hidden_size + FLOAT32) * max(0, count - without) * flows)
+    forward = module_map.forward
+    kept = forward.norm_bytes_float32 if setup.width == FLOAT32 else forward.norm_bytes
+    return Kept((kept * module_map.hidden_size + FLOAT32) * max(0, count - without) * flows)
 
 
 def _block(
@@ -204,10 +206,12 @@ def _mlp(module_map: ModuleMap, entering: list[Linear], leaving: Linear | None, 
     projected = sum(linear.out for linear in entering)
     inner = leaving.width if leaving else projected
     gated = projected >= 2 * inner
-    tokens = inner * (module_map.forward.activation_copies + 2 * gated)
+    forward = module_map.forward
+    activation = forward.activation_bytes_float32 if setup.width == FLOAT32 else forward.activation_bytes
+    tokens = inner * (activation + 2 * gated * setup.width)
     if first.kind.class_name == "Parameter":  # what each expert gives, to be weighed
-        tokens += module_map.hidden_size
-    return Kept(tokens * setup.width * first.share)
+        tokens += module_map.hidden_size * setup.width
+    return Kept(tokens * first.share)
 
 
 def _trained(entering: list[Linear], leaving: Linear | None, setup: Setup) -> Kept:

@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
+from transformers import activations
 
 from trainer.config import AdapterConfig
 from trainer.counts import tensor_sizes, trainable_count
@@ -102,10 +103,21 @@ def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
     for target in plan.targets:
         if target.slices:
             _mask(model.base_model.model.get_submodule(target.module), target.slices)
+    if compute_dtype != torch.float32:
+        _keep_stream_narrow(model, compute_dtype)
+
+
+def _keep_stream_narrow(model: PeftModel, dtype: torch.dtype) -> None:
+    """What is float32 ends there: else all that follows would be float32, up to the residual stream.
+
+    That is embeddings that train, and what autocast computes in float32 on a GPU (ATen/autocast_mode.h): LayerNorm,
+    and the powers and exponentials in activation functions.
+    """
     embedding = model.get_input_embeddings()
-    if compute_dtype != torch.float32 and any(parameter.requires_grad for parameter in embedding.parameters()):
-        # else float32 embeddings would turn the whole residual stream float32
-        embedding.register_forward_hook(lambda _module, _inputs, output: output.to(compute_dtype))
+    trains = any(parameter.requires_grad for parameter in embedding.parameters())
+    widens = [m for m in model.modules() if isinstance(m, nn.LayerNorm) or type(m).__module__ == activations.__name__]
+    for module in [embedding] * trains + widens:
+        module.register_forward_hook(lambda _module, _inputs, output: output.to(dtype))
 
 
 def verify(model: PeftModel, plan: Plan, adapter: AdapterConfig, module_map: ModuleMap) -> None:

@@ -11,6 +11,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from trainer.recorder import Sink
 
 BACKEND = "inductor"
+SHAPES = 64
+"""How often a layer's code may be compiled anew: for its sorts, for one row or several, for evaluations."""
 TOLERANCE = 0.02
 """Relative difference of two losses that bfloat16 and other dropped inputs explain."""
 
@@ -26,6 +28,7 @@ class Compiler(TrainerCallback):  # type: ignore[misc]
         self._trainer, self._sink = trainer, sink
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        torch._dynamo.config.recompile_limit = SHAPES
         model = self._trainer.model
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         problem = self._try(layers) if layers else "this model has none that repeat"

@@ -91,7 +91,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         heads=_number(text, "num_attention_heads"),
         max_positions=_number(text, "max_position_embeddings", "max_seq_len", "seq_length"),
         dtype=str(config.dtype or "").removeprefix("torch."),
-        forward=forward_facts(model, text),
+        forward=forward_facts(model, text, _number(text, "hidden_size")),
         blocks=arrange(kinds, grouping, seen),
     )
 

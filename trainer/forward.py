@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 
 import torch
@@ -9,40 +10,60 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
+from trainer.autocast import WidensLikeAGpu
 from trainer.modules import Forward
 
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "ffn_act", "activation")
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 
 
-def forward_facts(model: PreTrainedModel, text: PretrainedConfig) -> Forward:
-    """The facts of `model`, whose decoder `text` describes."""
+def forward_facts(model: PreTrainedModel, text: PretrainedConfig, hidden: int) -> Forward:
+    """The facts of `model`, whose decoder `text` describes; `hidden` is the width of its residual stream."""
+    activation = next((getattr(text, name) for name in _ACTIVATIONS if hasattr(text, name)), None)
     return Forward(
         rotary=bool(getattr(text, "rope_parameters", None) or getattr(text, "rotary_dim", None)),
         sdpa=bool(model._supports_sdpa),
         softcap=bool(getattr(text, "attn_logit_softcapping", None)),
-        activation_copies=next((kept_by(getattr(text, name)) for name in _ACTIVATIONS if hasattr(text, name)), 1),
+        activation_bytes=kept_by_activation(activation, torch.bfloat16),
+        activation_bytes_float32=kept_by_activation(activation, torch.float32),
+        norm_bytes=kept_by_norm(model, hidden, torch.bfloat16),
+        norm_bytes_float32=kept_by_norm(model, hidden, torch.float32),
         experts_per_token=max(1, *(_whole(getattr(text, name, None)) for name in _EXPERTS_PER_TOKEN)),
     )
 
 
 @cache
-def kept_by(activation: str | None) -> int:
-    """Tensors as wide as its input that an activation function of transformers keeps; 1 if it is unknown."""
-    if not isinstance(activation, str) or activation not in ACT2FN:
-        return 1
-    kept: set[int] = set()
+def kept_by_activation(name: str | None, dtype: torch.dtype) -> int:
+    """Bytes per number that an activation function of transformers keeps; those of its input if it is unknown."""
+    width = torch.tensor([], dtype=dtype).element_size()
+    if not isinstance(name, str) or name not in ACT2FN:
+        return width
+    return _kept(ACT2FN[name], torch.ones(8, 8, dtype=dtype)) or width
+
+
+def kept_by_norm(model: PreTrainedModel, hidden: int, dtype: torch.dtype) -> int:
+    """Bytes per number that a norm over the hidden states keeps; a float32 copy where none is found."""
+    sizes = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.dim() == 1}
+    for name, module in model.named_modules():
+        if "norm" in type(module).__name__.lower() and sizes.get(f"{name}.weight") == (hidden,):
+            return _kept(deepcopy(module).to_empty(device="cpu").to(dtype), torch.ones(8, hidden, dtype=dtype)) or 4
+    return 4
+
+
+def _kept(module: nn.Module, values: torch.Tensor) -> int:
+    """Bytes per number of `values` that `module` keeps for its backward pass, under a GPU's autocast."""
+    kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.numel() == x.numel():
-            kept.add(tensor.untyped_storage().data_ptr())
+        if tensor.numel() == values.numel():
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    x = torch.ones(8, 8, requires_grad=True)
-    function: nn.Module = ACT2FN[activation]
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        y = function(x)
-    return max(1, len(kept)) if y.shape == x.shape else 1
+    values.requires_grad_()
+    module.requires_grad_(False)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), WidensLikeAGpu():
+        shape = module(values).shape
+    return sum(kept.values()) // values.numel() if shape == values.shape else 0
 
 
 def _whole(value: object) -> int:

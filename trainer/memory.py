@@ -60,7 +60,7 @@ class Estimate:
 
     def items(self, batch: int, length: int) -> dict[str, int]:
         """Bytes by item at the moment that needs most, for `batch` rows of `length` tokens."""
-        peak = max(self._moments(batch, length), key=lambda moment: sum(moment.values()))
+        peak = max(self.moments(batch, length), key=lambda moment: sum(moment.values()))
         return self.static | {name: int(value) for name, value in peak.items()}
 
     def total(self, batch: int, length: int) -> int:
@@ -76,13 +76,14 @@ class Estimate:
             "max_length": _most(lambda tokens: self.total(1, tokens) <= room, longest),
         }
 
-    def _moments(self, batch: int, length: int) -> list[dict[str, float]]:
+    def moments(self, batch: int, length: int) -> list[dict[str, float]]:
         """End of the forward pass; the backward pass, beginning and end; the optimiser's step."""
         tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
         sizes = [kept.bytes(batch, length) for kept in (self.padded if batch > 1 else self.layers)] or [0.0]
         kept, at_once, one = self._kept(sizes, tokens * hidden * width)
         earlier = self.gradients * self.accumulates
-        work = self.buffers + self._passing(tokens)
+        # a weight made anew is gone before the gradients behind its product are the largest
+        work = max(self.buffers, self._passing(tokens)) + CUBLAS * self.setup.on_gpu
         ends = tokens * hidden * (FLOAT32 + width)  # of the last norm, and what the head is given
         return [
             {
@@ -115,7 +116,7 @@ class Estimate:
     def _passing(self, tokens: int) -> float:
         """Gradients of activations while they pass a layer: of the hidden states, of the MLP's inside."""
         wide = 2 * self.module_map.hidden_size * FLOAT32 + 3 * self.module_map.intermediate_size * self.setup.width
-        return float(tokens * wide + CUBLAS * self.setup.on_gpu)
+        return float(tokens * wide)
 
     def _loss(self, tokens: int) -> float:
         width, hidden, vocabulary = self.setup.width, self.module_map.hidden_size, self.module_map.vocab_size

@@ -113,8 +113,14 @@ class Forward:
     """Attention runs in torch's SDPA, which keeps no scores; else it keeps them all."""
     softcap: bool = False
     """Attention scores pass a tanh, which keeps them once more."""
-    activation_copies: int = 1
-    """Tensors of the MLP's width that its activation function keeps."""
+    activation_bytes: int = 2
+    """Bytes per number of the MLP's width that its activation function keeps, computing in bfloat16 on a GPU."""
+    activation_bytes_float32: int = 4
+    """The same in float32."""
+    norm_bytes: int = 4
+    """Bytes per number that a norm over the hidden states keeps, computing in bfloat16 on a GPU."""
+    norm_bytes_float32: int = 4
+    """The same in float32."""
     experts_per_token: int = 1
 
 

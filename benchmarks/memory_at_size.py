@@ -1,0 +1,69 @@
+"""Predicted memory beside counted, at real sizes and without a GPU: fake tensors, held as a GPU would hold them.
+
+python benchmarks/memory_at_size.py              prints the table of docs/memory.md; five minutes, no weights, no network
+What is counted: weights and activations, forward and backward, through the layers. What is not: the loss, the
+optimiser, and what kernels need inside.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests import fake_gpu  # noqa: E402
+from tests.meter import phi3_medium  # noqa: E402
+from tests.test_memory_at_size import H100, run_of  # noqa: E402
+from trainer import memory  # noqa: E402
+from trainer.discover import discover  # noqa: E402
+from trainer.plan import make_plan  # noqa: E402
+
+KINDS = (
+    *("phi3-medium", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "olmo2", "glm4"),
+    *("granite", "cohere", "smollm3", "exaone4", "apertus", "helium", "gpt2", "gpt_neox", "gpt_neo", "gptj", "phi"),
+    *("codegen", "starcoder2", "stablelm", "opt", "persimmon", "mpt", "falcon", "olmo", "xglm"),
+)
+COLUMNS: dict[str, dict[str, Any]] = {
+    "as the study": {},
+    "every layer recomputes": {"every": 1},
+    "one in 3 recomputes": {"every": 3},
+    "no dropout": {"lora_dropout": 0.0},
+    "not quantised": {"quantization": "none"},
+    "one row of 2048": {"batch": 1, "length": 2048},
+}
+
+
+def main() -> None:
+    print(f"torch {version('torch')}, transformers {version('transformers')}, peft {version('peft')}\n")
+    print(f"| model | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
+    for kind in KINDS:
+        print(f"| {kind} | {' | '.join(compared(kind, **changes) for changes in COLUMNS.values())} |", flush=True)
+
+
+def compared(kind: str, every: int = 0, **changes: Any) -> str:
+    """Predicted beside counted, of the moment that needs most."""
+    config = phi3_medium() if kind == "phi3-medium" else CONFIG_MAPPING[kind]()
+    module_map = discover(config, kind)
+    run = run_of(module_map, **changes)
+    training = run.training
+    batch, length = training.per_device_train_batch_size, training.max_length
+    plan = make_plan(run, module_map, H100)
+    if plan.issues:
+        return "too long"
+    needs = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_levers(every, 1)
+    real = fake_gpu.measure(config, run, plan, module_map, batch > 1, every)
+    static = sum(size for name, size in needs.static.items() if "optimiser" not in name and "CUDA" not in name)
+    forward, *others = needs.moments(batch, length)
+    most = max(forward["activations"], *(sum(moment.values()) - memory.CUBLAS for moment in others))
+    counted = real.static + max(real.kept, real.backward)
+    return f"{counted / 1e9:.1f} GB {(static + most) / counted - 1:+.1%}"
+
+
+if __name__ == "__main__":
+    main()
