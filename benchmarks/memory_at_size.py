@@ -1,6 +1,7 @@
 """Predicted memory beside counted, at real sizes and without a GPU: fake tensors, held as a GPU would hold them.
 
-python benchmarks/memory_at_size.py              prints the table of docs/memory.md; five minutes, no weights, no network
+python benchmarks/memory_at_size.py          prints the table of docs/memory.md, then what is picked for the study's
+                                             job on GPUs of four sizes; five minutes, no network
 What is counted: weights and activations, forward and backward, through the layers. What is not: the loss, the
 optimiser, and what kernels need inside.
 """
@@ -8,6 +9,7 @@ optimiser, and what kernels need inside.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,15 @@ from tests import fake_gpu  # noqa: E402
 from tests.meter import phi3_medium  # noqa: E402
 from tests.test_memory_at_size import H100, run_of  # noqa: E402
 from trainer import memory  # noqa: E402
+from trainer.config import default_config  # noqa: E402
 from trainer.discover import discover  # noqa: E402
 from trainer.plan import make_plan  # noqa: E402
+from trainer.scenarios import scenario  # noqa: E402
 
 KINDS = (
     *("phi3-medium", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "olmo2", "glm4"),
     *("granite", "cohere", "smollm3", "exaone4", "apertus", "helium", "gpt2", "gpt_neox", "gpt_neo", "gptj", "phi"),
-    *("codegen", "starcoder2", "stablelm", "opt", "persimmon", "mpt", "falcon", "olmo", "xglm"),
+    *("codegen", "starcoder2", "stablelm", "opt", "persimmon", "falcon", "olmo"),
 )
 COLUMNS: dict[str, dict[str, Any]] = {
     "as the study": {},
@@ -44,6 +48,19 @@ def main() -> None:
     print(f"| model | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
     for kind in KINDS:
         print(f"| {kind} | {' | '.join(compared(kind, **changes) for changes in COLUMNS.values())} |", flush=True)
+    print_picks()
+
+
+def print_picks() -> None:
+    """The levers that GPUs of four sizes get for scenario 3 of the study."""
+    module_map = discover(phi3_medium(), "phi3-medium")
+    run = replace(default_config("phi3-medium"), modules=scenario("3").modules)
+    print("\n| free on the GPU | recomputes every n layers | micro-batch × times | planned |\n|---|---|---|---|")
+    for size in (141, 80, 40, 24):
+        plan = make_plan(run, module_map, replace(H100, total=size * 10**9, free=size * 10**9))
+        levers = plan.levers
+        micro = f"{levers.per_device_train_batch_size} × {levers.gradient_accumulation_steps}"
+        print(f"| {size} GB | {levers.every_n_layers or 'nothing'} | {micro} | {plan.needed / 1e9:.0f} GB |")
 
 
 def compared(kind: str, every: int = 0, **changes: Any) -> str:

@@ -80,7 +80,7 @@ def test_both_ways_to_the_loss_give_the_same_losses(
 ) -> None:
     config = replace(config, adapter=AdapterConfig(r=4, lora_alpha=8, lora_dropout=0.0))
     fused = train(config)
-    monkeypatch.setattr("trainer.trainers._head_is_plain", lambda model: False)
+    monkeypatch.setattr("trainer.trainers.head_is_plain", lambda model: False)
     whole = train(config)
     assert not any("whole logits" in event.get("text", "") for event in fused)
     assert losses(fused) == pytest.approx(losses(whole), rel=1e-5)

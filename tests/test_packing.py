@@ -20,7 +20,7 @@ from tests.lab import small_config
 from trainer import loop
 from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick
 from trainer.data import packing, prepare
-from trainer.trainers import packing_is_exact
+from trainer.trials import packing_is_exact
 from trainer.uploads import keep_data
 
 Events = list[dict[str, Any]]

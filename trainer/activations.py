@@ -144,8 +144,8 @@ def _first(kind: ModuleKind) -> Iterable[tuple[str, int]]:
 
 def _norms(module_map: ModuleMap, layer: Layer, setup: Setup, without: int, flows: bool) -> Kept:
     """Norms over the hidden states: each keeps its input, mostly in float32, and one number a token."""
-    count = sum(size == module_map.hidden_size for _, size in layer.norms)
     forward = module_map.forward
+    count = sum(size == module_map.hidden_size for _, size in layer.norms) + forward.plain_norms
     kept = forward.norm_bytes_float32 if setup.width == FLOAT32 else forward.norm_bytes
     return Kept((kept * module_map.hidden_size + FLOAT32) * max(0, count - without) * flows)
 

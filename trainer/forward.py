@@ -26,6 +26,7 @@ def forward_facts(model: PreTrainedModel, text: PretrainedConfig, hidden: int) -
         softcap=bool(getattr(text, "attn_logit_softcapping", None)),
         activation_bytes=kept_by_activation(activation, torch.bfloat16),
         activation_bytes_float32=kept_by_activation(activation, torch.float32),
+        plain_norms=len(_plain_norms(model, hidden)) // max(1, _whole(getattr(text, "num_hidden_layers", None))),
         norm_bytes=kept_by_norm(model, hidden, torch.bfloat16),
         norm_bytes_float32=kept_by_norm(model, hidden, torch.float32),
         experts_per_token=max(1, *(_whole(getattr(text, name, None)) for name in _EXPERTS_PER_TOKEN)),
@@ -44,14 +45,26 @@ def kept_by_activation(name: str | None, dtype: torch.dtype) -> int:
 def kept_by_norm(model: PreTrainedModel, hidden: int, dtype: torch.dtype) -> int:
     """Bytes per number that a norm over the hidden states keeps; a float32 copy where none is found."""
     sizes = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.dim() == 1}
+    plain = _plain_norms(model, hidden)
     for name, module in model.named_modules():
-        if "norm" in type(module).__name__.lower() and sizes.get(f"{name}.weight") == (hidden,):
+        if _is_norm(module) and (sizes.get(f"{name}.weight") == (hidden,) or name in plain):
             return _kept(deepcopy(module).to_empty(device="cpu").to(dtype), torch.ones(8, hidden, dtype=dtype)) or 4
     return 4
 
 
+def _plain_norms(model: PreTrainedModel, hidden: int) -> set[str]:
+    """Norms over the hidden states that have no weights, and so are of no kind."""
+    norms = {name: module for name, module in model.named_modules() if _is_norm(module)}
+    sizes = {name: getattr(module, "normalized_shape", None) for name, module in norms.items()}
+    return {name for name, size in sizes.items() if size == (hidden,) and not list(norms[name].parameters())}
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
 def _kept(module: nn.Module, values: torch.Tensor) -> int:
-    """Bytes per number of `values` that `module` keeps for its backward pass, under a GPU's autocast."""
+    """Bytes per number of `values` that `module` keeps for its backward pass, under a GPU's autocast; 0: unknown."""
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -61,8 +74,11 @@ def _kept(module: nn.Module, values: torch.Tensor) -> int:
 
     values.requires_grad_()
     module.requires_grad_(False)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), WidensLikeAGpu():
-        shape = module(values).shape
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), WidensLikeAGpu():
+            shape = module(values).shape
+    except (TypeError, RuntimeError, ValueError, AttributeError):  # it wants more than its input
+        return 0
     return sum(kept.values()) // values.numel() if shape == values.shape else 0
 
 

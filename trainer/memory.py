@@ -115,8 +115,10 @@ class Estimate:
 
     def _passing(self, tokens: int) -> float:
         """Gradients of activations while they pass a layer: of the hidden states, of the MLP's inside."""
-        wide = 2 * self.module_map.hidden_size * FLOAT32 + 3 * self.module_map.intermediate_size * self.setup.width
-        return float(tokens * wide)
+        width = self.setup.width
+        widened = self.module_map.forward.activation_bytes > 2 * width  # its inside is float32, and so are gradients
+        inside = 3 * self.module_map.intermediate_size * (FLOAT32 if widened else width)
+        return float(tokens * (2 * self.module_map.hidden_size * FLOAT32 + inside))
 
     def _loss(self, tokens: int) -> float:
         width, hidden, vocabulary = self.setup.width, self.module_map.hidden_size, self.module_map.vocab_size

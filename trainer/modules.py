@@ -117,6 +117,8 @@ class Forward:
     """Bytes per number of the MLP's width that its activation function keeps, computing in bfloat16 on a GPU."""
     activation_bytes_float32: int = 4
     """The same in float32."""
+    plain_norms: int = 0
+    """Norms of a layer that have no weights, and so are of no kind."""
     norm_bytes: int = 4
     """Bytes per number that a norm over the hidden states keeps, computing in bfloat16 on a GPU."""
     norm_bytes_float32: int = 4

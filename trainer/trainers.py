@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
-from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PrinterCallback, Trainer
 from trl import SFTConfig, SFTTrainer
@@ -24,16 +22,12 @@ from trainer.levers import Levers
 from trainer.loading import compute_dtype
 from trainer.optimiser import parameter_groups
 from trainer.recorder import Sink
+from trainer.trials import fused_loss_is_right, head_is_plain, packing_is_exact
 
 EVALS, SAVES = 10, 5
 """Evaluations and checkpoints of a run that does not say how often; fewer evaluations where they would take more
 than EVAL_SHARE of its time. A forward pass is a third of a step."""
 EVAL_SHARE = 0.1
-LOSS_TOLERANCE = 0.02
-"""Relative difference of two losses that bfloat16 explains; a loss that leaves something out differs more."""
-LEAK, NOISE = 1e-4, 0.2
-"""In standard deviations of the logits: what another example in the row may move, and what another way of
-computing the same in bfloat16 may."""
 
 
 def build_trainer(
@@ -50,8 +44,8 @@ def build_trainer(
         "processing_class": tokenizer,
         "data_collator": collator,
     }
-    trainer: Trainer | None = _LabSFTTrainer(**parts) if _head_is_plain(model) else None
-    if trainer is None or not _fused_loss_is_right(trainer, model):
+    trainer: Trainer | None = _LabSFTTrainer(**parts) if head_is_plain(model) else None
+    if trainer is None or not fused_loss_is_right(trainer, model):
         trainer = _LabTrainer(**parts)
         sink("log", text="The loss is computed from whole logits (the fused one does not fit): more memory per token")
     trainer.remove_callback(PrinterCallback)
@@ -86,64 +80,6 @@ def _arrange(
             "log",
             text=f"Batches are {how}: {filled[way]:.0%} of their tokens are no padding ({filled['off']:.0%} else)",
         )
-
-
-def packing_is_exact(model: Any, context: Callable[[], Any]) -> bool:
-    """Whether the model keeps examples in one row apart: measured on two made-up ones.
-
-    The second one's logits must not move when the first one changes, and must be those it has alone.
-    """
-    size = min(int(getattr(model.config.get_text_config(), "vocab_size", 0) or 1000), 1000)
-    first, other, second = (torch.arange(start, start + 12) * 7 % max(size - 1, 1) + 1 for start in (1, 40, 90))
-    positions = torch.arange(12).repeat(2)[None]
-
-    def logits(ids: torch.Tensor, **keywords: Any) -> torch.Tensor:
-        device = next(model.parameters()).device
-        moved = {key: value.to(device) for key, value in keywords.items()}
-        found: torch.Tensor = model(input_ids=ids[None].to(device), use_cache=False, **moved).logits
-        return found[0, -12:].float().cpu()
-
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), context():
-            packed = logits(torch.cat([first, second]), position_ids=positions)
-            moved = logits(torch.cat([other, second]), position_ids=positions)
-            alone = logits(second, attention_mask=torch.ones(1, 12, dtype=torch.long))
-    except torch.OutOfMemoryError:
-        raise
-    except (AttributeError, TypeError, KeyError, ValueError, RuntimeError, IndexError):
-        return False
-    finally:
-        model.train(was_training)
-    scale = float(alone.std())
-    return (
-        float((packed - moved).abs().max()) <= LEAK * scale and float((packed - alone).abs().max()) <= NOISE * scale
-    )
-
-
-def _head_is_plain(model: PeftModel) -> bool:
-    """TRL's fused loss multiplies by the head's weight itself and would pass by an adapter on it."""
-    head = model.get_output_embeddings()
-    return type(head) is nn.Linear or isinstance(head, ModulesToSaveWrapper)
-
-
-def _fused_loss_is_right(trainer: SFTTrainer, model: PeftModel) -> bool:
-    """Whether the fused loss equals the model's own on one example: some models do more after their head."""
-    example = trainer.data_collator([trainer.train_dataset[0]])
-    inputs = trainer._prepare_inputs(example)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), trainer.accelerator.autocast():  # as in training, where accelerate puts it around
-            fused, own = (float(model(**inputs, use_cache=False, fused_lm_head=way).loss) for way in (True, False))
-    except torch.OutOfMemoryError:
-        raise
-    except (AttributeError, TypeError, KeyError, ValueError, RuntimeError):
-        return False
-    finally:
-        model.train(was_training)
-    return math.isfinite(own) and abs(fused - own) <= LOSS_TOLERANCE * max(abs(own), 1e-3)
 
 
 def _liger(model: PeftModel) -> dict[str, bool]:
