@@ -121,9 +121,15 @@ def _dequantise(out: int, width: int, device: str, dtype: torch.dtype) -> float:
 
 def _attention(shape: Shape, device: str, dtype: torch.dtype) -> float:
     head = shape.hidden // shape.heads
-    made = [_random((shape.rows, shape.heads, shape.length, head), device, dtype).requires_grad_() for _ in range(3)]
+    counts = (shape.heads, shape.key_value_heads, shape.key_value_heads)
+    made = [_random((shape.rows, count, shape.length, head), device, dtype).requires_grad_() for count in counts]
     gradient = torch.ones_like(made[0])
-    return seconds(lambda: scaled_dot_product_attention(*made, is_causal=True).backward(gradient), device)
+
+    def both_ways() -> None:
+        out = scaled_dot_product_attention(*made, is_causal=True, enable_gqa=True)
+        torch.autograd.grad(out, made, gradient)
+
+    return seconds(both_ways, device)
 
 
 def _copy(device: str, size: int) -> float:
@@ -150,6 +156,9 @@ def seconds(call: Callable[[], Any], device: str) -> float:
             times.append(time.perf_counter() - started)
         return statistics.median(times)
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(ROUNDS)]
+    torch.cuda._sleep(
+        200_000_000
+    )  # a tenth of a second, in which the calls queue up: else small ones wait for Python
     for start, end in events:
         start.record()
         call()

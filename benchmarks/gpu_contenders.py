@@ -5,6 +5,7 @@ Needs torch, transformers, peft, bitsandbytes, trl and the trainer package; Unsl
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -25,6 +26,8 @@ from benchmarks.memory_gpu import tokenizer  # noqa: E402
 from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig  # noqa: E402
 
 WARM_UP, TIMED = 5, 20
+OUTLIER = 3
+"""Times the median from which on a step is left out, and counted."""
 Task = dict[str, Any]
 
 
@@ -53,6 +56,8 @@ class Clock:
 
         self.ends: list[float] = []
         self.losses: list[float] = []
+        self.peak: int | None = None
+        """Of all, what is tried before the first step included."""
         self.gpu = torch.cuda.is_available()
         if self.gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -63,6 +68,10 @@ class Clock:
                 if clock.gpu:
                     torch.cuda.synchronize()
                 clock.ends.append(time.perf_counter())
+                if clock.gpu:
+                    clock.peak = max(clock.peak or 0, int(torch.cuda.max_memory_allocated()))
+                    if len(clock.ends) == WARM_UP:
+                        torch.cuda.reset_peak_memory_stats()
 
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
                 if "loss" in logs:
@@ -76,13 +85,16 @@ class Clock:
 
         gaps = [b - a for a, b in zip(self.ends[WARM_UP - 1 :], self.ends[WARM_UP:], strict=False)]
         low, middle, high = statistics.quantiles(gaps, n=4)
+        kept = [gap for gap in gaps if gap < OUTLIER * middle]  # the others compiled something anew
         return {
             "step": middle,
             "iqr": high - low,
-            "tokens_per_second": tokens / len(self.ends) * len(gaps) / sum(gaps),
+            "outliers": len(gaps) - len(kept),
+            "tokens_per_second": tokens / len(self.ends) * len(kept) / sum(kept),
             "first_loss": self.losses[0] if logged else None,
             "last_loss": self.losses[-1] if logged else None,
-            "peak": int(torch.cuda.max_memory_allocated()) if self.gpu else None,
+            "peak": self.peak,
+            "later_peak": int(torch.cuda.max_memory_allocated()) if self.gpu else None,
         }
 
 
@@ -130,6 +142,9 @@ def ours(task: Task, folder: Path) -> Task:
         trainer.add_callback(clock.callback)
         trainer.train()
         found[mode] = clock.figures(sum(sizes), logged=True)
+        for module in model.modules():  # the next one begins as this one did
+            module._compiled_call_impl = None
+        tell(found)
     return found
 
 
@@ -183,6 +198,7 @@ def bare_trl(task: Task, folder: Path) -> Task:
         model = trainer.model
         tokens = int(trainer._total_train_tokens)
         found[mode] = clock.figures(tokens, logged=bool(levers))
+        tell(found)
     return found
 
 
@@ -219,6 +235,7 @@ def unsloth(task: Task, folder: Path) -> Task:
             callbacks=[clock.callback],
         ).train()
         found[mode] = clock.figures(sum(map(len, ids)), logged=True)
+        tell(found)
     return found
 
 
@@ -240,6 +257,8 @@ def ceilings(task: Task, folder: Path) -> Task:
 
 def prepare(task: Task, folder: Path) -> Task:
     """Save the quantised model, and tell what the plan picks on this machine."""
+    import torch
+
     from trainer import devices
     from trainer.discover import discover
     from trainer.models import load_config
@@ -248,10 +267,18 @@ def prepare(task: Task, folder: Path) -> Task:
     models = Path(task["folder"])
     if not (models / task["model"] / "config.json").exists():
         save_quantised(models / task["model"], task["layout"], task["size"])
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing without a GPU
     run = run_config(task)
     device = devices.device()
+    assert device.is_gpu == torch.cuda.is_available(), "the plan and torch see different devices"
     plan = make_plan(run, discover(load_config(run.model, models), run.model.name), replace(device, busy=False))
     return {"levers": plan.levers.to_json(), "needed": plan.needed, "device": device.name}
+
+
+def tell(found: Task) -> None:
+    """What is known so far; the last line counts."""
+    print("\n" + json.dumps(found), flush=True)
 
 
 WAYS: dict[str, Callable[[Task, Path], Task]] = {
@@ -265,7 +292,7 @@ def main() -> None:
             importlib.import_module(name)
     task = json.loads(sys.stdin.readline())
     with tempfile.TemporaryDirectory() as folder:
-        print("\n" + json.dumps(WAYS[task["who"]](task, Path(folder))))
+        tell(WAYS[task["who"]](task, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tests.security.test_export import NoPlan
 from trainer import devices, locks
 from trainer.config import RunConfig
 from trainer.runs import RunStore
+from trainer.supervisor import Supervisor
 
 TRAINING = (
     "import os, sys, types\nloop = sys.modules['trainer.loop'] = types.ModuleType('trainer.loop')\n"
@@ -48,3 +50,60 @@ def test_a_run_takes_the_first_gpu_that_is_free_of_those_it_may_see(
     held[0].close()
     assert process.wait(timeout=30) == 0
     assert "trains on 2" in (waiting / "worker.log").read_text()
+
+
+def test_a_worker_sees_its_own_gpu_alone_from_its_first_breath(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it imports looks for GPUs already. The first GPU is taken, so the run gets the second."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    held = locks.acquire(devices.lock_path("cuda:0"))
+    assert held is not None
+    store = RunStore(tmp_path)
+    supervisor = Supervisor(store, tmp_path / "models", tmp_path / "data")
+    supervisor.start()
+    try:
+        assert wait_for(lambda: seen_by_workers() == {"GPU-a"}), "the spare waits for the first GPU"
+        run = store.create(RunConfig(), NoPlan())  # type: ignore[arg-type]
+        supervisor.kick()
+        wait_for(lambda: "GPU-b" in seen_by_workers())
+        wait_for(lambda: run.history.refresh().recorded == "failed", 60)  # there is no such GPU, and no such plan
+    finally:
+        supervisor.close()
+        held.close()
+
+
+def seen_by_workers() -> set[str]:
+    """The GPUs that the workers of this process were started with."""
+    found = set()
+    for child in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        for number in child.read_text().split():
+            with contextlib.suppress(OSError):
+                process = Path("/proc") / number
+                if b"trainer.worker" in (process / "cmdline").read_bytes():
+                    variables = dict(
+                        line.split("=", 1) for line in (process / "environ").read_text().split("\0") if "=" in line
+                    )
+                    found.add(variables["CUDA_VISIBLE_DEVICES"])
+    return found
+
+
+def test_room_is_what_is_free_also_for_the_run_that_holds_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs may use the device, too; only another run's memory will be free when this one starts."""
+    monkeypatch.setattr(devices, "_seen", {})
+    held = locks.acquire(devices.lock_path("cpu"))
+    assert held is not None
+    mine = devices.device()
+    assert (mine.busy, mine.room) == (False, mine.free)
+    held.close()
+    code = (
+        "import sys\nfrom trainer import devices, locks\n"
+        "held = locks.acquire(devices.lock_path('cpu'))\nprint(1, flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline()
+        monkeypatch.setattr(devices, "_seen", {})
+        theirs = devices.device()
+        assert (theirs.busy, theirs.room) == (True, theirs.total)
+        other.kill()

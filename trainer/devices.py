@@ -50,8 +50,8 @@ _seen: dict[str, tuple[float, Device]] = {}
 def devices() -> tuple[str, ...]:
     """Names of the training devices: `cuda:0`, … for every visible NVIDIA GPU, else `cpu`."""
     visible = _visible()
-    listed = visible if visible is not None else list(_NVIDIA.iterdir()) if _NVIDIA.is_dir() else []
-    return tuple(f"cuda:{number}" for number in range(len(listed))) or ("cpu",)
+    count = _count() if visible is None else len(visible)
+    return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
 
 
 def device() -> Device:
@@ -84,7 +84,7 @@ def lock_path(device: str) -> Path:
 
 
 def _look(name: str) -> Device:
-    busy = locks.holder(lock_path(name)) is not None
+    busy = locks.holder(lock_path(name)) not in (None, os.getpid())
     if name == "cpu":
         return Device(name, *_machine_memory(), busy=busy)
     return Device(name, *_gpu(place(name)), busy=busy)
@@ -94,6 +94,17 @@ def _visible() -> list[str] | None:
     """Numbers or ids of the GPUs that programs are to see; None where all are."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     return None if listed is None else [part.strip() for part in listed.split(",") if part.strip() not in ("", "-1")]
+
+
+def _count() -> int:
+    """How many NVIDIA GPUs there are. Windows' Linux and some containers have no folder that lists them."""
+    if _NVIDIA.is_dir():
+        return len(list(_NVIDIA.iterdir()))
+    nvml = _nvml()
+    if nvml is not None:
+        with contextlib.suppress(nvml.NVMLError):
+            return int(nvml.nvmlDeviceGetCount())
+    return 0
 
 
 def _gpu(place: str) -> tuple[int, int, bool]:

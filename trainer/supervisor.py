@@ -44,6 +44,7 @@ class Supervisor:
         self._children: dict[str, tuple[subprocess.Popen[bytes], str]] = {}
         """Run id -> its worker and the device that it was given."""
         self._spare: subprocess.Popen[bytes] | None = None
+        self._spare_device = ""
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
@@ -131,15 +132,17 @@ class Supervisor:
 
     def _spawn(self, run: Run, device: str) -> None:
         worker = self._spare
-        if worker is None or worker.poll() is not None:
-            worker = self._new_worker()
-        self._spare = worker
+        if worker is None or worker.poll() is not None or self._spare_device != device:
+            self.drop_spare()
+            worker = self._new_worker(device)
+        self._spare, self._spare_device = worker, device
         if not control.record(run, ["queued"], "starting", worker=locks.identity(worker.pid)):
             return  # stopped or taken meanwhile
         self._spare = None
         self._children[run.id] = (worker, device)
         assert worker.stdin is not None
-        worker.stdin.write(f"{device}\t{run.folder}\n".encode())
+        seen = "cpu" if device == "cpu" else "cuda:0"  # the only one that this worker sees
+        worker.stdin.write(f"{seen}\t{run.folder}\n".encode())
         worker.stdin.close()
 
     def _prepare_spare(self) -> None:
@@ -147,13 +150,18 @@ class Supervisor:
         if self._spare is not None and self._spare.poll() is not None:
             self._spare = None
         if self._spare is None and not self._children and not self._closing:
-            self._spare = self._new_worker()
+            self._spare_device = devices.devices()[0]
+            self._spare = self._new_worker(self._spare_device)
 
-    def _new_worker(self) -> subprocess.Popen[bytes]:
-        """A worker that waits for its device and folder on standard input; it ends if the app does before that."""
+    def _new_worker(self, device: str) -> subprocess.Popen[bytes]:
+        """A worker that waits for its folder on standard input; it ends if the app does before that.
+
+        It sees `device` alone, from the start: bitsandbytes looks for GPUs while it is imported.
+        """
+        only = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": devices.place(device)}
         return subprocess.Popen(
             [sys.executable, "-m", "trainer.worker", "--wait"],
             stdin=subprocess.PIPE,
             start_new_session=True,
-            env=self._environment,
+            env=self._environment | only,
         )

@@ -151,7 +151,7 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
     assert run.config is not None
     device = _take_device(names, writer)
     if device != "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices.place(device)  # CUDA is not touched before this
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices.place(device)  # before anything looks for GPUs
     from trainer import loop
 
     def sink(type: str, **values: Any) -> None:
