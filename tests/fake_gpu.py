@@ -58,7 +58,7 @@ def measure(
         weights = storages([*model.parameters(), *model.buffers(), *constants])
         meter = Meter([*model.parameters(), *model.buffers(), *constants])
         model.train()
-        with meter, mock.patch("torch.is_autocast_enabled", lambda *_: True):  # PEFT asks for CUDA's
+        with meter, _cuda_seems_to_autocast():
             with torch.autocast("cpu", dtype=torch.bfloat16), _like_a_gpu():
                 ids = torch.zeros(batch, length, dtype=torch.long)
                 states = model.get_base_model().base_model(input_ids=ids, use_cache=False)[0]
@@ -74,6 +74,14 @@ class CallsLikeAGpu(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         other = {"dropout": _dropout, "scaled_dot_product_attention": _attention}.get(getattr(func, "__name__", ""))
         return (other or func)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _cuda_seems_to_autocast() -> Iterator[None]:
+    """PEFT asks without naming a device, which means CUDA; all others name theirs and get the truth."""
+    asked = torch.is_autocast_enabled
+    with mock.patch("torch.is_autocast_enabled", lambda *device: asked(*device) if device else True):
+        yield
 
 
 @contextmanager

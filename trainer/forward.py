@@ -29,7 +29,7 @@ def forward_facts(model: PreTrainedModel, text: PretrainedConfig, hidden: int) -
         plain_norms=len(_plain_norms(model, hidden)) // max(1, _whole(getattr(text, "num_hidden_layers", None))),
         norm_bytes=kept_by_norm(model, hidden, torch.bfloat16),
         norm_bytes_float32=kept_by_norm(model, hidden, torch.float32),
-        experts_per_token=max(1, *(_whole(getattr(text, name, None)) for name in _EXPERTS_PER_TOKEN)),
+        experts_per_token=_experts_per_token(text),
     )
 
 
@@ -80,6 +80,13 @@ def _kept(module: nn.Module, values: torch.Tensor) -> int:
     except (TypeError, RuntimeError, ValueError, AttributeError):  # it wants more than its input
         return 0
     return sum(kept.values()) // values.numel() if shape == values.shape else 0
+
+
+def _experts_per_token(text: PretrainedConfig) -> int:
+    """Experts that compute each token; 1 where there are none."""
+    if text.model_type == "llama4_text":  # all of them do, and what is not wanted is multiplied by zero
+        return max(1, _whole(text.num_local_experts))
+    return max(1, *(_whole(getattr(text, name, None)) for name in _EXPERTS_PER_TOKEN))
 
 
 def _whole(value: object) -> int:
