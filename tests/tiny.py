@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def save_model(folder: Path, kind: str, seed: int = 0, chat: bool = True) -> Pat
 
 
 def save_rows(path: Path, count: int = 64) -> Path:
-    """A JSONL file of short questions and answers."""
+    """A JSONL file of short questions and answers; there whole, whoever else writes it at the same time."""
     animals, places = ("cat", "dog", "owl", "hen"), ("mat", "hill", "roof", "barn")
     rows = [
         {
@@ -88,5 +89,6 @@ def save_rows(path: Path, count: int = 64) -> Path:
         }
         for i in range(count)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    draft = path.with_name(f".{path.name}-{threading.get_ident()}")
+    draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return draft.replace(path)
