@@ -89,6 +89,9 @@ def save_rows(path: Path, count: int = 64) -> Path:
         }
         for i in range(count)
     ]
-    draft = path.with_name(f".{path.name}-{threading.get_ident()}")
-    draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return draft.replace(path)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        draft = path.with_name(f".{path.name}-{threading.get_ident()}")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    return path
