@@ -29,8 +29,8 @@ from trainer.naming import short_names
 from trainer.peft_names import PeftNames, mark
 from trainer.skeleton import linear_shape
 from trainer.slices import Parts
-from trainer.survey import CAUSAL, Survey, survey
-from trainer.treatments import Verdict, treat_module, treat_parameter
+from trainer.survey import CAUSAL, Survey, survey, towers
+from trainer.treatments import FIXED, Verdict, treat_module, treat_parameter
 
 SHARED = "Several layers share its weight: an adapter or a copy for one of them would part or falsify the others."
 
@@ -50,7 +50,8 @@ class Unit:
     """Name of the unit whose weight it shares; empty if it owns it."""
     verdict: Verdict
     tower: int
-    """How many of the last parts of its path lie in the model's eyes or ears; 0 outside them."""
+    """How many of the last parts of its path lie in a tower; 0 outside them."""
+    recurrent: bool
 
 
 def discover(config: PretrainedConfig, name: str) -> ModuleMap:
@@ -76,6 +77,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
             f"{name} is no causal LM as it stands: its tokens see those after them, so a loss means nothing.",
             f"Set “{seen.looks_ahead}” to {wanted} in its config.json, or choose another model.",
         )
+    grouping.towers = towers(grouping.modules, seen)
     units = list(_units(model, grouping, seen))
     kinds = list(mark(_kinds(units, seen), PeftNames(model)))
     text = config.get_text_config(decoder=True)
@@ -142,13 +144,14 @@ def _module_unit(name: str, module: nn.Module, grouping: Grouping, owners: dict[
     return Unit(
         name=name,
         class_name=type(module).__name__,
-        group=grouping.of(name),
+        group=_group(grouping.of(name), verdict),
         shape=linear_shape(module) if isinstance(module, nn.Linear | Conv1D) else tuple(main.shape),
         parameters=sum(parameter.numel() for parameter in mine),
         bias=own.get("bias") is not None,
         tied_to="" if owner == name else owner,
         verdict=verdict,
         tower=grouping.depth_in_tower(name),
+        recurrent=grouping.is_recurrent(name),
     )
 
 
@@ -168,7 +171,13 @@ def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, se
         tied_to="",
         verdict=treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen),
         tower=grouping.depth_in_tower(name),
+        recurrent=grouping.is_recurrent(name),
     )
+
+
+def _group(group: str, verdict: Verdict) -> str:
+    """The group, but `other` for what the model itself keeps frozen, such as BLT's patcher: it is no choice."""
+    return "other" if verdict == ((), FIXED) and group in ("attention", "mlp") else group
 
 
 def _kinds(units: list[Unit], seen: Survey) -> Iterator[ModuleKind]:
@@ -216,6 +225,8 @@ def _kind(name: str, members: list[Unit], kind_of: dict[str, str], unsplit: str)
         layers=_layers(members),
         bias=any(unit.bias for unit in members),
         tied_to=kind_of[tied_to] if tied_to else None,
+        tower=members[0].tower > 0,
+        recurrent=any(unit.recurrent for unit in members),
     )
 
 
@@ -236,6 +247,7 @@ def _slices(kind: ModuleKind, parts: Parts, taken: set[str]) -> Iterator[ModuleK
             bias=kind.bias,
             slice_of=kind.name,
             rows=rows,
+            recurrent=kind.recurrent,
         )
 
 
@@ -259,7 +271,7 @@ def _path(unit: Unit) -> tuple[str, ...]:
 
 
 def _rank(unit: Unit) -> int:
-    """Who chooses a name first: what can be trained by LoRA, the rest, and last the eyes and ears."""
+    """Who chooses a name first: what can be trained by LoRA, the rest, and last the towers."""
     return 2 if unit.tower else int("lora" not in unit.verdict[0])
 
 

@@ -109,6 +109,21 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
     )
 
 
+def towers(modules: dict[str, nn.Module], seen: Survey) -> list[str]:
+    """The highest modules that text never runs through: vision and audio towers, connectors, cross-attention."""
+    idle: list[str] = []
+    live: set[str] = set()
+    for name, module in modules.items():
+        keys = dict(module.named_parameters(recurse=False))
+        if keys and (seen.has(seen.called, name) or any(seen.has_parameter(seen.read, name, key) for key in keys)):
+            parts = name.split(".")
+            live |= {".".join(parts[:end]) for end in range(len(parts) + 1)}
+    for name, module in modules.items():
+        if name not in live and name.rpartition(".")[0] in live and any(True for _ in module.parameters()):
+            idle.append(name)
+    return idle
+
+
 def extra_inputs(config: PretrainedConfig) -> dict[str, Any]:
     """Inputs beside token ids that a text-only pass needs."""
     if config.model_type == "xmod":  # it has adapters per language, and no language by default
