@@ -30,7 +30,7 @@ from trainer.peft_names import PeftNames, mark
 from trainer.skeleton import linear_shape
 from trainer.slices import Parts
 from trainer.survey import CAUSAL, Survey, survey, towers
-from trainer.treatments import FIXED, Verdict, treat_module, treat_parameter
+from trainer.treatments import FIXED, UNUSED, Verdict, treat_module, treat_parameter
 
 SHARED = "Several layers share its weight: an adapter or a copy for one of them would part or falsify the others."
 
@@ -52,6 +52,7 @@ class Unit:
     tower: int
     """How many of the last parts of its path lie in a tower; 0 outside them."""
     recurrent: bool
+    """In a recurrent token mixer; see `grouping.RECURRENT`."""
 
 
 def discover(config: PretrainedConfig, name: str) -> ModuleMap:
@@ -77,7 +78,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
             f"{name} is no causal LM as it stands: its tokens see those after them, so a loss means nothing.",
             f"Set “{seen.looks_ahead}” to {wanted} in its config.json, or choose another model.",
         )
-    grouping.towers = towers(grouping.modules, seen)
+    grouping.towers = towers(grouping, seen)
     units = list(_units(model, grouping, seen))
     kinds = list(mark(_kinds(units, seen), PeftNames(model)))
     text = config.get_text_config(decoder=True)
@@ -113,7 +114,8 @@ def _units(model: PreTrainedModel, grouping: Grouping, seen: Survey) -> Iterator
     units: dict[str, Unit] = {}
     peft = PeftNames(model)
     for name in sorted(whole, key=lambda name: name not in grouping.embedding):
-        verdict = treat_module(name, whole[name], grouping.of(name), seen, peft)
+        idle = grouping.depth_in_tower(name) > 0
+        verdict = ((), UNUSED) if idle else treat_module(name, whole[name], grouping.of(name), seen, peft)
         units[name] = _module_unit(name, whole[name], grouping, owners, verdict)
     for holder in [name for name in modules if name not in whole]:
         for key, parameter in _own(modules[holder]).items():
@@ -161,6 +163,7 @@ def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, se
     shape = tuple(parameter.shape)
     if experts and getattr(module, "is_transposed", False):
         shape = (shape[0], shape[2], shape[1])
+    idle = grouping.depth_in_tower(name) > 0
     return Unit(
         name=name,
         class_name="Parameter",
@@ -169,7 +172,7 @@ def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, se
         parameters=parameter.numel(),
         bias=False,
         tied_to="",
-        verdict=treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen),
+        verdict=((), UNUSED) if idle else treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen),
         tower=grouping.depth_in_tower(name),
         recurrent=grouping.is_recurrent(name),
     )
@@ -226,7 +229,7 @@ def _kind(name: str, members: list[Unit], kind_of: dict[str, str], unsplit: str)
         bias=any(unit.bias for unit in members),
         tied_to=kind_of[tied_to] if tied_to else None,
         tower=members[0].tower > 0,
-        recurrent=any(unit.recurrent for unit in members),
+        recurrent=all(unit.recurrent for unit in members),
     )
 
 

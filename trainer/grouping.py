@@ -43,7 +43,7 @@ class Grouping:
         self.inner = _numbers(text, "intermediate|ffn|d_inner|dim_ff|dff")
         self.expert_counts = _numbers(text, "(num|n|routed|local|zero|_)_?experts?$|zero_expert_num")
         self.embedding = _names_of(model, model.get_input_embeddings())
-        self.head = _names_of(model, model.get_output_embeddings())
+        self.head = _names_of(model, _head(model, self.embedding))
         brands = {_brand(module) for module in self.modules.values() if isinstance(module, PreTrainedModel)}
         self.brands = sorted(brands, key=len, reverse=True)
         """What the class names of the model, and of models inside it, begin with: no words of the field."""
@@ -137,6 +137,17 @@ class Grouping:
         if any(named & EXPERTS for named in chain):
             return "mlp"
         return "other" if any("mixer" in named for named in chain) else ""
+
+
+def _head(model: PreTrainedModel, embedding: set[str]) -> nn.Module | None:
+    """The head; some wrappers do not say where the one of the language model inside them is."""
+    for name, module in model.named_modules():
+        around = not name or any(path.startswith(f"{name}.") for path in embedding)
+        if isinstance(module, PreTrainedModel) and around:
+            head: nn.Module | None = module.get_output_embeddings()
+            if head is not None:
+                return head
+    return None
 
 
 def _brand(model: PreTrainedModel) -> str:

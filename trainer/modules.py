@@ -61,8 +61,8 @@ class ModuleKind:
     tower: bool = False
     """In a part that text never runs through: a vision or audio tower, its connector, cross-attention."""
     recurrent: bool = False
-    """In a token mixer that holds a state instead of keys and values: state-space, linear attention, short
-    convolution. True if any of its modules is."""
+    """All its modules are in token mixers that hold a state instead of keys and values: state-space, linear
+    attention, short convolution."""
 
     @property
     def shape(self) -> tuple[int, ...]:

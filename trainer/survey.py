@@ -109,18 +109,25 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
     )
 
 
-def towers(modules: dict[str, nn.Module], seen: Survey) -> list[str]:
-    """The highest modules that text never runs through: vision and audio towers, connectors, cross-attention."""
-    idle: list[str] = []
-    live: set[str] = set()
-    for name, module in modules.items():
+def towers(grouping: Grouping, seen: Survey) -> list[str]:
+    """The highest modules that text never runs through: vision and audio towers, connectors, cross-attention.
+
+    Where nothing was seen: models inside the model that do not hold the embedding of its text.
+    """
+    idle, live = [], {""}
+    for name, module in grouping.modules.items():
         keys = dict(module.named_parameters(recurse=False))
-        if keys and (seen.has(seen.called, name) or any(seen.has_parameter(seen.read, name, key) for key in keys)):
+        if seen.failure:
+            runs = name in grouping.embedding
+        else:
+            runs = seen.has(seen.called, name) or any(seen.has_parameter(seen.read, name, key) for key in keys)
+        if keys and runs:
             parts = name.split(".")
             live |= {".".join(parts[:end]) for end in range(len(parts) + 1)}
-    for name, module in modules.items():
-        if name not in live and name.rpartition(".")[0] in live and any(True for _ in module.parameters()):
-            idle.append(name)
+    for name, module in grouping.modules.items():
+        wanted = PreTrainedModel if seen.failure else nn.Module
+        if name not in live and name.rpartition(".")[0] in live and isinstance(module, wanted):
+            idle += [name] * any(True for _ in module.parameters())
     return idle
 
 
