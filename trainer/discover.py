@@ -29,8 +29,8 @@ from trainer.naming import short_names
 from trainer.peft_names import PeftNames, mark
 from trainer.skeleton import linear_shape
 from trainer.slices import Parts
-from trainer.survey import CAUSAL, Survey, survey
-from trainer.treatments import Verdict, treat_module, treat_parameter
+from trainer.survey import CAUSAL, Survey, survey, towers
+from trainer.treatments import FIXED, UNUSED, Verdict, treat_module, treat_parameter
 
 SHARED = "Several layers share its weight: an adapter or a copy for one of them would part or falsify the others."
 
@@ -50,7 +50,9 @@ class Unit:
     """Name of the unit whose weight it shares; empty if it owns it."""
     verdict: Verdict
     tower: int
-    """How many of the last parts of its path lie in the model's eyes or ears; 0 outside them."""
+    """How many of the last parts of its path lie in a tower; 0 outside them."""
+    recurrent: bool
+    """In a recurrent token mixer; see `grouping.RECURRENT`."""
 
 
 def discover(config: PretrainedConfig, name: str) -> ModuleMap:
@@ -76,6 +78,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
             f"{name} is no causal LM as it stands: its tokens see those after them, so a loss means nothing.",
             f"Set “{seen.looks_ahead}” to {wanted} in its config.json, or choose another model.",
         )
+    grouping.towers = towers(grouping, seen)
     units = list(_units(model, grouping, seen))
     kinds = list(mark(_kinds(units, seen), PeftNames(model)))
     text = config.get_text_config(decoder=True)
@@ -111,7 +114,8 @@ def _units(model: PreTrainedModel, grouping: Grouping, seen: Survey) -> Iterator
     units: dict[str, Unit] = {}
     peft = PeftNames(model)
     for name in sorted(whole, key=lambda name: name not in grouping.embedding):
-        verdict = treat_module(name, whole[name], grouping.of(name), seen, peft)
+        idle = grouping.depth_in_tower(name) > 0
+        verdict = ((), UNUSED) if idle else treat_module(name, whole[name], grouping.of(name), seen, peft)
         units[name] = _module_unit(name, whole[name], grouping, owners, verdict)
     for holder in [name for name in modules if name not in whole]:
         for key, parameter in _own(modules[holder]).items():
@@ -142,13 +146,14 @@ def _module_unit(name: str, module: nn.Module, grouping: Grouping, owners: dict[
     return Unit(
         name=name,
         class_name=type(module).__name__,
-        group=grouping.of(name),
+        group=_group(grouping.of(name), verdict),
         shape=linear_shape(module) if isinstance(module, nn.Linear | Conv1D) else tuple(main.shape),
         parameters=sum(parameter.numel() for parameter in mine),
         bias=own.get("bias") is not None,
         tied_to="" if owner == name else owner,
         verdict=verdict,
         tower=grouping.depth_in_tower(name),
+        recurrent=grouping.is_recurrent(name),
     )
 
 
@@ -158,6 +163,7 @@ def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, se
     shape = tuple(parameter.shape)
     if experts and getattr(module, "is_transposed", False):
         shape = (shape[0], shape[2], shape[1])
+    idle = grouping.depth_in_tower(name) > 0
     return Unit(
         name=name,
         class_name="Parameter",
@@ -166,9 +172,15 @@ def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, se
         parameters=parameter.numel(),
         bias=False,
         tied_to="",
-        verdict=treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen),
+        verdict=((), UNUSED) if idle else treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen),
         tower=grouping.depth_in_tower(name),
+        recurrent=grouping.is_recurrent(name),
     )
+
+
+def _group(group: str, verdict: Verdict) -> str:
+    """The group, but `other` for what the model itself keeps frozen, such as BLT's patcher: it is no choice."""
+    return "other" if verdict == ((), FIXED) and group in ("attention", "mlp") else group
 
 
 def _kinds(units: list[Unit], seen: Survey) -> Iterator[ModuleKind]:
@@ -216,6 +228,8 @@ def _kind(name: str, members: list[Unit], kind_of: dict[str, str], unsplit: str)
         layers=_layers(members),
         bias=any(unit.bias for unit in members),
         tied_to=kind_of[tied_to] if tied_to else None,
+        tower=members[0].tower > 0,
+        recurrent=all(unit.recurrent for unit in members),
     )
 
 
@@ -236,6 +250,7 @@ def _slices(kind: ModuleKind, parts: Parts, taken: set[str]) -> Iterator[ModuleK
             bias=kind.bias,
             slice_of=kind.name,
             rows=rows,
+            recurrent=kind.recurrent,
         )
 
 
@@ -259,7 +274,7 @@ def _path(unit: Unit) -> tuple[str, ...]:
 
 
 def _rank(unit: Unit) -> int:
-    """Who chooses a name first: what can be trained by LoRA, the rest, and last the eyes and ears."""
+    """Who chooses a name first: what can be trained by LoRA, the rest, and last the towers."""
     return 2 if unit.tower else int("lora" not in unit.verdict[0])
 
 

@@ -2,6 +2,8 @@
 
 The words below are words of the field that module and class names are made of (`self_attn`,
 `FeedForward`): the nearest ancestor with such a word decides. Shapes decide where no word does.
+Experts are MLP unless such a word says otherwise (JetMoe's attention has experts, too); routers are
+`other`, and so is all that text never runs through: vision and audio towers, connectors, cross-attention.
 """
 
 from __future__ import annotations
@@ -17,11 +19,17 @@ from trainer.skeleton import linear_shape
 ATTENTION = {"attn", "attention", "attentions", "att", "atten"}
 MLP = {"mlp", "ffn", "ffns", "ff", "feed", "feedforward", "moe", "intermediate"}
 OTHER = {
-    *("router", "hyper", "conv1d", "sconv", "convolution"),
+    *("router", "indexer", "hyper", "conv", "sconv", "convolution"),
     *("mamba", "mamba2", "ssm", "lstm", "recurrent", "rglru"),
 }
 NORMS = {"layernorm", "rmsnorm"}
 EXPERTS = {"expert", "experts", "moe"}
+RECURRENT = {
+    *("mamba", "mamba2", "ssm", "lstm", "mlstm", "recurrent", "rglru", "conv", "rwkv"),
+    *("delta", "deltanet", "lightning"),
+}
+"""Token mixers that hold a state of fixed size instead of keys and values: state-space models, linear
+attention, gated delta rules, short convolutions."""
 
 
 class Grouping:
@@ -35,12 +43,15 @@ class Grouping:
         self.inner = _numbers(text, "intermediate|ffn|d_inner|dim_ff|dff")
         self.expert_counts = _numbers(text, "(num|n|routed|local|zero|_)_?experts?$|zero_expert_num")
         self.embedding = _names_of(model, model.get_input_embeddings())
-        self.head = _names_of(model, model.get_output_embeddings())
-        self.brand = re.sub(r"(For|LMHead|WithLM|Model|Decoder).*", "", type(model).__name__)
-        self.towers = [name for name, module in self.modules.items() if _is_tower(module, self.embedding, name)]
+        self.head = _names_of(model, _head(model, self.embedding))
+        brands = {_brand(module) for module in self.modules.values() if isinstance(module, PreTrainedModel)}
+        self.brands = sorted(brands, key=len, reverse=True)
+        """What the class names of the model, and of models inside it, begin with: no words of the field."""
+        self.towers: list[str] = []
+        """Modules that text never runs through, as the survey found them; empty before it."""
 
     def depth_in_tower(self, name: str) -> int:
-        """Parts of the path from the vision or audio tower on that it lies in, layer numbers left out; else 0."""
+        """Parts of the path from the tower on that it lies in, layer numbers left out; 0 outside towers."""
         for tower in self.towers:
             if f"{name}.".startswith(f"{tower}."):
                 parts = name.split(".")[tower.count(".") :]
@@ -65,12 +76,18 @@ class Grouping:
 
     def of_parameter(self, name: str, holder: str) -> str:
         """Group of a bare parameter `name` of the module `holder`."""
+        if holder in self.embedding | self.head:
+            return "embedding"
         parameter = self.modules[holder].get_parameter(name.rpartition(".")[2])
-        experts = any(named & EXPERTS for named in self._chain(holder)) and not name.endswith("bias")
-        matrix = parameter.dim() > (1 if experts else 2) and parameter.shape[0] > 1
+        experts = any(named & EXPERTS for named in self._chain(holder))
+        matrix = parameter.dim() > 1 if experts else parameter.dim() > 2 and parameter.shape[0] > 1
         if not matrix or self.depth_in_tower(holder):
             return "other"
         return self._by_words(self._chain(holder)) or "other"
+
+    def is_recurrent(self, name: str) -> bool:
+        """Whether a module or parameter works in a recurrent token mixer; see RECURRENT."""
+        return any(named & RECURRENT for named in self._chain(name.rpartition(".")[0]))
 
     def is_experts(self, name: str, holder: str) -> bool:
         """Whether a bare parameter holds the weights of a layer's experts, (experts, ..., ...)."""
@@ -80,7 +97,7 @@ class Grouping:
     def _of_linear(self, name: str, module: nn.Linear | Conv1D) -> str:
         rows, columns = linear_shape(module)
         own = words(name.rpartition(".")[2])
-        if rows == 1 or own & (OTHER | NORMS) or ("gate" in own and rows in self.expert_counts):
+        if rows == 1 or own & (OTHER | NORMS) or (own == {"gate"} and rows in self.expert_counts):
             return "other"
         group = self._by_words(self._chain(name.rpartition(".")[0]))
         if group:
@@ -99,7 +116,9 @@ class Grouping:
             module = self.modules[".".join(parts[:end])]
             layer = end - 1 == first
             named = set() if layer else words(parts[end - 1])
-            class_name = type(module).__name__.removeprefix(self.brand)
+            class_name = type(module).__name__
+            brand = next((brand for brand in self.brands if class_name.startswith(brand)), "")
+            class_name = class_name.removeprefix(brand)
             if not (layer and re.search("Layer$|Block$", class_name)):
                 named |= words(class_name)
             chain.append(named)
@@ -108,19 +127,36 @@ class Grouping:
         return chain
 
     def _by_words(self, chain: list[set[str]]) -> str:
-        """The nearest word that tells; `mixer` tells only where nothing else does."""
+        """The nearest word that tells; experts and `mixer` tell only where nothing else does."""
         if any(named & NORMS for named in chain):
             return "other"
         for named in chain:
             for group, telling in (("other", OTHER), ("attention", ATTENTION), ("mlp", MLP)):
                 if named & telling:
                     return group
+        if any(named & EXPERTS for named in chain):
+            return "mlp"
         return "other" if any("mixer" in named for named in chain) else ""
 
 
+def _head(model: PreTrainedModel, embedding: set[str]) -> nn.Module | None:
+    """The head; some wrappers do not say where the one of the language model inside them is."""
+    for name, module in model.named_modules():
+        around = not name or any(path.startswith(f"{name}.") for path in embedding)
+        if isinstance(module, PreTrainedModel) and around:
+            head: nn.Module | None = module.get_output_embeddings()
+            if head is not None:
+                return head
+    return None
+
+
+def _brand(model: PreTrainedModel) -> str:
+    return re.sub(r"(For|LMHead|WithLM|Model|Decoder).*", "", type(model).__name__)
+
+
 def words(name: str) -> set[str]:
-    """Words of a snake_case or CamelCase name: `MoeMLPBlock` -> moe, mlp, block."""
-    parts = re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+", name)
+    """Words of a snake_case or CamelCase name: `MoEMLPBlock` -> moe, mlp, block."""
+    parts = re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+", name.replace("MoE", "Moe"))
     return {part.lower() for part in parts} | {part.lower().rstrip("0123456789") for part in parts}
 
 
@@ -132,10 +168,3 @@ def _numbers(config: PretrainedConfig, pattern: str) -> set[int]:
 
 def _names_of(model: PreTrainedModel, wanted: nn.Module | None) -> set[str]:
     return {name for name, module in model.named_modules() if module is wanted}
-
-
-def _is_tower(module: nn.Module, embedding: set[str], name: str) -> bool:
-    if not isinstance(module, PreTrainedModel) or not name or any(path.startswith(name + ".") for path in embedding):
-        return False
-    modalities = module.input_modalities
-    return "text" not in ([modalities] if isinstance(modalities, str) else modalities)

@@ -58,6 +58,11 @@ class ModuleKind:
     """Name of the kind whose weight this kind shares."""
     by_weight: bool = False
     """LoRA has to be asked for by the weight's name (PEFT's `target_parameters`), not by the module's."""
+    tower: bool = False
+    """In a part that text never runs through: a vision or audio tower, its connector, cross-attention."""
+    recurrent: bool = False
+    """All its modules are in token mixers that hold a state instead of keys and values: state-space, linear
+    attention, short convolution."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,6 +85,8 @@ class ModuleKind:
             "rows": None if self.rows is None else [list(row) for row in self.rows],
             "tied_to": self.tied_to,
             "by_weight": self.by_weight,
+            "tower": self.tower,
+            "recurrent": self.recurrent,
         }
 
     @classmethod
@@ -100,6 +107,8 @@ class ModuleKind:
             rows=None if rows is None else tuple((start, end) for start, end in rows),
             tied_to=value["tied_to"],
             by_weight=value["by_weight"],
+            tower=value["tower"],
+            recurrent=value["recurrent"],
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from trainer.config import RunConfig
 from trainer.counts import file_bytes, file_sizes, trainable_count
+from trainer.coverage import coverage
 from trainer.devices import CPU, Device
 from trainer.errors import Issue
 from trainer.failures import size
@@ -120,6 +121,7 @@ def make_plan(
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
+    partial = coverage(config, module_map, found.targets)
     stored = sum(sum(file_sizes(target, config.adapter, module_map)) for target in found.targets)
     return Plan(
         total=module_map.parameters,
@@ -134,7 +136,7 @@ def make_plan(
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
         issues=tuple(issues),
-        warnings=(*found.warnings, *_too_large(least, memory, device, fits)),
+        warnings=(*found.warnings, *partial, *_too_large(least, memory, device, fits)),
     )
 
 

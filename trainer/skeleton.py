@@ -141,7 +141,8 @@ class Skeleton:
                 return self.override[name]
             if name in self.misshapen:
                 given = _on_meta(module, meta, native, x)
-                return self.noise.take(*given.shape) + x.mean()
+                self.outputs[name] = _with_gradient(self.noise.take(*given.shape) + x.mean())
+                return self.outputs[name]
             y: torch.Tensor = ((x.float() @ into).unsqueeze(-1) * out).contiguous()
             if not self.replay:
                 self.outputs[name] = y = _with_gradient(y + self.noise.take(*y.shape))

@@ -109,6 +109,28 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
     )
 
 
+def towers(grouping: Grouping, seen: Survey) -> list[str]:
+    """The highest modules that text never runs through: vision and audio towers, connectors, cross-attention.
+
+    Where nothing was seen: models inside the model that do not hold the embedding of its text.
+    """
+    idle, live = [], {""}
+    for name, module in grouping.modules.items():
+        keys = dict(module.named_parameters(recurse=False))
+        if seen.failure:
+            runs = name in grouping.embedding
+        else:
+            runs = seen.has(seen.called, name) or any(seen.has_parameter(seen.read, name, key) for key in keys)
+        if keys and runs:
+            parts = name.split(".")
+            live |= {".".join(parts[:end]) for end in range(len(parts) + 1)}
+    for name, module in grouping.modules.items():
+        wanted = PreTrainedModel if seen.failure else nn.Module
+        if name not in live and name.rpartition(".")[0] in live and isinstance(module, wanted):
+            idle += [name] * any(True for _ in module.parameters())
+    return idle
+
+
 def extra_inputs(config: PretrainedConfig) -> dict[str, Any]:
     """Inputs beside token ids that a text-only pass needs."""
     if config.model_type == "xmod":  # it has adapters per language, and no language by default

@@ -46,9 +46,10 @@ def treat_module(name: str, module: nn.Module, group: str, seen: Survey, peft: P
 def treat_parameter(holder: str, key: str, parameter: nn.Parameter, experts: bool, seen: Survey) -> Verdict:
     """Treatments of a bare parameter `key`, such as experts' weights, of the module `holder`."""
     called = seen.has(seen.called, holder)
+    read = seen.has_parameter(seen.read, holder, key) or seen.has(seen.reached, holder)
     if not parameter.requires_grad:
         return (), FIXED
-    if not (experts and called) and not seen.has_parameter(seen.read, holder, key):
+    if not (experts and called) and not read:
         return (), NO_GRADIENT if called else UNUSED
     if not experts:
         return (), "A bare parameter: PEFT wraps whole modules, or experts' weights."
