@@ -29,7 +29,6 @@ from trainer.hub_models import HubFile, Repository, refusal
 Sink = Callable[..., None]
 AT_ONCE = 4
 """Files under way together."""
-CHUNK = 2**20
 LOOK = 0.25
 """Seconds between two looks at the threads that download."""
 TELL = 1.0
@@ -221,7 +220,7 @@ def _append(repository: Repository, file: HubFile, part: Path, stop: threading.E
         with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=QUIET) as response:
             hf_raise_for_status(response)
             with part.open("ab" if response.status_code == 206 else "wb") as target:
-                for chunk in response.iter_bytes(CHUNK):
+                for chunk in response.iter_bytes():
                     target.write(chunk)
                     if stop.is_set():
                         return None

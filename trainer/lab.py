@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import control, devices, estimate, parsing
+from trainer import control, devices, estimate, model_search, parsing
 from trainer.base_model import BaseModels
 from trainer.compare import Comparison, compare
 from trainer.config import RunConfig, is_bundled
@@ -15,7 +15,7 @@ from trainer.errors import InvalidConfig, Issue
 from trainer.experiments import ID, Experiment, Experiments, default_name, expand
 from trainer.helper import Helper, Watcher
 from trainer.mending import checked
-from trainer.models import local_models
+from trainer.model_search import Choice
 from trainer.modules import ModuleMap
 from trainer.offers import Offer, make_offers
 from trainer.own_sets import OwnSets
@@ -75,9 +75,21 @@ class Lab:
         self.helper.close()
         self.data_helper.close()
 
-    def models(self) -> list[str]:
-        """Names to offer: the demo first, then the folders of the models folder."""
-        return ["demo", *local_models(self.settings.models_dir)]
+    def recent_models(self) -> list[str]:
+        """Names of the models that were trained last."""
+        return model_search.recent(self.store.summaries())
+
+    def models_here(self) -> list[Choice]:
+        """The demo, then the folders of the models folder."""
+        return model_search.here(self.settings.models_dir)
+
+    def models_in_cache(self) -> list[Choice]:
+        """Models of the hub that lie in its local cache."""
+        return model_search.in_cache()
+
+    def search_hub(self, text: str) -> list[Choice]:
+        """Models of the hub. Raises UserError where it cannot be asked."""
+        return model_search.on_hub(self.base_models.hub, text)
 
     def module_map(self, config: RunConfig) -> ModuleMap:
         return self.helper.module_map(config.model)
