@@ -12,22 +12,25 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from trainer import control, data_commands, devices, experiment_commands, locks, parsing, scenarios
+from trainer.base_model import BaseModels
 from trainer.config import ModelConfig, RunConfig, default_config
-from trainer.errors import InvalidConfig, Issue, UserError
+from trainer.errors import InvalidConfig, UserError
 from trainer.experiments import ID, OPEN, Experiments
 from trainer.export import adapter_zip
 from trainer.failures import size
 from trainer.mending import checked
-from trainer.models import load_config, load_tokenizer, missing_files
+from trainer.models import load_config, load_tokenizer
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
 from trainer.progress import Progress, figure
 from trainer.runs import Run, RunStore
 from trainer.uploads import keep_data
+from trainer.weight_files import no_tokenizer, nothing_yet
 
 BAD_INPUT = 2
 
@@ -125,22 +128,25 @@ def _plan(options: argparse.Namespace) -> int:
         _print_json(plan.to_json())
     else:
         _print_plan(plan)
-    return BAD_INPUT if plan.issues else 0
+    return 0 if _can_plan(plan, config.model.name) else BAD_INPUT
+
+
+def _can_plan(plan: Plan, name: str) -> bool:
+    """Whether nothing is wrong but that the model's weights are not here yet: a config.json is enough for a plan."""
+    absent = {nothing_yet(name), no_tokenizer(name)} if nothing_yet(name) in plan.issues else set()
+    return not set(plan.issues) - absent
 
 
 def _train(options: argparse.Namespace) -> int:
     store = RunStore(options.runs_dir)
 
-    def look(config: RunConfig) -> list[Issue]:
-        return [*_plan_of(config, options.models_dir).issues, *missing_files(config.model, options.models_dir)]
-
-    config = checked(parsing.load_json(options.config), look)
+    config = checked(parsing.load_json(options.config), lambda config: _plan_of(config, options.models_dir).issues)
     if options.data_file:
         name = keep_data(options.data_file, options.runs_dir / "data")
         config = replace(config, data=replace(config.data, source="file", path=name))
     plan = _plan_of(config, options.models_dir)
-    if issues := [*plan.issues, *missing_files(config.model, options.models_dir)]:
-        raise InvalidConfig(issues)
+    if plan.issues:
+        raise InvalidConfig(plan.issues)
     data_commands.check_data(config, options)
     run = store.create(config, plan, "starting", locks.identity(os.getpid()))
     if options.json:
@@ -239,7 +245,13 @@ def _module_map(model: ModelConfig, models_dir: Path) -> ModuleMap:
 def _plan_of(config: RunConfig, models_dir: Path, module_map: ModuleMap | None = None) -> Plan:
     vocabulary = load_tokenizer(config.model, models_dir).get_vocab() if config.model.new_tokens else ()
     module_map = module_map or _module_map(config.model, models_dir)
-    return make_plan(config, module_map, devices.device(), vocabulary)
+    plan = make_plan(config, module_map, devices.device(), vocabulary)
+    return plan.on(_base_models(models_dir).examine(config.model, module_map))
+
+
+@cache
+def _base_models(models_dir: Path) -> BaseModels:
+    return BaseModels(models_dir)
 
 
 def _print_plan(plan: Plan) -> None:
@@ -247,6 +259,8 @@ def _print_plan(plan: Plan) -> None:
         print(f"{receipt.tick:24} {receipt.treatment:5} {receipt.note}")
     print(f"{plan.trainable:,} of {plan.total:,} parameters train ({plan.share:.2%})")
     print(f"adapter: {size(plan.adapter_bytes)}")
+    if plan.base.bytes:
+        print(f"to download first: {size(plan.base.bytes)} in {plan.base.files} files")
     _print_memory(plan)
     print("picked for speed:")
     for name, reason in plan.levers.why.items():

@@ -2,7 +2,9 @@
 
 Who holds the run's lock, or has its turn, is the one writer.
 Rows: {"type": "state", "state", "cause", "message"}, {"type": "metrics", "step", "loss", …},
-{"type": "eval", "step", "eval_loss", …}, {"type": "log", "text"}; every row has "time" (seconds since 1970).
+{"type": "eval", "step", "eval_loss", …}, {"type": "log", "text"}, {"type": "base", "revision", "commit"} (what a
+hub model is pinned to), {"type": "download", "files", "of", "bytes", "total", "speed"}; every row has "time" (seconds
+since 1970).
 """
 
 from __future__ import annotations

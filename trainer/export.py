@@ -128,8 +128,10 @@ def base_model(run: Run) -> str:
 
 
 def revision(run: Run) -> str:
-    """The base model's branch, tag or commit on the hub; empty for its main one."""
+    """The base model's commit, where the run was pinned to one, else its branch or tag; empty for its main one."""
     assert run.config is not None
+    if run.history.commit:
+        return run.history.commit
     name = re.sub(r"[^A-Za-z0-9._/-]+", "", run.config.model.revision)[:200]
     return name if "/" in base_model(run) and name != "main" else ""
 

@@ -16,6 +16,7 @@ from trainer import events, figures, locks
 ACTIVE = ("starting", "running", "stopping")
 ENDED = ("finished", "stopped", "failed", "interrupted")
 LOG_LINES = 200
+COMMIT = re.compile(r"[0-9a-f]{40}")
 CONFIG = re.compile(r"config(-\d+)?\.json")
 _LONG = 2**22
 """Bytes of events.jsonl from which on a metrics.f64 that is missing is worth making."""
@@ -34,6 +35,10 @@ class History:
     """Identity of the process that is to take the lock of a starting run."""
     config: str = "config.json"
     """File of the configuration in use: a run that trains longer gets another one."""
+    commit: str = ""
+    """Commit of the hub model that the run is pinned to; empty for models of this machine."""
+    download: dict[str, Any] = field(default_factory=dict)
+    """The newest account of a download that is under way: files, of, bytes, total, speed."""
     steps: int = 0
     """Steps the run will take in all, as its worker counted."""
     examples: int = 0
@@ -92,6 +97,10 @@ class History:
                 rows.append(row)
             elif event["type"] == "state":
                 self._fold_state(event)
+            elif event["type"] == "base" and COMMIT.fullmatch(str(event.get("commit"))):
+                self.commit = event["commit"]
+            elif event["type"] == "download":
+                self.download = _numbers(event)
             elif event["type"] == "log":
                 self.log = [*self.log, str(event.get("text", ""))][-LOG_LINES:]
         if rows:
@@ -117,6 +126,7 @@ class History:
     def _fold_state(self, event: events.Event) -> None:
         moment = event["time"] if isinstance(event.get("time"), float) else 0.0
         self.recorded = str(event.get("state"))
+        self.download = {}
         self.cause = str(event.get("cause") or "")
         self.message = str(event.get("message") or "")
         self.worker = str(event.get("worker") or "")
@@ -155,6 +165,13 @@ class History:
         if not self.steps or not self.step or not self.elapsed():
             return None
         return self.elapsed() / self.step * max(self.steps - self.step, 0)
+
+
+def _numbers(event: events.Event) -> dict[str, float]:
+    """The figures of a download; empty where they are none."""
+    found = {key: event.get(key) for key in ("files", "of", "bytes", "total", "speed")}
+    numbers = {key: value for key, value in found.items() if isinstance(value, int | float) and 0 <= value < 2**60}
+    return numbers if len(numbers) == len(found) else {}
 
 
 def _size(path: Path) -> int:

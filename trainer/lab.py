@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import control, devices, estimate, parsing
+from trainer import control, devices, estimate, model_search, parsing
+from trainer.base_model import BaseModels
 from trainer.compare import Comparison, compare
 from trainer.config import RunConfig, is_bundled
 from trainer.errors import InvalidConfig, Issue
 from trainer.experiments import ID, Experiment, Experiments, default_name, expand
 from trainer.helper import Helper, Watcher
 from trainer.mending import checked
-from trainer.models import local_models, missing_files
+from trainer.model_search import Choice
 from trainer.modules import ModuleMap
 from trainer.offers import Offer, make_offers
 from trainer.own_sets import OwnSets
@@ -58,6 +59,7 @@ class Lab:
         self.own_sets = OwnSets(self.store.folder)
         for folder in (settings.data_dir, settings.exports_dir):
             folder.mkdir(parents=True, exist_ok=True)
+        self.base_models = BaseModels(settings.models_dir)
         self.helper = Helper(settings.models_dir, settings.data_dir)
         self.data_helper = Helper(settings.models_dir, settings.data_dir, "data")
         self._sizes: dict[Hashable, estimate.Size | None] = {}
@@ -73,9 +75,21 @@ class Lab:
         self.helper.close()
         self.data_helper.close()
 
-    def models(self) -> list[str]:
-        """Names to offer: the demo first, then the folders of the models folder."""
-        return ["demo", *local_models(self.settings.models_dir)]
+    def recent_models(self) -> list[str]:
+        """Names of the models that were trained last."""
+        return model_search.recent(self.store.summaries())
+
+    def models_here(self) -> list[Choice]:
+        """The demo, then the folders of the models folder."""
+        return model_search.here(self.settings.models_dir)
+
+    def models_in_cache(self) -> list[Choice]:
+        """Models of the hub that lie in its local cache."""
+        return model_search.in_cache()
+
+    def search_hub(self, text: str) -> list[Choice]:
+        """Models of the hub. Raises UserError where it cannot be asked."""
+        return model_search.on_hub(self.base_models.hub, text)
 
     def module_map(self, config: RunConfig) -> ModuleMap:
         return self.helper.module_map(config.model)
@@ -83,15 +97,13 @@ class Lab:
     def plan(self, config: RunConfig) -> Plan:
         """The plan of a configuration. Raises UserError where its model cannot be read."""
         vocabulary = self.helper.vocabulary(config.model) if config.model.new_tokens else ()
-        return make_plan(config, self.module_map(config), devices.device(), vocabulary)
+        module_map = self.module_map(config)
+        plan = make_plan(config, module_map, devices.device(), vocabulary)
+        return plan.on(self.base_models.examine(config.model, module_map))
 
     def read(self, value: Any) -> RunConfig:
         """A configuration from parsed JSON. Raises InvalidConfig with every problem of it, those of its plan too."""
-        return checked(value, lambda config: self._issues(config, self.plan(config)))
-
-    def _issues(self, config: RunConfig, plan: Plan) -> list[Issue]:
-        """What keeps a run from starting, but for its data."""
-        return [*plan.issues, *missing_files(config.model, self.settings.models_dir)]
+        return checked(value, lambda config: self.plan(config).issues)
 
     def data_report(self, config: RunConfig, watcher: Watcher | None = None) -> dict[str, Any]:
         """The account of a configuration's data, with the time that its training takes where that is known.
@@ -116,8 +128,8 @@ class Lab:
         if issues:
             raise InvalidConfig(issues)
         plan = self.plan(config)
-        if issues := self._issues(config, plan):
-            raise InvalidConfig(issues)
+        if plan.issues:
+            raise InvalidConfig(plan.issues)
         self._check_data(config, watcher)
         run = self.store.create(config, plan)
         self.supervisor.kick()

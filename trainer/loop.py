@@ -19,6 +19,7 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from trainer import adapter, checkpoints, devices
+from trainer.base_model import BaseModels
 from trainer.config import RunConfig
 from trainer.data import Bad, Prepared, prepare
 from trainer.discover import discover
@@ -58,7 +59,8 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     tokenizer = load_tokenizer(config.model, places.models_dir)
     module_map = discover(load_config(config.model, places.models_dir), config.model.name)
     planned = partial(make_plan, config, module_map, devices.device(), tokenizer.get_vocab())
-    plan = planned()
+    base_files = BaseModels(places.models_dir).examine(config.model, module_map)
+    plan = planned().on(base_files)
     if plan.issues:
         raise InvalidConfig(plan.issues)
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
@@ -68,7 +70,9 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     for note in data.notes:
         sink("log", text=note)
     newest = checkpoints.newest_complete(places.folder / "checkpoints")
-    plan = _settle(planned(_trained(config, data)), places.folder / "plan.json", resumes=newest is not None)
+    plan = _settle(
+        planned(_trained(config, data)).on(base_files), places.folder / "plan.json", resumes=newest is not None
+    )
     sink("log", text=f"Picked for speed. {plan.levers.told()}")
     if data.skipped:
         record_skipped(data.skipped, places.folder / "skipped_rows.jsonl")

@@ -7,6 +7,7 @@ comes with a model is ever run, and only safetensors are read.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import re
 from collections.abc import Iterator
@@ -15,23 +16,14 @@ from typing import Any
 
 from trainer import demo
 from trainer.config import ModelConfig
-from trainer.errors import Issue, UserError
+from trainer.errors import UserError
+from trainer.hub_models import refusal
+from trainer.weight_files import INDEX, MAX_INDEX_BYTES, TOKENIZER_FILES, WEIGHTS_FILE
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}")
-WEIGHTS_FILE = re.compile(r"[\w.-]{1,200}\.safetensors")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-)
-INDEX = "model.safetensors.index.json"
 MAX_CONFIG_BYTES = 5_000_000
-MAX_INDEX_BYTES = 50_000_000
 MAX_DEPTH = 64
 
 
@@ -55,10 +47,7 @@ def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
         folder = models_dir / name
         if (folder / "config.json").is_file():
             return str(folder.resolve()), {"local_files_only": True}
-        raise UserError(
-            f"There is no model folder “{name}” with a config.json in {models_dir.name}/.",
-            "Put the model there, or name a hub model as owner/name.",
-        )
+        raise UserError(*_no_folder(name, models_dir))
     if HUB_ID.fullmatch(name) and ".." not in name:
         if not REVISION.fullmatch(model.revision) or ".." in model.revision:
             raise UserError(f"“{model.revision[:100]}” is no revision.", "Write a branch, a tag or a commit.")
@@ -71,6 +60,20 @@ def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
     raise UserError(
         f"“{name[:100]}” is no model name.",
         "Write demo, a folder's name in the models folder, or a hub id owner/name.",
+    )
+
+
+def _no_folder(name: str, models_dir: Path) -> tuple[str, str]:
+    """What is told of a name that is no folder of the models folder: where it was looked for, and what is alike."""
+    place = models_dir.resolve()
+    if (place / name).is_dir():
+        return f"{place / name} has no config.json.", "Put the model's config.json there, beside its weights."
+    names = {item.casefold(): item for item in ("demo", *local_models(models_dir))}
+    near = [names[item] for item in difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.5)]
+    meant = f"Did you mean {' or '.join(near)}? If not, put" if near else "Put"
+    return (
+        f"There is no model folder “{name}” in {place}.",
+        f"{meant} its folder there, or name a hub model as owner/name.",
     )
 
 
@@ -127,22 +130,6 @@ def check_weights(model: ModelConfig, models_dir: Path) -> None:
         )
 
 
-def missing_files(model: ModelConfig, models_dir: Path) -> list[Issue]:
-    """What the folder of a local model lacks for a training; of a hub model, loading tells."""
-    source, keywords = locate(model, models_dir)
-    folder, issues = Path(source), []
-    if keywords.get("local_files_only"):
-        if not any(folder.glob("*.safetensors")):
-            problem = f"{model.name} has no weights as safetensors."
-            issues.append(Issue("model.name", problem, "Put model.safetensors into its folder."))
-        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-            problem = f"{model.name} has no tokenizer."
-            issues.append(
-                Issue("model.name", problem, "Put tokenizer.json and tokenizer_config.json into its folder.")
-            )
-    return issues
-
-
 def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
     """The model's tokenizer. Raises UserError where there is none."""
     from transformers import AutoTokenizer
@@ -168,10 +155,7 @@ def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, 
             "Check the network, or put the model into the models folder.",
         ) from error
     except HfHubHTTPError as error:
-        raise UserError(
-            f"The hub does not give {name}: {first_line(error)}",
-            "Check the name; for a gated model, set HF_TOKEN in the environment and accept its terms.",
-        ) from error
+        raise refusal(name, error) from error
     except (OSError, ValueError) as error:
         raise UserError(f"The config.json of {name} cannot be read: {first_line(error)}") from error
     if path is None:

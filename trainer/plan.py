@@ -7,10 +7,11 @@ plan against the real model before its first step (`adapter.verify`).
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
+from trainer.base_model import Base
 from trainer.config import RunConfig
 from trainer.counts import file_bytes, file_sizes, trainable_count
 from trainer.coverage import coverage
@@ -52,6 +53,8 @@ class Plan:
     """What keeps the run from starting."""
     warnings: tuple[Issue, ...] = ()
     """What a person should know before starting."""
+    base: Base = Base()
+    """The model's files, where they were looked at: which commit, what is still to download."""
 
     @property
     def share(self) -> float:
@@ -77,7 +80,13 @@ class Plan:
             "receipts": [asdict(receipt) | {"names": list(receipt.names)} for receipt in self.receipts],
             "issues": [issue.to_json() for issue in self.issues],
             "warnings": [issue.to_json() for issue in self.warnings],
+            "base": self.base.to_json(),
         }
+
+    def on(self, base: Base) -> Plan:
+        """This plan with what was found out about the model's files."""
+        issues, warnings = (*self.issues, *base.issues), (*self.warnings, *base.warnings)
+        return replace(self, issues=issues, warnings=warnings, base=base)
 
 
 def make_plan(

@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trainer.events import Event
+from trainer.failures import size
 
 
 class Progress:
@@ -17,10 +18,14 @@ class Progress:
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._bar: Any = None
+        self._tenth = 0
+        """How much of a download was told, in tenths."""
 
     def __call__(self, event: Event) -> None:
         if self._as_json:
             print(json.dumps(event, ensure_ascii=False), flush=True)
+        elif event["type"] == "download":
+            self._download(event)
         elif event["type"] == "metrics" and self._bar is not None:
             self._bar.set_postfix_str(f"loss {figure(event['loss'])}", refresh=False)
             self._bar.update(event["step"] - self._bar.n)
@@ -29,6 +34,22 @@ class Progress:
             sys.stdout.flush()
         if event["type"] == "state":
             self._follow(event)
+
+    def _download(self, event: Event) -> None:
+        """A bar of bytes on a terminal, a line for every tenth elsewhere."""
+        tenth = 10 * event["bytes"] // max(event["total"], 1)
+        if sys.stdout.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=event["total"], unit="B", unit_scale=True, dynamic_ncols=True)
+            self._bar.set_postfix_str(f"{event['files']} of {event['of']} files", refresh=False)
+            self._bar.update(event["bytes"] - self._bar.n)
+        elif tenth > self._tenth:
+            self._tenth = tenth
+            tqdm.write(f"downloaded {size(event['bytes'])} of {size(event['total'])}, {size(event['speed'])}/s")
+            sys.stdout.flush()
+        if event["bytes"] >= event["total"] and self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def _follow(self, event: Event) -> None:
         """The bar is there while the run takes steps, and only where a person looks at it."""

@@ -138,9 +138,12 @@ class RunStore:
             draft = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
             draft.chmod(0o755)
             write_json(draft / "config.json", config.to_json())
-            write_json(draft / "plan.json", plan.to_json())
+            planned = plan.to_json()
+            write_json(draft / "plan.json", planned)
             places.put_last(draft, self.folder)
             events.append(draft / "events.jsonl", "state", state=state, **({"worker": worker} if worker else {}))
+            if commit := planned.get("base", {}).get("commit"):  # what the person saw is what will be trained
+                events.append(draft / "events.jsonl", "base", revision=config.model.revision, commit=commit)
             draft.rename(self.folder / run_id)
             places.announce(self.folder)
         except OSError as error:

@@ -13,11 +13,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
 from trainer import checkpoints, devices, failures, locks, parsing, redact
+from trainer.download import fetch
 from trainer.errors import UserError
 from trainer.events import Event, EventWriter
 from trainer.history import History
@@ -149,6 +151,8 @@ def _take_over(run: Run, writer: EventWriter, switch: StopSwitch) -> None:
 def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwitch) -> bool:
     """Train the run on one of these devices. Returns False if it was stopped."""
     assert run.config is not None
+    models_dir = _folder("LAB_MODELS_DIR", "models")
+    model = fetch(run.config.model, models_dir, run.history.commit, writer.write)
     device = _take_device(names, writer)
     if device != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = devices.place(device)  # before anything looks for GPUs
@@ -161,8 +165,8 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
                 raise Stopped
         writer.write(type, **values)
 
-    places = loop.Places(run.folder, _folder("LAB_MODELS_DIR", "models"), _folder("LAB_DATA_DIR", "runs/data"))
-    return loop.train(run.config, places, sink, lambda: switch.asked)
+    places = loop.Places(run.folder, models_dir, _folder("LAB_DATA_DIR", "runs/data"))
+    return loop.train(replace(run.config, model=model), places, sink, lambda: switch.asked)
 
 
 def _take_device(names: Sequence[str], writer: EventWriter) -> str:

@@ -175,6 +175,8 @@ def _status(run: Run, state: str) -> str:
 
 
 def _progress(history: History, state: str, message: str) -> str:
+    if state == "starting" and (done := history.download) and done["bytes"] < done["total"]:
+        return _download(done)
     share = min(history.step / history.steps, 1.0) if history.steps else 0.0
     steps = f"step {history.step:,} of {history.steps:,}" if history.steps else "no step yet"
     elapsed = history.elapsed()
@@ -190,6 +192,24 @@ def _progress(history: History, state: str, message: str) -> str:
         f'aria-valuemax="{history.steps}" aria-valuenow="{history.step}">'
         f'<i style="width:{share * 100:.2f}%"></i></div>'
         f'<div class="progress-text"><span>{steps}</span>{times}</div>'
+    )
+
+
+def _download(done: dict[str, float]) -> str:
+    """How far the download of a hub model is: files, bytes, speed, time left."""
+    share = done["bytes"] / done["total"]
+    left = text.seconds((done["total"] - done["bytes"]) / done["speed"]) if done["speed"] else ""
+    parts = (
+        f"{text.size(done['bytes'])} of {text.size(done['total'])}",
+        f"{done['files']:,.0f} of {done['of']:,.0f} files",
+        f"{text.size(done['speed'])}/s" if done["speed"] else "waiting for the hub",
+        f"about {left} left" if left else "",
+    )
+    cells = "".join(f"<span>{part}</span>" for part in parts if part)
+    return (
+        f'<div class="progress starting" role="progressbar" aria-label="Download" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.2f}%"></i></div>'
+        f'<div class="progress-text">{cells}<span class="message starting">Downloads the model, once.</span></div>'
     )
 
 

@@ -26,7 +26,7 @@ def summary(
 ) -> str:
     """The summary as HTML. `refused`: Train was pressed and started nothing. `progress`: of the check of the data."""
     figures = _figures(plan) if plan is not None else f'<p class="quiet">{text.escape(waiting)}</p>'
-    lost = _matching_nothing(plan) + _warnings(plan) if plan is not None else ""
+    lost = _download(plan) + _matching_nothing(plan) + _warnings(plan) if plan is not None else ""
     return f'<div class="summary">{figures}{lost}{_issues(issues, refused)}{progress}</div>'
 
 
@@ -78,6 +78,14 @@ def _speed(plan: Plan) -> str:
         for name, reason in plan.levers.why.items()
     )
     return f'<details class="speed"><summary>Picked for speed</summary><table>{rows}</table></details>'
+
+
+def _download(plan: Plan) -> str:
+    """What comes from the hub before the training."""
+    if not plan.base.bytes:
+        return ""
+    files = "one file" if plan.base.files == 1 else f"{plan.base.files} files"
+    return f'<p class="quiet">The model is downloaded first: {text.size(plan.base.bytes)} in {files}.</p>'
 
 
 def _matching_nothing(plan: Plan) -> str:

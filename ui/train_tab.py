@@ -15,7 +15,7 @@ from trainer.errors import InvalidConfig, Issue, UserError
 from trainer.helper import Cancelled
 from trainer.lab import Lab
 from trainer.plan import Plan
-from ui import data_view, live, modules_panel, settings_panel
+from ui import data_view, live, model_field, modules_panel, settings_panel
 from ui.checks import Checks
 from ui.data_panel import DataPanel
 from ui.form import TICKS, Form
@@ -33,7 +33,7 @@ class TrainTab:
         self.lab, self.form, self.checks = lab, Form(), Checks()
         with gr.Row(elem_id="bench"):
             with gr.Column(elem_id="col-modules", min_width=0), gr.Column(elem_classes="card"):
-                model = self.form.add("model.name", choices=lab.models(), allow_custom_value=True, elem_id="model")
+                model = self.form.components["model.name"] = model_field.build(lab)
                 self.panel = self.form.components[TICKS] = modules_panel.build()
             with gr.Column(elem_id="col-settings", min_width=0):
                 with gr.Column(elem_classes="card", elem_id="settings"):
@@ -59,7 +59,6 @@ class TrainTab:
                 self.plan, form.inputs, plan_outputs, **DIRECT
             )
         self.show_after(config_file.upload(told(self.load_config), config_file, self.named, **QUEUED))
-        page.load(lambda: gr.update(choices=self.lab.models()), None, model, **DIRECT)
         page.load(self.live.refresh, [self.live.shown, self.live.seen], self.live.outputs, **DIRECT)
         gr.on(
             [item.change for path, item in form.components.items() if path != "model.name"],
