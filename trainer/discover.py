@@ -16,14 +16,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from trainer.arrange import arrange
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.forward import forward_facts
 from trainer.grouping import Grouping
-from trainer.models import first_line
+from trainer.model_config import auto_class, missing_package
 from trainer.modules import GROUPS, ModuleKind, ModuleMap
 from trainer.naming import short_names
 from trainer.peft_names import PeftNames, mark
@@ -60,10 +61,12 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
     """
     try:
         model = build(config).eval()
+    except ImportError as error:
+        raise missing_package(error, name) from error
     except Exception as error:  # of any kind: nobody checks the numbers and names that a config.json holds
         raise UserError(
             f"The config.json of {name} describes no model: {type(error).__name__}: {first_line(error)}.",
-            "Mend it, or choose another model.",
+            "Correct it, or choose another model.",
         ) from error
     grouping = Grouping(model, config)
     seen = survey(model, grouping, config)
@@ -99,8 +102,10 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
 def build(config: PretrainedConfig) -> PreTrainedModel:
     """The model on the `meta` device: modules, names and shapes, no memory."""
     own = copy.deepcopy(config)  # transformers notes dtype and attention in the config it builds from
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(own, dtype=torch.float32, attn_implementation="eager")
+    with torch.device("meta"), no_init_weights():
+        model = auto_class(own).from_config(own, dtype=torch.float32, attn_implementation="eager")
+    model.tie_weights()
+    return model
 
 
 def _units(model: PreTrainedModel, grouping: Grouping, seen: Survey) -> Iterator[Unit]:
