@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
@@ -73,6 +73,11 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
     if seen.failure:  # some rescale their weights for inference, which a skeleton has not
         model = build(config).train()
         seen = survey(model, grouping, config)
+    if seen.failure and auto_class(config) is AutoModelForImageTextToText:
+        raise UserError(
+            f"{name} does not run on text alone, so it cannot be trained on text: {seen.failure[:200].rstrip('.')}.",
+            "Choose a language model, or an image-text model that takes text without an image.",
+        )
     if seen.looks_ahead:  # its loss falls nicely, and it learns to copy
         wanted = json.dumps(CAUSAL[seen.looks_ahead][1])
         raise UserError(
@@ -93,6 +98,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         vocab_size=_number(text, "vocab_size"),
         heads=_number(text, "num_attention_heads"),
         max_positions=_number(text, "max_position_embeddings", "max_seq_len", "seq_length"),
+        auto_class=auto_class(config).__name__,
         dtype=str(config.dtype or "").removeprefix("torch."),
         forward=forward_facts(model, text, _number(text, "hidden_size")),
         blocks=arrange(kinds, grouping, seen),
