@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from trainer import adapter
 from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig
 from trainer.discover import discover
+from trainer.model_config import auto_class
 from trainer.modules import ModuleMap
 from trainer.optimiser import parameter_groups
 from trainer.plan import Plan, make_plan
@@ -54,7 +55,7 @@ def build(
 ) -> Trained:
     """A model from `config` with random weights, the ticks attached and verified, not trained yet."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = auto_class(config).from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():  # some start at zero, which would keep gradients from others
             parameter += torch.randn_like(parameter) * 0.02
@@ -93,6 +94,6 @@ def logits(model: Any, config: PreTrainedConfig) -> torch.Tensor:
 def reloaded(trained: Trained, config: PreTrainedConfig, folder: Path) -> Any:
     """The saved adapter on a fresh base model, by plain PEFT alone."""
     trained.model.save_pretrained(str(folder), save_embedding_layers=False)
-    base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    base = auto_class(config).from_config(config, dtype=torch.float32)
     base.load_state_dict(trained.base_state)
     return PeftModel.from_pretrained(base, str(folder)).eval()

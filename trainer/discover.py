@@ -16,14 +16,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from trainer.arrange import arrange
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.forward import forward_facts
 from trainer.grouping import Grouping
-from trainer.models import first_line
+from trainer.model_config import auto_class, missing_package
 from trainer.modules import GROUPS, ModuleKind, ModuleMap
 from trainer.naming import short_names
 from trainer.peft_names import PeftNames, mark
@@ -62,16 +63,23 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
     """
     try:
         model = build(config).eval()
+    except ImportError as error:
+        raise missing_package(error, name) from error
     except Exception as error:  # of any kind: nobody checks the numbers and names that a config.json holds
         raise UserError(
             f"The config.json of {name} describes no model: {type(error).__name__}: {first_line(error)}.",
-            "Mend it, or choose another model.",
+            "Correct it, or choose another model.",
         ) from error
     grouping = Grouping(model, config)
     seen = survey(model, grouping, config)
     if seen.failure:  # some rescale their weights for inference, which a skeleton has not
         model = build(config).train()
         seen = survey(model, grouping, config)
+    if seen.failure and auto_class(config) is AutoModelForImageTextToText:
+        raise UserError(
+            f"{name} does not run on text alone, so it cannot be trained on text: {seen.failure[:200].rstrip('.')}.",
+            "Choose a language model, or an image-text model that takes text without an image.",
+        )
     if seen.looks_ahead:  # its loss falls nicely, and it learns to copy
         wanted = json.dumps(CAUSAL[seen.looks_ahead][1])
         raise UserError(
@@ -93,6 +101,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         vocab_size=_number(text, "vocab_size"),
         heads=_number(text, "num_attention_heads"),
         max_positions=_number(text, "max_position_embeddings", "max_seq_len", "seq_length"),
+        auto_class=auto_class(config).__name__,
         dtype=str(config.dtype or "").removeprefix("torch."),
         forward=forward_facts(model, text, _number(text, "hidden_size")),
         blocks=arrange(kinds, grouping, seen),
@@ -102,8 +111,10 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
 def build(config: PretrainedConfig) -> PreTrainedModel:
     """The model on the `meta` device: modules, names and shapes, no memory."""
     own = copy.deepcopy(config)  # transformers notes dtype and attention in the config it builds from
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(own, dtype=torch.float32, attn_implementation="eager")
+    with torch.device("meta"), no_init_weights():
+        model = auto_class(own).from_config(own, dtype=torch.float32, attn_implementation="eager")
+    model.tie_weights()
+    return model
 
 
 def _units(model: PreTrainedModel, grouping: Grouping, seen: Survey) -> Iterator[Unit]:

@@ -45,3 +45,9 @@ class InvalidConfig(UserError):
     def __init__(self, issues: Sequence[Issue]) -> None:
         super().__init__("\n".join(str(issue) for issue in issues))
         self.issues = tuple(issues)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, short enough for a sentence."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:300]

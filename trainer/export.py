@@ -141,6 +141,8 @@ def model_card(run: Run) -> str:
     assert run.config is not None
     history, plan = run.history.refresh(), run.plan()
     is_hub = "/" in base_model(run)
+    wrapper = plan.get("auto_class") == "AutoModelForImageTextToText"
+    auto_class = "AutoModelForImageTextToText" if wrapper else "AutoModelForCausalLM"
     receipts = "\n".join(
         f"| `{_plain(receipt['tick'])}` | {receipt['treatment']} | {_prose(receipt['note'])} |"
         for receipt in plan.get("receipts", [])
@@ -163,8 +165,9 @@ def model_card(run: Run) -> str:
         + receipts
         + "\n\n"
         + "\n".join(f"- {key}: {value}" for key, value in facts.items())
-        + "\n\n## Use\n\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-        + f'model = AutoModelForCausalLM.from_pretrained("{base_model(run)}"{version})  # {where}\n'
+        + "\n\n## Use\n\n```python\nfrom peft import PeftModel\nfrom transformers import "
+        + f"{auto_class}\n\n"
+        + f'model = {auto_class}.from_pretrained("{base_model(run)}"{version})  # {where}\n'
         + 'model = PeftModel.from_pretrained(model, "FOLDER OF THIS ADAPTER")\n```\n'
         + _token_note(run.config.model.new_tokens)
         + (

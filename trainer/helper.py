@@ -275,12 +275,14 @@ def _warm_up(task: str) -> None:
 
         assert trainer.data.served
         return
+    import gc
+
     import torch
 
-    import trainer.discover
-
     torch.set_num_threads(1)
-    assert trainer.discover
+    _modules({"name": "demo"}, Path())  # what the first map of a process pays for, it pays now
+    gc.collect()
+    gc.freeze()  # torch's own objects are there to stay: no use in looking at them again and again
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import DataConfig
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.limits import Row, capped, sized
-from trainer.models import HUB_ID, first_line
+from trainer.models import HUB_ID
 
 LARGE = 2 * 2**30
 """Bytes of a data set from which on it is read as a stream."""

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
 from trainer.config import ModelConfig
-from trainer.errors import UserError
-from trainer.models import check_weights, first_line, load_config, locate
+from trainer.errors import UserError, first_line
+from trainer.model_config import auto_class
+from trainer.models import check_weights, load_config, locate
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
 from trainer.recorder import Sink
@@ -39,7 +40,7 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
     if torch.cuda.is_available():
         keywords["device_map"] = {"": 0}
     try:
-        loaded, found = AutoModelForCausalLM.from_pretrained(
+        loaded, found = auto_class(config).from_pretrained(
             source,
             config=config,
             dtype=dtype,

@@ -10,21 +10,20 @@ import contextlib
 import difflib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trainer import demo
 from trainer.config import ModelConfig
-from trainer.errors import UserError
+from trainer.errors import UserError, first_line
 from trainer.hub_models import refusal
+from trainer.model_config import make_config, missing_package
 from trainer.weight_files import INDEX, MAX_INDEX_BYTES, TOKENIZER_FILES, WEIGHTS_FILE
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}")
 MAX_CONFIG_BYTES = 5_000_000
-MAX_DEPTH = 64
 
 
 def local_models(models_dir: Path) -> list[str]:
@@ -92,22 +91,8 @@ def load_config(model: ModelConfig, models_dir: Path) -> Any:
 
     Raises UserError where it is missing, asks for code of its own, or is of an unknown type.
     """
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     source, keywords = locate(model, models_dir)
-    value = _read_config(source, keywords, model.name)
-    _refuse_code(value, model.name)
-    model_type = value.get("model_type")
-    if not isinstance(model_type, str) or model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UserError(
-            f"{model.name} is of the type {model_type!r}, which transformers does not know as a causal LM."[:300],
-            "Choose a causal LM that transformers supports without code of its own.",
-        )
-    try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False, **keywords)
-    except Exception as error:
-        raise UserError(f"The config.json of {model.name} cannot be used: {first_line(error)}") from error
+    return make_config(_read_config(source, keywords, model.name), model.name, source)
 
 
 def check_weights(model: ModelConfig, models_dir: Path) -> None:
@@ -137,6 +122,8 @@ def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
     source, keywords = locate(model, models_dir)
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keywords)
+    except ImportError as error:
+        raise missing_package(error, f"The tokenizer of {model.name}") from error
     except Exception as error:
         raise UserError(
             f"The tokenizer of {model.name} cannot be loaded: {first_line(error)}",
@@ -197,32 +184,3 @@ def _read_json(path: Path, limit: int, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{what} holds no JSON object.", "Choose another model.")
     return value
-
-
-def _refuse_code(value: dict[str, Any], name: str) -> None:
-    for key, depth in _keys(value):
-        if key == "auto_map" or "_implementation" in key:
-            raise UserError(
-                f"The config.json of {name} sets {key[:80]}, which would run code that came with the model.",
-                "Choose a model that transformers supports by itself.",
-            )
-        if depth > MAX_DEPTH:
-            raise UserError(f"The config.json of {name} is nested too deep.", "Choose another model.")
-
-
-def _keys(value: Any) -> Iterator[tuple[str, int]]:
-    """Every key of nested JSON, and how deep it lies."""
-    waiting = [(value, 0)]
-    while waiting:
-        item, depth = waiting.pop()
-        if isinstance(item, dict):
-            yield from ((key, depth) for key in item)
-            waiting += [(inner, depth + 1) for inner in item.values()]
-        elif isinstance(item, list):
-            waiting += [(inner, depth + 1) for inner in item]
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, short enough for a sentence."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:300]

@@ -151,6 +151,8 @@ class ModuleMap:
     heads: int = 0
     max_positions: int = 0
     """Longest sequence the model was made for; 0 where its config does not say."""
+    auto_class: str = "AutoModelForCausalLM"
+    """The class of transformers that loads the model as it is published; an adapter's names are that model's."""
     dtype: str = ""
     """dtype of the stored weights as the config says, such as `bfloat16`; empty where it does not."""
     forward: Forward = Forward()
@@ -182,6 +184,7 @@ class ModuleMap:
             "vocab_size": self.vocab_size,
             "heads": self.heads,
             "max_positions": self.max_positions,
+            "auto_class": self.auto_class,
             "dtype": self.dtype,
             "forward": asdict(self.forward),
             "kinds": [kind.to_json() for kind in self.kinds],

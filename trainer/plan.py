@@ -51,6 +51,8 @@ class Plan:
     targets: tuple[Target, ...]
     issues: tuple[Issue, ...]
     """What keeps the run from starting."""
+    auto_class: str = "AutoModelForCausalLM"
+    """The class of transformers that loads the base model."""
     warnings: tuple[Issue, ...] = ()
     """What a person should know before starting."""
     base: Base = Base()
@@ -68,6 +70,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "auto_class": self.auto_class,
             "total": self.total,
             "trainable": self.trainable,
             "stored": self.stored,
@@ -145,6 +148,7 @@ def make_plan(
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
         issues=tuple(issues),
+        auto_class=module_map.auto_class,
         warnings=(*found.warnings, *partial, *_too_large(least, memory, device, fits)),
     )
 

@@ -78,7 +78,13 @@ class Skeleton:
         """Linears by class that give more than a tensor."""
         self.unlike_lookup: set[str] = set()
         """Embeddings of which the forward does more than look up ids (and scale by their `embed_scale`)."""
-        replaced = {id(module) for name, module in model.named_modules() if self._replace(name, module)}
+        replaced = {
+            id(module)
+            for name, module in model.named_modules()
+            if name in self.twins or self._replace(name, module)  # repeats of a layer never run
+        }
+        for seen in (self.misshapen, self.routers):
+            seen |= {name for name, first in self.twins.items() if first in seen}
         with torch.no_grad():
             _materialise(model, model, replaced, {})
         self._pass_through_repeats()

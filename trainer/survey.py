@@ -163,9 +163,17 @@ def _looks_ahead(skeleton: Skeleton, logits: torch.Tensor) -> bool:
 
 
 def _gradients(skeleton: Skeleton, logits: torch.Tensor) -> tuple[set[str], set[str]]:
-    named = {name: p for name, p in skeleton.model.named_parameters() if p.requires_grad}
-    outputs = {name: y for name, y in skeleton.outputs.items() if y.requires_grad}
-    wanted = {**outputs, **named}
-    grads = torch.autograd.grad(logits.sum(), list(wanted.values()), allow_unused=True)
-    seen = {name for name, grad in zip(wanted, grads, strict=True) if grad is not None}
-    return seen & outputs.keys(), seen & named.keys()
+    """Outputs and parameters that the logits have a gradient to: those in their graph.
+
+    It is walked, not computed: the gradient of an expert's weight is as large as the weight.
+    """
+    nodes: set[Any] = set()
+    waiting = [logits.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            waiting += [behind for behind, _ in node.next_functions]
+    leaves = {id(node.variable) for node in nodes if hasattr(node, "variable")}
+    outputs = {name for name, output in skeleton.outputs.items() if output.requires_grad and output.grad_fn in nodes}
+    return outputs, {name for name, p in skeleton.model.named_parameters() if p.requires_grad and id(p) in leaves}

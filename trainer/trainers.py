@@ -84,7 +84,8 @@ def _arrange(
 
 def _liger(model: PeftModel) -> dict[str, bool]:
     """Liger's kernels but for its losses, which would replace the fused one, and rotations that turn a part only."""
-    whole = (getattr(model.config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) == 1.0
+    text = model.config.get_text_config(decoder=True)
+    whole = (getattr(text, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) == 1.0
     return {"rope": whole, "cross_entropy": False, "fused_linear_cross_entropy": False}
 
 
