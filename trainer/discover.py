@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trainer.arrange import arrange
+from trainer.checkpoint_modules import as_held, format_of
 from trainer.errors import UserError
 from trainer.forward import forward_facts
 from trainer.grouping import Grouping
@@ -77,7 +78,8 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
             f"Set “{seen.looks_ahead}” to {wanted} in its config.json, or choose another model.",
         )
     units = list(_units(model, grouping, seen))
-    kinds = list(mark(_kinds(units, seen), PeftNames(model)))
+    checkpoint = format_of(config, model)
+    kinds = list(as_held(mark(_kinds(units, seen), PeftNames(model)), checkpoint))
     text = config.get_text_config(decoder=True)
     return ModuleMap(
         model=name,
@@ -91,6 +93,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         heads=_number(text, "num_attention_heads"),
         max_positions=_number(text, "max_position_embeddings", "max_seq_len", "seq_length"),
         dtype=str(config.dtype or "").removeprefix("torch."),
+        checkpoint=checkpoint,
         forward=forward_facts(model, text, _number(text, "hidden_size")),
         blocks=arrange(kinds, grouping, seen),
     )
