@@ -66,6 +66,8 @@ class CheckpointFormat:
     packages: tuple[str, ...] = ()
     """Packages without which it does not load or train, as pip writes them."""
     needs_gpu: bool = False
+    reason: str = ""
+    """Why it is refused, as a clause, where it is not the format as such."""
     modules: tuple[str, ...] = ()
     """Full names of the modules that are held quantized while the model trains; only where it is used as it is."""
 
@@ -81,19 +83,21 @@ class CheckpointFormat:
             return "none"
         return "nf4" if self.bits == 4 else "int8"
 
-    def says(self, quantization: str) -> str:
+    def says(self, quantization: str = "") -> str:
         """One line for people: what the checkpoint is, and how a run with this `quantization` holds it."""
         if self.held:
             return f"The checkpoint is {self.title} already and is used as it is."
         if self.handling == "dequantized":
-            return f"The checkpoint is {self.title}: dequantized while it loads, then held in {WIDTHS[quantization]}."
-        return f"The checkpoint is {self.title}, which cannot be trained here."
+            then = WIDTHS.get(quantization, "what quantization says")
+            return f"The checkpoint is {self.title}: dequantized while it loads, then held in {then}."
+        return f"The checkpoint is {self.title}, {self.reason or 'which cannot be trained here'}."
 
     def problem(self, model: str, device: Device) -> Issue | None:
         """Why a run on this checkpoint cannot start on `device`, with what to do."""
         instead = f"choose {unquantized(model)}, with quantization nf4."
         if self.handling == "refused":
-            problem = f"{model} is a checkpoint in {self.title}, which cannot be trained here."
+            reason = self.reason or "which cannot be trained here"
+            problem = f"{model} is a checkpoint in {self.title}, {reason}."
             return Issue("model.name", problem, f"C{instead[1:]}")
         if missing := [package for package in self.packages if not _installed(package)]:
             problem = f"{model} is a {self.title} checkpoint, which takes {' and '.join(missing)} to train."
@@ -135,6 +139,11 @@ def read_format(value: Mapping[str, Any] | None) -> CheckpointFormat | None:
         return _by_gptqmodel(method, value)
     unknown = f"the format “{method[:40]}”" if method else "a format that its config.json does not name"
     return CheckpointFormat(method, OTHERS.get(method, unknown), "refused")
+
+
+def held(found: CheckpointFormat | None) -> CheckpointFormat | None:
+    """The format, if it is of a checkpoint that is used as it is."""
+    return found if found is not None and found.held else None
 
 
 def settle(config: RunConfig, found: CheckpointFormat | None) -> RunConfig:

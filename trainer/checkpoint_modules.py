@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION, HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from trainer.checkpoint_format import CheckpointFormat, read_format
@@ -20,7 +20,11 @@ def format_of(config: PretrainedConfig, model: PreTrainedModel) -> CheckpointFor
     """The format of the checkpoint that `config` came with; `model`: as built from it, on the `meta` device."""
     value = quantization_config(config)
     found = read_format(value)
-    if found is None or not found.held:
+    if found is None:
+        return None
+    if reason := _obstacle(found, config, model):
+        return replace(found, handling="refused", reason=reason)
+    if not found.held:
         return found
     return replace(found, modules=tuple(_held(model, found.method, value)))
 
@@ -48,6 +52,26 @@ def as_held(kinds: Iterable[ModuleKind], found: CheckpointFormat | None) -> Iter
             "a trained copy would not load on this checkpoint. The unquantized model can."
         )
         yield replace(kind, treatments=treatments, reason=reason)
+
+
+def _obstacle(found: CheckpointFormat, config: PretrainedConfig, model: PreTrainedModel) -> str:
+    """Why this model in this format would not load as it is mapped, as a clause; empty where it does.
+
+    transformers 4 had an expert's linears as modules of their own, which bitsandbytes quantized one by one;
+    transformers 5 holds all experts of a layer as one parameter, and does not read those packed weights.
+    """
+    patched = {
+        name
+        for name, patch in MODULES_TO_PATCH_FOR_QUANTIZATION.items()
+        if found.method in {str(getattr(method, "value", method)) for method in patch["quantization_methods"]}
+    }
+    if any(type(module).__name__ in patched for module in model.modules()):
+        return "whose experts transformers takes apart as it loads them, so that no tick would be true"
+    version = str(getattr(config, "transformers_version", None) or "")
+    experts = any(parameter.ndim == 3 for name, parameter in model.named_parameters() if "expert" in name)
+    if found.method == "bitsandbytes" and experts and not version.startswith("5"):
+        return "whose experts were quantized one by one, which transformers 5 cannot read"
+    return ""
 
 
 def _held(model: PreTrainedModel, method: str, value: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from trainer.checkpoint_format import CheckpointFormat, judge, settle
+from trainer.checkpoint_format import CheckpointFormat, held, judge, settle
 from trainer.config import RunConfig
 from trainer.counts import file_bytes, file_sizes, trainable_count
 from trainer.devices import CPU, Device
@@ -51,7 +51,7 @@ class Plan:
     targets: tuple[Target, ...]
     checkpoint: CheckpointFormat | None
     """What the published weights are quantized in; None where they are plain numbers."""
-    holds: str
+    says: str
     """How a run holds such a checkpoint, in a sentence; empty for plain weights."""
     loading: int
     """Bytes on the training device at the peak of loading, where the checkpoint is dequantized on the way; else 0."""
@@ -78,7 +78,8 @@ class Plan:
             "adapter_bytes": self.adapter_bytes,
             "memory": self.memory,
             "memory_predicted": seen_by_torch(self.memory),
-            "checkpoint": self.checkpoint and {"format": self.checkpoint.title, "holds": self.holds},
+            "checkpoint": self.checkpoint
+            and {"format": self.checkpoint.title, "held": self.checkpoint.held, "says": self.says},
             "loading": self.loading,
             "device_memory": {"device": self.device.name, "free": self.device.free, "total": self.device.total},
             "fits": self.fits,
@@ -130,8 +131,8 @@ def make_plan(
 
     levers, needs = pick(config, module_map, device, costs, trained)
     memory = needs.items(levers.per_device_train_batch_size, training.max_length)
-    held = sum(memory.get(item, 0) for item in WEIGHTS)
-    loading = loading_bytes(module_map, held, compute_width(config, device))
+    stay = sum(memory.get(item, 0) for item in WEIGHTS)
+    loading = loading_bytes(module_map, stay, compute_width(config, device))
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
@@ -149,7 +150,7 @@ def make_plan(
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
         checkpoint=checkpoint,
-        holds=checkpoint.says(config.model.quantization) if checkpoint else "",
+        says=checkpoint.says(config.model.quantization) if checkpoint else "",
         loading=loading,
         issues=tuple(issues),
         warnings=(
@@ -192,7 +193,6 @@ def _cures(costs: Estimate, fits: dict[str, int]) -> list[str]:
         cures.append(f"Lower it to 1, and max_length to {length}.")
     if config.training.activation_checkpointing == "off":
         cures.append("Set activation_checkpointing to auto.")
-    checkpoint = costs.module_map.checkpoint
-    if config.model.quantization != "nf4" and not (checkpoint and checkpoint.held):
+    if config.model.quantization != "nf4" and not held(costs.module_map.checkpoint):
         cures.append("Set quantization to nf4.")
     return cures or ["Choose a smaller model, or train fewer modules in full."]

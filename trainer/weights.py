@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import ceil, prod
 
-from trainer.checkpoint_format import CheckpointFormat
+from trainer.checkpoint_format import CheckpointFormat, held
 from trainer.counts import module_parameters
 from trainer.modules import ModuleMap
 from trainer.resolve import Target
@@ -31,8 +31,8 @@ def quantised_modules(quantization: str, module_map: ModuleMap, targets: Iterabl
     It matches a name to skip from the start of a path, up to a dot, and at its end. Experts held as
     parameters are no linears: they stay as they are. A checkpoint that is used as it is decides by itself.
     """
-    if module_map.checkpoint is not None and module_map.checkpoint.held:
-        return set(module_map.checkpoint.modules)
+    if own := held(module_map.checkpoint):
+        return set(own.modules)
     if quantization == "none":
         return set()
     skipped = skipped_modules(module_map, targets)
@@ -51,7 +51,7 @@ def weights(
 ) -> dict[str, int]:
     """Bytes of the base model's weights by item; `width` is that of a number that is not quantised."""
     full = {target.module for target in targets if target.treatment == "full"}
-    held = module_map.checkpoint if module_map.checkpoint and module_map.checkpoint.held else None
+    checkpoint = held(module_map.checkpoint)
     items = dict.fromkeys(WEIGHTS, 0)
     for kind in module_map.kinds:
         if kind.slice_of is not None:
@@ -61,7 +61,9 @@ def weights(
             if module in quantised:
                 weight = shape[0] * shape[1]
                 own = min(1.0, numbers / weight)  # of a weight that several layers share, each has its part
-                packed, constants = held_bytes(held, *shape) if held else quantised_bytes(quantization, *shape)
+                packed, constants = (
+                    held_bytes(checkpoint, *shape) if checkpoint else quantised_bytes(quantization, *shape)
+                )
                 items["quantised weights"] += round(packed * own)
                 items["quantisation constants"] += round(constants * own)
                 items["other weights"] += max(0, numbers - weight) * width  # the bias
@@ -80,8 +82,8 @@ def quantised_bytes(quantization: str, out: int, width: int) -> tuple[int, int]:
     return ceil(out * width / 2), blocks + 4 * ceil(blocks / BLOCK_OF_SCALES) + TABLES
 
 
-def loading_bytes(module_map: ModuleMap, held: int, width: int) -> int:
-    """Bytes on the device at the peak of loading, where `held` stay: weights are dequantized one at a time.
+def loading_bytes(module_map: ModuleMap, stay: int, width: int) -> int:
+    """Bytes on the device at the peak of loading, where `stay` are kept: weights are dequantized one at a time.
 
     0 for a checkpoint that is not dequantized. On the way are the packed numbers, two float32 copies and the result;
     of experts' parameters, which are put together from those of each expert, twice the result.
@@ -92,7 +94,7 @@ def loading_bytes(module_map: ModuleMap, held: int, width: int) -> int:
     for kind in module_map.kinds:
         each = 4 + 2 * width if kind.class_name == "Parameter" else 9 + width
         largest = max([largest, *(each * prod(shape) for shape in kind.shapes)])
-    return held + largest
+    return stay + largest
 
 
 def held_bytes(found: CheckpointFormat, out: int, width: int) -> tuple[int, int]:
