@@ -249,8 +249,8 @@ def _print_plan(plan: Plan) -> None:
         print(f"{receipt.tick:24} {receipt.treatment:5} {receipt.note}")
     print(f"{plan.trainable:,} of {plan.total:,} parameters train ({plan.share:.2%})")
     print(f"adapter: {size(plan.adapter_bytes)}")
-    if plan.says:
-        print(plan.says)
+    if plan.checkpoint:
+        print(plan.checkpoint["says"])
     _print_memory(plan)
     print("picked for speed:")
     for name, reason in plan.levers.why.items():

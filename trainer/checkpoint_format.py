@@ -44,6 +44,13 @@ OTHERS = {
     "vptq": "VPTQ",
 }
 """Formats that transformers reads, or other programs write, and that are not trained here."""
+DEQUANTIZING = {
+    "mxfp4": "Mxfp4Config",
+    "fp8": "FineGrainedFP8Config",
+    "mxfp8": "FineGrainedFP8Config",
+    "compressed-tensors": "CompressedTensorsConfig",
+}
+"""Classes of transformers that dequantize a checkpoint as it loads, as the runs do."""
 PAIRED = re.compile(r"(Qwen/.+)-(?:AWQ|GPTQ-Int[48]|FP8)")
 """Publishers that keep the unquantized model beside the quantized one, under the name without the suffix."""
 
@@ -107,6 +114,11 @@ class CheckpointFormat:
             problem = f"{model} is a {self.title} checkpoint, which trains on an NVIDIA GPU only."
             return Issue("model.name", problem, f"C{instead[1:]}")
         return None
+
+    def told(self, quantization: str) -> dict[str, Any]:
+        """What plan.json keeps of it, for the model card and for advice."""
+        loads = f"{DEQUANTIZING[self.method]}(dequantize=True)" if self.method in DEQUANTIZING else ""
+        return {"format": self.title, "held": self.held, "loads": loads, "says": self.says(quantization)}
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"packages": list(self.packages), "modules": list(self.modules)}

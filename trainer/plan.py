@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from trainer.checkpoint_format import CheckpointFormat, held, judge, settle
+from trainer.checkpoint_format import held, judge, settle
 from trainer.config import RunConfig
 from trainer.counts import file_bytes, file_sizes, trainable_count
 from trainer.devices import CPU, Device
@@ -49,10 +49,8 @@ class Plan:
     empty where the device's memory is not known."""
     receipts: tuple[Receipt, ...]
     targets: tuple[Target, ...]
-    checkpoint: CheckpointFormat | None
-    """What the published weights are quantized in; None where they are plain numbers."""
-    says: str
-    """How a run holds such a checkpoint, in a sentence; empty for plain weights."""
+    checkpoint: dict[str, Any]
+    """What the published weights are quantized in, and how the run holds them; empty where they are plain numbers."""
     loading: int
     """Bytes on the training device at the peak of loading, where the checkpoint is dequantized on the way; else 0."""
     issues: tuple[Issue, ...]
@@ -78,8 +76,7 @@ class Plan:
             "adapter_bytes": self.adapter_bytes,
             "memory": self.memory,
             "memory_predicted": seen_by_torch(self.memory),
-            "checkpoint": self.checkpoint
-            and {"format": self.checkpoint.title, "held": self.checkpoint.held, "says": self.says},
+            "checkpoint": self.checkpoint,
             "loading": self.loading,
             "device_memory": {"device": self.device.name, "free": self.device.free, "total": self.device.total},
             "fits": self.fits,
@@ -149,8 +146,7 @@ def make_plan(
         fits=fits,
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
-        checkpoint=checkpoint,
-        says=checkpoint.says(config.model.quantization) if checkpoint else "",
+        checkpoint=checkpoint.told(config.model.quantization) if checkpoint else {},
         loading=loading,
         issues=tuple(issues),
         warnings=(
