@@ -129,3 +129,37 @@ def mxfp4(state: State) -> State:
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [BLOCK, BLOCK]}
 FBGEMM = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]}
 MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+
+
+def int4(state: State) -> State:
+    """Symmetric groups of 32, packed eight to an int32, as llm-compressor writes W4A16."""
+    packed: State = {}
+    for name, weight in state.items():
+        if not is_linear(name, weight):
+            packed[name] = weight
+            continue
+        groups = weight.float().reshape(weight.shape[0], -1, BLOCK)
+        scale = groups.abs().amax(-1) / 7
+        codes = (groups / scale[..., None]).round().clamp(-8, 7).reshape(*weight.shape[:1], -1, 8).to(torch.int64) + 8
+        words = (codes << torch.arange(0, 32, 4)).sum(-1)
+        stem = name.removesuffix("weight")
+        packed[f"{stem}weight_packed"] = (words - (words >= 2**31) * 2**32).to(torch.int32)
+        packed[f"{stem}weight_scale"] = scale.to(torch.bfloat16)
+        packed[f"{stem}weight_shape"] = torch.tensor(weight.shape)
+    return packed
+
+
+def compressed(format: str, **weights: Any) -> dict[str, Any]:
+    """The `quantization_config` of compressed-tensors for all linears but the head."""
+    group = {"targets": ["Linear"], "weights": {"symmetric": True, **weights}}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": format,
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": group},
+    }
+
+
+W4A16 = compressed("pack-quantized", num_bits=4, type="int", strategy="group", group_size=BLOCK)
+W8 = compressed("float-quantized", num_bits=8, type="float", strategy="channel")

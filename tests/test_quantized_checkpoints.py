@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from tests import quantized
 from tests.lab import small_config
-from tests.quantized import FBGEMM, FP4, FP8, MXFP4, NF4
+from tests.quantized import FBGEMM, FP4, FP8, MXFP4, NF4, W4A16, W8
 from tests.test_memory import held as held_in_memory
 from trainer import adapter, checkpoint_format, loop, quantizing
 from trainer.__main__ import _module_map, _plan_of
@@ -38,7 +39,10 @@ GPU = Device("cuda:0", total=80 * 10**9, free=78 * 10**9, bfloat16=True)
 INT8 = {"load_in_8bit": True, "llm_int8_skip_modules": ["lm_head", "model.layers.1.mlp"]}
 PLAIN = {"nf4": "llama", "fp4": "llama", "int8": "llama", "fp8": "llama", "fbgemm": "llama"}
 PLAIN |= {"fp8-moe": "moe", "mxfp4": "gpt_oss"}
+COMPRESSED = {"w4a16": "llama", "w8": "llama"} if find_spec("compressed_tensors") else {}
+PLAIN |= COMPRESSED
 NOISE = {"nf4": 0.35, "fp4": 0.45, "int8": 0.05, "fp8": 0.12, "fbgemm": 0.12, "fp8-moe": 0.2, "mxfp4": 0.4}
+NOISE |= {"w4a16": 0.45, "w8": 0.12}
 """Relative error of the logits that a format makes on random weights, as measured, and a tenth more."""
 
 
@@ -56,6 +60,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("fbgemm", "llama", quantized.fp8_rows, FBGEMM),
         ("fp8-moe", "moe", quantized.fp8, FP8),
         ("mxfp4", "gpt_oss", quantized.mxfp4, MXFP4),
+        ("w4a16", "llama", quantized.int4, W4A16),
+        ("w8", "llama", quantized.fp8_rows, W8),
     ):
         quantized.save_as(folder / name, folder / kind, pack, settings)
     return folder
@@ -138,7 +144,9 @@ def test_a_run_trains_on_it_and_its_adapter_loads_on_the_published_checkpoint(
         return  # transformers loads it on GPUs only
     base = AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.bfloat16, **keywords)
     moved = distance(done.after, done.before)
-    assert distance(logits(PeftModel.from_pretrained(base, str(done.adapter))), done.after) < moved / 5  # noise of bfloat16
+    assert (
+        distance(logits(PeftModel.from_pretrained(base, str(done.adapter))), done.after) < moved / 5
+    )  # noise of bfloat16
 
 
 @pytest.mark.parametrize(("name", "quantization"), [("fp8", "nf4"), ("fp8-moe", "int8"), ("mxfp4", "nf4")])
@@ -293,6 +301,15 @@ def test_gptq_and_awq_are_refused_in_the_plan_where_they_cannot_train(
     assert plan.memory["quantised weights"] == weights // 2
     with_dora = replace(config, adapter=replace(config.adapter, use_dora=True), modules=(Tick("q_proj"),))
     assert any("DoRA" in issue.problem for issue in make_plan(with_dora, module_map, GPU).issues)
+
+
+def test_a_package_that_is_missing_is_named_in_the_plan(
+    config: RunConfig, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_format, "_installed", lambda package: not package.startswith("compressed"))
+    (issue,) = _plan_of(on(config, "w4a16"), models).issues
+    assert "compressed-tensors (pack-quantized) checkpoint" in issue.problem
+    assert 'pip install "compressed-tensors>=0.15.0", or choose the unquantized model' in issue.fix
 
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -146,7 +146,9 @@ def read_format(value: Mapping[str, Any] | None) -> CheckpointFormat | None:
         return CheckpointFormat(method, "FP8 (FBGEMM)", "dequantized", bits=8)
     if method == "compressed-tensors":
         title = f"compressed-tensors ({value.get('format') or 'dense'})"
-        return CheckpointFormat(method, title, "dequantized", packages=("compressed-tensors>=0.15.0",))
+        # earlier transformers leave its rounding of activations in the model, through which no gradient flows
+        packages = ("compressed-tensors>=0.15.0", "transformers>=5.23.0")
+        return CheckpointFormat(method, title, "dequantized", packages=packages)
     if method in ("gptq", "awq"):
         return _by_gptqmodel(method, value)
     unknown = f"the format “{method[:40]}”" if method else "a format that its config.json does not name"

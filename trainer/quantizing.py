@@ -43,7 +43,7 @@ def quantized_on_arrival(names: Collection[str], settings: BitsAndBytesConfig) -
 
     def place(model: Any, target_name: str, *arguments: Any, **keywords: Any) -> Any:
         result = original(model, target_name, *arguments, **keywords)
-        if target_name in wanted:
+        if target_name in wanted and _is_plain(model.get_submodule(wanted[target_name])):
             _replace(model, wanted[target_name], settings)
         return result
 
@@ -63,7 +63,7 @@ def quantized_on_arrival(names: Collection[str], settings: BitsAndBytesConfig) -
 def quantize_rest(model: Any, names: Collection[str], settings: BitsAndBytesConfig) -> None:
     """Quantize those of `names` that are not yet, and mark `model` as transformers marks one that it quantized."""
     for name in names:
-        if type(model.get_submodule(name)) is nn.Linear or isinstance(model.get_submodule(name), Conv1D):
+        if _is_plain(model.get_submodule(name)):
             _replace(model, name, settings)
     model.is_quantized = True
     model.quantization_method = settings.quant_method
@@ -73,6 +73,12 @@ def quantize_rest(model: Any, names: Collection[str], settings: BitsAndBytesConf
     if torch.cuda.is_available():  # transformers had reserved memory for the whole model in 16 bits
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it is a linear with numbers that bitsandbytes can quantize."""
+    linear = type(module) is nn.Linear or isinstance(module, Conv1D)
+    return linear and module.weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _replace(model: Any, name: str, settings: BitsAndBytesConfig) -> None:
