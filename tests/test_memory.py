@@ -86,8 +86,9 @@ def held(real: meter.Real) -> dict[str, int]:
         if isinstance(parameter, bitsandbytes.nn.Params4bit):
             state = parameter.quant_state
             put("quantised weights", parameter.data)
-            put("quantisation constants", state.absmax, state.code, state.offset)
-            put("quantisation constants", state.state2.absmax, state.state2.code)
+            put("quantisation constants", state.absmax, state.code)
+            if state.nested:
+                put("quantisation constants", state.offset, state.state2.absmax, state.state2.code)
         elif parameter.dtype == torch.int8:
             put("quantised weights", parameter.data)
             module = real.model.get_submodule(name.rpartition(".")[0])

@@ -111,6 +111,8 @@ def _modules(options: argparse.Namespace) -> int:
         _print_json(found.to_json())
         return 0
     print(f"{found.model}: {found.model_type}, {found.parameters:,} parameters, {found.layers} layers")
+    if found.checkpoint:
+        print(found.checkpoint.says())
     for kind in found.kinds:
         name = f"  {kind.name}" if kind.slice_of else kind.name
         shape = "×".join(map(str, kind.shape))
@@ -261,6 +263,8 @@ def _print_plan(plan: Plan) -> None:
     print(f"adapter: {size(plan.adapter_bytes)}")
     if plan.base.bytes:
         print(f"to download first: {size(plan.base.bytes)} in {plan.base.files} files")
+    if plan.checkpoint:
+        print(plan.checkpoint["says"])
     _print_memory(plan)
     print("picked for speed:")
     for name, reason in plan.levers.why.items():
@@ -278,6 +282,8 @@ def _print_memory(plan: Plan) -> None:
     device = plan.device
     has = f", of {size(device.free)} free and {size(device.total)} in all" if device.total else ""
     print(f"  {'together':24} {size(plan.needed):>9}{has} on {device.name}")
+    if plan.loading:
+        print(f"  {'while it loads':24} {size(plan.loading):>9}")
     if plan.fits:
         batch, length = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
         print(f"largest that fits: batch {batch} at this max_length, max_length {length} at batch 1")

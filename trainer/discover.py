@@ -21,6 +21,7 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from trainer.arrange import arrange
+from trainer.checkpoint_modules import as_held, format_of
 from trainer.errors import UserError, first_line
 from trainer.forward import forward_facts
 from trainer.grouping import Grouping
@@ -88,7 +89,8 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         )
     grouping.towers = towers(grouping, seen)
     units = list(_units(model, grouping, seen))
-    kinds = list(mark(_kinds(units, seen), PeftNames(model)))
+    checkpoint = format_of(config, model)
+    kinds = list(as_held(mark(_kinds(units, seen), PeftNames(model)), checkpoint))
     text = config.get_text_config(decoder=True)
     return ModuleMap(
         model=name,
@@ -103,6 +105,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         max_positions=_number(text, "max_position_embeddings", "max_seq_len", "seq_length"),
         auto_class=auto_class(config).__name__,
         dtype=str(config.dtype or "").removeprefix("torch."),
+        checkpoint=checkpoint,
         forward=forward_facts(model, text, _number(text, "hidden_size")),
         blocks=arrange(kinds, grouping, seen),
     )

@@ -155,7 +155,10 @@ def model_card(run: Run) -> str:
         "Data": _prose(run.config.data.path or run.config.data.source),
     }
     where = base_model(run) if is_hub else f"the folder of {base_model(run)}"
+    checkpoint = plan.get("checkpoint") or {}
+    loads = _plain(checkpoint.get("loads", ""))
     version = f', revision="{revision(run)}"' if revision(run) else ""
+    version += ", quantization_config=as_trained" if loads else ""
     return (
         "---\n"
         + (f"base_model: {base_model(run)}\n" if is_hub else "")
@@ -165,17 +168,27 @@ def model_card(run: Run) -> str:
         + receipts
         + "\n\n"
         + "\n".join(f"- {key}: {value}" for key, value in facts.items())
-        + "\n\n## Use\n\n```python\nfrom peft import PeftModel\nfrom transformers import "
-        + f"{auto_class}\n\n"
+        + "\n\n## Use\n\n```python\nfrom peft import PeftModel\n"
+        + f"from transformers import {auto_class}{', ' + loads.partition('(')[0] if loads else ''}\n\n"
+        + (f"as_trained = {loads}\n" if loads else "")
         + f'model = {auto_class}.from_pretrained("{base_model(run)}"{version})  # {where}\n'
         + 'model = PeftModel.from_pretrained(model, "FOLDER OF THIS ADAPTER")\n```\n'
         + _token_note(run.config.model.new_tokens)
-        + (
-            f"\nIt was trained on the base model quantised to {run.config.model.quantization}. On the full-precision "
-            "base model its answers differ slightly.\n"
-            if run.config.model.quantization != "none"
-            else ""
-        )
+        + _base_note(run.config.model.quantization, checkpoint)
+    )
+
+
+def _base_note(quantization: str, checkpoint: dict[str, Any]) -> str:
+    """What the base was while the adapter trained: `checkpoint` as plan.json has it, empty for plain weights."""
+    title, held = _prose(checkpoint.get("format", "")), checkpoint.get("held", False)
+    if held:
+        return f"\nIts base is that checkpoint as it is, in {title}. On other weights its answers differ slightly.\n"
+    published = f" The base is published in {title}, which was dequantized for the training." if title else ""
+    if quantization == "none":
+        return f"\n{published.strip()}\n" if published else ""
+    return (
+        f"\nIt was trained on the base model quantized to {quantization}.{published} "
+        "On the full-precision base model its answers differ slightly.\n"
     )
 
 

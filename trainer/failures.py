@@ -61,7 +61,7 @@ def memory_advice(config: RunConfig | None, plan: Mapping[str, Any]) -> str:
         return "Lower per_device_train_batch_size or max_length."
     largest = sorted(items.items(), key=lambda item: -item[1])[:3]
     parts = ", ".join(f"{name} {size(value)}" for name, value in largest)
-    return f"The plan counted on {size(sum(items.values()))}: {parts}. {_cures(config, items, _grown(config, plan))}"
+    return f"The plan counted on {size(sum(items.values()))}: {parts}. {_cures(config, plan, items)}"
 
 
 def _grown(config: RunConfig, plan: Mapping[str, Any]) -> bool:
@@ -70,7 +70,7 @@ def _grown(config: RunConfig, plan: Mapping[str, Any]) -> bool:
     return int(dict(plan.get("levers") or {}).get("per_device_train_batch_size", own)) > own
 
 
-def _cures(config: RunConfig, items: Mapping[str, int], grown: bool) -> str:
+def _cures(config: RunConfig, plan: Mapping[str, Any], items: Mapping[str, int]) -> str:
     training = config.training
     batch = training.per_device_train_batch_size
     half = sum(items.get(name, 0) for name in PER_TOKEN) // 2
@@ -83,13 +83,13 @@ def _cures(config: RunConfig, items: Mapping[str, int], grown: bool) -> str:
         )
     if training.max_length > 8:
         cures.append(f"max_length from {training.max_length} to {training.max_length // 2} (about {size(half)} less)")
-    others = ["set micro_batches to off"] if grown else []
+    others = ["set micro_batches to off"] if _grown(config, plan) else []
     if any(tick.treatment == "full" for tick in config.modules) and items.get("gradients", 0) > half:
         full = sum(items.get(name, 0) for name in ("trained weights", "gradients", "optimiser", "optimiser, paged"))
         others.append(f"train fewer modules in full (what trains takes {size(full)})")
     if training.activation_checkpointing != "on":
         others.append("set activation_checkpointing to on")
-    if config.model.quantization != "nf4":
+    if config.model.quantization != "nf4" and not (plan.get("checkpoint") or {}).get("held"):
         others.append("set quantization to nf4")
     lower = "Lower " + ", or ".join(cures) if cures else ""
     return ("; ".join(filter(None, [lower, *others])) or "Choose a smaller model") + "."

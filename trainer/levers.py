@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any
 
+from trainer.checkpoint_format import held
 from trainer.config import RunConfig
 from trainer.devices import Device
 from trainer.memory import Estimate
@@ -173,6 +174,9 @@ def _compile(config: RunConfig, module_map: ModuleMap, device: Device, trained: 
         return False, "off: it pays on a GPU only"
     if not device.bfloat16 or find_spec("triton") is None:
         return False, "off: it needs Triton and a GPU with bfloat16"
+    own = held(module_map.checkpoint)
+    if own and own.method != "bitsandbytes":
+        return False, f"off: the kernels of {own.title} break the graph"
     if config.model.quantization == "int8" or module_map.forward.experts_per_token > 1:
         return False, "off: int8 and experts break the graph"
     if trained and 4 * module_map.parameters * trained < COMPILING_PAYS:  # forward, and backward to the inputs

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig
@@ -16,8 +18,9 @@ from trainer.model_config import auto_class
 from trainer.models import check_weights, load_config, locate
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
+from trainer.quantizing import dequantized, quantize_rest, quantized_on_arrival
 from trainer.recorder import Sink
-from trainer.weights import skipped_modules
+from trainer.weights import quantised_modules, skipped_modules
 
 
 def compute_dtype(model: ModelConfig) -> torch.dtype:
@@ -33,25 +36,35 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
     check_weights(model, models_dir)
     source, keywords = locate(model, models_dir)
     dtype = compute_dtype(model)
-    if model.quantization != "none":
-        # it tells of a cast to float16 at every call
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        keywords["quantization_config"] = _quantisation(model, plan, module_map)
+    # it tells of a cast to float16 at every call
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    held = module_map.checkpoint
+    arriving: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    settings, names = _quantisation(model, plan, module_map), set[str]()
+    if held is None and model.quantization != "none":
+        keywords["quantization_config"] = settings
+    elif held is not None and not held.held:
+        keywords |= dequantized(config, held)
+        names = quantised_modules(model.quantization, module_map, plan.targets)
+        arriving = quantized_on_arrival(names, settings) if names else arriving
+    if held is not None:
+        sink("log", text=held.says(model.quantization))
     if torch.cuda.is_available():
         keywords["device_map"] = {"": 0}
     try:
-        loaded, found = auto_class(config).from_pretrained(
-            source,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **keywords,
-        )
+        with arriving:
+            loaded, found = auto_class(config).from_pretrained(
+                source,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **keywords,
+            )
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(
             f"The weights of {model.name} cannot be loaded: {first_line(error)}",
             "It needs its weights, whole, as safetensors.",
@@ -64,6 +77,10 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
         )
     if unused := sorted(found["unexpected_keys"]):
         sink("log", text=f"Weights that the model has no place for are left out: {_some(unused)}")
+    if names:
+        quantize_rest(loaded, names, settings)
+    if held is not None:
+        _compute_in(loaded, dtype)
     _keep_weights_in_place(loaded)
     loaded.config.use_cache = False
     return loaded
@@ -81,6 +98,22 @@ def _quantisation(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> Bits
         # a list of one's own replaces the default, which holds the head
         llm_int8_skip_modules=skipped_modules(module_map, plan.targets),
     )
+
+
+def _compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Have a model from a quantized checkpoint compute in `dtype`, as far as its weights are not quantized.
+
+    transformers leaves the plain weights of such a checkpoint in the type that they were saved in.
+    """
+    wide = {*(model._keep_in_fp32_modules or ()), *(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
+    packed = (bitsandbytes.nn.Params4bit, bitsandbytes.nn.Int8Params)
+    for name, parameter in model.named_parameters():
+        plain = parameter.is_floating_point() and not isinstance(parameter, packed)
+        if plain and not any(part in name for part in wide):
+            parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.compute_dtype = dtype
 
 
 def _some(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainer.blocks import Block
+from trainer.checkpoint_format import CheckpointFormat
 
 GROUPS = ("attention", "mlp", "embedding", "other")
 GROUP_TITLES = {
@@ -156,6 +157,8 @@ class ModuleMap:
     dtype: str = ""
     """dtype of the stored weights as the config says, such as `bfloat16`; empty where it does not."""
     forward: Forward = Forward()
+    checkpoint: CheckpointFormat | None = None
+    """What the published weights are quantized in; None where they are plain numbers."""
     blocks: tuple[Block, ...] = ()
     """What runs before, in and after the layers, in order; together they hold every kind that text reaches."""
     index: dict[str, ModuleKind] = field(default_factory=dict, compare=False, repr=False)
@@ -186,6 +189,7 @@ class ModuleMap:
             "max_positions": self.max_positions,
             "auto_class": self.auto_class,
             "dtype": self.dtype,
+            "checkpoint": self.checkpoint.to_json() if self.checkpoint else None,
             "forward": asdict(self.forward),
             "kinds": [kind.to_json() for kind in self.kinds],
             "blocks": [block.to_json() for block in self.blocks],
@@ -193,7 +197,9 @@ class ModuleMap:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ModuleMap:
-        rest = {key: item for key, item in value.items() if key not in ("kinds", "forward", "blocks")}
+        parts = ("kinds", "forward", "blocks", "checkpoint")
+        rest = {key: item for key, item in value.items() if key not in parts}
         kinds = tuple(ModuleKind.from_json(kind) for kind in value["kinds"])
         blocks = tuple(Block.from_json(block) for block in value["blocks"])
-        return cls(**rest, kinds=kinds, forward=Forward(**value["forward"]), blocks=blocks)
+        checkpoint = CheckpointFormat.from_json(value["checkpoint"]) if value["checkpoint"] else None
+        return cls(**rest, kinds=kinds, forward=Forward(**value["forward"]), blocks=blocks, checkpoint=checkpoint)

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from trainer.base_model import Base
+from trainer.checkpoint_format import held, judge, settle
 from trainer.config import RunConfig
 from trainer.counts import file_bytes, file_sizes, trainable_count
 from trainer.coverage import coverage
@@ -19,10 +20,11 @@ from trainer.devices import CPU, Device
 from trainer.errors import Issue
 from trainer.failures import size
 from trainer.levers import Levers, pick
-from trainer.memory import Estimate, estimate, seen_by_torch
+from trainer.memory import Estimate, compute_width, estimate, seen_by_torch
 from trainer.modules import ModuleMap
 from trainer.resolve import Receipt, Target, resolve
 from trainer.tokens import grow
+from trainer.weights import WEIGHTS, loading_bytes
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Plan:
     empty where the device's memory is not known."""
     receipts: tuple[Receipt, ...]
     targets: tuple[Target, ...]
+    checkpoint: dict[str, Any]
+    """What the published weights are quantized in, and how the run holds them; empty where they are plain numbers."""
+    loading: int
+    """Bytes on the training device at the peak of loading, where the checkpoint is dequantized on the way; else 0."""
     issues: tuple[Issue, ...]
     """What keeps the run from starting."""
     auto_class: str = "AutoModelForCausalLM"
@@ -77,6 +83,8 @@ class Plan:
             "adapter_bytes": self.adapter_bytes,
             "memory": self.memory,
             "memory_predicted": seen_by_torch(self.memory),
+            "checkpoint": self.checkpoint,
+            "loading": self.loading,
             "device_memory": {"device": self.device.name, "free": self.device.free, "total": self.device.total},
             "fits": self.fits,
             "levers": self.levers.to_json(),
@@ -106,8 +114,11 @@ def make_plan(
     """
     new = config.model.new_tokens
     module_map = grow(module_map, len(vocabulary) + len(new)) if new else module_map
+    checkpoint = module_map.checkpoint
+    obstacles, ignored = judge(config, checkpoint, device)
+    config = settle(config, checkpoint)
     found = resolve(config, module_map)
-    issues = list(found.issues)
+    issues = [*obstacles, *found.issues]
     if known := [token for token in new if token in vocabulary]:
         problem = f"The tokenizer has {', '.join(known)} already."
         issues.append(Issue("model.new_tokens", problem, "Take it out."))
@@ -130,6 +141,8 @@ def make_plan(
 
     levers, needs = pick(config, module_map, device, costs, trained)
     memory = needs.items(levers.per_device_train_batch_size, training.max_length)
+    stay = sum(memory.get(item, 0) for item in WEIGHTS)
+    loading = loading_bytes(module_map, stay, compute_width(config, device))
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
@@ -147,9 +160,17 @@ def make_plan(
         fits=fits,
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
+        checkpoint=checkpoint.told(config.model.quantization) if checkpoint else {},
+        loading=loading,
         issues=tuple(issues),
         auto_class=module_map.auto_class,
-        warnings=(*found.warnings, *partial, *_too_large(least, memory, device, fits)),
+        warnings=(
+            *ignored,
+            *found.warnings,
+            *partial,
+            *_too_large(least, memory, device, fits),
+            *_too_large_to_load(loading, memory, device),
+        ),
     )
 
 
@@ -163,6 +184,17 @@ def _too_large(costs: Estimate, memory: dict[str, int], device: Device, fits: di
     return [Issue("training.per_device_train_batch_size", problem, " ".join(_cures(costs, fits)))]
 
 
+def _too_large_to_load(loading: int, memory: dict[str, int], device: Device) -> list[Issue]:
+    """A warning where the run would fit, but not the dequantizing on the way there."""
+    if not 0 < device.room < loading or device.room < sum(memory.values()):
+        return []
+    problem = (
+        f"Dequantizing the checkpoint while it loads needs about {size(loading)} at its peak, "
+        f"and the {'GPU' if device.is_gpu else 'machine'} has {size(device.room)}."
+    )
+    return [Issue("model.name", problem, "Choose the unquantized model, with quantization nf4.")]
+
+
 def _cures(costs: Estimate, fits: dict[str, int]) -> list[str]:
     """What to lower, in sentences."""
     config, batch, length = costs.config, fits["per_device_train_batch_size"], fits["max_length"]
@@ -173,6 +205,6 @@ def _cures(costs: Estimate, fits: dict[str, int]) -> list[str]:
         cures.append(f"Lower it to 1, and max_length to {length}.")
     if config.training.activation_checkpointing == "off":
         cures.append("Set activation_checkpointing to auto.")
-    if config.model.quantization != "nf4":
+    if config.model.quantization != "nf4" and not held(costs.module_map.checkpoint):
         cures.append("Set quantization to nf4.")
     return cures or ["Choose a smaller model, or train fewer modules in full."]

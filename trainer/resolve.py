@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import isclose, sqrt
 
+from trainer.checkpoint_format import held
 from trainer.config import AdapterConfig, RunConfig, Tick
 from trainer.errors import Issue, UserError
 from trainer.modules import ModuleKind, ModuleMap
@@ -88,8 +89,8 @@ def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
         found.targets.append(_join(module, parts, config.adapter))
     if config.model.new_tokens:
         _resolve_new_tokens(config, module_map, found)
-    _check_start(config, found)
-    _check_dora(config, found)
+    _check_start(config, module_map, found)
+    _check_dora(config, module_map, found)
     return found
 
 
@@ -116,13 +117,15 @@ def _resolve_new_tokens(config: RunConfig, module_map: ModuleMap, found: Resolut
         found.receipts.append(Receipt("new tokens", "rows", len(names), len(names), tuple(names), note))
 
 
-def _check_start(config: RunConfig, found: Resolution) -> None:
+def _check_start(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
     """PiSSA (arXiv:2404.02948) decomposes whole unquantised linears, and starts with B that is not zero."""
     if config.adapter.init_lora_weights != "pissa":
         return
     where = "adapter.init_lora_weights"
-    if config.model.quantization != "none":
-        found.issues.append(Issue(where, "PiSSA cannot decompose quantised weights.", "Set quantization to none."))
+    checkpoint = held(module_map.checkpoint)
+    if checkpoint or config.model.quantization != "none":
+        fix = "Use the default start." if checkpoint else "Set quantization to none."
+        found.issues.append(Issue(where, "PiSSA cannot decompose quantised weights.", fix))
     if config.adapter.use_dora:
         found.issues.append(Issue(where, "PiSSA and DoRA exclude each other.", "Choose one of them."))
     if config.adapter.bias == "lora_only":
@@ -150,15 +153,19 @@ def _check_start(config: RunConfig, found: Resolution) -> None:
             return
 
 
-def _check_dora(config: RunConfig, found: Resolution) -> None:
-    """DoRA needs the norm of the weight, which PEFT (0.21) cannot read once an int8 linear has run."""
-    if not config.adapter.use_dora or config.model.quantization != "int8":
+def _check_dora(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
+    """DoRA needs the norm of the weight, which PEFT (0.21) reads of NF4 and, before it has run, of int8 alone."""
+    checkpoint = held(module_map.checkpoint)
+    unreadable = config.model.quantization == "int8" or (checkpoint and checkpoint.method != "bitsandbytes")
+    if not config.adapter.use_dora or not unreadable:
         return
+    title = checkpoint.title if checkpoint else "int8"
+    fix = "Switch use_dora off." if checkpoint else "Set quantization to nf4 or none."
     for target in found.targets:
         quantised = target.kind.class_name in ("Linear", "Conv1D") and target.kind.group != "embedding"
         if target.treatment == "lora" and quantised:
-            problem = f"DoRA cannot read int8 weights, such as those of {target.kind.name}."
-            found.issues.append(Issue("adapter.use_dora", problem, "Set quantization to nf4 or none."))
+            problem = f"DoRA cannot read {title} weights, such as those of {target.kind.name}."
+            found.issues.append(Issue("adapter.use_dora", problem, fix))
             return
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import ceil
+from math import ceil, prod
 
+from trainer.checkpoint_format import CheckpointFormat, held
 from trainer.counts import module_parameters
 from trainer.modules import ModuleMap
 from trainer.resolve import Target
@@ -13,6 +14,9 @@ BLOCK, BLOCK_OF_SCALES = 64, 256
 """NF4 with double quantisation: weights that share an 8-bit scale, scales that share a float32 one."""
 TABLES = 4 * (16 + 256 + 1)
 """Bytes beside every NF4 weight: its values, its scales' values, their mean."""
+
+WEIGHTS = ("quantised weights", "quantisation constants", "other weights", "frozen copies")
+"""Items of the base model's weights."""
 
 
 def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[str]:
@@ -25,8 +29,10 @@ def quantised_modules(quantization: str, module_map: ModuleMap, targets: Iterabl
     """Names of the modules that transformers hands to bitsandbytes: plain linears, but for those skipped.
 
     It matches a name to skip from the start of a path, up to a dot, and at its end. Experts held as
-    parameters are no linears: they stay as they are.
+    parameters are no linears: they stay as they are. A checkpoint that is used as it is decides by itself.
     """
+    if own := held(module_map.checkpoint):
+        return set(own.modules)
     if quantization == "none":
         return set()
     skipped = skipped_modules(module_map, targets)
@@ -45,7 +51,8 @@ def weights(
 ) -> dict[str, int]:
     """Bytes of the base model's weights by item; `width` is that of a number that is not quantised."""
     full = {target.module for target in targets if target.treatment == "full"}
-    items = {"quantised weights": 0, "quantisation constants": 0, "other weights": 0, "frozen copies": 0}
+    checkpoint = held(module_map.checkpoint)
+    items = dict.fromkeys(WEIGHTS, 0)
     for kind in module_map.kinds:
         if kind.slice_of is not None:
             continue
@@ -54,7 +61,9 @@ def weights(
             if module in quantised:
                 weight = shape[0] * shape[1]
                 own = min(1.0, numbers / weight)  # of a weight that several layers share, each has its part
-                packed, constants = quantised_bytes(quantization, shape[0], shape[1])
+                packed, constants = (
+                    held_bytes(checkpoint, *shape) if checkpoint else quantised_bytes(quantization, *shape)
+                )
                 items["quantised weights"] += round(packed * own)
                 items["quantisation constants"] += round(constants * own)
                 items["other weights"] += max(0, numbers - weight) * width  # the bias
@@ -71,3 +80,30 @@ def quantised_bytes(quantization: str, out: int, width: int) -> tuple[int, int]:
         return out * width, out * 4
     blocks = ceil(out * width / BLOCK)
     return ceil(out * width / 2), blocks + 4 * ceil(blocks / BLOCK_OF_SCALES) + TABLES
+
+
+def loading_bytes(module_map: ModuleMap, stay: int, width: int) -> int:
+    """Bytes on the device at the peak of loading, where `stay` are kept: weights are dequantized one at a time.
+
+    0 for a checkpoint that is not dequantized. On the way are the packed numbers, two float32 copies and the result;
+    of experts' parameters, which are put together from those of each expert, twice the result.
+    """
+    if module_map.checkpoint is None or module_map.checkpoint.handling != "dequantized":
+        return 0
+    largest = 0
+    for kind in module_map.kinds:
+        each = 4 + 2 * width if kind.class_name == "Parameter" else 9 + width
+        largest = max([largest, *(each * prod(shape) for shape in kind.shapes)])
+    return stay + largest
+
+
+def held_bytes(found: CheckpointFormat, out: int, width: int) -> tuple[int, int]:
+    """Bytes of one linear of a checkpoint that is used as it is, and of its constants."""
+    if found.method == "bitsandbytes":
+        if found.bits == 8 or found.double_quantized:
+            return quantised_bytes(found.quantization, out, width)
+        return ceil(out * width / 2), 4 * ceil(out * width / found.group) + 4 * 16
+    groups = ceil(width / found.group) if found.group else 1
+    scales = 2 * groups * out + ceil(groups * out * found.bits / 8)  # and zero points
+    order = 4 * width if found.method == "gptq" else 0
+    return ceil(out * width * found.bits / 8), scales + order

@@ -147,7 +147,8 @@ def _note(kind: ModuleKind) -> str:
 
 def _fact(module_map: ModuleMap) -> str:
     layers = f"{module_map.layers} layers" if module_map.layers else ""
-    parts = (module_map.model_type, f"{text.count(module_map.parameters)} parameters", layers)
+    published = f"published in {module_map.checkpoint.title}" if module_map.checkpoint else ""
+    parts = (module_map.model_type, f"{text.count(module_map.parameters)} parameters", layers, published)
     return " · ".join(part for part in parts if part)
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import gradio as gr
 
-from ui.form import Form
+from trainer.checkpoint_format import CheckpointFormat
+from trainer.config import Quantization
+from ui.form import Form, settings
+from ui.labels import CHOICES
+
+QUANTIZATION = "model.quantization"
 
 
 def build_settings(form: Form) -> gr.UploadButton:
@@ -21,6 +28,17 @@ def build_settings(form: Form) -> gr.UploadButton:
     with gr.Accordion("More settings", open=False, elem_id="more-settings"):
         _build_rest(form)
         return gr.UploadButton("Load a configuration (JSON)", file_types=[".json"], size="sm", elem_id="load-config")
+
+
+def quantization(found: CheckpointFormat | None, value: str) -> Any:
+    """The choice of quantization for a model: none where its checkpoint is quantized and used as it is."""
+    choices = [(CHOICES[item], item) for item in get_args(Quantization)]
+    if found is None:
+        return gr.update(value=value, choices=choices, interactive=True, info=settings()[QUANTIZATION].explanation)
+    if found.held:
+        only = [(found.title, found.quantization)]
+        return gr.update(value=found.quantization, choices=only, interactive=False, info=found.says())
+    return gr.update(value=value, choices=choices, interactive=found.handling == "dequantized", info=found.says())
 
 
 def _build_rest(form: Form) -> None:

@@ -40,7 +40,7 @@ def _figures(plan: Plan) -> str:
         f'<div title="{text.escape(title)}"><dt>{name}</dt><dd>{text.escape(value)}</dd></div>'
         for name, value, title in items
     )
-    return f'<dl class="figures">{cells}{_memory(plan)}</dl>{_room(plan)}{_speed(plan)}'
+    return f'<dl class="figures">{cells}{_memory(plan)}</dl>{_room(plan)}{_checkpoint(plan)}{_speed(plan)}'
 
 
 def _memory(plan: Plan) -> str:
@@ -69,6 +69,14 @@ def _room(plan: Plan) -> str:
     fits = f"largest that fits: batch {batch:,} × {plan.length:,}" if batch else "no batch fits"
     fits += f", or 1 × {longest:,}" if longest > plan.length or (not batch and longest) else ""
     return f'<p class="room">{text.escape(has)} · {text.escape(fits)}</p>'
+
+
+def _checkpoint(plan: Plan) -> str:
+    """What a quantized checkpoint is, and how the run holds it."""
+    if not plan.checkpoint:
+        return ""
+    way = f" Loading peaks at {text.size(plan.loading)}." if plan.loading else ""
+    return f'<p class="room">{text.escape(plan.checkpoint["says"] + way)}</p>'
 
 
 def _speed(plan: Plan) -> str:

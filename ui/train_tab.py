@@ -99,11 +99,10 @@ class TrainTab:
             return
         config = _wanted(wanted, model)
         ticks = config.modules if config else modules_panel.starting_ticks(found)
-        yield [
-            modules_panel.update(modules_panel.payload(found), ticks),
-            gr.skip(),
-            *self.form.fill(config or default_config(name), whole=config is not None),
-        ]
+        shown = config or default_config(name)
+        values = dict(zip(self.form.filled, self.form.fill(shown, whole=config is not None), strict=True))
+        values[settings_panel.QUANTIZATION] = settings_panel.quantization(found.checkpoint, shown.model.quantization)
+        yield [modules_panel.update(modules_panel.payload(found), ticks), gr.skip(), *values.values()]
 
     def plan(self, *values: Any) -> list[Any]:
         """Receipts and summary of what the page shows. Light: arithmetic over a map that is read already."""

@@ -1,0 +1,98 @@
+"""Which modules a quantized checkpoint holds quantized, and what may still be ticked on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import MODULES_TO_PATCH_FOR_QUANTIZATION, HfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from trainer.checkpoint_format import CheckpointFormat, read_format
+from trainer.modules import ModuleKind
+
+
+def format_of(config: PretrainedConfig, model: PreTrainedModel) -> CheckpointFormat | None:
+    """The format of the checkpoint that `config` came with; `model`: as built from it, on the `meta` device."""
+    value = quantization_config(config)
+    found = read_format(value)
+    if found is None:
+        return None
+    if reason := _obstacle(found, config, model):
+        return replace(found, handling="refused", reason=reason)
+    if not found.held:
+        return found
+    return replace(found, modules=tuple(_held(model, found.method, value)))
+
+
+def quantization_config(config: PretrainedConfig) -> Mapping[str, Any]:
+    """The `quantization_config` that transformers would load by: the model's, or that of the text model inside."""
+    value = getattr(config, "quantization_config", None)
+    value = value or getattr(config.get_text_config(decoder=True), "quantization_config", None)
+    return value if isinstance(value, Mapping) else value.to_dict() if value else {}
+
+
+def as_held(kinds: Iterable[ModuleKind], found: CheckpointFormat | None) -> Iterator[ModuleKind]:
+    """The kinds, without the treatments that quantized weights cannot take."""
+    held = set(found.modules) if found else set()
+    for kind in kinds:
+        quantized = [module for module in kind.modules if module in held]
+        if found is None or not quantized:
+            yield kind
+            continue
+        # LoRA reaches a weight by its name only where it can read it
+        treatments = tuple(item for item in kind.treatments if item == "lora" and not kind.by_weight)
+        some = f" in {len(quantized)} of {len(kind.modules)} layers" if len(quantized) < len(kind.modules) else ""
+        reason = (
+            f"The checkpoint holds it in {found.title}{some}, which cannot train in full: "
+            "a trained copy would not load on this checkpoint. The unquantized model can."
+        )
+        yield replace(kind, treatments=treatments, reason=reason)
+
+
+def _obstacle(found: CheckpointFormat, config: PretrainedConfig, model: PreTrainedModel) -> str:
+    """Why this model in this format would not load as it is mapped, as a clause; empty where it does.
+
+    transformers 4 had an expert's linears as modules of their own, which bitsandbytes quantized one by one;
+    transformers 5 holds all experts of a layer as one parameter, and does not read those packed weights.
+    """
+    patched = {
+        name
+        for name, patch in MODULES_TO_PATCH_FOR_QUANTIZATION.items()
+        if found.method in {str(getattr(method, "value", method)) for method in patch["quantization_methods"]}
+    }
+    if any(type(module).__name__ in patched for module in model.modules()):
+        return "whose experts transformers takes apart as it loads them, so that no tick would be true"
+    version = str(getattr(config, "transformers_version", None) or "")
+    experts = any(parameter.ndim == 3 for name, parameter in model.named_parameters() if "expert" in name)
+    if found.method == "bitsandbytes" and experts and not version.startswith("5"):
+        return "whose experts were quantized one by one, which transformers 5 cannot read"
+    return ""
+
+
+def _held(model: PreTrainedModel, method: str, value: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the modules that transformers would replace by quantized ones, by its own rules."""
+    skipped = list(_skipped(model, method, value))
+    inside = value.get("modules_in_block_to_quantize") or []
+    suffixes = tuple(name for part in inside for name in ([part] if isinstance(part, str) else part))
+    for name, module in model.named_modules():
+        if not (type(module) is nn.Linear or (isinstance(module, Conv1D) and method != "awq")):
+            continue
+        in_layers = any(part.isdigit() for part in name.split("."))
+        if method == "gptq" and not (in_layers and (not suffixes or name.endswith(suffixes))):
+            continue
+        if should_convert_module(name, skipped):
+            yield name
+
+
+def _skipped(model: PreTrainedModel, method: str, value: Mapping[str, Any]) -> Iterable[str]:
+    if method == "gptq":
+        return []
+    key = "llm_int8_skip_modules" if method == "bitsandbytes" else "modules_to_not_convert"
+    wide = model._keep_in_fp32_modules
+    found: Iterable[str] = HfQuantizer.get_modules_to_not_convert(model, value.get(key), wide, method == "awq")
+    return found
