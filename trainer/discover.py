@@ -51,6 +51,8 @@ class Unit:
     verdict: Verdict
     tower: int
     """How many of the last parts of its path lie in the model's eyes or ears; 0 outside them."""
+    experts: bool = False
+    """Whether it is a bare parameter that holds the weights of a layer's experts."""
 
 
 def discover(config: PretrainedConfig, name: str) -> ModuleMap:
@@ -158,16 +160,18 @@ def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, se
     shape = tuple(parameter.shape)
     if experts and getattr(module, "is_transposed", False):
         shape = (shape[0], shape[2], shape[1])
+    group = grouping.of_parameter(name, holder)
     return Unit(
         name=name,
         class_name="Parameter",
-        group=grouping.of_parameter(name, holder),
+        group=group,
         shape=shape,
         parameters=parameter.numel(),
         bias=False,
         tied_to="",
         verdict=treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen),
         tower=grouping.depth_in_tower(name),
+        experts=experts or group == "mlp",  # DBRX lays its experts end to end, in a matrix
     )
 
 
@@ -216,6 +220,7 @@ def _kind(name: str, members: list[Unit], kind_of: dict[str, str], unsplit: str)
         layers=_layers(members),
         bias=any(unit.bias for unit in members),
         tied_to=kind_of[tied_to] if tied_to else None,
+        experts=members[0].experts,
     )
 
 

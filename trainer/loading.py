@@ -1,4 +1,4 @@
-"""Weights into memory: dtype, device, quantisation."""
+"""Weights into memory: dtype, device, quantization."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from trainer.config import ModelConfig
 from trainer.errors import UserError
+from trainer.expert_quantization import quantize_experts, quantizing_experts
 from trainer.models import check_weights, first_line, load_config, locate
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
 from trainer.recorder import Sink
-from trainer.weights import skipped_modules
+from trainer.weights import quantised_experts, skipped_modules
 
 
 def compute_dtype(model: ModelConfig) -> torch.dtype:
@@ -38,16 +39,18 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
         keywords["quantization_config"] = _quantisation(model, plan, module_map)
     if torch.cuda.is_available():
         keywords["device_map"] = {"": 0}
+    experts = quantised_experts(model.quantization, module_map)
     try:
-        loaded, found = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **keywords,
-        )
+        with quantizing_experts(experts):
+            loaded, found = AutoModelForCausalLM.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **keywords,
+            )
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -63,6 +66,7 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
         )
     if unused := sorted(found["unexpected_keys"]):
         sink("log", text=f"Weights that the model has no place for are left out: {_some(unused)}")
+    quantize_experts(loaded, experts)  # all are by now, but where transformers does not hand them over
     _keep_weights_in_place(loaded)
     loaded.config.use_cache = False
     return loaded

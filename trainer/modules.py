@@ -58,6 +58,8 @@ class ModuleKind:
     """Name of the kind whose weight this kind shares."""
     by_weight: bool = False
     """LoRA has to be asked for by the weight's name (PEFT's `target_parameters`), not by the module's."""
+    experts: bool = False
+    """Bare parameters that hold the weights of all experts of a layer: no linears, for transformers and PEFT."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,6 +82,7 @@ class ModuleKind:
             "rows": None if self.rows is None else [list(row) for row in self.rows],
             "tied_to": self.tied_to,
             "by_weight": self.by_weight,
+            "experts": self.experts,
         }
 
     @classmethod
@@ -100,6 +103,7 @@ class ModuleKind:
             rows=None if rows is None else tuple((start, end) for start, end in rows),
             tied_to=value["tied_to"],
             by_weight=value["by_weight"],
+            experts=value["experts"],
         )
 
 
