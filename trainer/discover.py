@@ -133,7 +133,14 @@ def _own(module: nn.Module) -> dict[str, nn.Parameter]:
 def _is_whole(name: str, module: nn.Module, grouping: Grouping) -> bool:
     """Whether a module is a unit by itself: no parameters below it, and none of its own are experts."""
     below = any(True for child in module.children() for _ in child.parameters())
-    return not below and not any(grouping.is_experts(f"{name}.{key}", name) for key in _own(module))
+    return not below and not any(_is_expert_weight(key, name, module, grouping) for key in _own(module))
+
+
+def _is_expert_weight(key: str, holder: str, module: nn.Module, grouping: Grouping) -> bool:
+    """Whether a parameter holds all experts of a layer: stacked, or end to end in one matrix (DBRX)."""
+    name = f"{holder}.{key}"
+    flat = not isinstance(module, nn.Linear | Conv1D) and grouping.of_parameter(name, holder) == "mlp"
+    return flat or grouping.is_experts(name, holder)
 
 
 def _module_unit(name: str, module: nn.Module, grouping: Grouping, owners: dict[int, str], verdict: Verdict) -> Unit:
@@ -160,18 +167,17 @@ def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, se
     shape = tuple(parameter.shape)
     if experts and getattr(module, "is_transposed", False):
         shape = (shape[0], shape[2], shape[1])
-    group = grouping.of_parameter(name, holder)
     return Unit(
         name=name,
         class_name="Parameter",
-        group=group,
+        group=grouping.of_parameter(name, holder),
         shape=shape,
         parameters=parameter.numel(),
         bias=False,
         tied_to="",
         verdict=treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen),
         tower=grouping.depth_in_tower(name),
-        experts=experts or group == "mlp",  # DBRX lays its experts end to end, in a matrix
+        experts=_is_expert_weight(name.rpartition(".")[2], holder, module, grouping),
     )
 
 

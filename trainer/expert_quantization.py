@@ -23,13 +23,15 @@ from unittest import mock
 from weakref import WeakValueDictionary
 
 import torch
-from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit, quantize_blockwise
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 from transformers.core_model_loading import ConversionOps
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+
+from trainer.weights import BLOCK, BLOCK_OF_SCALES
 
 _WEIGHTS, _SCOPE = "nf4_expert_weights", "nf4_scope"
 """Attributes of the module that owns the parameters, and of the one during whose forward pass they are there."""
@@ -47,7 +49,7 @@ class ExpertWeight:
     @classmethod
     def quantize(cls, weight: torch.Tensor) -> ExpertWeight:
         """Pack `weight`, of any shape, in float32, bfloat16 or float16, on the device that it is on."""
-        packed, state = quantize_4bit(weight.contiguous(), compress_statistics=True, quant_type="nf4")
+        packed, state = _pack(weight.contiguous())
         # not a number, so that nothing can compute with it unnoticed
         empty = torch.full((1,) * weight.dim(), torch.nan, dtype=weight.dtype, device=weight.device)
         stand_in = nn.Parameter(empty.expand(weight.shape), requires_grad=False)
@@ -66,6 +68,30 @@ class ExpertWeight:
             "packed": [self.packed],
             "constants": [state.absmax, state.code, state.offset, nested.absmax, nested.code],
         }
+
+
+def _pack(weight: torch.Tensor) -> tuple[torch.Tensor, QuantState]:
+    """What `quantize_4bit` gives for the whole weight, made from one expert at a time.
+
+    On a CPU it takes many times the memory of what it quantizes.
+    """
+    rows = weight if weight[0].numel() % BLOCK == 0 else weight.unsqueeze(0)
+    parts = [quantize_4bit(row, quant_type="nf4") for row in rows]
+    scales = torch.cat([state.absmax for _, state in parts])
+    offset = scales.mean()
+    absmax, nested = quantize_blockwise(scales - offset, blocksize=BLOCK_OF_SCALES)
+    first = parts[0][1]
+    state = QuantState(
+        absmax=absmax,
+        shape=weight.shape,
+        code=first.code,
+        blocksize=first.blocksize,
+        quant_type="nf4",
+        dtype=weight.dtype,
+        offset=offset,
+        state2=nested,
+    )
+    return torch.cat([packed for packed, _ in parts]), state
 
 
 @dataclass

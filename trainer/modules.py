@@ -19,6 +19,8 @@ GROUP_TITLES = {
     "other": "Other",
 }
 TREATMENTS = ("lora", "full")
+READ = "Its weight is read without calling the module, so LoRA could be skipped in silence."
+"""The reason of a kind whose modules must keep a plain weight: no LoRA, no quantization."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from math import ceil, prod
 
 from trainer.counts import module_parameters
-from trainer.modules import ModuleKind, ModuleMap
+from trainer.modules import READ, ModuleKind, ModuleMap
 from trainer.resolve import Target
 
 BLOCK, BLOCK_OF_SCALES = 64, 256
@@ -20,8 +20,9 @@ LARGEST = 2**31 - 1
 
 
 def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[str]:
-    """Modules that stay as they are in a quantised base: embeddings, the head, what trains in full."""
-    kept = {module for kind in module_map.kinds if kind.group == "embedding" for module in kind.modules}
+    """Modules that stay as they are in a quantized base: embeddings, the head, what is read, what trains in full."""
+    kinds = [kind for kind in module_map.kinds if kind.group == "embedding" or kind.reason == READ]
+    kept = {module for kind in kinds for module in kind.modules}
     return sorted(kept | {target.module for target in targets if target.treatment == "full"})
 
 
@@ -64,11 +65,12 @@ def unquantised(quantization: str, module_map: ModuleMap, targets: Iterable[Targ
     out: one is listed if it holds SHARE of the model's numbers.
     """
     targets = list(targets)
-    passed = quantised_modules(quantization, module_map, targets) | set(skipped_modules(module_map, targets))
+    passed = quantised_modules(quantization, module_map, targets)
+    passed |= {target.module for target in targets if target.treatment == "full"}
     left = {
         kind.name: width * sum(size for name, _, size in _modules(kind) if name not in passed)
         for kind in module_map.kinds
-        if kind.slice_of is None and len(kind.shape) > 1
+        if kind.slice_of is None and kind.group != "embedding" and len(kind.shape) > 1
     }
     worth = {name: size for name, size in left.items() if size >= SHARE * module_map.parameters * width}
     return dict(sorted(worth.items(), key=lambda item: -item[1]))
@@ -86,6 +88,17 @@ def dequantised(module_map: ModuleMap, quantised: set[str], targets: Iterable[Ta
             owner, copies = name.rpartition(".")[0], 1 + (name in with_lora)
             layers[owner] = layers.get(owner, 0) + copies * prod(shape) * (name in quantised)
     return max(layers.values(), default=0)
+
+
+def largest_expert(module_map: ModuleMap, quantised: set[str]) -> int:
+    """Numbers of the largest experts' parameter to quantize.
+
+    While it loads it is there twice in 16 bits: as the checkpoint's parts, and stacked.
+    """
+    sizes = [
+        prod(shape) for kind in module_map.kinds if kind.experts for n, shape, _ in _modules(kind) if n in quantised
+    ]
+    return max(sizes, default=0)
 
 
 def _modules(kind: ModuleKind) -> Iterator[tuple[str, tuple[int, ...], int]]:
