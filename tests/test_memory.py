@@ -18,6 +18,7 @@ from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, Training
 from trainer.counts import tensor_sizes, whole_module
 from trainer.devices import Device
 from trainer.discover import discover
+from trainer.expert_quantization import quantized_experts
 from trainer.memory import estimate, optimiser_state
 from trainer.plan import Plan, make_plan
 from trainer.scenarios import SIX
@@ -99,6 +100,9 @@ def held(real: meter.Real) -> dict[str, int]:
             put("frozen copies" if ".original_module." in name else "other weights", parameter.data)
         if hasattr(parameter, "slice_mask"):
             put("slice masks", parameter.slice_mask)
+    for _, _, weight in quantized_experts(real.model).values():
+        put("quantised weights", *weight.tensors()["packed"])
+        put("quantisation constants", *weight.tensors()["constants"])
     shared = found.get("frozen copies", {}).keys()  # a tied weight is listed where it is not copied, too
     return {
         item: sum(size for key, size in parts.items() if item == "frozen copies" or key not in shared)
@@ -130,6 +134,7 @@ def test_paged_8_bit_adamw_holds_what_bitsandbytes_makes() -> None:
         (run_config("llama", "down_proj", per_device_train_batch_size=1, max_length=256), False),
         (run_config("gpt2", "c_attn c_fc", "nf4"), True),
         (run_config("mixtral", "q_proj v_proj", "nf4", "bfloat16"), True),
+        (run_config("mixtral", "gate_up_proj down_proj", "nf4", "bfloat16"), True),
         (run_config("mixtral", "q_proj gate_up_proj down_proj"), True),
     ],
     ids=lambda value: f"{value.model.name}-{len(value.modules)}" if isinstance(value, RunConfig) else "",
@@ -153,6 +158,8 @@ def test_layers_keep_what_autograd_saves(run: RunConfig, padded: bool, folder: P
         run_config("llama", f"{ALL}", "nf4", "bfloat16", dropout=0.05, per_device_train_batch_size=4),
         run_config("phi3", "o_proj *lm_head *embed_tokens", gradient_accumulation_steps=2),
         run_config("phi3", "lm_head", per_device_train_batch_size=4, max_length=256),
+        run_config("mixtral", "q_proj", "nf4", "bfloat16"),
+        run_config("mixtral", "q_proj gate_up_proj down_proj", "nf4", activation_checkpointing="on"),
     ],
     ids=lambda run: f"{run.model.name}-{len(run.modules)}",
 )

@@ -241,10 +241,11 @@ def _of_target(target: Target, linear: Linear, setup: Setup) -> tuple[float, flo
     casts = setup.width if setup.width < FLOAT32 else 0
     if target.treatment != "lora":
         return 0.0, float(prod(target.shape) * casts)
-    if by_parameter(target):  # PEFT adds A and B up to a weight of the whole size
-        return 0.0, float(prod(target.shape) * setup.width)
+    factors = target.r * prod(target.shape[:-2]) * (linear.out + linear.width) * casts
+    if by_parameter(target):  # PEFT adds A and B up to a weight of the whole size; of a quantized one it is made anew
+        return 0.0, float(factors + prod(target.shape) * setup.width * (not linear.quantised))
     tokens = target.r * setup.width + (2 * linear.out * setup.width if setup.dora else 0)
-    return float(tokens), float(target.r * (linear.out + linear.width) * casts)
+    return float(tokens), float(factors)
 
 
 def by_parameter(target: Target) -> bool:

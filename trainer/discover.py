@@ -55,6 +55,8 @@ class Unit:
     """How many of the last parts of its path lie in a tower; 0 outside them."""
     recurrent: bool
     """In a recurrent token mixer; see `grouping.RECURRENT`."""
+    experts: bool = False
+    """Whether it is a bare parameter that holds the weights of a layer's experts."""
 
 
 def discover(config: PretrainedConfig, name: str) -> ModuleMap:
@@ -149,7 +151,14 @@ def _own(module: nn.Module) -> dict[str, nn.Parameter]:
 def _is_whole(name: str, module: nn.Module, grouping: Grouping) -> bool:
     """Whether a module is a unit by itself: no parameters below it, and none of its own are experts."""
     below = any(True for child in module.children() for _ in child.parameters())
-    return not below and not any(grouping.is_experts(f"{name}.{key}", name) for key in _own(module))
+    return not below and not any(_is_expert_weight(key, name, module, grouping) for key in _own(module))
+
+
+def _is_expert_weight(key: str, holder: str, module: nn.Module, grouping: Grouping) -> bool:
+    """Whether a parameter holds all experts of a layer: stacked, or end to end in one matrix (DBRX)."""
+    name = f"{holder}.{key}"
+    flat = not isinstance(module, nn.Linear | Conv1D) and grouping.of_parameter(name, holder) == "mlp"
+    return flat or grouping.is_experts(name, holder)
 
 
 def _module_unit(name: str, module: nn.Module, grouping: Grouping, owners: dict[int, str], verdict: Verdict) -> Unit:
@@ -189,6 +198,7 @@ def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, se
         verdict=((), UNUSED) if idle else treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen),
         tower=grouping.depth_in_tower(name),
         recurrent=grouping.is_recurrent(name),
+        experts=_is_expert_weight(name.rpartition(".")[2], holder, module, grouping),
     )
 
 
@@ -244,6 +254,7 @@ def _kind(name: str, members: list[Unit], kind_of: dict[str, str], unsplit: str)
         tied_to=kind_of[tied_to] if tied_to else None,
         tower=members[0].tower > 0,
         recurrent=all(unit.recurrent for unit in members),
+        experts=members[0].experts,
     )
 
 

@@ -1,4 +1,4 @@
-"""Weights into memory: dtype, device, quantisation."""
+"""Weights into memory: dtype, device, quantization."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from transformers import BitsAndBytesConfig
 
 from trainer.config import ModelConfig
 from trainer.errors import UserError, first_line
+from trainer.expert_quantization import quantize_experts, quantizing_experts
 from trainer.model_config import auto_class
 from trainer.models import check_weights, load_config, locate
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
 from trainer.quantizing import dequantized, quantize_rest, quantized_on_arrival
 from trainer.recorder import Sink
-from trainer.weights import quantised_modules, skipped_modules
+from trainer.weights import quantised_experts, quantised_modules, skipped_modules
 
 
 def compute_dtype(model: ModelConfig) -> torch.dtype:
@@ -38,17 +39,18 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
     dtype = compute_dtype(model)
     # it tells of a cast to float16 at every call
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    held = module_map.checkpoint
+    checkpoint, settings = module_map.checkpoint, _quantisation(model, plan, module_map)
+    names = quantised_modules(model.quantization, module_map, plan.targets)
+    experts = quantised_experts(model.quantization, module_map)
     arriving: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    settings, names = _quantisation(model, plan, module_map), set[str]()
-    if held is None and model.quantization != "none":
+    if checkpoint is None and model.quantization != "none":
         keywords["quantization_config"] = settings
-    elif held is not None and not held.held:
-        keywords |= dequantized(config, held)
-        names = quantised_modules(model.quantization, module_map, plan.targets)
-        arriving = quantized_on_arrival(names, settings) if names else arriving
-    if held is not None:
-        sink("log", text=held.says(model.quantization))
+        arriving = quantizing_experts(experts)
+    elif checkpoint is not None and not checkpoint.held:
+        keywords |= dequantized(config, checkpoint)
+        arriving = quantized_on_arrival(names - experts, experts, settings) if names else arriving
+    if checkpoint is not None:
+        sink("log", text=checkpoint.says(model.quantization))
     if torch.cuda.is_available():
         keywords["device_map"] = {"": 0}
     try:
@@ -77,10 +79,11 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
         )
     if unused := sorted(found["unexpected_keys"]):
         sink("log", text=f"Weights that the model has no place for are left out: {_some(unused)}")
-    if names:
-        quantize_rest(loaded, names, settings)
-    if held is not None:
+    if checkpoint is not None and not checkpoint.held and names:
+        quantize_rest(loaded, names - experts, settings)
+    if checkpoint is not None:
         _compute_in(loaded, dtype)
+    quantize_experts(loaded, experts)  # all are by now, but where transformers does not hand them over
     _keep_weights_in_place(loaded)
     loaded.config.use_cache = False
     return loaded

@@ -16,7 +16,7 @@ from trainer.counts import module_parameters, tensor_sizes, whole_module
 from trainer.devices import CPU, Device
 from trainer.modules import ModuleMap
 from trainer.resolve import Target
-from trainer.weights import quantised_modules, weights
+from trainer.weights import dequantised, largest_expert, quantised_modules, weights
 
 CONTEXT = 600 * 2**20
 """What CUDA itself takes on a device; a guess, as it differs from card to card."""
@@ -48,6 +48,10 @@ class Estimate:
     whole_logits: bool
     buffers: int
     """Weights made anew for one product: dequantised, cast, with DoRA's norm."""
+    experts: int
+    """Dequantized experts of one layer, which are there for as long as it computes."""
+    loading: int
+    """What loading needs for a moment beyond all that is there while training."""
     every_n_layers: int
     """Which layers recompute their activations: every such one, 0 none."""
     accumulates: bool
@@ -77,13 +81,13 @@ class Estimate:
         }
 
     def moments(self, batch: int, length: int) -> list[dict[str, float]]:
-        """End of the forward pass; the backward pass, beginning and end; the optimiser's step."""
+        """End of the forward pass; the backward pass, beginning and end; the optimiser's step; loading."""
         tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
         sizes = [kept.bytes(batch, length) for kept in (self.padded if batch > 1 else self.layers)] or [0.0]
         kept, at_once, one = self._kept(sizes, tokens * hidden * width)
         earlier = self.gradients * self.accumulates
         # a weight made anew is gone before the gradients behind its product are the largest
-        work = max(self.buffers, self._passing(tokens)) + CUBLAS * self.setup.on_gpu
+        work = max(self.buffers, self._passing(tokens)) + self.experts + CUBLAS * self.setup.on_gpu
         ends = tokens * hidden * (FLOAT32 + width)  # of the last norm, and what the head is given
         return [
             {
@@ -95,6 +99,7 @@ class Estimate:
             {"gradients": max(earlier, self.head), "activations": at_once, "workspace": work},
             {"gradients": self.gradients, "activations": one, "workspace": work},
             {"gradients": self.gradients},
+            {"loading": self.loading},
         ]
 
     def _kept(self, sizes: list[float], entering: int) -> tuple[float, float, float]:
@@ -142,11 +147,14 @@ def estimate(
     stored = sum(sizes)
     whole = [whole_module(target, module_map) for target in targets]
     eight_bit = device.is_gpu and config.training.optim == "paged_adamw_8bit"
-    static = {
-        **weights(config.model.quantization, module_map, targets, quantised, width),
+    own = {
         "trained weights": stored * FLOAT32,
         "slice masks": sum(_mask(target, big) for target, big in zip(targets, whole, strict=True)),
         **optimiser_state(sizes, eight_bit),
+    }
+    static = {
+        **weights(config.model.quantization, module_map, targets, quantised, width),
+        **own,
         "CUDA context": CONTEXT * device.is_gpu,
     }
     return Estimate(
@@ -160,6 +168,8 @@ def estimate(
         padded=tuple(kept_by_layers(module_map, whole, quantised, replace(setup, padded=True))),
         whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
         buffers=_buffers(module_map, whole, quantised, setup),
+        experts=dequantised(module_map, quantised, targets) * width,
+        loading=max(0, 2 * largest_expert(module_map, quantised) * width - sum(own.values())),
         every_n_layers=int(recompute),
         accumulates=config.training.gradient_accumulation_steps > 1,
     )
@@ -210,14 +220,14 @@ def _head(target: Target) -> int:
 
 def _buffers(module_map: ModuleMap, targets: list[Target], quantised: set[str], setup: Setup) -> int:
     linears = [
-        shape[0] * shape[1]
+        prod(shape)
         for kind in module_map.kinds
         for module, shape in zip(kind.modules[:1], kind.shapes[:1], strict=True)
-        if module in quantised
+        if module in quantised and not kind.experts
     ]
     largest = max(linears, default=0) * setup.width
     dora = max((target.shape[-2] * target.shape[-1] for target in targets if target.r), default=0) * setup.dora
-    experts = max((prod(target.shape) for target in targets if by_parameter(target)), default=0)
+    experts = max((prod(t.shape) for t in targets if by_parameter(t) and t.module not in quantised), default=0)
     rows = max((module_parameters(t.kind, t.kind.shape) for t in targets if t.treatment == "rows"), default=0)
     return max(largest, (experts + rows) * setup.width) + 3 * FLOAT32 * dora
 

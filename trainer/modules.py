@@ -20,6 +20,8 @@ GROUP_TITLES = {
     "other": "Other",
 }
 TREATMENTS = ("lora", "full")
+READ = "Its weight is read without calling the module, so LoRA could be skipped in silence."
+"""The reason of a kind whose modules must keep a plain weight: no LoRA, no quantization."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class ModuleKind:
     recurrent: bool = False
     """All its modules are in token mixers that hold a state instead of keys and values: state-space, linear
     attention, short convolution."""
+    experts: bool = False
+    """Bare parameters that hold the weights of all experts of a layer: no linears, for transformers and PEFT."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,6 +92,7 @@ class ModuleKind:
             "by_weight": self.by_weight,
             "tower": self.tower,
             "recurrent": self.recurrent,
+            "experts": self.experts,
         }
 
     @classmethod
@@ -110,6 +115,7 @@ class ModuleKind:
             by_weight=value["by_weight"],
             tower=value["tower"],
             recurrent=value["recurrent"],
+            experts=value["experts"],
         )
 
 

@@ -6,7 +6,7 @@ plan against the real model before its first step (`adapter.verify`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
@@ -24,7 +24,7 @@ from trainer.memory import Estimate, compute_width, estimate, seen_by_torch
 from trainer.modules import ModuleMap
 from trainer.resolve import Receipt, Target, resolve
 from trainer.tokens import grow
-from trainer.weights import WEIGHTS, loading_bytes
+from trainer.weights import WEIGHTS, loading_bytes, unquantised
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,29 @@ def make_plan(
             *ignored,
             *found.warnings,
             *partial,
+            *_left_unquantized(config, module_map, found.targets, device),
             *_too_large(least, memory, device, fits),
             *_too_large_to_load(loading, memory, device),
         ),
     )
+
+
+def _left_unquantized(
+    config: RunConfig, module_map: ModuleMap, targets: Iterable[Target], device: Device
+) -> list[Issue]:
+    """A warning that names what the chosen quantization cannot reach, with its bytes."""
+    way = config.model.quantization
+    if way == "none":
+        return []
+    width = compute_width(config, device)
+    left = unquantised(way, module_map, targets, width)
+    if not left:
+        return []
+    named = ", ".join(f"{name} ({size(count)})" for name, count in left.items())
+    fix = "It is counted under other weights."
+    if way == "int8" and any(kind.experts and kind.name in left for kind in module_map.kinds):
+        fix = "Set quantization to nf4, which quantizes experts, too."
+    return [Issue("model.quantization", f"Not quantized by {way}, but held in {8 * width} bits: {named}.", fix)]
 
 
 def _too_large(costs: Estimate, memory: dict[str, int], device: Device, fits: dict[str, int]) -> list[Issue]:

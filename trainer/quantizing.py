@@ -21,6 +21,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 
 from trainer.checkpoint_format import CheckpointFormat
 from trainer.checkpoint_modules import quantization_config
+from trainer.expert_quantization import quantize_experts
 
 
 def dequantized(config: Any, found: CheckpointFormat) -> dict[str, Any]:
@@ -36,8 +37,10 @@ def dequantized(config: Any, found: CheckpointFormat) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def quantized_on_arrival(names: Collection[str], settings: BitsAndBytesConfig) -> Iterator[None]:
-    """Within, `from_pretrained` quantizes the linears of these `names` as soon as their weights are there."""
+def quantized_on_arrival(
+    names: Collection[str], experts: Collection[str], settings: BitsAndBytesConfig
+) -> Iterator[None]:
+    """Within, `from_pretrained` quantizes the linears `names` and parameters `experts` as soon as they arrive."""
     original = core_model_loading.set_param_for_module
     wanted = {f"{name}.weight": name for name in names}
 
@@ -45,6 +48,8 @@ def quantized_on_arrival(names: Collection[str], settings: BitsAndBytesConfig) -
         result = original(model, target_name, *arguments, **keywords)
         if target_name in wanted and _is_plain(model.get_submodule(wanted[target_name])):
             _replace(model, wanted[target_name], settings)
+        elif target_name in experts:
+            quantize_experts(model, [target_name])
         return result
 
     core_model_loading.set_param_for_module = place

@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from trainer.modules import READ
 from trainer.peft_names import PeftNames
 from trainer.survey import Survey
 
@@ -20,7 +21,6 @@ Verdict = tuple[tuple[str, ...], str]
 BOTH = ("lora", "full")
 UNUSED = "Text never runs through it, so training could not change it."
 NO_GRADIENT = "No gradient of the loss reaches it, so training could not change it."
-READ = "Its weight is read without calling the module, so LoRA could be skipped in silence."
 FIXED = "Fixed by design: the model itself never trains it."
 
 

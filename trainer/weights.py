@@ -1,35 +1,40 @@
-"""Which weights bitsandbytes quantises, and what all weights of the base model take."""
+"""Which weights are quantized, which are left, and what all weights of the base model take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import ceil, prod
 
 from trainer.checkpoint_format import CheckpointFormat, held
 from trainer.counts import module_parameters
-from trainer.modules import ModuleMap
+from trainer.modules import READ, ModuleKind, ModuleMap
 from trainer.resolve import Target
 
 BLOCK, BLOCK_OF_SCALES = 64, 256
 """NF4 with double quantisation: weights that share an 8-bit scale, scales that share a float32 one."""
 TABLES = 4 * (16 + 256 + 1)
 """Bytes beside every NF4 weight: its values, its scales' values, their mean."""
+SHARE = 0.01
+"""Of the model's numbers, what an unquantized kind holds to be worth naming."""
+LARGEST = 2**31 - 1
+"""Numbers of one weight that bitsandbytes' kernels can index."""
 
 WEIGHTS = ("quantised weights", "quantisation constants", "other weights", "frozen copies")
 """Items of the base model's weights."""
 
 
 def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[str]:
-    """Modules that stay as they are in a quantised base: embeddings, the head, what trains in full."""
-    kept = {module for kind in module_map.kinds if kind.group == "embedding" for module in kind.modules}
+    """Modules that stay as they are in a quantized base: embeddings, the head, what is read, what trains in full."""
+    kinds = [kind for kind in module_map.kinds if kind.group == "embedding" or kind.reason == READ]
+    kept = {module for kind in kinds for module in kind.modules}
     return sorted(kept | {target.module for target in targets if target.treatment == "full"})
 
 
 def quantised_modules(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
-    """Names of the modules that transformers hands to bitsandbytes: plain linears, but for those skipped.
+    """Names of what is quantized: plain linears, which transformers hands to bitsandbytes, and experts' parameters.
 
-    It matches a name to skip from the start of a path, up to a dot, and at its end. Experts held as
-    parameters are no linears: they stay as they are. A checkpoint that is used as it is decides by itself.
+    transformers matches a name to skip from the start of a path, up to a dot, and at its end. A checkpoint that is
+    used as it is decides by itself.
     """
     if own := held(module_map.checkpoint):
         return set(own.modules)
@@ -37,13 +42,76 @@ def quantised_modules(quantization: str, module_map: ModuleMap, targets: Iterabl
         return set()
     skipped = skipped_modules(module_map, targets)
     starts, ends = tuple(f"{name}." for name in skipped), tuple(skipped)
-    return {
+    linears = {
         module
         for kind in module_map.kinds
         if kind.slice_of is None and kind.class_name in ("Linear", "Conv1D")
         for module in kind.modules
         if not (module.endswith(ends) or module.startswith(starts))
     }
+    return linears | quantised_experts(quantization, module_map)
+
+
+def quantised_experts(quantization: str, module_map: ModuleMap) -> set[str]:
+    """Full names of the experts' parameters that `expert_quantization` quantizes: in NF4, all but giant ones."""
+    if quantization != "nf4" or held(module_map.checkpoint):
+        return set()
+    return {
+        parameter
+        for kind in module_map.kinds
+        if kind.experts
+        for parameter, shape in zip(kind.modules, kind.shapes, strict=True)
+        if prod(shape) <= LARGEST
+    }
+
+
+def unquantised(quantization: str, module_map: ModuleMap, targets: Iterable[Target], width: int) -> dict[str, int]:
+    """Bytes by kind of what quantization cannot reach, `width` bytes a number, the largest first.
+
+    That is matrices which are neither embeddings nor trained in full. Small kinds (routers, convolutions) are left
+    out: one is listed if it holds SHARE of the model's numbers.
+    """
+    targets = list(targets)
+    passed = quantised_modules(quantization, module_map, targets)
+    passed |= {target.module for target in targets if target.treatment == "full"}
+    left = {
+        kind.name: width * sum(size for name, _, size in _modules(kind) if name not in passed)
+        for kind in module_map.kinds
+        if kind.slice_of is None and kind.group != "embedding" and len(kind.shape) > 1
+    }
+    worth = {name: size for name, size in left.items() if size >= SHARE * module_map.parameters * width}
+    return dict(sorted(worth.items(), key=lambda item: -item[1]))
+
+
+def dequantised(module_map: ModuleMap, quantised: set[str], targets: Iterable[Target]) -> int:
+    """Numbers of experts that are there at once outside their quantized form: all of one layer's, while it computes.
+
+    Where they have LoRA, PEFT makes the sum of each weight and its LoRA, and its gradient after that.
+    """
+    with_lora = {target.module for target in targets if target.treatment == "lora"}
+    layers: dict[str, int] = {}
+    for kind in module_map.kinds:
+        for name, shape, _ in _modules(kind) if kind.experts else ():
+            owner, copies = name.rpartition(".")[0], 1 + (name in with_lora)
+            layers[owner] = layers.get(owner, 0) + copies * prod(shape) * (name in quantised)
+    return max(layers.values(), default=0)
+
+
+def largest_expert(module_map: ModuleMap, quantised: set[str]) -> int:
+    """Numbers of the largest experts' parameter to quantize.
+
+    While it loads it is there twice in 16 bits: as the checkpoint's parts, and stacked.
+    """
+    sizes = [
+        prod(shape) for kind in module_map.kinds if kind.experts for n, shape, _ in _modules(kind) if n in quantised
+    ]
+    return max(sizes, default=0)
+
+
+def _modules(kind: ModuleKind) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    """Name, shape and parameters of each module of a kind."""
+    for name, shape in zip(kind.modules, kind.shapes, strict=True):
+        yield name, shape, module_parameters(kind, shape) if kind.parameters else 0
 
 
 def weights(
@@ -56,13 +124,12 @@ def weights(
     for kind in module_map.kinds:
         if kind.slice_of is not None:
             continue
-        for module, shape in zip(kind.modules, kind.shapes, strict=True):
-            numbers = module_parameters(kind, shape) if kind.parameters else 0
+        for module, shape, numbers in _modules(kind):
             if module in quantised:
-                weight = shape[0] * shape[1]
+                weight = prod(shape)
                 own = min(1.0, numbers / weight)  # of a weight that several layers share, each has its part
                 packed, constants = (
-                    held_bytes(checkpoint, *shape) if checkpoint else quantised_bytes(quantization, *shape)
+                    held_bytes(checkpoint, *shape) if checkpoint else quantised_bytes(quantization, shape)
                 )
                 items["quantised weights"] += round(packed * own)
                 items["quantisation constants"] += round(constants * own)
@@ -74,12 +141,12 @@ def weights(
     return items
 
 
-def quantised_bytes(quantization: str, out: int, width: int) -> tuple[int, int]:
-    """Bytes of one quantised linear, and of its constants, as bitsandbytes 0.50 holds them."""
+def quantised_bytes(quantization: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Bytes of one quantized weight, and of its constants, as bitsandbytes 0.50 holds them."""
     if quantization == "int8":
-        return out * width, out * 4
-    blocks = ceil(out * width / BLOCK)
-    return ceil(out * width / 2), blocks + 4 * ceil(blocks / BLOCK_OF_SCALES) + TABLES
+        return prod(shape), shape[0] * 4
+    blocks = ceil(prod(shape) / BLOCK)
+    return ceil(prod(shape) / 2), blocks + 4 * ceil(blocks / BLOCK_OF_SCALES) + TABLES
 
 
 def loading_bytes(module_map: ModuleMap, stay: int, width: int) -> int:
@@ -101,7 +168,7 @@ def held_bytes(found: CheckpointFormat, out: int, width: int) -> tuple[int, int]
     """Bytes of one linear of a checkpoint that is used as it is, and of its constants."""
     if found.method == "bitsandbytes":
         if found.bits == 8 or found.double_quantized:
-            return quantised_bytes(found.quantization, out, width)
+            return quantised_bytes(found.quantization, (out, width))
         return ceil(out * width / 2), 4 * ceil(out * width / found.group) + 4 * 16
     groups = ceil(width / found.group) if found.group else 1
     scales = 2 * groups * out + ceil(groups * out * found.bits / 8)  # and zero points
