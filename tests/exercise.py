@@ -14,7 +14,7 @@ from trainer import adapter
 from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig
 from trainer.discover import discover
 from trainer.modules import ModuleMap
-from trainer.optimiser import parameter_groups
+from trainer.optimiser import parameter_groups, scale_slices
 from trainer.plan import Plan, make_plan
 from trainer.skeleton import BATCH
 from trainer.survey import extra_inputs
@@ -74,6 +74,7 @@ def train(trained: Trained, steps: int = 2) -> Trained:
     """Real steps with AdamW and weight decay, which must not move what a slice masks."""
     model = trained.model
     optimiser = torch.optim.AdamW(parameter_groups(model, trained.config))
+    scale_slices(optimiser)
     ids, more = batch(model.config), extra_inputs(model.config)
     model.train()
     for _ in range(steps):
