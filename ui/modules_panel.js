@@ -219,8 +219,14 @@ function paintRow({ data, node, box, choice, note, more, extras }) {
   extras.hidden = !expanded;
   for (const input of extras.querySelectorAll("input")) {
     input.parentElement.hidden = ["r", "lora_alpha"].includes(input.dataset.key) && tick?.treatment === "full";
-    if (document.activeElement !== input) input.value = tick?.[input.dataset.key] ?? "";
+    if (document.activeElement !== input) input.value = shown(tick?.[input.dataset.key]);
   }
+}
+
+// a number as it is typed: 0.0002 is 2e-4
+function shown(value) {
+  if (typeof value !== typeof 0) return value ?? "";
+  return value.toExponential().length < String(value).length ? value.toExponential() : value;
 }
 
 // names of a preset that this model lacks keep their rows, with the receipt that says so
