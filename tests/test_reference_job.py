@@ -1,4 +1,4 @@
-"""The study's job as published: its model's configuration, its scenario 3, its data's columns, on the command line."""
+"""The study's job as published: its model's configuration, its scenario 3, the columns of its data."""
 
 from __future__ import annotations
 
