@@ -15,7 +15,7 @@ from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, Training
 from trainer.discover import discover
 from trainer.model_config import auto_class
 from trainer.modules import ModuleMap
-from trainer.optimiser import parameter_groups
+from trainer.optimiser import parameter_groups, scale_slices
 from trainer.plan import Plan, make_plan
 from trainer.skeleton import BATCH
 from trainer.survey import extra_inputs
@@ -75,6 +75,7 @@ def train(trained: Trained, steps: int = 2) -> Trained:
     """Real steps with AdamW and weight decay, which must not move what a slice masks."""
     model = trained.model
     optimiser = torch.optim.AdamW(parameter_groups(model, trained.config))
+    scale_slices(optimiser)
     ids, more = batch(model.config), extra_inputs(model.config)
     model.train()
     for _ in range(steps):

@@ -20,7 +20,8 @@ from trainer.supervisor import Supervisor
 TRAINING = (
     "import os, sys, types\nloop = sys.modules['trainer.loop'] = types.ModuleType('trainer.loop')\n"
     "loop.Places = lambda *_: None\n"
-    "loop.train = lambda *_: bool(print('trains on', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)) or True\n"
+    "done = types.SimpleNamespace(finished=True, unchanged='')\n"
+    "loop.train = lambda *_: print('trains on', os.environ['CUDA_VISIBLE_DEVICES'], flush=True) or done\n"
     "from trainer import worker\nsys.exit(worker.main(sys.argv[1:]))"
 )
 """A worker of which only the training itself is mocked: that needs a GPU."""

@@ -22,6 +22,7 @@ from trainer.errors import InvalidConfig, UserError
 from trainer.experiments import MAX_SEEDS, Experiment
 from trainer.lab import Lab
 from trainer.modules import ModuleMap
+from trainer.schedule import Size, total_steps
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +132,11 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     assert needed == pytest.approx(2 * one)
     (pace, *_) = known = estimate.paces(lab.store, longer.model)[:1]
     assert pace.size.examples == 56
-    sizes = (estimate.Size(56, length) for length in (100.0, 300.0))
+    sizes = (Size(56, length) for length in (100.0, 300.0))
     short, long = (estimate.seconds(longer, known, size) or 0 for size in sizes)
     assert long - short == pytest.approx(6 * 4 * 200 * pace.seconds)
     whole = replace(longer, training=replace(longer.training, max_steps=-1))
-    assert estimate.steps_of(whole, pace.size.examples) == 14
+    assert total_steps(whole.training, pace.size.examples) == 14
     rows = tiny.save_rows(tmp_path / "others.jsonl", 24)
     others = replace(whole, data=replace(whole.data, path=lab.add_data(rows)))
     offers = lab.offers(others, "two", False)

@@ -23,6 +23,7 @@ from trainer.levers import Levers
 from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
 from trainer.scenarios import SIX
+from trainer.schedule import Size
 from trainer.trainers import build_trainer
 
 Events = list[dict[str, Any]]
@@ -81,7 +82,8 @@ def test_what_is_set_is_not_picked(medium: ModuleMap) -> None:
 def test_short_runs_are_not_compiled(medium: ModuleMap, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.levers.find_spec", lambda name: name in ("triton", "liger_kernel") or None)
     config = replace(default_config("phi3-medium"), modules=SIX[4].modules)
-    short, long = (make_plan(config, medium, gpu(80), trained=tokens).levers for tokens in (10**5, 10**8))
+    sizes = Size(10**3, 100.0), Size(10**6, 100.0)
+    short, long = (make_plan(config, medium, gpu(80), data=size).levers for size in sizes)
     assert (short.torch_compile, short.use_liger_kernel) == (False, True)
     assert (long.torch_compile, long.use_liger_kernel) == (True, False)
 

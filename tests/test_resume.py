@@ -15,7 +15,12 @@ from trainer.checkpoints import newest_complete
 from trainer.config import AdapterConfig, Tick
 
 SELECTIONS = {
-    "slices, a full head, new rows": (Tick("q_proj"), Tick("v_proj"), Tick("gate_proj"), Tick("lm_head", "full")),
+    "slices at their own rates, a full head, new rows": (
+        Tick("q_proj", lr=3e-3),
+        Tick("v_proj"),
+        Tick("gate_proj"),
+        Tick("lm_head", "full", lr=2e-3),
+    ),
     "full alone": (Tick("embed_tokens", "full"), Tick("norm", "full")),
     "LoRA on the head": (Tick("lm_head"), Tick("k_proj")),
 }

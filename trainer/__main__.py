@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from trainer import control, data_commands, devices, experiment_commands, locks, parsing, scenarios
+from trainer import changes, control, data_commands, devices, experiment_commands, locks, parsing, scenarios
 from trainer.base_model import BaseModels
 from trainer.config import ModelConfig, RunConfig, default_config
-from trainer.errors import InvalidConfig, UserError
+from trainer.errors import InvalidConfig, Issue, UserError
 from trainer.experiments import ID, OPEN, Experiments
 from trainer.export import adapter_zip
 from trainer.failures import size
@@ -29,6 +29,7 @@ from trainer.modules import ModuleMap
 from trainer.plan import Plan, make_plan
 from trainer.progress import Progress, figure
 from trainer.runs import Run, RunStore
+from trainer.schedule import Size
 from trainer.uploads import keep_data
 from trainer.weight_files import no_tokenizer, nothing_yet
 
@@ -63,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
 
     config = add("config", _config, "print a configuration to start from")
     config.add_argument("model", nargs="?", default="demo")
-    config.add_argument("--scenario", choices=[item.key for item in scenarios.SIX], default="5")
+    config.add_argument(
+        "--scenario", choices=[item.key for item in scenarios.SIX],
+        help="the study's job with one of its six scenarios; without it: LoRA on the attention and MLP of the model",
+    )  # fmt: skip
     modules = add("modules", _modules, "show the modules of a model, by group")
     modules.add_argument("model")
     modules.add_argument("--revision", default="main")
@@ -71,14 +75,21 @@ def _parser() -> argparse.ArgumentParser:
     plan = add("plan", _plan, "show what a configuration would train, and what it costs")
     plan.add_argument("config", type=Path)
     plan.add_argument("--json", action="store_true")
+    _add_changes(plan)
     data_commands.add_command(add)
     train = add("train", _train, "train a configuration here and now, and wait for its end")
     train.add_argument("config", type=Path)
     train.add_argument("--data-file", type=Path, help="train on this file instead of the configuration's data")
     train.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    _add_changes(train)
     _add_run_commands(add)
     experiment_commands.add_commands(add, _module_map, _plan_of)
     return parser
+
+
+def _add_changes(command: argparse.ArgumentParser) -> None:
+    about = "another value for a setting, such as training.max_steps=100; may be given several times"
+    command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=about)
 
 
 def _add_run_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -100,8 +111,17 @@ def _add_run_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _config(options: argparse.Namespace) -> int:
-    chosen = scenarios.scenario(options.scenario)
-    _print_json(replace(default_config(options.model), modules=chosen.modules).to_json())
+    """Without a scenario: ticks that fit the model, as the page starts with. With one, nothing is read."""
+    if options.scenario:
+        chosen = scenarios.scenario(options.scenario)
+        _print_json(scenarios.study_job(options.model, chosen).to_json())
+        return 0
+    try:
+        ticks = scenarios.starting_ticks(_module_map(ModelConfig(name=options.model), options.models_dir))
+    except UserError as error:
+        ticks = scenarios.LORA
+        print(f"{error}\nThe study's seven names are ticked; `plan` says what they match.", file=sys.stderr)
+    _print_json(replace(default_config(options.model), modules=ticks).to_json())
     return 0
 
 
@@ -124,8 +144,8 @@ def _modules(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    config = checked(parsing.load_json(options.config), lambda config: _plan_of(config, options.models_dir).issues)
-    plan = _plan_of(config, options.models_dir)
+    config = checked(_configuration(options), lambda config: _plan_of(config, options.models_dir).issues)
+    plan = _plan_of(config, options.models_dir, size=data_commands.known_size(config, options))
     if options.json:
         _print_json(plan.to_json())
     else:
@@ -142,14 +162,18 @@ def _can_plan(plan: Plan, name: str) -> bool:
 def _train(options: argparse.Namespace) -> int:
     store = RunStore(options.runs_dir)
 
-    config = checked(parsing.load_json(options.config), lambda config: _plan_of(config, options.models_dir).issues)
+    config = checked(_configuration(options), lambda config: _plan_of(config, options.models_dir).issues)
     if options.data_file:
         name = keep_data(options.data_file, options.runs_dir / "data")
         config = replace(config, data=replace(config.data, source="file", path=name))
-    plan = _plan_of(config, options.models_dir)
+    module_map = _module_map(config.model, options.models_dir)
+    plan = _plan_of(config, options.models_dir, module_map)
     if plan.issues:
         raise InvalidConfig(plan.issues)
     data_commands.check_data(config, options)
+    plan = _plan_of(config, options.models_dir, module_map, data_commands.known_size(config, options, look=True))
+    for warning in plan.warnings:
+        _print_issue(warning, sys.stderr)
     run = store.create(config, plan, "starting", locks.identity(os.getpid()))
     if options.json:
         print(json.dumps({"type": "run", "id": run.id, "folder": str(run.folder)}), flush=True)
@@ -244,10 +268,17 @@ def _module_map(model: ModelConfig, models_dir: Path) -> ModuleMap:
     return discover(load_config(model, models_dir), model.name)
 
 
-def _plan_of(config: RunConfig, models_dir: Path, module_map: ModuleMap | None = None) -> Plan:
+def _configuration(options: argparse.Namespace) -> Any:
+    """The parsed JSON of the configuration file, with what `--set` changes in it."""
+    return changes.apply(parsing.load_json(options.config), changes.from_options(options.set))
+
+
+def _plan_of(
+    config: RunConfig, models_dir: Path, module_map: ModuleMap | None = None, size: Size | None = None
+) -> Plan:
     vocabulary = load_tokenizer(config.model, models_dir).get_vocab() if config.model.new_tokens else ()
     module_map = module_map or _module_map(config.model, models_dir)
-    plan = make_plan(config, module_map, devices.device(), vocabulary)
+    plan = make_plan(config, module_map, devices.device(), vocabulary, size)
     return plan.on(_base_models(models_dir).examine(config.model, module_map))
 
 
@@ -269,8 +300,16 @@ def _print_plan(plan: Plan) -> None:
     print("picked for speed:")
     for name, reason in plan.levers.why.items():
         print(f"  {name:24} {reason}")
+    print(f"steps: {plan.steps:,}" if plan.steps else "steps: known once the data are read")
     for issue in (*plan.warnings, *plan.issues):
-        print(issue)
+        _print_issue(issue)
+
+
+def _print_issue(issue: Issue, file: TextIO | None = None) -> None:
+    """A problem, and below it the options that cure it."""
+    print(issue, file=file)
+    if issue.changes:
+        print(f"    {changes.as_options(issue.changes)}", file=file)
 
 
 def _print_memory(plan: Plan) -> None:

@@ -23,7 +23,7 @@ from trainer.counts import tensor_sizes, trainable_count
 from trainer.errors import UserError
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
-from trainer.resolve import Slice, Target
+from trainer.resolve import Target
 
 _LORA = re.compile(
     r"base_model\.model\.(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)\.default(?:\.weight)?"
@@ -92,7 +92,7 @@ def attach(
 
 
 def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
-    """The last touches before training, also after a resume: float32 masters, slice masks.
+    """The last touches before training, also after a resume: float32 masters, learning rates, slice masks.
 
     To be called after the trainer is built, since TRL casts what trains on a quantised base to bfloat16,
     in which small updates are lost.
@@ -101,10 +101,29 @@ def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     for target in plan.targets:
+        for parameter in _parameters(model, target):
+            parameter.peak_lr = target.lr  # type: ignore[attr-defined]
         if target.slices:
-            _mask(model.base_model.model.get_submodule(target.module), target.slices)
+            _mask(model.base_model.model.get_submodule(target.module), target)
     if compute_dtype != torch.float32:
         _keep_stream_narrow(model, compute_dtype)
+
+
+def _parameters(model: PeftModel, target: Target) -> list[nn.Parameter]:
+    """What PEFT made of a target and trains: LoRA's matrices and magnitudes with the bias, a copy, or rows."""
+    module: Any = model.base_model.model.get_submodule(holder(target))
+    name = target.module.rpartition(".")[2]
+    while target.kind.class_name == "Parameter" and module.parameter_name != name:
+        module = module.base_layer  # several parameters of one module: a wrapper around a wrapper
+    if target.treatment == "lora":
+        parts = [getattr(module, part, None) for part in (*module.adapter_layer_names, "lora_magnitude_vector")]
+        found = [parameter for part in parts if part is not None for parameter in part.parameters()]
+        found.append(getattr(module.base_layer, "bias", None))
+    elif target.treatment == "full":
+        found = list(module.modules_to_save.parameters())
+    else:
+        found = list(module.token_adapter.trainable_tokens_delta.parameters())
+    return [parameter for parameter in found if parameter is not None and parameter.requires_grad]
 
 
 def _keep_stream_narrow(model: PeftModel, dtype: torch.dtype) -> None:
@@ -221,20 +240,28 @@ def _tie_copies(model: PeftModel, targets: Iterable[Target], module_map: ModuleM
             copy.weight = first.modules_to_save["default"].weight
 
 
-def _mask(module: Any, slices: tuple[Slice, ...]) -> None:
-    """Let only the slices' own blocks of `lora_B` move, and their rows of DoRA's magnitude."""
+def _mask(module: Any, target: Target) -> None:
+    """Let only the slices' own blocks of `lora_B` move, and their rows of DoRA's magnitude; each at its own rate."""
     weight = module.lora_B["default"].weight
     mask = torch.zeros_like(weight, dtype=torch.bool)
-    for part in slices:
+    of_columns, of_rows = weight.new_ones(weight.shape[1]), weight.new_ones(weight.shape[0])
+    for part in target.slices:
+        of_columns[part.columns[0] : part.columns[1]] = part.lr / target.lr
         for start, end in part.rows:
             mask[start:end, part.columns[0] : part.columns[1]] = True
-    _mask_gradient(weight, mask)
+            of_rows[start:end] = part.lr / target.lr
+    parts = [(weight, mask, of_columns), (module.lora_A["default"].weight, None, of_columns.unsqueeze(1))]
     bias = getattr(module.base_layer, "bias", None)
     if bias is not None and bias.requires_grad:
-        _mask_gradient(bias, mask.any(dim=1))
+        parts.append((bias, mask.any(dim=1), of_rows))
     if "default" in module.lora_magnitude_vector:
         magnitude = module.lora_magnitude_vector["default"].weight
-        _mask_gradient(magnitude, mask.any(dim=1).view_as(magnitude))
+        parts.append((magnitude, mask.any(dim=1).view_as(magnitude), of_rows.view_as(magnitude)))
+    for parameter, free, rates in parts:
+        if free is not None:
+            _mask_gradient(parameter, free)
+        if any(part.lr != target.lr for part in target.slices):
+            parameter.lr_scale = rates
 
 
 def _mask_gradient(parameter: nn.Parameter, mask: torch.Tensor) -> None:

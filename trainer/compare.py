@@ -59,6 +59,8 @@ class Row:
     """Median over the steps."""
     elapsed: float
     """Seconds of training, evals included."""
+    unchanged: bool = False
+    """Training left the adapter as it was at the start."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def row_of(run: Run, group: str) -> Row:
         memory=summary["memory_measured"],
         tokens_per_second=median(map(float, speeds)) if len(speeds) else None,
         elapsed=summary["elapsed"],
+        unchanged=run.history.unchanged,
     )
 
 
@@ -234,6 +237,9 @@ def _warnings(groups: list[Group], configs: list[RunConfig]) -> list[str]:
         names = ", ".join(f"{row.title} ({row.state})" for row in open_rows[:6])
         more = f" and {len(open_rows) - 6} more" if len(open_rows) > 6 else ""
         told.append(f"Not finished, and so not judged: {names}{more}.")
+    unmoved = [row.title for group in groups for row in group.rows if row.unchanged]
+    if unmoved:
+        told.append(f"Their adapters did not change, so they show the base model: {', '.join(unmoved[:6])}.")
     blind = [row.title for group in groups for row in group.finished if row.eval_loss is None]
     if blind:
         told.append(f"Without held-out examples, and so without an eval loss: {', '.join(blind[:6])}.")

@@ -36,12 +36,13 @@ def setting(default: Any, explanation: str, **bounds: Any) -> Any:
 
 @dataclass(frozen=True)
 class Tick:
-    """One ticked module kind. `r` and `lora_alpha` left empty are the adapter's."""
+    """One ticked module kind. `r` and `lora_alpha` left empty are the adapter's, `lr` is the training's."""
 
     name: str
     treatment: Treatment = "lora"
     r: int | None = setting(None, "Rank of this kind alone.", min=1, max=4096)
     lora_alpha: float | None = setting(None, "Scale of this kind alone.", above=0, max=65536)
+    lr: float | None = setting(None, "Peak learning rate of this kind alone.", above=0, max=1)
     layers: str = setting("", "Layers to train, such as 0-15, last 8, 3,5,7. Empty: all.")
 
 

@@ -21,6 +21,7 @@ from trainer.failures import disk_full
 from trainer.history import ACTIVE, ENDED
 from trainer.parsing import validate
 from trainer.runs import Run, RunStore, write_json
+from trainer.schedule import steps_per_epoch
 
 KILL_PATIENCE = 5.0
 """Seconds that a killed process has to be gone."""
@@ -121,8 +122,7 @@ def _save_longer(run: Run, config: RunConfig, epochs: float) -> str:
         raise UserError(f"{epochs} is no number of epochs.", "Name a number above 0.", "data")
     training = config.training
     if training.max_steps > 0:
-        batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        more = max(1, math.ceil(run.history.examples / batch * epochs))
+        more = max(1, math.ceil(epochs * steps_per_epoch(training, run.history.examples)))
         training = replace(training, max_steps=training.max_steps + more)
     else:
         training = replace(training, num_train_epochs=training.num_train_epochs + epochs)

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from trainer import estimate, parsing
+from trainer import demo, estimate, parsing
 from trainer.config import RunConfig, default_config, is_bundled
 from trainer.errors import InvalidConfig
 from trainer.models import HUB_ID
 from trainer.runs import RunStore
+from trainer.schedule import Size
+from trainer.sources import quickly_read
 from trainer.uploads import keep_data
 
 UNUSABLE = 2
@@ -69,6 +71,19 @@ def check_data(config: RunConfig, options: argparse.Namespace) -> None:
         issues = served.data_issues(config, options.models_dir, options.runs_dir / "data", progress)
     if issues:
         raise InvalidConfig(issues)
+
+
+def known_size(config: RunConfig, options: argparse.Namespace, look: bool = False) -> Size | None:
+    """How much there is to train on: of data that are read in seconds, or, with `look`, of any; else None."""
+    data_dir = options.runs_dir / "data"
+    if not (look or quickly_read(config.data, data_dir)):
+        return None
+    if is_bundled(config):
+        return Size(demo.examples(), 0.0)
+    from trainer.data import served
+
+    with _bar() as progress:
+        return served.data_size(config, options.models_dir, data_dir, progress)
 
 
 def _config(options: argparse.Namespace) -> RunConfig:

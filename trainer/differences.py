@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer.config import RunConfig
+from trainer.formatting import rate_text
 
 SEED = "training.seed"
 
@@ -22,13 +23,18 @@ def differences(configs: Sequence[RunConfig], seeds: Sequence[Sequence[int]]) ->
 
 
 def describe(config: RunConfig) -> str:
-    """Ticks with their own settings: `LoRA q_proj (r 8, layers 0-3), k_proj · full lm_head`."""
+    """Ticks with their own settings: `LoRA q_proj (r 8, layers 0-3), k_proj · full lm_head (lr 2e-5)`."""
     parts = []
     for treatment, title in (("lora", "LoRA"), ("full", "full")):
         names = []
         for tick in config.modules:
             if tick.treatment == treatment:
-                own = {"r": tick.r, "alpha": tick.lora_alpha, "layers": tick.layers}
+                own = {
+                    "r": tick.r,
+                    "alpha": tick.lora_alpha,
+                    "lr": rate_text(tick.lr) if tick.lr else "",
+                    "layers": tick.layers,
+                }
                 extras = ", ".join(f"{key} {value}" for key, value in own.items() if value)
                 names.append(f"{tick.name} ({extras})" if extras else tick.name)
         if names:

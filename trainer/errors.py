@@ -6,8 +6,12 @@ UserError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
+
+Value = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -17,11 +21,14 @@ class Issue:
     field: str
     problem: str
     fix: str
+    changes: Mapping[str, Value] = dataclasses.field(default_factory=dict, hash=False)
+    """Settings by their paths (`training.max_steps`) and the values that cure the problem, where some surely do.
+    The page offers them as a button, the command line as `--set` options."""
 
     def __str__(self) -> str:
         return f"{self.field}: {self.problem} {self.fix}".strip()
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 

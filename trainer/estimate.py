@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from trainer import devices, events
 from trainer.config import DataConfig, ModelConfig, RunConfig, Tick
 from trainer.runs import Run, RunStore
+from trainer.schedule import Size, examples_seen, total_tokens
 
 LOOKED_AT = 40
 """Newest runs that are looked at."""
@@ -20,15 +20,6 @@ LEAST_STEPS = 5
 """The first steps are slower than the others."""
 HEAD_BYTES = 65536
 """The first events of a run lie within so many bytes."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much there is to train on."""
-
-    examples: int
-    length: float
-    """Tokens of an example, on average."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ def seconds(config: RunConfig, known: list[Pace], size: Size | None = None) -> f
     `size`: of its data, where they have been read; else earlier runs on the same data tell.
     """
     size = size or _size(config, known)
-    tokens = steps_of(config, size.examples) * batch(config) * size.length if size else 0
+    tokens = total_tokens(config.training, size) if size else 0
     if not known or not tokens:
         return None
     alike = [pace for pace in known if pace.modules == config.modules] or known
@@ -93,19 +84,6 @@ def total(configs: Iterable[RunConfig], known: list[Pace], size: Size | None = N
     return sum(sure) / len(devices.devices()) if len(sure) == len(times) else None
 
 
-def batch(config: RunConfig) -> int:
-    return config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
-
-
-def steps_of(config: RunConfig, examples: int) -> int:
-    """Steps of a run over so many examples, as transformers counts them; 0 where that is not known."""
-    training = config.training
-    if training.max_steps > 0:
-        return training.max_steps
-    batches = ceil(examples / training.per_device_train_batch_size)
-    return ceil(ceil(batches / training.gradient_accumulation_steps) * training.num_train_epochs)
-
-
 def _size(config: RunConfig, known: list[Pace]) -> Size | None:
     """Of the same data in an earlier run; of other data, the length of their examples alone."""
     for pace in known:
@@ -119,7 +97,7 @@ def _pace(run: Run, model: ModelConfig) -> Pace | None:
     tokens, elapsed = history.latest.get("tokens"), history.elapsed()
     if own is None or own.model != model or history.step < LEAST_STEPS or not tokens or not elapsed:
         return None
-    length = tokens / (history.step * batch(own))
+    length = tokens / examples_seen(own.training, history.step, history.examples)
     return Pace(
         own.modules, own.data, own.training.max_length, Size(history.examples, length), elapsed / tokens,
         _startup(run.folder),

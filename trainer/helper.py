@@ -209,6 +209,7 @@ def calls(models_dir: Path, data_dir: Path, progress: Progress) -> dict[str, Cal
         "vocabulary": lambda model: _vocabulary(model, models_dir),
         "data_report": lambda config: _data_report(config, models_dir, data_dir, progress),
         "data_issues": lambda config: _data_issues(config, models_dir, data_dir, progress),
+        "data_size": lambda config: _data_size(config, models_dir, data_dir, progress),
         "data_example": lambda config, which: _data_example(config, which, models_dir, data_dir),
     }
 
@@ -261,6 +262,13 @@ def _data_issues(
 
     found = data_issues(parsing.from_json(config), models_dir, data_dir, progress)
     return [issue.to_json() for issue in found]
+
+
+def _data_size(config: dict[str, Any], models_dir: Path, data_dir: Path, progress: Progress) -> dict[str, Any] | None:
+    from trainer.data.served import data_size
+
+    found = data_size(parsing.from_json(config), models_dir, data_dir, progress)
+    return asdict(found) if found else None
 
 
 def _data_example(config: dict[str, Any], which: str, models_dir: Path, data_dir: Path) -> dict[str, Any]:

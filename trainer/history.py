@@ -31,6 +31,8 @@ class History:
     """State as last written; `state` says what is true now."""
     cause: str = ""
     message: str = ""
+    unchanged: bool = False
+    """Whether training left the adapter as it was at the start; the message says why."""
     worker: str = ""
     """Identity of the process that is to take the lock of a starting run."""
     config: str = "config.json"
@@ -129,6 +131,7 @@ class History:
         self.download = {}
         self.cause = str(event.get("cause") or "")
         self.message = str(event.get("message") or "")
+        self.unchanged = event.get("unchanged") is True
         self.worker = str(event.get("worker") or "")
         self.changed = moment
         self.created = self.created or moment

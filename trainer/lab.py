@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer import control, devices, estimate, model_search, parsing
+from trainer import control, demo, devices, estimate, model_search, parsing
 from trainer.base_model import BaseModels
 from trainer.compare import Comparison, compare
 from trainer.config import RunConfig, is_bundled
@@ -22,6 +22,8 @@ from trainer.own_sets import OwnSets
 from trainer.plan import Plan, make_plan
 from trainer.runs import Run, RunStore
 from trainer.scenarios import Scenario
+from trainer.schedule import Size
+from trainer.sources import quickly_read
 from trainer.supervisor import Supervisor
 from trainer.uploads import keep_data, take_upload
 
@@ -62,7 +64,7 @@ class Lab:
         self.base_models = BaseModels(settings.models_dir)
         self.helper = Helper(settings.models_dir, settings.data_dir)
         self.data_helper = Helper(settings.models_dir, settings.data_dir, "data")
-        self._sizes: dict[Hashable, estimate.Size | None] = {}
+        self._sizes: dict[Hashable, Size | None] = {}
         """Of data that were looked at, by what decides about it."""
         self.supervisor = Supervisor(self.store, settings.models_dir, settings.data_dir)
 
@@ -98,8 +100,26 @@ class Lab:
         """The plan of a configuration. Raises UserError where its model cannot be read."""
         vocabulary = self.helper.vocabulary(config.model) if config.model.new_tokens else ()
         module_map = self.module_map(config)
-        plan = make_plan(config, module_map, devices.device(), vocabulary)
+        plan = make_plan(config, module_map, devices.device(), vocabulary, self._size(config))
         return plan.on(self.base_models.examine(config.model, module_map))
+
+    def count(self, config: RunConfig) -> None:
+        """Read data that take no time, so that `plan` knows the steps of a run; others are read when asked for.
+
+        Raises UserError only where the helper cannot answer.
+        """
+        if quickly_read(config.data, self.settings.data_dir):
+            self._measure(config)
+
+    def _size(self, config: RunConfig) -> Size | None:
+        """How much there is to train on, where that is known."""
+        return Size(demo.examples(), 0.0) if is_bundled(config) else self._sizes.get(_read_as(config))
+
+    def _measure(self, config: RunConfig) -> None:
+        """Read the data, unless their size is known."""
+        if self._size(config) is None:
+            found = self.data_helper.call("data_size", config=config.to_json())
+            self._sizes[_read_as(config)] = Size(**found) if found else None
 
     def read(self, value: Any) -> RunConfig:
         """A configuration from parsed JSON. Raises InvalidConfig with every problem of it, those of its plan too."""
@@ -131,7 +151,8 @@ class Lab:
         if plan.issues:
             raise InvalidConfig(plan.issues)
         self._check_data(config, watcher)
-        run = self.store.create(config, plan)
+        self._measure(config)
+        run = self.store.create(config, self.plan(config))
         self.supervisor.kick()
         return run
 
@@ -226,4 +247,4 @@ class Lab:
 
 def _read_as(config: RunConfig) -> Hashable:
     """What of a configuration decides how many tokens its data are."""
-    return config.model, config.data, config.training.max_length
+    return config.model, config.data, config.training.max_length, config.training.seed

@@ -12,13 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from peft import PeftModel
 from pyarrow import compute
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
-from trainer import adapter, checkpoints, devices
+from trainer import adapter, checkpoints, devices, moved
 from trainer.base_model import BaseModels
 from trainer.config import RunConfig
 from trainer.data import Bad, Prepared, prepare
@@ -44,8 +43,18 @@ class Places:
     data_dir: Path
 
 
-def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[], bool]) -> bool:
-    """Train one run to its end. Returns False if it was stopped before.
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    finished: bool
+    """False: it was stopped before its last step."""
+    unchanged: str = ""
+    """Why the adapter is what it was at the start, and what to do; empty where it changed."""
+
+
+def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[], bool]) -> Outcome:
+    """Train one run to its end, or until it is asked to stop.
 
     Goes on from the newest complete checkpoint, if the folder has one. Raises UserError with what a
     person can do; everything else that is raised is a bug.
@@ -70,10 +79,10 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     for note in data.notes:
         sink("log", text=note)
     newest = checkpoints.newest_complete(places.folder / "checkpoints")
-    plan = _settle(
-        planned(_trained(config, data)).on(base_files), places.folder / "plan.json", resumes=newest is not None
-    )
+    plan = _settle(planned(data.size).on(base_files), places.folder / "plan.json", resumes=newest is not None)
     sink("log", text=f"Picked for speed. {plan.levers.told()}")
+    for warning in plan.warnings:
+        sink("log", text=f"{warning.problem} {warning.fix}")
     if data.skipped:
         record_skipped(data.skipped, places.folder / "skipped_rows.jsonl")
     sink("log", text=f"Loading the weights of {config.model.name}")
@@ -89,17 +98,11 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     adapter.verify(model, plan, config.adapter, module_map)
     sink("log", text=f"{plan.trainable:,} numbers train, as planned; checked against the model")
     trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
+    start = moved.Start(model)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     save_adapter(model, config, tokenizer if new_tokens else None, places.folder)
-    return bool(trainer.state.global_step >= trainer.state.max_steps)
-
-
-def _trained(config: RunConfig, data: Prepared) -> int:
-    """Tokens that the run trains on, repeats counted, padding not."""
-    training = config.training
-    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    examples = training.max_steps * batch if training.max_steps > 0 else len(data.train) * training.num_train_epochs
-    return int(np.minimum(data.lengths, training.max_length).mean() * examples)
+    unchanged = "" if start.differs(model) else moved.why_not(trainer.state.log_history)
+    return Outcome(bool(trainer.state.global_step >= trainer.state.max_steps), unchanged)
 
 
 def _check_ids(data: Prepared, size: int, model: str) -> None:

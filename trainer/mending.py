@@ -70,7 +70,7 @@ def _without(value: dict[str, Any], issues: Sequence[Issue]) -> tuple[dict[str, 
         path, _, name = issue.field.rpartition(".")
         part = mended.get(path) if path else mended
         if tick and number < len(ticks):
-            if isinstance(ticks[number], dict) and tick[2] in ("r", "lora_alpha", "layers"):
+            if isinstance(ticks[number], dict) and tick[2] in ("r", "lora_alpha", "lr", "layers"):
                 ticks[number].pop(tick[2], None)
             else:
                 lost.add(number)

@@ -11,18 +11,20 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
+from trainer import short_runs
 from trainer.base_model import Base
 from trainer.checkpoint_format import held, judge, settle
 from trainer.config import RunConfig
 from trainer.counts import file_bytes, file_sizes, trainable_count
 from trainer.coverage import coverage
 from trainer.devices import CPU, Device
-from trainer.errors import Issue
+from trainer.errors import Issue, Value
 from trainer.failures import size
 from trainer.levers import Levers, pick
 from trainer.memory import Estimate, compute_width, estimate, seen_by_torch
 from trainer.modules import ModuleMap
 from trainer.resolve import Receipt, Target, resolve
+from trainer.schedule import Size, total_steps, total_tokens
 from trainer.tokens import grow
 from trainer.weights import WEIGHTS, loading_bytes, unquantised
 
@@ -46,6 +48,8 @@ class Plan:
     """max_length of the configuration."""
     levers: Levers
     """What was picked to make it fast."""
+    steps: int
+    """Optimizer steps of the run; 0 where its data have not been read."""
     fits: dict[str, int]
     """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row;
     empty where the device's memory is not known."""
@@ -88,6 +92,7 @@ class Plan:
             "device_memory": {"device": self.device.name, "free": self.device.free, "total": self.device.total},
             "fits": self.fits,
             "levers": self.levers.to_json(),
+            "steps": self.steps or None,
             "receipts": [asdict(receipt) | {"names": list(receipt.names)} for receipt in self.receipts],
             "issues": [issue.to_json() for issue in self.issues],
             "warnings": [issue.to_json() for issue in self.warnings],
@@ -105,13 +110,14 @@ def make_plan(
     module_map: ModuleMap,
     device: Device = CPU,
     vocabulary: Collection[str] = (),
-    trained: int = 0,
+    data: Size | None = None,
 ) -> Plan:
     """The plan of `config` on the model that `module_map` describes, trained on `device`.
 
-    `vocabulary`: the tokens of its tokenizer; needed only where new ones are added. `trained`: how many tokens the
-    run trains on, where the data are read.
+    `vocabulary`: the tokens of its tokenizer; needed only where new ones are added. `data`: what there is to train
+    on, where that is known.
     """
+    data = data or Size(0, 0.0)
     new = config.model.new_tokens
     module_map = grow(module_map, len(vocabulary) + len(new)) if new else module_map
     checkpoint = module_map.checkpoint
@@ -139,7 +145,7 @@ def make_plan(
     def costs(recompute: bool) -> Estimate:
         return estimate(config, module_map, found.targets, device, recompute)
 
-    levers, needs = pick(config, module_map, device, costs, trained)
+    levers, needs = pick(config, module_map, device, costs, total_tokens(training, data))
     memory = needs.items(levers.per_device_train_batch_size, training.max_length)
     stay = sum(memory.get(item, 0) for item in WEIGHTS)
     loading = loading_bytes(module_map, stay, compute_width(config, device))
@@ -157,6 +163,7 @@ def make_plan(
         device=device,
         length=training.max_length,
         levers=levers,
+        steps=total_steps(training, data.examples),
         fits=fits,
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
@@ -171,6 +178,7 @@ def make_plan(
             *_left_unquantized(config, module_map, found.targets, device),
             *_too_large(least, memory, device, fits),
             *_too_large_to_load(loading, memory, device),
+            *short_runs.warnings(training, data.examples),
         ),
     )
 
@@ -200,7 +208,8 @@ def _too_large(costs: Estimate, memory: dict[str, int], device: Device, fits: di
         return []
     has = f"{size(device.total)} in all" if device.room == device.total else f"{size(device.free)} free"
     problem = f"This needs about {size(needed)}, and the {'GPU' if device.is_gpu else 'machine'} has {has}."
-    return [Issue("training.per_device_train_batch_size", problem, " ".join(_cures(costs, fits)))]
+    cures, changes = _cures(costs, fits)
+    return [Issue("training.per_device_train_batch_size", problem, " ".join(cures), changes)]
 
 
 def _too_large_to_load(loading: int, memory: dict[str, int], device: Device) -> list[Issue]:
@@ -214,16 +223,18 @@ def _too_large_to_load(loading: int, memory: dict[str, int], device: Device) -> 
     return [Issue("model.name", problem, "Choose the unquantized model, with quantization nf4.")]
 
 
-def _cures(costs: Estimate, fits: dict[str, int]) -> list[str]:
-    """What to lower, in sentences."""
+def _cures(costs: Estimate, fits: dict[str, int]) -> tuple[list[str], dict[str, Value]]:
+    """What to lower, in sentences, and the changes that the first of them asks for, which surely suffice."""
     config, batch, length = costs.config, fits["per_device_train_batch_size"], fits["max_length"]
-    cures = []
+    cures, changes = [], dict[str, Value]()
     if batch:
         cures.append(f"Lower it to {batch}.")
+        changes = {"training.per_device_train_batch_size": batch}
     elif length >= 8:
         cures.append(f"Lower it to 1, and max_length to {length}.")
+        changes = {"training.per_device_train_batch_size": 1, "training.max_length": length}
     if config.training.activation_checkpointing == "off":
         cures.append("Set activation_checkpointing to auto.")
     if config.model.quantization != "nf4" and not held(costs.module_map.checkpoint):
         cures.append("Set quantization to nf4.")
-    return cures or ["Choose a smaller model, or train fewer modules in full."]
+    return cures or ["Choose a smaller model, or train fewer modules in full."], changes

@@ -8,8 +8,10 @@ from math import isclose, sqrt
 from trainer.checkpoint_format import held
 from trainer.config import AdapterConfig, RunConfig, Tick
 from trainer.errors import Issue, UserError
+from trainer.formatting import rate_text
 from trainer.modules import ModuleKind, ModuleMap
 from trainer.parsing import parse_layers
+from trainer.schedule import peak_rate
 from trainer.suggest import meant
 from trainer.tokens import vocabulary_kinds
 
@@ -34,6 +36,8 @@ class Slice:
 
     rows: tuple[tuple[int, int], ...]
     columns: tuple[int, int]
+    lr: float = 0.0
+    """Peak learning rate of this block."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Target:
     lora_alpha: float = 0.0
     slices: tuple[Slice, ...] = ()
     """Empty: the whole module. Else only these parts of its LoRA may move."""
+    lr: float = 0.0
+    """Peak learning rate; of slices with different rates, the highest."""
 
 
 @dataclass
@@ -76,13 +82,16 @@ def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
             found.issues.append(replace(problem, field=where))
             found.receipts.append(Receipt(tick.name, tick.treatment, 0, len(kind.modules), (), problem.problem))
             continue
-        targets = _targets(tick, kind, module_map, config.adapter)
+        targets = _targets(tick, kind, module_map, config)
         found.receipts.append(_receipt(tick, kind, targets))
         for target in targets:
             parts = by_module.setdefault(target.module, [])
             if target not in parts:  # a tied weight ticked twice is one weight
                 parts.append(target)
     for module, parts in by_module.items():
+        if not parts[0].slices and len(parts) > 1:
+            found.issues.append(_rate_issue(parts[0].kind, module_map))
+            continue
         if parts[0].slices and not _one_scale(parts, config.adapter):
             found.issues.append(_scale_issue(parts))
             continue
@@ -106,7 +115,8 @@ def _resolve_new_tokens(config: RunConfig, module_map: ModuleMap, found: Resolut
             found.issues.append(Issue("modules", problem, f"Train {kind.name} in full, or take its LoRA away."))
         elif config.adapter.train_new_tokens:
             names.append(kind.modules[0])
-            found.targets.append(Target(kind.modules[0], kind, "rows", (count, kind.shape[1])))
+            lr = peak_rate(config.training, "rows")
+            found.targets.append(Target(kind.modules[0], kind, "rows", (count, kind.shape[1]), lr=lr))
         else:
             problem = f"The {count} new tokens have rows in {kind.name} that nothing trains."
             found.warnings.append(
@@ -169,22 +179,23 @@ def _check_dora(config: RunConfig, module_map: ModuleMap, found: Resolution) -> 
             return
 
 
-def _targets(tick: Tick, kind: ModuleKind, module_map: ModuleMap, adapter: AdapterConfig) -> list[Target]:
+def _targets(tick: Tick, kind: ModuleKind, module_map: ModuleMap, config: RunConfig) -> list[Target]:
     owner = module_map.get(kind.tied_to or "")
+    lr = tick.lr or peak_rate(config.training, tick.treatment)
     if owner is not None and tick.treatment == "full":
         # one weight: training the head in full is training the embedding in full, and its own bias
-        weight = Target(owner.modules[0], owner, "full", owner.shapes[0])
-        bias = Target(kind.modules[0], kind, "full", (kind.parameters,))
+        weight = Target(owner.modules[0], owner, "full", owner.shapes[0], lr=lr)
+        bias = Target(kind.modules[0], kind, "full", (kind.parameters,), lr=lr)
         return [weight, bias] if kind.parameters else [weight]
     layers = _layers(tick, kind, module_map)
-    r, alpha = tick.r or adapter.r, tick.lora_alpha or adapter.lora_alpha
+    r, alpha = tick.r or config.adapter.r, tick.lora_alpha or config.adapter.lora_alpha
     targets = []
     for number, module in enumerate(kind.modules):
         if kind.layers and kind.layers[number] not in layers:
             continue
-        part = Target(module, kind, tick.treatment, kind.shapes[number])
+        part = Target(module, kind, tick.treatment, kind.shapes[number], lr=lr)
         if tick.treatment == "lora":
-            slices = (Slice(kind.rows, (0, r)),) if kind.rows is not None else ()
+            slices = (Slice(kind.rows, (0, r), lr),) if kind.rows is not None else ()
             part = replace(part, r=r, lora_alpha=alpha, slices=slices)
         targets.append(part)
     return targets
@@ -196,11 +207,11 @@ def _join(module: str, parts: list[Target], adapter: AdapterConfig) -> Target:
         return parts[0]
     start, slices = 0, []
     for part in parts:
-        slices.append(Slice(part.slices[0].rows, (start, start + part.r)))
+        slices.append(Slice(part.slices[0].rows, (start, start + part.r), part.lr))
         start += part.r
     scale = _scale(parts[0], adapter)
     alpha = scale * (sqrt(start) if adapter.use_rslora else start)
-    return replace(parts[0], r=start, lora_alpha=alpha, slices=tuple(slices))
+    return replace(parts[0], r=start, lora_alpha=alpha, slices=tuple(slices), lr=max(part.lr for part in parts))
 
 
 def _scale(target: Target, adapter: AdapterConfig) -> float:
@@ -219,6 +230,12 @@ def _scale_issue(parts: list[Target]) -> Issue:
         f"{names} are slices of {parts[0].kind.slice_of} and share one scale, but their alpha / r differ.",
         "Give them the same ratio of lora_alpha to r.",
     )
+
+
+def _rate_issue(kind: ModuleKind, module_map: ModuleMap) -> Issue:
+    """Tied kinds, both ticked full, that ask for different learning rates."""
+    names = " and ".join([kind.name, *(other.name for other in module_map.kinds if other.tied_to == kind.name)])
+    return Issue("modules", f"{names} share one weight, but their learning rates differ.", "Give both the same lr.")
 
 
 def _problem(tick: Tick, kind: ModuleKind, ticked: dict[str, Tick], config: RunConfig) -> Issue | None:
@@ -281,6 +298,8 @@ def _receipt(tick: Tick, kind: ModuleKind, targets: list[Target]) -> Receipt:
         note += f", as {_rows(kind)} of {kind.slice_of}"
     if kind.tied_to:
         note += f", tied to {kind.tied_to}: one weight for both"
+    if tick.lr is not None:
+        note += f", lr {rate_text(tick.lr)}"
     if not names:
         note = f"no layer of it lies in “{tick.layers}”"
     return Receipt(tick.name, tick.treatment, len(names), len(kind.modules), names, note)

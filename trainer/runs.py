@@ -86,6 +86,7 @@ class Run:
             "state": history.state if not self.problem else "failed",
             "cause": history.cause,
             "message": history.message or self.problem,
+            "unchanged": history.unchanged,
             "model": self.config.model.name if self.config else "",
             "modules": describe_ticks(self.config) if self.config else "",
             "step": history.step,

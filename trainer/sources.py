@@ -22,6 +22,7 @@ from typing import BinaryIO, cast
 
 import zstandard
 
+from trainer.config import DataConfig
 from trainer.errors import UserError
 from trainer.json_rows import json_rows, parse_row
 from trainer.limits import (
@@ -36,7 +37,7 @@ from trainer.limits import (
     sized,
 )
 
-__all__ = ["PROBLEM", "DataFile", "Row", "find_files"]
+__all__ = ["PROBLEM", "DataFile", "Row", "find_files", "quickly_read"]
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
@@ -44,6 +45,8 @@ PACKED = (".gz", ".zst")
 """Endings of packed files; Parquet packs by itself."""
 HEAD = 65536
 BATCH_BYTES = 4 * 2**20
+QUICK_BYTES = 16 * 2**20
+"""Files that take seconds to read and tokenize, so that nobody need ask for it."""
 Rows = Iterator[tuple[int, Row]]
 
 
@@ -126,6 +129,17 @@ def find_files(names: str, data_dir: Path) -> tuple[DataFile, ...]:
             raise UserError(f"There is no data file {name[:80]!r}.", "Upload it again.", "data")
         found.append(DataFile(path, name))
     return tuple(found)
+
+
+def quickly_read(data: DataConfig, data_dir: Path) -> bool:
+    """Whether these data are read in seconds: small files, or the bundled ones."""
+    if data.source != "file":
+        return data.source == "demo"
+    try:
+        files = find_files(f"{data.path} {data.held_out}", data_dir)
+    except UserError:
+        return False
+    return sum(file.path.stat().st_size for file in files) <= QUICK_BYTES
 
 
 @lru_cache(64)

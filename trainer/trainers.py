@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from trainer.config import RunConfig
 from trainer.data import Prepared, packing
 from trainer.levers import Levers
 from trainer.loading import compute_dtype
-from trainer.optimiser import parameter_groups
+from trainer.optimiser import parameter_groups, scale_slices
 from trainer.recorder import Sink
+from trainer.schedule import batch_size, total_steps, warmup_steps
 from trainer.trials import fused_loss_is_right, head_is_plain, packing_is_exact
 
 EVALS, SAVES = 10, 5
@@ -71,9 +71,7 @@ def _arrange(
             way = "group_by_length"
             sink("log", text="This model cannot keep packed examples apart: they are grouped by length instead")
     if way == "group_by_length":
-        trainer.grouped = GroupedSampler(
-            lengths, training.per_device_train_batch_size * training.gradient_accumulation_steps, training.seed
-        )
+        trainer.grouped = GroupedSampler(lengths, batch_size(training), training.seed)
     if way in ("bfd", "group_by_length"):
         how = "packed" if way == "bfd" else "grouped by length"
         sink(
@@ -91,8 +89,7 @@ def _liger(model: PeftModel) -> dict[str, bool]:
 
 def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, held_out: int) -> SFTConfig:
     training = config.training
-    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    steps = training.max_steps if training.max_steps > 0 else math.ceil(examples / batch * training.num_train_epochs)
+    steps = total_steps(training, examples)
     on_gpu = torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(folder),
@@ -100,7 +97,7 @@ def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, h
         max_steps=training.max_steps,
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler_type,
-        warmup_steps=training.warmup_ratio,  # below 1 it is a share of the steps
+        warmup_steps=warmup_steps(training, steps),
         per_device_train_batch_size=levers.per_device_train_batch_size,
         per_device_eval_batch_size=training.per_device_train_batch_size,
         gradient_accumulation_steps=levers.gradient_accumulation_steps,
@@ -113,7 +110,7 @@ def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, h
             {"use_reentrant": False, "every_n_layers": levers.every_n_layers} if levers.every_n_layers else None
         ),
         eval_strategy="steps" if held_out else "no",
-        eval_steps=training.eval_steps or max(1, steps // _evals(steps * batch, held_out)),
+        eval_steps=training.eval_steps or max(1, steps // _evals(steps * batch_size(training), held_out)),
         eval_on_start=held_out > 0,
         save_steps=training.save_steps or max(1, steps // SAVES),
         logging_steps=1,
@@ -156,7 +153,15 @@ class _LabTrainer(Trainer):  # type: ignore[misc]
             trained = model or self.model
             kind, keywords = self.get_optimizer_cls_and_kwargs(self.args, trained)
             self.optimizer = kind(parameter_groups(trained, self.config), **keywords)
+            scale_slices(self.optimizer)
         return self.optimizer
+
+    def _get_learning_rate(self) -> float:
+        """What the run shows: the shared rate where something trains at it, else that of the first group."""
+        assert self.optimizer is not None
+        peaks = [group["initial_lr"] for group in self.optimizer.param_groups]
+        shared = self.config.training.learning_rate
+        return float(self.lr_scheduler.get_last_lr()[peaks.index(shared) if shared in peaks else 0])
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.grouped if self.grouped is not None else super()._get_train_sampler(train_dataset)

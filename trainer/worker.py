@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from trainer import checkpoints, devices, failures, locks, parsing, redact
 from trainer.download import fetch
@@ -24,6 +24,9 @@ from trainer.errors import UserError
 from trainer.events import Event, EventWriter
 from trainer.history import History
 from trainer.runs import Run
+
+if TYPE_CHECKING:
+    from trainer.loop import Outcome
 
 FINISHED, FAILED, STOPPED, TAKEN = 0, 1, 3, 4
 LOCK_PATIENCE = 5.0
@@ -120,7 +123,7 @@ def work(folder: Path, names: Sequence[str], echo: Callable[[Event], None] | Non
         with contextlib.suppress(OSError):
             (folder / RESERVE).write_bytes(b"\n" * RESERVE_BYTES)
         _take_over(run, writer, switch)
-        finished = _train(run, names, writer, switch)
+        outcome = _train(run, names, writer, switch)
     except Stopped:
         return _end(run, writer, STOPPED, "stopped", message="Stopped before the first step.")
     except Exception as error:
@@ -131,9 +134,10 @@ def work(folder: Path, names: Sequence[str], echo: Callable[[Event], None] | Non
         if cause == "disk":
             checkpoints.drop_unfinished(folder / "checkpoints")
         return _end(run, writer, FAILED, "failed", cause=cause, message=message)
-    if finished:
-        return _end(run, writer, FINISHED, "finished")
-    return _end(run, writer, STOPPED, "stopped", message="Stopped; the adapter so far is saved.")
+    unchanged = {"message": outcome.unchanged, "unchanged": True} if outcome.unchanged else {}
+    if outcome.finished:
+        return _end(run, writer, FINISHED, "finished", **unchanged)
+    return _end(run, writer, STOPPED, "stopped", **{"message": "Stopped; the adapter so far is saved."} | unchanged)
 
 
 def _take_over(run: Run, writer: EventWriter, switch: StopSwitch) -> None:
@@ -148,8 +152,8 @@ def _take_over(run: Run, writer: EventWriter, switch: StopSwitch) -> None:
     run.config = parsing.load(run.folder / run.history.config)
 
 
-def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwitch) -> bool:
-    """Train the run on one of these devices. Returns False if it was stopped."""
+def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwitch) -> Outcome:
+    """Train the run on one of these devices."""
     assert run.config is not None
     models_dir = _folder("LAB_MODELS_DIR", "models")
     model = fetch(run.config.model, models_dir, run.history.commit, writer.write)

@@ -23,8 +23,14 @@ def build(lab: Lab) -> None:
         return _told(lambda: lab.helper.module_map(ModelConfig(_text(model), _text(revision))).to_json())
 
     def plan(config: dict) -> dict:
-        """What a configuration would train: counts, sizes, memory, receipts, issues."""
-        return _told(lambda: lab.plan(lab.read(config)).to_json())
+        """What a configuration would train: counts, sizes, memory, steps, receipts, issues."""
+
+        def planned() -> dict:
+            found = lab.read(config)
+            lab.count(found)
+            return lab.plan(found).to_json()
+
+        return _told(planned)
 
     def train(config: dict) -> str:
         """Queue a run of a configuration; returns its id."""

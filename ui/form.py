@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import gradio as gr
 
+from trainer.changes import apply
 from trainer.config import RunConfig, default_config
 from trainer.errors import Issue
+from trainer.formatting import number_text
 from trainer.mending import mend
 from ui.labels import CHOICES, LABELS
 
@@ -135,6 +137,13 @@ class Form:
             self._shown(config, path) if whole or path.startswith(OF_A_MODEL) else gr.skip() for path in self.filled
         ]
 
+    def change(self, changes: Mapping[str, Any]) -> list[Any]:
+        """Values for the components of `filled`: new ones for these settings, none for the others."""
+        config, _, _ = mend(apply(RunConfig().to_json(), changes))
+        return [
+            self._shown(config, path) if config is not None and path in changes else gr.skip() for path in self.filled
+        ]
+
     @property
     def filled(self) -> list[str]:
         """Paths that `fill` gives values for: all but the model itself and the ticks."""
@@ -167,15 +176,6 @@ class Form:
         source = flat.get("data.source")
         nested["data"]["path"] = (flat.get({"file": FILE, "hub": HUB}.get(str(source), "")) or "").strip()
         return nested, issues
-
-
-def number_text(value: float | None) -> str:
-    """A number as people write it: 0.00001 is `1e-5`; None is empty."""
-    if value is None:
-        return ""
-    text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    mantissa, _, exponent = text.partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else text
 
 
 def number(text: Any) -> Any:

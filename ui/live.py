@@ -185,7 +185,8 @@ def _progress(history: History, state: str, message: str) -> str:
     left = history.remaining() if state == "running" else None
     times = f"<span>elapsed {text.seconds(elapsed)}</span>" if elapsed else ""
     times += f"<span>about {text.seconds(left)} left</span>" if left is not None else ""
-    times += f'<span class="message {text.escape(state)}">{text.escape(message)}</span>' if message else ""
+    kind = "unchanged" if history.unchanged else state
+    times += f'<span class="message {text.escape(kind)}">{text.escape(message)}</span>' if message else ""
     busy = " busy" if state in ("starting", "stopping") else ""
     return (
         f'<div class="progress {text.escape(state)}{busy}" role="progressbar" aria-label="Steps" aria-valuemin="0" '

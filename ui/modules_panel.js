@@ -3,6 +3,7 @@
 // Their names are not quoted below: gr.HTML takes quoted names in a script for events of its own.
 const [MAP, RECEIPTS] = Object.keys({ map: 0, receipts: 0 });
 const TITLES = { lora: "LoRA", full: "Full" };
+const OWN = Object.keys({ r: 0, lora_alpha: 0, lr: 0, layers: 0 }); // what a tick may set for its kind alone
 const root = element.querySelector(".modules");
 const head = element.querySelector(".fact");
 const frame = element.querySelector(".picture");
@@ -44,8 +45,8 @@ function save() {
 // ---- what a person does
 
 function setTick(name, treatment) {
-  const kept = ticks.get(name) ?? { name };
-  ticks.set(name, treatment === "full" ? { name, treatment, ...(kept.layers && { layers: kept.layers }) } : { ...kept, treatment });
+  const layers = ticks.get(name)?.layers; // rank, alpha and learning rate of one treatment do not fit the other
+  ticks.set(name, { name, treatment, ...(layers && { layers }) });
   const row = rows.get(name)?.data;
   if (!row) return;
   // a fused module and its slices are two ways to the same weights: the newer tick stays
@@ -149,7 +150,8 @@ function drawRow(data) {
   const box = make("input", { type: "checkbox", disabled: off, "data-name": data.name,
     onchange: (event) => toggle(data.name, event.target.checked, data.first) });
   const more = make("button", { type: "button", class: "link more", "aria-expanded": "false",
-    "aria-label": `Rank, alpha and layers of ${data.name}`, title: "Rank, alpha and layers of this kind alone",
+    "aria-label": `Rank, alpha, learning rate and layers of ${data.name}`,
+    title: "Rank, alpha, learning rate and layers of this kind alone",
     onclick: () => { open.has(data.name) ? open.delete(data.name) : open.add(data.name); paint(); } }, "adjust");
   const row = {
     data, box, more,
@@ -176,9 +178,9 @@ function drawChoice(data) {
 }
 
 function drawExtras(data) {
-  const fields = [["r", "r"], ["lora_alpha", "alpha"], ...(data.layered ? [["layers", "layers"]] : [])];
+  const fields = [["r", "r"], ["lora_alpha", "alpha"], ["lr", "lr"], ...(data.layered ? [["layers", "layers"]] : [])];
   return fields.map(([key, title]) =>
-    make("label", {}, title,
+    make("label", key === "lr" ? { title: "Learning rate" } : {}, title,
       make("input", { type: "text", inputmode: key === "layers" ? "text" : "decimal", "data-key": key, autocomplete: "off",
         placeholder: key === "layers" ? "all, or 0-15, last 8" : "shared",
         onchange: (event) => adjust(data.name, key, event.target.value) })));
@@ -213,12 +215,18 @@ function paintRow({ data, node, box, choice, note, more, extras }) {
   const expanded = Boolean(tick) && open.has(data.name);
   more.hidden = !tick || data.missing;
   more.setAttribute("aria-expanded", String(expanded));
-  more.classList.toggle("changed", Boolean(tick && (tick.r || tick.lora_alpha || tick.layers)));
+  more.classList.toggle("changed", Boolean(tick && OWN.some((key) => tick[key])));
   extras.hidden = !expanded;
   for (const input of extras.querySelectorAll("input")) {
-    input.parentElement.hidden = input.dataset.key !== "layers" && tick?.treatment === "full";
-    if (document.activeElement !== input) input.value = tick?.[input.dataset.key] ?? "";
+    input.parentElement.hidden = ["r", "lora_alpha"].includes(input.dataset.key) && tick?.treatment === "full";
+    if (document.activeElement !== input) input.value = shown(tick?.[input.dataset.key]);
   }
+}
+
+// a number as it is typed: 0.0002 is 2e-4
+function shown(value) {
+  if (typeof value !== typeof 0) return value ?? "";
+  return value.toExponential().length < String(value).length ? value.toExponential() : value;
 }
 
 // names of a preset that this model lacks keep their rows, with the receipt that says so
@@ -241,7 +249,7 @@ function paintPreset() {
     preset.ticks.length === ticks.size &&
     preset.ticks.every((tick) => {
       const own = ticks.get(tick.name);
-      return own && own.treatment === tick.treatment && !own.r && !own.lora_alpha && !own.layers;
+      return own && own.treatment === tick.treatment && !OWN.some((key) => own[key]);
     });
   const preset = map.presets.find(same);
   root.querySelector("#preset").value = preset ? preset.key : "";

@@ -86,14 +86,6 @@ def payload(module_map: ModuleMap) -> dict[str, Any]:
     }
 
 
-def starting_ticks(module_map: ModuleMap) -> tuple[Tick, ...]:
-    """Scenario 5 where the model has all of its names, else LoRA on all of attention and MLP."""
-    if all(module_map.get(tick.name) for tick in SIX[4].modules):
-        return SIX[4].modules
-    kinds = [*module_map.group("attention"), *module_map.group("mlp")]
-    return tuple(Tick(kind.name) for kind in kinds if "lora" in kind.treatments and kind.slice_of is None)
-
-
 def receipts(found: tuple[Receipt, ...]) -> str:
     """Receipts by tick, as the panel's prop."""
     return json.dumps({item.tick: _receipt(item) for item in found})
@@ -155,7 +147,7 @@ def _fact(module_map: ModuleMap) -> str:
 def _short(tick: Tick) -> dict[str, Any]:
     """A tick as JSON, its empty fields left out."""
     values = {"name": tick.name, "treatment": tick.treatment}
-    for key in ("r", "lora_alpha", "layers"):
+    for key in ("r", "lora_alpha", "lr", "layers"):
         if getattr(tick, key):
             values[key] = getattr(tick, key)
     return values

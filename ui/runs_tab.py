@@ -209,9 +209,8 @@ def _facts(row: dict[str, Any]) -> str:
         f"adapter {text.size(row['adapter_bytes'])}" if row["adapter_bytes"] else "",
         row["id"],
     ]
-    message = (
-        f'<p class="message {text.escape(row["state"])}">{text.escape(row["message"])}</p>' if row["message"] else ""
-    )
+    kind = "unchanged" if row.get("unchanged") else row["state"]  # the index of an earlier version has no such key
+    message = f'<p class="message {text.escape(kind)}">{text.escape(row["message"])}</p>' if row["message"] else ""
     return (
         f'<div class="live-head"><h2>{text.escape(row["name"])}</h2>'
         f'<span class="pill {text.escape(row["state"])}">{text.escape(row["state"])}</span></div>'

@@ -10,6 +10,12 @@ element.addEventListener(
   true,
 );
 
+// a problem's button says which settings cure it
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button.cure");
+  if (button) trigger("click", { changes: button.dataset.changes });
+});
+
 watch(VALUE, () => {
   const details = element.querySelector("details");
   if (details && details.open !== open) details.open = open;

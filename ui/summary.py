@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
 
-from trainer.errors import Issue
+from trainer.errors import Issue, Value
+from trainer.formatting import number_text
 from trainer.plan import Plan
 from ui import form, text
-from ui.labels import LABELS
+from ui.labels import CHOICES, LABELS
 
 SCRIPT = Path(__file__).with_name("summary.js")
 
@@ -107,7 +109,10 @@ def _matching_nothing(plan: Plan) -> str:
 
 def _warnings(plan: Plan) -> str:
     """What trains otherwise than the person may expect, though it can start."""
-    return "".join(f'<p class="nothing">{text.escape(f"{w.problem} {w.fix}")}</p>' for w in plan.warnings)
+    return "".join(
+        f'<p class="nothing">{text.escape(f"{warning.problem} {warning.fix}")} {_cure(warning)}</p>'
+        for warning in plan.warnings
+    )
 
 
 def _issues(issues: Sequence[Issue], refused: bool) -> str:
@@ -115,14 +120,23 @@ def _issues(issues: Sequence[Issue], refused: bool) -> str:
         return ""
     number = "one problem" if len(issues) == 1 else f"{len(issues)} problems"
     head = f"Training did not start: {number}." if refused else f"To mend before training: {number}."
-    return _list([head, *map(_sentence, issues)], refused)
-
-
-def _list(lines: Sequence[str], refused: bool = True) -> str:
-    items = "".join(f"<li>{text.escape(line)}</li>" for line in lines[1:])
+    items = "".join(f"<li>{text.escape(_sentence(issue))} {_cure(issue)}</li>" for issue in issues)
     role = "alert" if refused else "status"
     kind = "issues refused" if refused else "issues"
-    return f'<div class="{kind}" role="{role}"><strong>{text.escape(lines[0])}</strong><ul>{items}</ul></div>'
+    return f'<div class="{kind}" role="{role}"><strong>{text.escape(head)}</strong><ul>{items}</ul></div>'
+
+
+def _cure(issue: Issue) -> str:
+    """A button that fills in the values that cure a problem; empty where none surely do."""
+    if not issue.changes:
+        return ""
+    values = ", ".join(f"{form.label(path)} {_shown(value)}" for path, value in issue.changes.items())
+    changes = text.escape(json.dumps(dict(issue.changes)))
+    return f'<button type="button" class="cure" data-changes="{changes}">Set {text.escape(values)}</button>'
+
+
+def _shown(value: Value) -> str:
+    return number_text(value) if isinstance(value, int | float) else CHOICES.get(str(value), str(value))
 
 
 def _sentence(issue: Issue) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from trainer.errors import InvalidConfig, Issue, UserError
 from trainer.helper import Cancelled
 from trainer.lab import Lab
 from trainer.plan import Plan
+from trainer.scenarios import starting_ticks
 from ui import data_view, live, model_field, modules_panel, settings_panel
 from ui.checks import Checks
 from ui.data_panel import DataPanel
@@ -23,6 +25,8 @@ from ui.summary import build as build_summary
 from ui.summary import summary
 from ui.tell import DIRECT, QUEUED, told
 
+COUNTED = ("data.", "model.", "training.max_length", "training.seed")
+"""Settings that decide how many examples train."""
 READING = "The plan appears once a model's modules are read."
 
 
@@ -64,6 +68,11 @@ class TrainTab:
             [item.change for path, item in form.components.items() if path != "model.name"],
             self.plan, form.inputs, plan_outputs, trigger_mode="always_last", **DIRECT,
         )  # fmt: skip
+        counted = [item.change for path, item in form.components.items() if path.startswith(COUNTED)]
+        gr.on([page.load, *counted], self.count, form.inputs, None, trigger_mode="always_last", **QUEUED).then(
+            self.plan, form.inputs, plan_outputs, **DIRECT
+        )
+        self.summary.click(self.change, None, [form.components[path] for path in form.filled], **DIRECT)
         self.data.wire()
         self.cancel.click(self.checks.cancel, None, None, **DIRECT)
         button.click(told(self.train), form.inputs, [self.summary, self.live.shown], **QUEUED).then(
@@ -98,7 +107,7 @@ class TrainTab:
             yield [modules_panel.update(modules_panel.failed(error)), gr.skip(), *untouched]
             return
         config = _wanted(wanted, model)
-        ticks = config.modules if config else modules_panel.starting_ticks(found)
+        ticks = config.modules if config else starting_ticks(found)
         shown = config or default_config(name)
         values = dict(zip(self.form.filled, self.form.fill(shown, whole=config is not None), strict=True))
         values[settings_panel.QUANTIZATION] = settings_panel.quantization(found.checkpoint, shown.model.quantization)
@@ -110,6 +119,21 @@ class TrainTab:
         if plan is None:
             return [gr.skip(), summary(None, issues, waiting=waiting)]
         return [gr.update(receipts=modules_panel.receipts(plan.receipts)), summary(plan, issues)]
+
+    def count(self, *values: Any) -> None:
+        """Read data that take no time, so that the plan knows how many steps the run takes."""
+        config, issues = self.form.read(values)
+        if config is not None and not any(issue.field.startswith(COUNTED) for issue in issues):
+            with contextlib.suppress(UserError):  # what is wrong, a look at the data says, and so does Train
+                self.lab.count(config)
+
+    def change(self, event: gr.EventData) -> list[Any]:
+        """Fill in the settings that a problem's button names."""
+        try:
+            changes = json.loads(event.changes)
+        except (AttributeError, TypeError, ValueError, RecursionError):
+            changes = {}  # a click elsewhere
+        return self.form.change(changes if isinstance(changes, dict) else {})
 
     def train(self, request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         """Start a run, or show every problem at once and start nothing. To check the data may take a while."""

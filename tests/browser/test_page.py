@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests import tiny
 from trainer.config import default_config
 
 Page = Any
@@ -123,3 +124,33 @@ def test_the_memory_s_parts_stay_open_while_ticks_change(page: Page) -> None:
     assert re.search(r"free on this machine · largest that fits: batch [\d,]+ × 128", text)
     page.click(".summary .memory summary")
     assert not parts.is_visible()
+
+
+def test_few_rows_are_warned_of_and_one_click_gives_enough_steps(page: Page, tmp_path: Path) -> None:
+    page.locator("#data-source label", has_text="File").click()
+    with page.expect_file_chooser() as chooser:
+        page.locator("#data-upload").click()
+    chooser.value.set_files(tiny.save_rows(tmp_path / "rows.jsonl", 50))
+    cure = page.locator("#summary .cure")
+    cure.wait_for()
+    assert "48 training examples make only 6 steps with a batch of 8 and 1 epoch" in page.inner_text("#summary")
+    assert cure.inner_text() == "Set Batch size 4, Epochs 3"
+    page.locator("#adapter-r").get_by_role("textbox").fill("8")
+    cure.click()
+    cure.wait_for(state="detached")
+    fields = {"training-per_device_train_batch_size": "4", "training-num_train_epochs": "3", "adapter-r": "8"}
+    for field, value in fields.items():
+        assert page.locator(f"#{field}").get_by_role("textbox").input_value() == value
+
+
+def test_a_tick_takes_a_learning_rate_of_its_own(page: Page) -> None:
+    row = page.locator(".modules .row", has=page.locator('input[data-name="q_proj"]'))
+    row.locator(".more").click()
+    rate = row.locator('[data-key="lr"]')
+    rate.fill("2e-4")
+    rate.press("Tab")
+    row.locator(".note", has_text="of qkv_proj, lr 2e-4").wait_for()
+    assert rate.input_value() == "2e-4"
+    rate.fill("7")
+    rate.press("Tab")
+    page.locator("#summary .issues", has_text="q_proj, lr: 7 is too large. The most is 1.").wait_for()

@@ -17,6 +17,7 @@ from trainer.data.split import split, without
 from trainer.data.templates import Template, choose
 from trainer.data.tokens import Tokens, tokenise
 from trainer.errors import UserError
+from trainer.schedule import Size
 
 NAMED = 5
 """Reasons, and lines of each, that a sentence names."""
@@ -80,6 +81,10 @@ class Prepared:
     """The rows that cannot be used and were left out."""
     lengths: np.ndarray
     """Tokens of each training example, cut at the maximum length."""
+
+    @property
+    def size(self) -> Size:
+        return Size(len(self.lengths), float(self.lengths.mean()))
 
 
 def look(data: DataConfig, tokenizer: Any, seed: int, data_dir: Path, progress: Progress | None = None) -> Look:

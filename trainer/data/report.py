@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from trainer.data import lengths, packing
 from trainer.data.check import Bad, Progress
 from trainer.data.prepare import Look, Part, grouped, look, nothing_counts, places, refuse
 from trainer.errors import Issue, UserError
+from trainer.schedule import Size, steps_per_epoch, total_steps, total_tokens
 
 
 def report(
@@ -41,7 +41,7 @@ def report(
     if len(train.chosen):
         value["tokens"] = tokens = _tokens(train, config.training.max_length, most)
         value["batches"] = _batches(train, config.training)
-        value["training"] = steps(config.training, tokens["examples"], tokens["total"])
+        value["training"] = _steps(config.training, tokens["examples"], tokens["total"])
     value["warnings"] = [issue.to_json() for issue in _warnings(found, value, config.training)]
     return value
 
@@ -56,16 +56,14 @@ def broken(error: UserError) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def steps(training: TrainingConfig, examples: int, tokens: int) -> dict[str, Any]:
-    """How many steps a run of `examples` examples takes, and how many tokens an epoch has."""
-    batches = math.ceil(examples / training.per_device_train_batch_size)
-    per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1) if examples else 0
-    total = training.max_steps if training.max_steps > 0 else math.ceil(per_epoch * training.num_train_epochs)
+def _steps(training: TrainingConfig, examples: int, tokens: int) -> dict[str, Any]:
+    """How many steps a run takes over `examples` examples, which hold `tokens` tokens together."""
+    size = Size(examples, tokens / examples if examples else 0.0)
     return {
-        "steps_per_epoch": per_epoch,
-        "steps": total,
+        "steps_per_epoch": steps_per_epoch(training, examples),
+        "steps": total_steps(training, examples),
         "tokens_per_epoch": tokens,
-        "tokens": round(tokens * total / per_epoch) if per_epoch else 0,
+        "tokens": total_tokens(training, size),
     }
 
 

@@ -6,12 +6,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trainer.config import ModelConfig, RunConfig, is_bundled
 from trainer.data import look, preview
 from trainer.data.check import Progress
 from trainer.data.report import broken, issues, report
 from trainer.errors import Issue, UserError
 from trainer.models import files_stamp, load_config, load_tokenizer
+from trainer.schedule import Size
 from trainer.tokens import add_tokens
 
 
@@ -35,6 +38,18 @@ def data_issues(config: RunConfig, models_dir: Path, data_dir: Path, progress: P
         return issues(look(config.data, tokenizer, config.training.seed, data_dir, progress), config)
     except UserError as error:
         return [Issue("data", error.problem, error.fix)]
+
+
+def data_size(config: RunConfig, models_dir: Path, data_dir: Path, progress: Progress | None = None) -> Size | None:
+    """How much a run trains on; None where no run can start on these data. Reads all that is not known already."""
+    most = config.training.max_length
+    try:
+        tokenizer, _ = _tokenizer(config.model, models_dir)
+        found = look(config.data, tokenizer, config.training.seed, data_dir, progress)
+    except UserError:
+        return None
+    lengths = np.minimum(found.train.fitting(most).column("length"), most)
+    return Size(len(lengths), float(lengths.mean())) if len(lengths) and not issues(found, config) else None
 
 
 def data_example(config: RunConfig, which: str, models_dir: Path, data_dir: Path) -> dict[str, Any]:
