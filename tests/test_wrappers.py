@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer, BlipConfig, Florence2Config
 
 from tests import exercise, wrappers
@@ -41,6 +42,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("wrappers")
     for kind in ("mistral3", "qwen2_5_vl"):
         wrappers.save_wrapper(folder / kind, kind)
+    assert "language_model.model.embed_tokens.weight" in load_file(folder / "mistral3/model.safetensors")
     yield folder
 
 

@@ -8,9 +8,7 @@ repeat an earlier one pass their input on. So a forward pass of a 14B model take
 
 from __future__ import annotations
 
-import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trainer.repeats import twins_of
+from trainer.short_chunks import short_chunks
 
 BATCH, LENGTH = 4, 2
 REAL_LIMIT = 2**18
@@ -92,7 +91,7 @@ class Skeleton:
     def run(self, **inputs: Any) -> torch.Tensor:
         """Logits of one forward pass over BATCH texts of LENGTH tokens; `inputs` go to the model as well."""
         ids = torch.arange(BATCH * LENGTH).reshape(BATCH, LENGTH) + 3
-        with torch.enable_grad(), _short_chunks(self.model):
+        with torch.enable_grad(), short_chunks(self.model):
             output = self.model(**{"input_ids": ids, "use_cache": False, **inputs})
         return output.logits if hasattr(output, "logits") else output[0]  # type: ignore[no-any-return]
 
@@ -128,9 +127,7 @@ class Skeleton:
             module.forward = self._linear(name, module)  # type: ignore[method-assign]
         elif isinstance(module, nn.Embedding):
             module.forward = self._embedding(name, module)  # type: ignore[method-assign]
-        elif any(p.dim() == 3 and p.numel() > REAL_LIMIT for p in own) and _EXPERTS.search(
-            f"{name} {type(module).__name__}"
-        ):
+        elif _holds_experts(own) and _EXPERTS.search(f"{name} {type(module).__name__}"):
             module.forward = self._experts(own)
         else:
             return False
@@ -173,12 +170,12 @@ class Skeleton:
 
     def _experts(self, own: list[nn.Parameter]) -> Forward:
         """As wide as its input, or, where it holds one weight only, what that weight maps the input to."""
-        stacks = [parameter for parameter in own if parameter.dim() == 3]
+        stacks = [parameter for parameter in own if parameter.dim() > 1]
         image = {size: self.noise.take(size) for size in stacks[0].shape[1:]}
 
         def forward(*args: Any, **kwargs: Any) -> torch.Tensor:
             x, *rest = [*args, *kwargs.values()]
-            y: torch.Tensor = x + 0.1 * sum(t.mean() for t in rest if _differentiable(t))
+            y: torch.Tensor = x + 0.1 * sum(_trace(t) for t in rest if _differentiable(t))
             if len(stacks) > 1 or x.shape[-1] not in stacks[0].shape[1:]:
                 return y
             sides = list(stacks[0].shape[1:])
@@ -205,30 +202,6 @@ class Skeleton:
                 return type(output)([hidden, *output[1:]]) if isinstance(output, tuple | list) else hidden
 
             modules[repeat].forward = forward
-
-
-@contextmanager
-def _short_chunks(model: PreTrainedModel) -> Iterator[None]:
-    """Let linear attention and state-space scans work in chunks of 4 tokens.
-
-    They pad two tokens to a chunk of 64 or 256, which costs minutes and changes no result.
-    """
-    for module in model.modules():
-        if isinstance(getattr(module, "chunk_size", None), int):
-            module.chunk_size = 4
-    functions = map(inspect.unwrap, filter(inspect.isfunction, vars(sys.modules[type(model).__module__]).values()))
-    scans = {f for f in functions if "chunk_size" in f.__code__.co_varnames[: f.__code__.co_argcount]}
-    kept = {function: function.__defaults__ for function in scans}
-    for function in scans:
-        positional = function.__code__.co_varnames[: function.__code__.co_argcount]
-        defaults = function.__defaults__ or ()
-        named = zip(positional[len(positional) - len(defaults) :], defaults, strict=True)
-        function.__defaults__ = tuple(4 if name == "chunk_size" else value for name, value in named)
-    try:
-        yield
-    finally:
-        for function in scans:
-            function.__defaults__ = kept[function]
 
 
 def _shape_given(module: nn.Linear | Conv1D) -> str:
@@ -277,6 +250,17 @@ def _looks_up(module: nn.Embedding, native: Forward, args: tuple[Any, ...], kwar
 def _with_gradient(y: torch.Tensor) -> torch.Tensor:
     """A tensor that has a gradient and is no leaf, so that a model may change it in place."""
     return y if y.requires_grad else y.requires_grad_().clone()
+
+
+def _holds_experts(own: list[nn.Parameter]) -> bool:
+    """Whether these are the weights of a layer's experts: stacked, or laid end to end in several matrices (DBRX)."""
+    large = [parameter.dim() for parameter in own if parameter.numel() > REAL_LIMIT]
+    return 3 in large or large.count(2) > 1
+
+
+def _trace(value: torch.Tensor) -> torch.Tensor:
+    """A number that depends on a tensor: of a large stand-in, one of its equal elements."""
+    return value.mean() if value.numel() <= REAL_LIMIT else value[(0,) * value.dim()]
 
 
 def _differentiable(value: object) -> bool:

@@ -22,7 +22,8 @@ from trainer.data import check
 from trainer.errors import InvalidConfig, UserError
 from trainer.history import History
 from trainer.mending import mend
-from trainer.models import _refuse_code, locate
+from trainer.model_config import _clean, _refuse_kernels, _walk
+from trainer.models import locate
 
 CONFIGS, FILES, EVENTS, PAYLOADS = 5000, 2000, 1500, 700
 SLOW = 5.0
@@ -76,7 +77,9 @@ def test_names_and_configurations_of_models(tmp_path: Path) -> None:
         except UserError as error:
             assert is_sentence(error)
         try:
-            _refuse_code(fuzz.mutated({"model_type": "llama", "a": {"b": [1, {"c": 2}]}}, random), "m")
+            value = fuzz.mutated({"model_type": "llama", "a": {"b": [1, {"auto_map": 2}]}}, random)
+            _refuse_kernels(value, "m")
+            assert all(key != "auto_map" for key, _, _ in _walk(_clean(value)))
         except UserError as error:
             assert is_sentence(error)
 

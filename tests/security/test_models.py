@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 from trainer import models
-from trainer.config import ModelConfig
+from trainer.config import ModelConfig, RunConfig
+from trainer.discover import discover
 from trainer.errors import UserError
+from trainer.loading import load_model
+from trainer.plan import make_plan
+from trainer.scenarios import SIX
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [path for folder in ("trainer", "ui") for path in sorted((ROOT / folder).rglob("*.py"))] + [ROOT / "app.py"]
@@ -50,34 +54,38 @@ def test_nothing_is_unpickled_or_evaluated(path: Path) -> None:
 
 
 def test_every_load_of_a_model_names_safetensors_and_no_remote_code() -> None:
-    loads = 0
+    loads, models_loaded = 0, 0
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             given = {item.arg: ast.unparse(item.value) for item in node.keywords}
             source = ast.unparse(node.func)
-            if source.startswith("Auto") and source.endswith("from_pretrained"):
+            if source.lower().startswith("auto") and source.endswith("from_pretrained"):
                 loads += 1
                 assert given["trust_remote_code"] == "False"
-                if "Model" in source:
+                if "Model" in source or source.startswith("auto_class("):
+                    models_loaded += 1
                     assert given["use_safetensors"] == "True"
     assert loads >= 3
+    assert models_loaded >= 1
+
+
+KERNEL = "kernels-community/flash-attn"
 
 
 @pytest.mark.parametrize(
     "extra",
     [
-        {"auto_map": {"AutoModelForCausalLM": "evil.Model"}},
         {"_attn_implementation": "someone/kernel"},
-        {"attn_implementation": "eager"},
-        {"_attn_implementation_internal": "x"},
-        {"_experts_implementation_x": "x"},
-        {"text_config": {"deep": [{"auto_map": {}}]}},
-        {"vision": [{"_attn_implementation": "a/b"}]},
+        {"attn_implementation": f"{KERNEL}@v1:function"},
+        {"_attn_implementation_internal": {"": "sdpa", "vision_config": KERNEL}},
+        {"_experts_implementation": KERNEL},
+        {"text_config": {"attn_implementation": f"paged|{KERNEL}"}},
+        {"vision": [{"_attn_implementation": [KERNEL]}]},
     ],
 )
-def test_a_config_that_would_run_code_is_refused_with_the_reason(
+def test_a_config_that_names_a_kernel_of_the_hub_is_refused_with_the_reason(
     extra: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import transformers
@@ -86,6 +94,64 @@ def test_a_config_that_would_run_code_is_refused_with_the_reason(
     folder_with(tmp_path, {"model_type": "llama", **extra})
     with pytest.raises(UserError, match="would run code that came with the model"):
         models.load_config(ModelConfig(name="model"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "someone/code--evil.Model"}},
+        {"auto_map": ["evil.Tokenizer", None]},
+        {"attn_implementation": "eager", "_attn_implementation": "flash_attention_2"},
+        {"_attn_implementation": {"": "sdpa", "text_config": "flash_attention_3"}},
+        {"_attn_implementation_internal": "x", "_attn_implementation_autoset": True},
+        {"experts_implementation": "grouped_mm", "cache_implementation": "hybrid"},
+    ],
+)
+def test_what_a_config_chooses_for_us_is_ignored(extra: dict[str, Any], tmp_path: Path) -> None:
+    """Code, attention and experts are this program's choice, in the config and in what lies in it."""
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size |= {"vocab_size": 99}
+    folder_with(tmp_path, {"model_type": "llama", **size, **extra}, "plain")
+    inner = {"text_config": {"model_type": "llama", **size, **extra}, "vision_config": {**size, **extra}}
+    folder_with(tmp_path, {"model_type": "llava", **inner, **extra}, "wrapper")
+    for name in ("plain", "wrapper"):
+        config = models.load_config(ModelConfig(name=name), tmp_path)
+        for part in (config, config.get_text_config()):
+            assert not hasattr(part, "auto_map")
+            assert part._attn_implementation is None
+            assert part._experts_implementation is None
+        assert discover(config, name).parameters > 0
+
+
+EVIL = "import pathlib\npathlib.Path({marker!r}).touch()\nclass Evil: ...\n"
+
+
+def test_no_code_of_a_model_runs(models_dir: Path, tmp_path: Path) -> None:
+    """The whole way, config, modules, tokenizer and weights: files that would leave a marker if they were run."""
+    folder, marker = tmp_path / "model", tmp_path / "it ran"
+    shutil.copytree(models_dir / "phi3", folder)
+    (folder / "custom_generate").mkdir()
+    for file in ("evil.py", "modeling_evil.py", "__init__.py", "custom_generate/generate.py"):
+        (folder / file).write_text(EVIL.format(marker=str(marker)))
+    names = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoProcessor")
+    code: dict[str, Any] = dict.fromkeys(names, "evil.Evil") | {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    for file in ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json"):
+        value = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+        extra = {"auto_map": code, "custom_generate": str(folder), "text": {"auto_map": code}}
+        (folder / file).write_text(json.dumps(value | extra))
+    model = ModelConfig(name="model", quantization="none")
+    found = discover(models.load_config(model, tmp_path), "model")
+    plan = make_plan(RunConfig(model=model, modules=SIX[4].modules), found)
+    loaded = load_model(model, tmp_path, plan, found, lambda *_, **__: None)
+    tokenizer = models.load_tokenizer(model, tmp_path)
+    loaded.generate(**tokenizer("the cat", return_tensors="pt"), max_new_tokens=2)
+    assert {type(loaded).__module__.split(".")[0], type(tokenizer).__module__.split(".")[0]} == {"transformers"}
+    assert not marker.exists()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "evil"}))
+    with pytest.raises(UserError, match="needs its own code"):
+        models.load_config(model, tmp_path)
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize(
@@ -194,12 +260,6 @@ def test_an_adapter_that_leads_to_another_model_is_refused(tmp_path: Path) -> No
 def test_pickled_weights_are_not_loaded(models_dir: Path, tmp_path: Path) -> None:
     """The whole way: a model that has its weights only as a pickle, which would run code when it is read."""
     import torch
-
-    from trainer.config import RunConfig
-    from trainer.discover import discover
-    from trainer.loading import load_model
-    from trainer.plan import make_plan
-    from trainer.scenarios import SIX
 
     shutil.copytree(models_dir / "phi3", tmp_path / "model")
     (tmp_path / "model/model.safetensors").unlink()
