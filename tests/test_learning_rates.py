@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, Phi3Config
 
 from tests import exercise, tiny
 from tests.exercise import TRAINING
-from trainer import parsing
+from tests.lab import small_config
+from trainer import loop, parsing
 from trainer.config import AdapterConfig, RunConfig, Tick, TrainingConfig
 from trainer.differences import describe
 from trainer.discover import discover
@@ -64,6 +68,22 @@ def test_slices_of_one_module_train_as_separate_modules_would() -> None:
     one, other = (exercise.logits(item.model, item.model.config) for item in (apart, fused))
     assert (one - before).abs().max() > 0.05
     assert torch.allclose(one, other, atol=2e-5), (one - other).abs().max()
+
+
+def test_a_run_trains_each_slice_at_its_own_rate(tmp_path: Path, models_dir: Path) -> None:
+    """The whole way: q_proj at a rate that moves next to nothing, v_proj beside it at the shared one."""
+    config = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=3, lr_scheduler_type="constant")
+    config = replace(config, modules=(Tick("q_proj", lr=1e-12), Tick("v_proj")))
+    events: list[dict[str, Any]] = []
+    places = loop.Places(tmp_path / "run", models_dir, tmp_path / "data")
+    places.folder.mkdir()
+    loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+    weights = load_file(places.folder / "adapter" / "adapter_model.safetensors")
+    for name, weight in weights.items():
+        if "lora_B" in name:  # 32 rows of q, 16 of k, 16 of v; four columns each of q and v
+            assert 0 < weight[:32, :4].abs().max() < 1e-10
+            assert weight[48:, 4:].abs().max() > 1e-3
+    assert {event["learning_rate"] for event in events if event["type"] == "metrics"} == {1e-2}
 
 
 def _copy(apart: Any, fused: Any) -> None:

@@ -202,7 +202,9 @@ def test_a_run_too_large_is_warned_of_with_what_to_lower() -> None:
     (warning,) = [issue for issue in plan.warnings if "free" in issue.problem]
     assert f"Lower it to {plan.fits['per_device_train_batch_size']}." in warning.fix
     assert "activation_checkpointing" in warning.fix
-    assert study_plan(small, activation_checkpointing="off", per_device_train_batch_size=1).warnings == ()
+    assert warning.changes == {"training.per_device_train_batch_size": plan.fits["per_device_train_batch_size"]}
+    lower = {path.removeprefix("training."): value for path, value in warning.changes.items()}
+    assert study_plan(small, activation_checkpointing="off", **lower).warnings == ()
     busy = study_plan(replace(small, free=10**9, busy=True))
     assert busy.warnings == (), "the run waits until the other one is over"
     unknown = study_plan(Device("cuda:0", bfloat16=True), per_device_train_batch_size=4096)

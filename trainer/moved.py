@@ -42,5 +42,5 @@ def _trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
 
 
 def _fingerprint(weight: torch.Tensor) -> bytes:
-    held = weight.detach().contiguous().cpu().view(torch.uint8)
+    held = weight.detach().reshape(-1).cpu().view(torch.uint8)
     return hashlib.blake2b(held.numpy().data, digest_size=16).digest()
