@@ -44,7 +44,7 @@ class StandIn:
         """A revision's commit: that of its content, as git does it."""
         if len(revision) == 40:
             return revision
-        found = hashlib.sha1(f"{name} {revision}".encode())
+        found = hashlib.sha1(name.encode())
         for path in sorted(self.place(name, revision).rglob("*")):
             if path.is_file():
                 found.update(path.name.encode() + path.read_bytes())
@@ -107,7 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        path, query = unquote(parts.path).strip("/").split("/"), parse_qs(parts.query)
+        path = [unquote(part) for part in parts.path.strip("/").split("/")]
+        query = parse_qs(parts.query)
         self.hub.asked.append(f"{self.command} {unquote(parts.path)}")
         time.sleep(self.hub.silent)
         if path == ["api", "models"]:
@@ -122,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _api(self, name: str, rest: list[str]) -> None:
         hub = self.hub
-        kind, revision = rest[0] if rest else "revision", "/".join(rest[1:]) or "main"
+        kind, revision = (*rest, "revision", "main")[:2] if len(rest) != 1 else (rest[0], "main")
         if kind == "discussions":
             number = hub.conversions.get(name)
             row = {"num": number, "title": "Adding `safetensors` variant of this model", "status": "open",
@@ -133,6 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, "RepoNotFound")
         elif not hub.place(name, revision).is_dir():
             self._refuse(404, "RevisionNotFound")
+        elif len(rest) > 2:
+            self._refuse(404, "EntryNotFound")
         elif kind == "tree":
             rows = [
                 {"type": "file", "path": file, "size": path.stat().st_size, "oid": _blob(path)}

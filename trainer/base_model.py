@@ -6,7 +6,6 @@ and of weights no more than headers is read.
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +17,11 @@ from trainer import weight_files
 from trainer.config import ModelConfig
 from trainer.errors import Issue, UserError
 from trainer.failures import size
-from trainer.hub_models import Hub, Repository, cached
-from trainer.models import locate
+from trainer.hub_models import COMMIT, Hub, Repository, cached
+from trainer.models import is_folder, locate
 from trainer.modules import ModuleMap
 from trainer.weight_files import FIELD
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 ROOM_TO_SPARE = 2**28
 """Bytes that a download leaves free."""
 
@@ -60,7 +58,7 @@ class BaseModels:
         Raises UserError for a name that is none.
         """
         source, keywords = locate(model, self.models_dir)
-        if keywords.get("local_files_only"):
+        if is_folder(keywords):
             return self._folder(model.name, Path(source), module_map)
         if COMMIT.fullmatch(model.revision) and (kept := cached(model)) is not None:
             base = self._folder(model.name, kept.folder, module_map)
@@ -84,7 +82,7 @@ class BaseModels:
 
     def _repository(self, found: Repository, module_map: ModuleMap | None) -> Base:
         """A hub model whose files the hub has listed."""
-        sizes = {name: file.size for name, file in found.files.items()}
+        sizes = {name: file.size for name, file in found.files.items() if "/" not in name}
         issues = weight_files.listing_issues(found.name, sizes, found.index)
         if issues:
             return Base(tuple(_of_the_hub(issue, found) for issue in issues), commit=found.commit)

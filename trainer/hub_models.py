@@ -21,6 +21,7 @@ from trainer.config import ModelConfig
 from trainer.errors import UserError
 from trainer.weight_files import INDEX, MAX_INDEX_BYTES, Index
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 PATIENCE = 4.0
 """Seconds to wait for an answer."""
 SILENCE = 60.0

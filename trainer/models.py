@@ -16,9 +16,9 @@ from typing import Any
 from trainer import demo
 from trainer.config import ModelConfig
 from trainer.errors import UserError, first_line
-from trainer.hub_models import refusal
+from trainer.hub_models import COMMIT, refusal, snapshot
 from trainer.model_config import make_config, missing_package
-from trainer.weight_files import INDEX, MAX_INDEX_BYTES, TOKENIZER_FILES, WEIGHTS_FILE
+from trainer.weight_files import INDEX, MAX_INDEX_BYTES, TOKENIZER_FILES, WEIGHTS_FILE, is_whole
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
@@ -37,6 +37,7 @@ def local_models(models_dir: Path) -> list[str]:
 def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
     """Where `from_pretrained` finds the model: its first argument and its keywords.
 
+    A hub model at a commit that lies whole in the cache is read from there, and the hub is asked nothing.
     Raises UserError for a name that is none, or a folder that is not there.
     """
     name = model.name.strip()
@@ -55,11 +56,17 @@ def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
                 f"A folder “{name}” in the working folder hides the hub model of that name.",
                 "Move it away, or into the models folder.",
             )
-        return name, {"revision": model.revision}
+        pinned = COMMIT.fullmatch(model.revision) and is_whole(snapshot(name, model.revision))
+        return name, {"revision": model.revision, **({"local_files_only": True} if pinned else {})}
     raise UserError(
         f"“{name[:100]}” is no model name.",
         "Write demo, a folder's name in the models folder, or a hub id owner/name.",
     )
+
+
+def is_folder(keywords: dict[str, Any]) -> bool:
+    """Whether the keywords of `locate` are those of a folder, and not of a hub model."""
+    return "revision" not in keywords
 
 
 def _no_folder(name: str, models_dir: Path) -> tuple[str, str]:
@@ -160,8 +167,8 @@ def _file(source: str, keywords: dict[str, Any], file: str) -> Path | None:
     from huggingface_hub.utils.logging import set_verbosity_error
 
     set_verbosity_error()  # type: ignore[no-untyped-call]  # else it tells of every try
-    if keywords.get("local_files_only"):
-        path = Path(source) / file
+    if is_folder(keywords) or keywords.get("local_files_only"):
+        path = (Path(source) if is_folder(keywords) else snapshot(source, keywords["revision"])) / file
         return path if path.is_file() else None
     try:
         return Path(hf_hub_download(source, file, revision=keywords.get("revision")))

@@ -95,6 +95,15 @@ def listed(folder: Path) -> dict[str, int]:
     return found
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a folder has all that a training reads: config, tokenizer, weights."""
+    if not (folder / "config.json").is_file():
+        return False
+    files = listed(folder)
+    wanted = to_read(files, index_in(folder))
+    return bool(wanted) and all(name in files for name in wanted) and any(name in files for name in TOKENIZER_FILES)
+
+
 def to_read(files: Mapping[str, int], index: Index | None) -> list[str]:
     """Names of the files that loading would read, there or not; empty where the model has none."""
     if SINGLE in files:
