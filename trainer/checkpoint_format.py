@@ -115,10 +115,11 @@ class CheckpointFormat:
             return Issue("model.name", problem, f"C{instead[1:]}")
         return None
 
-    def told(self, quantization: str) -> dict[str, Any]:
-        """What plan.json keeps of it, for the model card and for advice."""
+    def told(self, quantization: str, usable: bool) -> dict[str, Any]:
+        """What plan.json keeps of it, for people, the model card and advice."""
         loads = f"{DEQUANTIZING[self.method]}(dequantize=True)" if self.method in DEQUANTIZING else ""
-        return {"format": self.title, "held": self.held, "loads": loads, "says": self.says(quantization)}
+        says = self.says(quantization) if usable else f"The checkpoint is {self.title}."
+        return {"format": self.title, "held": self.held, "loads": loads, "says": says}
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"packages": list(self.packages), "modules": list(self.modules)}

@@ -160,7 +160,7 @@ def make_plan(
         fits=fits,
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
-        checkpoint=checkpoint.told(config.model.quantization) if checkpoint else {},
+        checkpoint=checkpoint.told(config.model.quantization, usable=not obstacles) if checkpoint else {},
         loading=loading,
         issues=tuple(issues),
         auto_class=module_map.auto_class,
