@@ -334,6 +334,23 @@ def test_experts_that_were_quantized_one_by_one_are_refused_in_the_plan(config: 
     assert _plan_of(on(config, "nf4-moe"), models).issues == ()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {**NF4, "llm_int8_skip_modules": ["(.+)+x"]},
+        {**NF4, "llm_int8_skip_modules": [7]},
+        {**NF4, "llm_int8_skip_modules": "lm_head"},
+    ],
+)
+def test_a_config_that_cannot_be_read_is_refused_in_the_plan(settings: Any, config: RunConfig, models: Path) -> None:
+    folder = models / "damaged"
+    folder.mkdir(exist_ok=True)
+    plain = json.loads((models / "llama" / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(plain | {"quantization_config": settings}), encoding="utf-8")
+    (issue,) = _plan_of(on(config, "damaged"), models).issues
+    assert issue.field == "model.name" and "damaged is a checkpoint in" in issue.problem
+
+
 def test_the_way_there_is_in_the_plan(config: RunConfig, models: Path) -> None:
     """A device on which the run fits, but not the dequantizing of its largest weight."""
     module_map = _module_map(ModelConfig(name="fp8-moe"), models)
