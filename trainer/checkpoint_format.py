@@ -115,10 +115,11 @@ class CheckpointFormat:
             return Issue("model.name", problem, f"C{instead[1:]}")
         return None
 
-    def told(self, quantization: str) -> dict[str, Any]:
-        """What plan.json keeps of it, for the model card and for advice."""
+    def told(self, quantization: str, usable: bool) -> dict[str, Any]:
+        """What plan.json keeps of it, for people, the model card and advice."""
         loads = f"{DEQUANTIZING[self.method]}(dequantize=True)" if self.method in DEQUANTIZING else ""
-        return {"format": self.title, "held": self.held, "loads": loads, "says": self.says(quantization)}
+        says = self.says(quantization) if usable else f"The checkpoint is {self.title}."
+        return {"format": self.title, "held": self.held, "loads": loads, "says": says}
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"packages": list(self.packages), "modules": list(self.modules)}
@@ -145,7 +146,7 @@ def read_format(value: Mapping[str, Any] | None) -> CheckpointFormat | None:
     if method == "fbgemm_fp8":
         return CheckpointFormat(method, "FP8 (FBGEMM)", "dequantized", bits=8)
     if method == "compressed-tensors":
-        title = f"compressed-tensors ({value.get('format') or 'dense'})"
+        title = f"compressed-tensors ({str(value.get('format') or 'dense')[:40]})"
         # earlier transformers leave its rounding of activations in the model, through which no gradient flows
         packages = ("compressed-tensors>=0.15.0", "transformers>=5.23.0")
         return CheckpointFormat(method, title, "dequantized", packages=packages)
@@ -198,7 +199,7 @@ def _installed(package: str) -> bool:
 def _bitsandbytes(value: Mapping[str, Any]) -> CheckpointFormat:
     if not value.get("load_in_4bit"):
         return CheckpointFormat("bitsandbytes", "8-bit LLM.int8() (bitsandbytes)", "as it is", bits=8)
-    kind = str(value.get("bnb_4bit_quant_type") or "fp4").upper()
+    kind = "NF4" if value.get("bnb_4bit_quant_type") == "nf4" else "FP4"  # the default of BitsAndBytesConfig
     return CheckpointFormat(
         method="bitsandbytes",
         title=f"4-bit {kind} (bitsandbytes)",

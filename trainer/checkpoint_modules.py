@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,9 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from trainer.checkpoint_format import CheckpointFormat, read_format
 from trainer.modules import ModuleKind
 
+SKIPS = ("llm_int8_skip_modules", "modules_to_not_convert")
+PATTERN = re.compile(r"[\w.\\*^$-]{1,300}")
+
 
 def format_of(config: PretrainedConfig, model: PreTrainedModel) -> CheckpointFormat | None:
     """The format of the checkpoint that `config` came with; `model`: as built from it, on the `meta` device."""
@@ -22,7 +26,7 @@ def format_of(config: PretrainedConfig, model: PreTrainedModel) -> CheckpointFor
     found = read_format(value)
     if found is None:
         return None
-    if reason := _obstacle(found, config, model):
+    if reason := _obstacle(found, config, model, value):
         return replace(found, handling="refused", reason=reason)
     if not found.held:
         return found
@@ -54,7 +58,9 @@ def as_held(kinds: Iterable[ModuleKind], found: CheckpointFormat | None) -> Iter
         yield replace(kind, treatments=treatments, reason=reason)
 
 
-def _obstacle(found: CheckpointFormat, config: PretrainedConfig, model: PreTrainedModel) -> str:
+def _obstacle(
+    found: CheckpointFormat, config: PretrainedConfig, model: PreTrainedModel, value: Mapping[str, Any]
+) -> str:
     """Why this model in this format would not load as it is mapped, as a clause; empty where it does.
 
     transformers 4 had an expert's linears as modules of their own, which bitsandbytes quantized one by one;
@@ -71,7 +77,15 @@ def _obstacle(found: CheckpointFormat, config: PretrainedConfig, model: PreTrain
     experts = any(parameter.ndim == 3 for name, parameter in model.named_parameters() if "expert" in name)
     if found.method == "bitsandbytes" and experts and not version.startswith("5"):
         return "whose experts were quantized one by one, which transformers 5 cannot read"
+    lists = (value.get(key) or [] for key in SKIPS)
+    if not all(isinstance(names, list) and all(map(_is_pattern, names)) for names in lists):
+        return "whose list of modules that are not quantized cannot be read"
     return ""
+
+
+def _is_pattern(name: Any) -> bool:
+    """Whether a name to skip is one, or a plain pattern: transformers takes it for a regular expression."""
+    return isinstance(name, str) and name.count("*") <= 3 and PATTERN.fullmatch(name) is not None
 
 
 def _held(model: PreTrainedModel, method: str, value: Mapping[str, Any]) -> Iterator[str]:

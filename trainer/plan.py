@@ -167,7 +167,7 @@ def make_plan(
         fits=fits,
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
-        checkpoint=checkpoint.told(config.model.quantization) if checkpoint else {},
+        checkpoint=checkpoint.told(config.model.quantization, usable=not obstacles) if checkpoint else {},
         loading=loading,
         issues=tuple(issues),
         auto_class=module_map.auto_class,
@@ -196,7 +196,11 @@ def _left_unquantized(
         return []
     named = ", ".join(f"{name} ({size(count)})" for name, count in left.items())
     fix = "It is counted under other weights."
-    if way == "int8" and any(kind.experts and kind.name in left for kind in module_map.kinds):
+    if (
+        way == "int8"
+        and not held(module_map.checkpoint)
+        and any(kind.experts and kind.name in left for kind in module_map.kinds)
+    ):
         fix = "Set quantization to nf4, which quantizes experts, too."
     return [Issue("model.quantization", f"Not quantized by {way}, but held in {8 * width} bits: {named}.", fix)]
 

@@ -243,7 +243,7 @@ def tensor_issues(
     wrong = [
         f"{key} is {_shape(tensors[key].shape)} in the file, and {_shape(shape)} by its config.json"
         for key, shape in shapes.items()
-        if key in tensors and tensors[key].dtype in _PLAIN and sorted(tensors[key].shape) != sorted(shape)
+        if key in tensors and _is_plain(key, tensors) and sorted(tensors[key].shape) != sorted(shape)
     ]
     if wrong:
         problem = f"The weights of {name} do not fit its config.json: {some(wrong, 2, '; ')}."
@@ -254,8 +254,9 @@ def tensor_issues(
     return issues
 
 
-_PLAIN = ("F64", "F32", "F16", "BF16")
-"""What quantized weights are packed in has other shapes."""
+def _is_plain(key: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensor is the weight itself: a packed one has another shape, and with bitsandbytes any type."""
+    return tensors[key].dtype in ("F64", "F32", "F16", "BF16") and f"{key}.absmax" not in tensors
 
 
 def _lost(tensors: Mapping[str, Tensor], index: Index | None, shapes: Mapping[str, Sequence[int]]) -> list[str]:
