@@ -16,7 +16,7 @@ from trainer.counts import module_parameters, tensor_sizes, whole_module
 from trainer.devices import CPU, Device
 from trainer.modules import ModuleMap
 from trainer.resolve import Target
-from trainer.weights import dequantised, largest_expert, quantised_modules, weights
+from trainer.weights import WEIGHTS, dequantised, loading_buffers, quantised_modules, weights
 
 CONTEXT = 600 * 2**20
 """What CUDA itself takes on a device; a guess, as it differs from card to card."""
@@ -50,8 +50,8 @@ class Estimate:
     """Weights made anew for one product: dequantised, cast, with DoRA's norm."""
     experts: int
     """Dequantized experts of one layer, which are there for as long as it computes."""
-    loading: int
-    """What loading needs for a moment beyond all that is there while training."""
+    loading_buffers: int
+    """What a weight takes for a moment while it loads, beside what stays of it."""
     every_n_layers: int
     """Which layers recompute their activations: every such one, 0 none."""
     accumulates: bool
@@ -66,6 +66,12 @@ class Estimate:
         """Bytes by item at the moment that needs most, for `batch` rows of `length` tokens."""
         peak = max(self.moments(batch, length), key=lambda moment: sum(moment.values()))
         return self.static | {name: int(value) for name, value in peak.items()}
+
+    @property
+    def loading_peak(self) -> int:
+        """Bytes at the peak of loading, where weights change their form on the way; else 0."""
+        held = sum(self.static[item] for item in (*WEIGHTS, "CUDA context"))
+        return held + self.loading_buffers if self.loading_buffers else 0
 
     def total(self, batch: int, length: int) -> int:
         return sum(self.items(batch, length).values())
@@ -99,7 +105,7 @@ class Estimate:
             {"gradients": max(earlier, self.head), "activations": at_once, "workspace": work},
             {"gradients": self.gradients, "activations": one, "workspace": work},
             {"gradients": self.gradients},
-            {"loading": self.loading},
+            {"loading": max(0, self.loading_peak - sum(self.static.values()))},
         ]
 
     def _kept(self, sizes: list[float], entering: int) -> tuple[float, float, float]:
@@ -147,14 +153,11 @@ def estimate(
     stored = sum(sizes)
     whole = [whole_module(target, module_map) for target in targets]
     eight_bit = device.is_gpu and config.training.optim == "paged_adamw_8bit"
-    own = {
+    static = {
+        **weights(config.model.quantization, module_map, targets, quantised, width),
         "trained weights": stored * FLOAT32,
         "slice masks": sum(_mask(target, big) for target, big in zip(targets, whole, strict=True)),
         **optimiser_state(sizes, eight_bit),
-    }
-    static = {
-        **weights(config.model.quantization, module_map, targets, quantised, width),
-        **own,
         "CUDA context": CONTEXT * device.is_gpu,
     }
     return Estimate(
@@ -169,7 +172,7 @@ def estimate(
         whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
         buffers=_buffers(module_map, whole, quantised, setup),
         experts=dequantised(module_map, quantised, targets) * width,
-        loading=max(0, 2 * largest_expert(module_map, quantised) * width - sum(own.values())),
+        loading_buffers=loading_buffers(module_map, quantised, width),
         every_n_layers=int(recompute),
         accumulates=config.training.gradient_accumulation_steps > 1,
     )

@@ -6,27 +6,26 @@ plan against the real model before its first step (`adapter.verify`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
 from trainer import short_runs
 from trainer.base_model import Base
-from trainer.checkpoint_format import held, judge, settle
+from trainer.checkpoint_format import judge, settle
 from trainer.config import RunConfig
 from trainer.counts import file_bytes, file_sizes, trainable_count
 from trainer.coverage import coverage
 from trainer.devices import CPU, Device
-from trainer.errors import Issue, Value
-from trainer.failures import size
+from trainer.errors import Issue
 from trainer.levers import Levers, pick
-from trainer.memory import Estimate, compute_width, estimate, seen_by_torch
+from trainer.memory import Estimate, estimate, seen_by_torch
+from trainer.memory_warnings import left_unquantized, too_large
 from trainer.modules import ModuleMap
 from trainer.resolve import Receipt, Target, resolve
 from trainer.schedule import Size, total_steps, total_tokens
 from trainer.tokens import grow
-from trainer.weights import WEIGHTS, loading_bytes, unquantised
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Plan:
     checkpoint: dict[str, Any]
     """What the published weights are quantized in, and how the run holds them; empty where they are plain numbers."""
     loading: int
-    """Bytes on the training device at the peak of loading, where the checkpoint is dequantized on the way; else 0."""
+    """Bytes on the training device at the peak of loading, where weights change their form on the way; else 0."""
     issues: tuple[Issue, ...]
     """What keeps the run from starting."""
     auto_class: str = "AutoModelForCausalLM"
@@ -147,8 +146,6 @@ def make_plan(
 
     levers, needs = pick(config, module_map, device, costs, total_tokens(training, data))
     memory = needs.items(levers.per_device_train_batch_size, training.max_length)
-    stay = sum(memory.get(item, 0) for item in WEIGHTS)
-    loading = loading_bytes(module_map, stay, compute_width(config, device))
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
@@ -168,77 +165,15 @@ def make_plan(
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
         checkpoint=checkpoint.told(config.model.quantization, usable=not obstacles) if checkpoint else {},
-        loading=loading,
+        loading=needs.loading_peak,
         issues=tuple(issues),
         auto_class=module_map.auto_class,
         warnings=(
             *ignored,
             *found.warnings,
             *partial,
-            *_left_unquantized(config, module_map, found.targets, device),
-            *_too_large(least, memory, device, fits),
-            *_too_large_to_load(loading, memory, device),
+            *left_unquantized(config, module_map, found.targets, device),
+            *too_large(least, memory, device, fits),
             *short_runs.warnings(training, data.examples),
         ),
     )
-
-
-def _left_unquantized(
-    config: RunConfig, module_map: ModuleMap, targets: Iterable[Target], device: Device
-) -> list[Issue]:
-    """A warning that names what the chosen quantization cannot reach, with its bytes."""
-    way = config.model.quantization
-    if way == "none":
-        return []
-    width = compute_width(config, device)
-    left = unquantised(way, module_map, targets, width)
-    if not left:
-        return []
-    named = ", ".join(f"{name} ({size(count)})" for name, count in left.items())
-    fix = "It is counted under other weights."
-    if (
-        way == "int8"
-        and not held(module_map.checkpoint)
-        and any(kind.experts and kind.name in left for kind in module_map.kinds)
-    ):
-        fix = "Set quantization to nf4, which quantizes experts, too."
-    return [Issue("model.quantization", f"Not quantized by {way}, but held in {8 * width} bits: {named}.", fix)]
-
-
-def _too_large(costs: Estimate, memory: dict[str, int], device: Device, fits: dict[str, int]) -> list[Issue]:
-    """A warning where the run needs more than the device has, with what would make it fit."""
-    needed = sum(memory.values())
-    if not device.room or needed <= device.room:
-        return []
-    has = f"{size(device.total)} in all" if device.room == device.total else f"{size(device.free)} free"
-    problem = f"This needs about {size(needed)}, and the {'GPU' if device.is_gpu else 'machine'} has {has}."
-    cures, changes = _cures(costs, fits)
-    return [Issue("training.per_device_train_batch_size", problem, " ".join(cures), changes)]
-
-
-def _too_large_to_load(loading: int, memory: dict[str, int], device: Device) -> list[Issue]:
-    """A warning where the run would fit, but not the dequantizing on the way there."""
-    if not 0 < device.room < loading or device.room < sum(memory.values()):
-        return []
-    problem = (
-        f"Dequantizing the checkpoint while it loads needs about {size(loading)} at its peak, "
-        f"and the {'GPU' if device.is_gpu else 'machine'} has {size(device.room)}."
-    )
-    return [Issue("model.name", problem, "Choose the unquantized model, with quantization nf4.")]
-
-
-def _cures(costs: Estimate, fits: dict[str, int]) -> tuple[list[str], dict[str, Value]]:
-    """What to lower, in sentences, and the changes that the first of them asks for, which surely suffice."""
-    config, batch, length = costs.config, fits["per_device_train_batch_size"], fits["max_length"]
-    cures, changes = [], dict[str, Value]()
-    if batch:
-        cures.append(f"Lower it to {batch}.")
-        changes = {"training.per_device_train_batch_size": batch}
-    elif length >= 8:
-        cures.append(f"Lower it to 1, and max_length to {length}.")
-        changes = {"training.per_device_train_batch_size": 1, "training.max_length": length}
-    if config.training.activation_checkpointing == "off":
-        cures.append("Set activation_checkpointing to auto.")
-    if config.model.quantization != "nf4" and not held(costs.module_map.checkpoint):
-        cures.append("Set quantization to nf4.")
-    return cures or ["Choose a smaller model, or train fewer modules in full."], changes

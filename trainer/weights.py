@@ -97,17 +97,6 @@ def dequantised(module_map: ModuleMap, quantised: set[str], targets: Iterable[Ta
     return max(layers.values(), default=0)
 
 
-def largest_expert(module_map: ModuleMap, quantised: set[str]) -> int:
-    """Numbers of the largest experts' parameter to quantize.
-
-    While it loads it is there twice in 16 bits: as the checkpoint's parts, and stacked.
-    """
-    sizes = [
-        prod(shape) for kind in module_map.kinds if kind.experts for n, shape, _ in _modules(kind) if n in quantised
-    ]
-    return max(sizes, default=0)
-
-
 def _modules(kind: ModuleKind) -> Iterator[tuple[str, tuple[int, ...], int]]:
     """Name, shape and parameters of each module of a kind."""
     for name, shape in zip(kind.modules, kind.shapes, strict=True):
@@ -149,19 +138,22 @@ def quantised_bytes(quantization: str, shape: tuple[int, ...]) -> tuple[int, int
     return ceil(prod(shape) / 2), blocks + 4 * ceil(blocks / BLOCK_OF_SCALES) + TABLES
 
 
-def loading_bytes(module_map: ModuleMap, stay: int, width: int) -> int:
-    """Bytes on the device at the peak of loading, where `stay` are kept: weights are dequantized one at a time.
+def loading_buffers(module_map: ModuleMap, quantised: set[str], width: int) -> int:
+    """Bytes that a weight takes for a moment while it loads, beside what stays of it; one loads after the other.
 
-    0 for a checkpoint that is not dequantized. On the way are the packed numbers, two float32 copies and the result;
-    of experts' parameters, which are put together from those of each expert, twice the result.
+    What is dequantized has its packed numbers, two float32 copies and the result there at once; experts' parameters,
+    which are put together from those of each expert, are there twice: the parts, and stacked. 0 where all weights
+    load as they stay.
     """
-    if module_map.checkpoint is None or module_map.checkpoint.handling != "dequantized":
-        return 0
+    checkpoint = module_map.checkpoint
+    dequantizes = checkpoint is not None and checkpoint.handling == "dequantized"
     largest = 0
     for kind in module_map.kinds:
-        each = 4 + 2 * width if kind.class_name == "Parameter" else 9 + width
-        largest = max([largest, *(each * prod(shape) for shape in kind.shapes)])
-    return stay + largest
+        each = 4 * dequantizes + 2 * width if kind.class_name == "Parameter" else 9 + width
+        passing = dequantizes or kind.experts
+        sizes = [prod(shape) for name, shape, _ in _modules(kind) if passing and (dequantizes or name in quantised)]
+        largest = max([largest, *(each * size for size in sizes)])
+    return largest
 
 
 def held_bytes(found: CheckpointFormat, out: int, width: int) -> tuple[int, int]:
