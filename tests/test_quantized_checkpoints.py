@@ -223,7 +223,7 @@ def test_what_is_held_quantized_cannot_train_in_full_and_says_so(config: RunConf
     module_map = _module_map(ModelConfig(name="nf4"), models)
     treatments, reason = kind_of(module_map, "down_proj")
     assert treatments == ("lora",)
-    assert "4-bit NF4 (bitsandbytes)" in reason and "unquantized model" in reason
+    assert "4-bit NF4 (bitsandbytes)" in reason and "unquantized" in reason
     assert kind_of(module_map, "lm_head") == (("lora", "full"), "")
     some = kind_of(_module_map(ModelConfig(name="int8"), models), "down_proj")
     assert some[0] == ("lora",) and "in 2 of 3 layers" in some[1], "llm_int8_skip_modules leaves one plain"
@@ -297,6 +297,7 @@ def test_gptq_and_awq_are_refused_in_the_plan_where_they_cannot_train(
     assert "NVIDIA GPU" in issue.problem
     plan = planned(GPU)
     assert plan.issues == () and plan.levers.torch_compile is False
+    assert any("was measured yet" in warning.problem for warning in plan.warnings)
     weights = sum(module_map.get(kind).parameters for kind in LINEARS)  # type: ignore[union-attr]
     assert plan.memory["quantised weights"] == weights // 2
     with_dora = replace(config, adapter=replace(config.adapter, use_dora=True), modules=(Tick("q_proj"),))
@@ -340,6 +341,7 @@ def test_experts_that_were_quantized_one_by_one_are_refused_in_the_plan(config: 
         {**NF4, "llm_int8_skip_modules": ["(.+)+x"]},
         {**NF4, "llm_int8_skip_modules": [7]},
         {**NF4, "llm_int8_skip_modules": "lm_head"},
+        {"quant_method": "gptq", "modules_in_block_to_quantize": [["q_proj", 3]]},
     ],
 )
 def test_a_config_that_cannot_be_read_is_refused_in_the_plan(settings: Any, config: RunConfig, models: Path) -> None:

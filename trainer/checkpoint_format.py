@@ -138,7 +138,7 @@ def read_format(value: Mapping[str, Any] | None) -> CheckpointFormat | None:
         return None
     if value.get("load_in_4bit") or value.get("load_in_8bit"):
         return _bitsandbytes(value)
-    method = str(value.get("quant_method") or "").lower()
+    method = str(value.get("quant_method") or "")
     if method == "mxfp4":
         return CheckpointFormat(method, "MXFP4", "dequantized", bits=4, group=32)
     if method in ("fp8", "mxfp8"):
@@ -175,11 +175,17 @@ def judge(config: RunConfig, found: CheckpointFormat | None, device: Device) -> 
     model, asked = config.model.name, config.model.quantization
     if obstacle := found.problem(model, device):
         return [obstacle], []
-    if not found.held or asked == found.quantization:
+    if not found.held:
         return [], []
-    problem = f"quantization {asked} has no effect: the checkpoint is {found.title} and is used as it is."
-    fix = f"Set quantization to {found.quantization}, or choose {unquantized(model)}."
-    return [], [Issue("model.quantization", problem, fix)]
+    warnings = []
+    if asked != found.quantization:
+        problem = f"quantization {asked} has no effect: the checkpoint is {found.title} and is used as it is."
+        fix = f"Set quantization to {found.quantization}, or choose {unquantized(model)}."
+        warnings.append(Issue("model.quantization", problem, fix))
+    if found.method != "bitsandbytes":
+        problem = f"No run on a {found.title} checkpoint was measured yet: memory and speed are guesses."
+        warnings.append(Issue("model.name", problem, f"Choose {unquantized(model)}, with quantization nf4."))
+    return [], warnings
 
 
 def unquantized(model: str) -> str:

@@ -16,7 +16,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from trainer.checkpoint_format import CheckpointFormat, read_format
 from trainer.modules import ModuleKind
 
-SKIPS = ("llm_int8_skip_modules", "modules_to_not_convert")
+LISTS = ("llm_int8_skip_modules", "modules_to_not_convert", "modules_in_block_to_quantize")
 PATTERN = re.compile(r"[\w.\\*^$-]{1,300}")
 
 
@@ -45,17 +45,19 @@ def as_held(kinds: Iterable[ModuleKind], found: CheckpointFormat | None) -> Iter
     held = set(found.modules) if found else set()
     for kind in kinds:
         quantized = [module for module in kind.modules if module in held]
-        if found is None or not quantized:
+        if found is None or not quantized or not kind.treatments:
             yield kind
             continue
-        # LoRA reaches a weight by its name only where it can read it
-        treatments = tuple(item for item in kind.treatments if item == "lora" and not kind.by_weight)
         some = f" in {len(quantized)} of {len(kind.modules)} layers" if len(quantized) < len(kind.modules) else ""
-        reason = (
-            f"The checkpoint holds it in {found.title}{some}, which cannot train in full: "
-            "a trained copy would not load on this checkpoint. The unquantized model can."
-        )
-        yield replace(kind, treatments=treatments, reason=reason)
+        holds = f"The checkpoint holds it in {found.title}{some}, which"
+        if kind.by_weight:  # PEFT would add LoRA to the weight itself
+            yield replace(
+                kind, treatments=(), reason=f"{holds} LoRA cannot reach here. Choose the unquantized model."
+            )
+            continue
+        full = "cannot train in full: a trained copy would not load on this checkpoint. Choose the unquantized one."
+        treatments = tuple(item for item in kind.treatments if item == "lora")
+        yield replace(kind, treatments=treatments, reason=f"{holds} {full}")
 
 
 def _obstacle(
@@ -73,14 +75,21 @@ def _obstacle(
     }
     if any(type(module).__name__ in patched for module in model.modules()):
         return "whose experts transformers takes apart as it loads them, so that no tick would be true"
-    version = str(getattr(config, "transformers_version", None) or "")
+    version = str(getattr(config, "transformers_version", None) or "4")
     experts = any(parameter.ndim == 3 for name, parameter in model.named_parameters() if "expert" in name)
-    if found.method == "bitsandbytes" and experts and not version.startswith("5"):
+    if found.method == "bitsandbytes" and experts and version.partition(".")[0] in "01234":
         return "whose experts were quantized one by one, which transformers 5 cannot read"
-    lists = (value.get(key) or [] for key in SKIPS)
-    if not all(isinstance(names, list) and all(map(_is_pattern, names)) for names in lists):
-        return "whose list of modules that are not quantized cannot be read"
+    if found.held and not all(_is_pattern(name) for key in LISTS for name in _names(value, key)):
+        return "whose lists of modules cannot be read"
     return ""
+
+
+def _names(value: Mapping[str, Any], key: str) -> list[Any]:
+    """A list of names, those of its inner lists among them; of anything else itself, which is no name."""
+    found = value.get(key) or []
+    if not isinstance(found, list):
+        return [None]
+    return [name for part in found for name in (part if isinstance(part, list) else [part])]
 
 
 def _is_pattern(name: Any) -> bool:
@@ -91,13 +100,12 @@ def _is_pattern(name: Any) -> bool:
 def _held(model: PreTrainedModel, method: str, value: Mapping[str, Any]) -> Iterator[str]:
     """Names of the modules that transformers would replace by quantized ones, by its own rules."""
     skipped = list(_skipped(model, method, value))
-    inside = value.get("modules_in_block_to_quantize") or []
-    suffixes = tuple(name for part in inside for name in ([part] if isinstance(part, str) else part))
+    inside = tuple(_names(value, "modules_in_block_to_quantize"))
     for name, module in model.named_modules():
         if not (type(module) is nn.Linear or (isinstance(module, Conv1D) and method != "awq")):
             continue
         in_layers = any(part.isdigit() for part in name.split("."))
-        if method == "gptq" and not (in_layers and (not suffixes or name.endswith(suffixes))):
+        if method == "gptq" and not (in_layers and (not inside or name.endswith(inside))):
             continue
         if should_convert_module(name, skipped):
             yield name

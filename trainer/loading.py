@@ -81,7 +81,7 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
         sink("log", text=f"Weights that the model has no place for are left out: {_some(unused)}")
     if checkpoint is not None and not checkpoint.held and names:
         quantize_rest(loaded, names - experts, settings)
-    if checkpoint is not None:
+    if checkpoint is not None and checkpoint.method not in ("gptq", "awq"):  # their kernels choose their own type
         _compute_in(loaded, dtype)
     quantize_experts(loaded, experts)  # all are by now, but where transformers does not hand them over
     _keep_weights_in_place(loaded)
