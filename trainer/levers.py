@@ -173,7 +173,8 @@ def _compile(config: RunConfig, module_map: ModuleMap, device: Device, trained: 
         return False, "off: it pays on a GPU only"
     if not device.bfloat16 or find_spec("triton") is None:
         return False, "off: it needs Triton and a GPU with bfloat16"
-    if config.model.quantization == "int8" or module_map.forward.experts_per_token > 1:
+    experts = module_map.forward.experts_per_token > 1 or any(kind.experts for kind in module_map.kinds)
+    if config.model.quantization == "int8" or experts:
         return False, "off: int8 and experts break the graph"
     if trained and 4 * module_map.parameters * trained < COMPILING_PAYS:  # forward, and backward to the inputs
         return False, "off: so short a run does not win back the minute that it takes"

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from trainer.config import ModelConfig
 from trainer.errors import UserError
-from trainer.expert_quantization import quantize_experts, quantizing_experts
+from trainer.expert_loading import quantizing_experts
+from trainer.expert_quantization import quantize_experts
 from trainer.models import check_weights, first_line, load_config, locate
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
