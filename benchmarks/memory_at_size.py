@@ -1,7 +1,8 @@
 """Predicted memory beside counted, at real sizes and without a GPU: fake tensors, held as a GPU would hold them.
 
-python benchmarks/memory_at_size.py          prints the table of docs/memory.md, then what is picked for the study's
+python benchmarks/memory_at_size.py          prints the tables of docs/memory.md, then what is picked for the study's
                                              job on GPUs of four sizes; five minutes, no network
+python benchmarks/memory_at_size.py experts  prints the table of mixtures of experts alone
 What is counted: weights and activations, forward and backward, through the layers. What is not: the loss, the
 optimiser, and what kernels need inside.
 """
@@ -14,25 +15,32 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, GptOssConfig, MixtralConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests import fake_gpu  # noqa: E402
 from tests.meter import phi3_medium  # noqa: E402
-from tests.test_memory_at_size import H100, run_of  # noqa: E402
+from tests.test_memory_at_size import H100, qwen3_30b, run_of  # noqa: E402
 from trainer import memory  # noqa: E402
-from trainer.config import default_config  # noqa: E402
+from trainer.config import RunConfig, Tick, default_config  # noqa: E402
 from trainer.discover import discover  # noqa: E402
-from trainer.plan import make_plan  # noqa: E402
+from trainer.modules import ModuleMap  # noqa: E402
+from trainer.plan import Plan, make_plan  # noqa: E402
 from trainer.scenarios import scenario  # noqa: E402
+from trainer.weights import dequantised, quantised_experts, quantised_modules, weights  # noqa: E402
 
 KINDS = (
     *("phi3-medium", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "olmo2", "glm4"),
     *("granite", "cohere", "smollm3", "exaone4", "apertus", "helium", "gpt2", "gpt_neox", "gpt_neo", "gptj", "phi"),
     *("codegen", "starcoder2", "stablelm", "opt", "persimmon", "falcon", "olmo"),
 )
+MIXTURES = {
+    "Qwen3-30B-A3B": qwen3_30b(),
+    "Mixtral-8x7B": MixtralConfig(),
+    "gpt-oss-20b": GptOssConfig(num_hidden_layers=24, num_local_experts=32),
+}
 COLUMNS: dict[str, dict[str, Any]] = {
     "as the study": {},
     "every layer recomputes": {"every": 1},
@@ -44,11 +52,33 @@ COLUMNS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
+    if sys.argv[1:] == ["experts"]:
+        print_experts()
+        return
     print(f"torch {version('torch')}, transformers {version('transformers')}, peft {version('peft')}\n")
     print(f"| model | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
     for kind in KINDS:
         print(f"| {kind} | {' | '.join(compared(kind, **changes) for changes in COLUMNS.values())} |", flush=True)
+    print_experts()
     print_picks()
+
+
+def print_experts() -> None:
+    """Mixtures of experts in NF4, their experts left and quantized; LoRA on attention, one row of 2048 tokens."""
+    print("\n| model | parameters | experts in 16 bit | experts in NF4 | one layer's | planned | counted |")
+    print("|---|---|---|---|---|---|---|")
+    for name, config in MIXTURES.items():
+        module_map = discover(config, name)
+        run = run_of(module_map, batch=1, length=2048, lora_dropout=0.0)
+        run = replace(run, modules=tuple(Tick(tick) for tick in ("q_proj", "k_proj", "v_proj", "o_proj")))
+        plan = make_plan(run, module_map, H100)
+        quantised = quantised_modules("nf4", module_map, plan.targets)
+        linears = quantised - quantised_experts("nf4", module_map)
+        columns = [sum(weights("nf4", module_map, plan.targets, names, 2).values()) for names in (linears, quantised)]
+        columns.append(dequantised(module_map, quantised, plan.targets) * 2)
+        columns += peak(config, run, plan, module_map, every=1)
+        sizes = " | ".join(f"{size / 1e9:.1f} GB" for size in columns)
+        print(f"| {name} | {module_map.parameters / 1e9:.1f} B | {sizes} |", flush=True)
 
 
 def print_picks() -> None:
@@ -68,18 +98,22 @@ def compared(kind: str, every: int = 0, **changes: Any) -> str:
     config = phi3_medium() if kind == "phi3-medium" else CONFIG_MAPPING[kind]()
     module_map = discover(config, kind)
     run = run_of(module_map, **changes)
-    training = run.training
-    batch, length = training.per_device_train_batch_size, training.max_length
     plan = make_plan(run, module_map, H100)
     if plan.issues:
         return "too long"
+    said, counted = peak(config, run, plan, module_map, every)
+    return f"{counted / 1e9:.1f} GB {said / counted - 1:+.1%}"
+
+
+def peak(config: Any, run: RunConfig, plan: Plan, module_map: ModuleMap, every: int) -> tuple[int, int]:
+    """Bytes of weights and activations at the moment that needs most: predicted, counted."""
+    batch, length = run.training.per_device_train_batch_size, run.training.max_length
     needs = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_levers(every, 1)
     real = fake_gpu.measure(config, run, plan, module_map, batch > 1, every)
     static = sum(size for name, size in needs.static.items() if "optimiser" not in name and "CUDA" not in name)
     forward, *others = needs.moments(batch, length)
     most = max(forward["activations"], *(sum(moment.values()) - memory.CUBLAS for moment in others))
-    counted = real.static + max(real.kept, real.backward)
-    return f"{counted / 1e9:.1f} GB {(static + most) / counted - 1:+.1%}"
+    return static + int(most), real.static + max(real.kept, real.backward, needs.experts and real.forward)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 from unittest import mock
 
@@ -25,9 +26,10 @@ from tests.meter import Meter, storages
 from trainer import adapter
 from trainer.autocast import WidensLikeAGpu
 from trainer.config import RunConfig
+from trainer.expert_quantization import quantize_experts, quantized_experts
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
-from trainer.weights import quantised_modules
+from trainer.weights import quantised_experts, quantised_modules
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Measured:
     """All weights, before a step."""
     kept: int
     """Activations at the end of the forward pass through all layers."""
+    forward: int
+    """The most that lives beside `static` during that pass."""
     backward: int
     """The most that lives beside `static` during the backward pass."""
 
@@ -63,9 +67,9 @@ def measure(
                 ids = torch.zeros(batch, length, dtype=torch.long)
                 states = model.get_base_model().base_model(input_ids=ids, use_cache=False)[0]
             kept = meter.live
-            meter.peak = kept
+            forward, meter.peak = meter.peak, kept
             states.backward(torch.empty_like(states))
-    return Measured(sum(weights.values()), kept, meter.peak)
+    return Measured(sum(weights.values()), kept, forward, meter.peak)
 
 
 class CallsLikeAGpu(TorchFunctionMode):
@@ -121,7 +125,10 @@ def _attached(config: PreTrainedConfig, run: RunConfig, plan: Plan, module_map: 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     quantised = quantised_modules(run.model.quantization, module_map, plan.targets)
-    for name in quantised:
+    experts = quantised_experts(run.model.quantization, module_map)
+    with mock.patch("trainer.expert_quantization._pack", lambda weight: (weight, None)):
+        quantize_experts(model, experts)
+    for name in quantised - experts:
         old = model.get_submodule(name)
         linear = bnb.nn.Linear4bit(1, 1, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
         rows, columns = old.weight.shape
@@ -147,30 +154,46 @@ def _make_fake(model: nn.Module) -> list[torch.Tensor]:
     """Turns all weights into fake ones; returns the constants of the quantised."""
     made: dict[int, nn.Parameter] = {}  # tied weights stay tied
     constants = []
+    stand_ins = {id(weight.stand_in): weight for _, _, weight in quantized_experts(model).values()}
     for module in model.modules():
         four_bit = isinstance(module, bnb.nn.Linear4bit)
         for name, old in list(module._parameters.items()):
             if old is None or (four_bit and name == "weight"):
                 continue
             if id(old) not in made:
-                new = torch.empty(old.shape, dtype=torch.float32 if old.requires_grad else old.dtype)
+                shape = (1,) * old.dim() if id(old) in stand_ins else old.shape
+                new = torch.empty(shape, dtype=torch.float32 if old.requires_grad else old.dtype).expand(old.shape)
                 made[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad)
             module._parameters[name] = made[id(old)]
         for name, buffer in list(module._buffers.items()):
             module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype) if buffer is not None else None
         if four_bit:
             constants += _quantise(module)
+    for old, weight in stand_ins.items():
+        weight.stand_in = made[old]
+        weight.packed, weight.state = _nf4(weight.stand_in.shape)
+        constants += [tensor for part in weight.tensors().values() for tensor in part]
     return constants
 
 
 def _quantise(linear: Any) -> list[torch.Tensor]:
-    """Weights of NF4 with double quantisation, as bitsandbytes holds them."""
-    count = linear.in_features * linear.out_features
+    """Gives a linear its weight; returns the constants beside it."""
+    packed, state = _nf4(torch.Size((linear.out_features, linear.in_features)))
+    weight = nn.Parameter(packed, requires_grad=False)
+    weight.quant_state, weight.compress_statistics, weight.quant_type = state, True, "nf4"  # type: ignore[attr-defined]
+    linear._parameters["weight"], linear.quant_state = weight, state
+    linear.support_avx512bf16_for_cpu = False
+    return [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+
+
+def _nf4(shape: torch.Size) -> tuple[torch.Tensor, QuantState]:
+    """A weight of NF4 with double quantisation, as bitsandbytes holds it."""
+    count = prod(shape)
     scales = -(-count // 64)
     second = QuantState(torch.empty(-(-scales // 256)), blocksize=256, code=torch.empty(256), dtype=torch.float32)
     state = QuantState(
         absmax=torch.empty(scales, dtype=torch.uint8),
-        shape=torch.Size((linear.out_features, linear.in_features)),
+        shape=shape,
         code=torch.empty(16),
         blocksize=64,
         quant_type="nf4",
@@ -178,8 +201,4 @@ def _quantise(linear: Any) -> list[torch.Tensor]:
         offset=torch.empty(()),
         state2=second,
     )
-    weight = nn.Parameter(torch.empty(-(-count // 2), 1, dtype=torch.uint8), requires_grad=False)
-    weight.quant_state, weight.compress_statistics, weight.quant_type = state, True, "nf4"  # type: ignore[attr-defined]
-    linear._parameters["weight"], linear.quant_state = weight, state
-    linear.support_avx512bf16_for_cpu = False
-    return [state.absmax, state.code, state.offset, second.absmax, second.code]
+    return torch.empty(-(-count // 2), 1, dtype=torch.uint8), state

@@ -12,11 +12,12 @@ import bitsandbytes as bnb
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, Gemma4TextConfig, PreTrainedConfig, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, Gemma4TextConfig, PreTrainedConfig
 
 from tests import meter
 from tests.exercise import TRAINING, batch, logits
 from tests.lab import small_config
+from tests.test_memory_at_size import qwen3_30b
 from trainer import adapter, expert_quantization, loop
 from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick
 from trainer.discover import discover
@@ -271,18 +272,7 @@ def test_what_int8_leaves_is_named_with_its_bytes(tmp_path: Path) -> None:
 
 def test_a_published_mixture_is_planned_as_others_hold_it() -> None:
     """Qwen3-30B-A3B: 30.5 B parameters, 60 GB before its experts were quantized."""
-    config = Qwen3MoeConfig(
-        hidden_size=2048,
-        moe_intermediate_size=768,
-        num_experts=128,
-        num_experts_per_tok=8,
-        num_hidden_layers=48,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        head_dim=128,
-        vocab_size=151936,
-        tie_word_embeddings=False,
-    )
+    config = qwen3_30b()
     module_map = discover(config, "Qwen3-30B-A3B")
     assert module_map.parameters == 30_532_122_624
     run = RunConfig(model=ModelConfig(quantization="nf4", dtype="bfloat16"), modules=(Tick("q_proj"),), adapter=LORA)

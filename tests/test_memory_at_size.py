@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig, Qwen3MoeConfig
 
 from tests import fake_gpu
 from tests.meter import phi3_medium
@@ -57,6 +58,43 @@ def test_the_plan_is_within_five_percent_of_a_gpus_tensors(kind: str, changes: d
     assert forward["activations"] == pytest.approx(real.kept, rel=0.05)
     backward = max(sum(moment.values()) for moment in others) - memory.CUBLAS
     assert static + backward == pytest.approx(real.static + real.backward, rel=0.05)
+
+
+@pytest.mark.parametrize("experts", [False, True])
+@pytest.mark.parametrize("every", [0, 1])
+def test_quantized_experts_at_the_size_of_qwen3_30b(experts: bool, every: int) -> None:
+    """Four of its 48 layers. Its weights in full are there in the forward pass, one layer's at a time."""
+    config = qwen3_30b(layers=4)
+    module_map = discover(config, "Qwen3-30B-A3B")
+    run = run_of(module_map, batch=4, lora_dropout=0.0)
+    if not experts:
+        run = replace(run, modules=tuple(tick for tick in run.modules if tick.name in ("q_proj", "o_proj")))
+    plan = make_plan(run, module_map, H100)
+    assert not plan.issues
+    estimate = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_levers(every, 1)
+    real = fake_gpu.measure(config, run, plan, module_map, padded=True, every_n_layers=every)
+    static = sum(size for name, size in estimate.static.items() if "optimiser" not in name and "CUDA" not in name)
+    assert static == pytest.approx(real.static, rel=0.001)
+    forward, *others = estimate.moments(4, run.training.max_length)
+    assert forward["activations"] == pytest.approx(real.kept, rel=0.05)
+    most = max(sum(moment.values()) for moment in others) - memory.CUBLAS
+    assert static + most == pytest.approx(real.static + max(real.forward, real.backward), rel=0.05)
+
+
+def qwen3_30b(layers: int = 48) -> PreTrainedConfig:
+    """Qwen3-30B-A3B, of fewer layers if asked."""
+    return Qwen3MoeConfig(
+        hidden_size=2048,
+        moe_intermediate_size=768,
+        num_experts=128,
+        num_experts_per_tok=8,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        head_dim=128,
+        vocab_size=151936,
+        tie_word_embeddings=False,
+    )
 
 
 def run_of(

@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
-from unittest import mock
 from weakref import WeakValueDictionary
 
 import torch
@@ -27,9 +24,6 @@ from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit, 
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils import checkpoint
-from transformers.core_model_loading import ConversionOps
-from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
-from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from trainer.weights import BLOCK, BLOCK_OF_SCALES
 
@@ -118,7 +112,7 @@ def quantize_experts(model: nn.Module, names: Iterable[str], device: torch.devic
         path, _, name = full_name.rpartition(".")
         owner = model.get_submodule(path)
         if name not in getattr(owner, _WEIGHTS, {}):
-            _replace(model, full_name, owner.get_parameter(name).data.to(device))
+            replace_parameter(model, full_name, owner.get_parameter(name).data.to(device))
 
 
 def dequantize_experts(model: nn.Module) -> None:
@@ -144,46 +138,7 @@ def quantized_experts(model: nn.Module) -> dict[str, tuple[nn.Module, str, Exper
     }
 
 
-@contextmanager
-def quantizing_experts(names: Iterable[str]) -> Iterator[None]:
-    """While in it, transformers loads checkpoints in NF4 with the parameters `names` quantized as they arrive.
-
-    It reads one parameter at a time where it quantizes, so the device never holds more than one in 16 bit, beside the
-    parts that a checkpoint has it in.
-    """
-    quantizer = partial(_Quantizer, frozenset(names))
-    with mock.patch.dict(AUTO_QUANTIZER_MAPPING, {"bitsandbytes_4bit": quantizer}):
-        yield
-
-
-class _Quantizer(Bnb4BitHfQuantizer):  # type: ignore[misc]
-    """Quantizes linears as bitsandbytes does, and experts besides."""
-
-    def __init__(self, names: frozenset[str], *values: Any, **keywords: Any) -> None:
-        super().__init__(*values, **keywords)
-        self.expert_names = names
-
-    def param_needs_quantization(self, model: nn.Module, param_name: str, **keywords: Any) -> bool:
-        return param_name in self.expert_names or super().param_needs_quantization(model, param_name, **keywords)
-
-    def get_quantize_ops(self) -> ConversionOps:
-        return _QuantizeOnLoad(self.expert_names, super().get_quantize_ops())
-
-
-class _QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
-    def __init__(self, names: frozenset[str], linears: ConversionOps) -> None:
-        self.names, self.linears = names, linears
-
-    def convert(self, input_dict: dict[str, Any], model: nn.Module, **keywords: Any) -> dict[str, Any]:
-        """Put experts into the model, and hand on the linears for transformers to do so."""
-        for name in self.names & input_dict.keys():
-            value = input_dict.pop(name)
-            _replace(model, name, value[0] if isinstance(value, list) else value)
-            (keywords.get("missing_keys") or set()).discard(name)
-        return self.linears.convert(input_dict, model=model, **keywords)  # type: ignore[no-any-return]
-
-
-def _replace(model: nn.Module, full_name: str, value: torch.Tensor) -> None:
+def replace_parameter(model: nn.Module, full_name: str, value: torch.Tensor) -> None:
     """Quantize `value` and let it stand for the parameter."""
     path, _, name = full_name.rpartition(".")
     owner = model.get_submodule(path)

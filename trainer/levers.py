@@ -177,7 +177,8 @@ def _compile(config: RunConfig, module_map: ModuleMap, device: Device, trained: 
     own = held(module_map.checkpoint)
     if own and own.method != "bitsandbytes":
         return False, f"off: the kernels of {own.title} break the graph"
-    if config.model.quantization == "int8" or module_map.forward.experts_per_token > 1:
+    experts = module_map.forward.experts_per_token > 1 or any(kind.experts for kind in module_map.kinds)
+    if config.model.quantization == "int8" or experts:
         return False, "off: int8 and experts break the graph"
     if trained and 4 * module_map.parameters * trained < COMPILING_PAYS:  # forward, and backward to the inputs
         return False, "off: so short a run does not win back the minute that it takes"

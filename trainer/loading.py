@@ -14,7 +14,8 @@ from transformers import BitsAndBytesConfig
 
 from trainer.config import ModelConfig
 from trainer.errors import UserError, first_line
-from trainer.expert_quantization import quantize_experts, quantizing_experts
+from trainer.expert_loading import quantizing_experts
+from trainer.expert_quantization import quantize_experts
 from trainer.model_config import auto_class
 from trainer.models import check_weights, load_config, locate
 from trainer.modules import ModuleMap
