@@ -2,7 +2,8 @@
 
     python benchmarks/architectures.py > docs/architectures.md
 
-Takes about 20 seconds on one core; every model is built at tiny size, and no weights are needed.
+Takes about two minutes on one core; no weights are needed. The models of tests/published.py are built at their
+real size, one of every type at tiny size.
 """
 
 from __future__ import annotations
@@ -17,14 +18,21 @@ import peft
 import torch
 import transformers
 
+from tests import published
+from trainer.coverage import routed_experts
 from trainer.discover import discover
-from trainer.modules import ModuleKind, ModuleMap
+from trainer.modules import GROUPS, ModuleKind, ModuleMap
 from trainer.tiny import MODEL_TYPES, NOT_BUILT, tiny_config
 
 HEADER = """# Architectures
 
 What the module map shows for the {count} causal-LM types of transformers {transformers} (peft {peft}, torch {torch}),
-of which {built} build at tiny size. This page is written by `python benchmarks/architectures.py`.
+of which {built} build at tiny size, and for published models at their real size. This page is written by
+`python benchmarks/architectures.py`.
+
+{published}
+
+## Every type
 
 Kinds are the names that can be ticked. **Slices** are parts of a fused projection that can be ticked by
 themselves; how their rows lie was measured on the model, not looked up: "blocked" means one range of rows
@@ -39,12 +47,24 @@ come, their tokens see those after them, and they are refused: measured on the m
 |---|---|---|---|---|---|"""
 
 
+PUBLISHED = """## Published models
+
+Built from the configurations in `tests/published.py`, which hold what a published config.json changes of its type's
+defaults. Parameters are exact; those in bold are the number that is widely published for the model, too, and a test
+holds the map to it. Shares are per cent of the parameters. Kinds are those of attention, then of the MLP, that
+take LoRA. Notes name what else there is: routed experts (MLP), recurrent mixers (`other`, or attention where the
+model calls them so), towers that text never runs through (`other`, never trained).
+
+| model | type | parameters | attention | MLP | embedding, head | other | kinds | fused slices | notes |
+|---|---|---:|---:|---:|---:|---:|---|---|---|"""
+
+
 def main() -> None:
     maps = {name: discover(tiny_config(name), name) for name in MODEL_TYPES if name not in NOT_BUILT}
     versions = {"transformers": transformers.__version__, "peft": peft.__version__}
-    print(
-        HEADER.format(count=len(MODEL_TYPES), built=len(maps), torch=torch.__version__.partition("+")[0], **versions)
-    )
+    real = "\n".join([PUBLISHED, *map(published_row, published.ALL)])
+    versions["torch"] = torch.__version__.partition("+")[0]
+    print(HEADER.format(count=len(MODEL_TYPES), built=len(maps), published=real, **versions))
     for name in sorted(maps):
         print(row(maps[name]))
     print("\n## Not built\n")
@@ -55,18 +75,50 @@ def main() -> None:
         print(f"| {reason} | {len(kinds)} | {', '.join(kinds[:3])} |")
 
 
+def published_row(name: str) -> str:
+    model, module_map = published.ALL[name], discover(published.make_config(name), name)
+    whole = [kind for kind in module_map.kinds if kind.slice_of is None]
+    size = f"{module_map.parameters:,}"
+    shares = [share([kind for kind in whole if kind.group == group], module_map) for group in GROUPS]
+    kinds = [
+        ", ".join(kind.name for kind in whole if kind.group == group and "lora" in kind.treatments)
+        for group in ("attention", "mlp")
+    ]
+    cells = [name, model.type, f"**{size}**" if model.source == published.KNOWN else size, *shares]
+    return (
+        f"| {' | '.join([*cells, ' · '.join(filter(None, kinds)), sliced(module_map), notes(whole, module_map)])} |"
+    )
+
+
+def notes(whole: list[ModuleKind], module_map: ModuleMap) -> str:
+    parts = {
+        "routed experts": routed_experts(module_map),
+        "recurrent mixers": [kind for kind in whole if kind.recurrent],
+        "towers": [kind for kind in whole if kind.tower],
+    }
+    found = [f"{title} {share(kinds, module_map)}" for title, kinds in parts.items() if kinds]
+    return "; ".join([*found, *(["tied head"] if any(kind.tied_to for kind in whole) else [])])
+
+
+def share(kinds: list[ModuleKind], module_map: ModuleMap) -> str:
+    return f"{100 * sum(kind.parameters for kind in kinds) / module_map.parameters:.1f}"
+
+
 def row(module_map: ModuleMap) -> str:
     groups = [
         ", ".join(shown(kind) for kind in module_map.group(group) if kind.slice_of is None)
         for group in ("attention", "mlp", "embedding")
     ]
-    slices = "; ".join(
+    cells = [module_map.model_type, *groups, str(len(module_map.group("other"))), sliced(module_map)]
+    return f"| {' | '.join(cells)} |"
+
+
+def sliced(module_map: ModuleMap) -> str:
+    return "; ".join(
         f"{kind.name} → {', '.join(part.name for part in parts)} ({layout(parts)})"
         for kind in module_map.kinds
         if (parts := module_map.slices(kind.name))
     )
-    cells = [module_map.model_type, *groups, str(len(module_map.group("other"))), slices]
-    return f"| {' | '.join(cells)} |"
 
 
 def shown(kind: ModuleKind) -> str:

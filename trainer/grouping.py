@@ -25,7 +25,7 @@ OTHER = {
 NORMS = {"layernorm", "rmsnorm"}
 EXPERTS = {"expert", "experts", "moe"}
 RECURRENT = {
-    *("mamba", "mamba2", "ssm", "lstm", "mlstm", "recurrent", "rglru", "conv", "rwkv"),
+    *("mamba", "mamba2", "ssm", "lstm", "mlstm", "recurrent", "rglru", "conv"),
     *("delta", "deltanet", "lightning"),
 }
 """Token mixers that hold a state of fixed size instead of keys and values: state-space models, linear
@@ -86,8 +86,10 @@ class Grouping:
         return self._by_words(self._chain(holder)) or "other"
 
     def is_recurrent(self, name: str) -> bool:
-        """Whether a module or parameter works in a recurrent token mixer; see RECURRENT."""
-        return any(named & RECURRENT for named in self._chain(name.rpartition(".")[0]))
+        """Whether a module or parameter works in a recurrent token mixer of a layer; see RECURRENT."""
+        return not self.depth_in_tower(name) and any(
+            named & RECURRENT for named in self._chain(name.rpartition(".")[0])
+        )
 
     def is_experts(self, name: str, holder: str) -> bool:
         """Whether a bare parameter holds the weights of a layer's experts, (experts, ..., ...)."""
