@@ -132,6 +132,11 @@ def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
     except ImportError as error:
         raise missing_package(error, f"The tokenizer of {model.name}") from error
     except Exception as error:
+        if "custom code" in str(error):
+            raise UserError(
+                f"The tokenizer of {model.name} needs its own code, and code of a model is never run.",
+                "Choose a model with a tokenizer that transformers has, or a copy of this one with such a tokenizer.",
+            ) from error
         raise UserError(
             f"The tokenizer of {model.name} cannot be loaded: {first_line(error)}",
             "It needs tokenizer.json, or files that transformers can make one from.",
