@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING
 from trainer.config import ModelConfig
 from trainer.discover import discover
 from trainer.errors import UserError
-from trainer.model_config import NATIVE_SIBLINGS
+from trainer.model_config import NATIVE_SIBLINGS, missing_package
 from trainer.models import load_config
 from trainer.modules import ModuleMap
 
@@ -249,6 +249,24 @@ def test_what_is_refused_says_why_and_what_to_do(value: dict[str, Any], reason: 
 
 def test_no_native_type_is_sent_elsewhere() -> None:
     assert not NATIVE_SIBLINGS.keys() & set(CONFIG_MAPPING)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ImportError("X requires the timm library. You can install it with pip: `pip install timm`. Please"), "timm"),
+        (ImportError('Using this needs the newest: `pip install -U "bitsandbytes>=0.46.1"`'), "bitsandbytes"),
+        (ModuleNotFoundError("No module named 'PIL.Image'", name="PIL.Image"), "pillow"),
+        (ModuleNotFoundError("No module named 'scipy'", name="scipy"), "scipy"),
+    ],
+)
+def test_packages_are_named_as_pip_knows_them(error: ImportError, told: str) -> None:
+    assert str(missing_package(error, "m")).startswith(f"m needs {told}: pip install {told} ")
+
+
+def test_a_package_that_pip_cannot_find_by_name_is_not_made_up() -> None:
+    error = ImportError("This needs x: pip install git+https://github.com/someone/x")
+    assert str(missing_package(error, "m")) == f"m needs a package that is not installed: {error}."
 
 
 @pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")

@@ -16,7 +16,7 @@ from trainer.config import ModelConfig
 from trainer.errors import UserError, first_line
 from trainer.expert_loading import quantizing_experts
 from trainer.expert_quantization import quantize_experts
-from trainer.model_config import auto_class
+from trainer.model_config import auto_class, missing_package
 from trainer.models import check_weights, load_config, locate
 from trainer.modules import ModuleMap
 from trainer.plan import Plan
@@ -67,7 +67,9 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
             )
     except torch.OutOfMemoryError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except ImportError as error:
+        raise missing_package(error, model.name) from error
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(
             f"The weights of {model.name} cannot be loaded: {first_line(error)}",
             "It needs its weights, whole, as safetensors.",

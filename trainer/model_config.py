@@ -18,6 +18,8 @@ from trainer.errors import UserError, first_line
 MAX_DEPTH = 64
 TIED = "tie_word_embeddings"
 _IMPLEMENTATION = re.compile(r"(attn|experts)_implementation")
+_PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+"""Modules whose package has another name."""
 _CHOOSE = "Choose a model of a type that transformers supports by itself."
 
 NATIVE_SIBLINGS: dict[str, str] = {
@@ -93,8 +95,9 @@ def auto_class(config: Any) -> Any:
 def missing_package(error: ImportError, name: str) -> UserError:
     """What to install for a model that transformers builds only with another package."""
     text = str(error)
-    package = re.search(r"pip install (?:-U |--upgrade )?([A-Za-z0-9][\w.-]*)", text)
-    found = package[1] if package else getattr(error, "name", None)
+    package = re.search(r"pip install (?:-U |--upgrade )?['\"]?([A-Za-z0-9][\w.-]*)(?![\w.+-])", text)
+    module = str(getattr(error, "name", None) or "").partition(".")[0]
+    found = package[1] if package else _PACKAGES.get(module, module)
     if not found:
         return UserError(f"{name} needs a package that is not installed: {first_line(error)}.")
     return UserError(f"{name} needs {found}: pip install {found}", "Then start the app again.")
