@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from trainer import changes, control, data_commands, devices, experiment_commands, locks, parsing, scenarios
 from trainer.base_model import BaseModels
+from trainer.checkpoint_format import settle
 from trainer.config import ModelConfig, RunConfig, default_config
 from trainer.errors import InvalidConfig, Issue, UserError
 from trainer.experiments import ID, OPEN, Experiments
@@ -116,12 +117,14 @@ def _config(options: argparse.Namespace) -> int:
         chosen = scenarios.scenario(options.scenario)
         _print_json(scenarios.study_job(options.model, chosen).to_json())
         return 0
+    config = default_config(options.model)
     try:
-        ticks = scenarios.starting_ticks(_module_map(ModelConfig(name=options.model), options.models_dir))
+        found = _module_map(config.model, options.models_dir)
+        config = settle(replace(config, modules=scenarios.starting_ticks(found)), found.checkpoint)
     except UserError as error:
-        ticks = scenarios.LORA
+        config = replace(config, modules=scenarios.LORA)
         print(f"{error}\nThe study's seven names are ticked; `plan` says what they match.", file=sys.stderr)
-    _print_json(replace(default_config(options.model), modules=ticks).to_json())
+    _print_json(config.to_json())
     return 0
 
 
