@@ -139,7 +139,8 @@ def test_its_plan_names_the_slices_and_counts_exactly(lab: Any, tmp_path: Path) 
     (tmp_path / "run.json").write_text(json.dumps(job))
     code, printed = lab("plan", str(tmp_path / "run.json"), "--json")
     plan = json.loads(printed)
-    assert (code, plan["issues"]) == (0, [])
+    missing = [issue["problem"].removeprefix(f"{NAME} ") for issue in plan["issues"]]
+    assert (code, missing) == (0, ["has no weights.", "has no tokenizer."]), "the folder holds the config alone"
     assert {receipt["tick"]: receipt["note"] for receipt in plan["receipts"]} == {
         "q_proj": "40 of 40 layers, as rows 0–5,119 of qkv_proj",
         "k_proj": "40 of 40 layers, as rows 5,120–6,399 of qkv_proj",
