@@ -188,7 +188,7 @@ def _within(seconds: float, question: Callable[[], Any]) -> Any:
     try:
         answer, error = answers.get(timeout=seconds)
     except queue.Empty:
-        raise Unreachable(f"The hub gave no answer within {seconds:g} seconds.", OFFLINE_FIX) from None
+        raise Unreachable(f"The hub cannot be reached (no answer within {seconds:g} seconds).", OFFLINE_FIX) from None
     if error is not None:
         raise error
     return answer
