@@ -27,7 +27,9 @@ class StandIn:
         self.cut_after = 0
         """Bytes of an LFS file after which a connection breaks; 0: none does."""
         self.pause = 0.0
-        """Seconds between two pieces of 64 KiB."""
+        """Seconds between two pieces of an LFS file."""
+        self.piece = 65536
+        """Bytes of such a piece."""
         self.gated: set[str] = set()
         self.silent = 0.0
         """Seconds before any answer."""
@@ -189,8 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         hub = self.hub
-        for place in range(0, len(data), 65536):
-            piece = data[place : place + 65536]
+        for place in range(0, len(data), hub.piece):
+            piece = data[place : place + hub.piece]
             self.wfile.write(piece)
             if is_lfs:
                 hub.sent += len(piece)

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests import hub, tiny
-from tests.test_weight_files import short
+from tests.lab import small_config
 from trainer import base_model, model_search
 from trainer.base_model import BaseModels
-from trainer.config import ModelConfig, default_config
+from trainer.config import ModelConfig, Tick
 from trainer.download import fetch
 from trainer.errors import InvalidConfig, UserError
 from trainer.events import read
@@ -92,12 +92,12 @@ def test_what_is_here_is_not_downloaded_again_and_needs_no_hub(served: hub.Stand
     model, events = fetched(tmp_path, commit=commit)
     assert (model.revision, events, served.asked) == (commit, [], [])
     assert load_config(model, tmp_path / "models").vocab_size == tiny.VOCABULARY
-    assert len(load_tokenizer(model, tmp_path / "models")) == tiny.VOCABULARY
+    assert load_tokenizer(model, tmp_path / "models").chat_template == tiny.CHAT
     assert BaseModels(tmp_path / "models").examine(MODEL).commit == served.commit(NAME, "main") != commit
 
 
 def test_a_stopped_download_goes_on_where_it_was(served: hub.StandIn, tmp_path: Path) -> None:
-    served.pause = 0.6
+    served.piece, served.pause = 16384, 0.3
 
     def stop(type: str, **values: Any) -> None:
         if type == "download" and values["bytes"]:
@@ -105,9 +105,9 @@ def test_a_stopped_download_goes_on_where_it_was(served: hub.StandIn, tmp_path: 
 
     with pytest.raises(KeyboardInterrupt):
         fetch(MODEL, tmp_path / "models", "", stop)
-    time.sleep(1.3)  # the piece that was on its way
+    time.sleep(0.7)  # the piece that was on its way
     part = next((tmp_path / "cache").rglob("*.incomplete")).stat().st_size
-    assert 65536 <= part < weights(served)
+    assert 16384 <= part < weights(served)
     assert BaseModels(tmp_path / "models").examine(MODEL).bytes < weights(served)
     served.pause, served.sent = 0.0, 0
     fetched(tmp_path)
@@ -226,9 +226,9 @@ def test_a_run_that_was_killed_in_its_download_goes_on_with_the_same_commit(
     served: hub.StandIn, tmp_path: Path
 ) -> None:
     """The whole way by the command line: plan, download, kill, resume, train, export."""
-    served.pause = 0.7
-    config = short(default_config(NAME))
-    config = replace(config, training=replace(config.training, max_steps=2, torch_compile="off"))
+    served.piece, served.pause = 8192, 0.3
+    config = small_config(tmp_path / "runs" / "data", tmp_path / "rows.jsonl", steps=2, eval_steps=2)
+    config = replace(config, model=MODEL, modules=(Tick("q_proj"),))
     (tmp_path / "run.json").write_text(json.dumps(config.to_json()))
     environment = os.environ | hub.environment(served.url, tmp_path / "home")
 
@@ -241,7 +241,7 @@ def test_a_run_that_was_killed_in_its_download_goes_on_with_the_same_commit(
     training = command("train", str(tmp_path / "run.json"), "--json")
     assert training.stdout is not None
     for line in training.stdout:
-        if '"download"' in line and json.loads(line)["bytes"] >= 65536:
+        if '"download"' in line and json.loads(line)["bytes"] > 8192:
             training.send_signal(signal.SIGKILL)
             break
     training.wait()

@@ -124,10 +124,12 @@ class Hub:
         if time.monotonic() - since < SILENCE:
             raise Unreachable(why, OFFLINE_FIX)
         try:
-            return _within(patience, question)
-        except Unreachable as error:
-            self._silent = (time.monotonic(), error.problem)
-            raise
+            return in_time(patience, question)
+        except Exception as error:
+            told = error if isinstance(error, UserError) else refusal("the model", error)
+            if isinstance(told, Unreachable):
+                self._silent = (time.monotonic(), told.problem)
+            raise told from error
 
 
 OFFLINE_FIX = "Check the network, or put the model into the models folder."
@@ -172,23 +174,24 @@ def refusal(name: str, error: Exception) -> UserError:
     return Unreachable(f"The hub cannot be reached ({answered}).", OFFLINE_FIX)
 
 
-def _within(seconds: float, question: Callable[[], Any]) -> Any:
-    """The answer to a question that is given up after so many seconds. Raises UserError."""
-    answers: queue.Queue[tuple[Any, UserError | None]] = queue.Queue()
+def in_time(seconds: float, question: Callable[[], Any]) -> Any:
+    """The answer to a question that is given up after so many seconds: the hub's client itself tries for long.
+
+    Raises Unreachable then, else whatever `question` raises.
+    """
+    answers: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
 
     def run() -> None:
         try:
             answers.put((question(), None))
-        except UserError as error:
-            answers.put((None, error))
         except Exception as error:  # of any kind: the client's own, and those of the network below it
-            answers.put((None, refusal("the model", error)))
+            answers.put((None, error))
 
     threading.Thread(target=run, name="hub", daemon=True).start()
     try:
         answer, error = answers.get(timeout=seconds)
     except queue.Empty:
-        raise Unreachable(f"The hub gave no answer within {seconds:g} seconds.", OFFLINE_FIX) from None
+        raise Unreachable(f"The hub cannot be reached (no answer within {seconds:g} seconds).", OFFLINE_FIX) from None
     if error is not None:
         raise error
     return answer

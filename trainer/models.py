@@ -16,13 +16,15 @@ from typing import Any
 from trainer import demo
 from trainer.config import ModelConfig
 from trainer.errors import UserError, first_line
-from trainer.hub_models import COMMIT, refusal, snapshot
+from trainer.hub_models import COMMIT, Unreachable, in_time, refusal, snapshot
 from trainer.model_config import make_config, missing_package
 from trainer.weight_files import INDEX, MAX_INDEX_BYTES, TOKENIZER_FILES, WEIGHTS_FILE, is_whole
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}")
+CONFIG_PATIENCE = 10.0
+"""Seconds to wait for a config.json of the hub."""
 MAX_CONFIG_BYTES = 5_000_000
 
 
@@ -147,8 +149,8 @@ def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, 
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        path = _file(source, keywords, "config.json")
-    except LocalEntryNotFoundError as error:
+        path = in_time(CONFIG_PATIENCE, lambda: _file(source, keywords, "config.json"))
+    except (LocalEntryNotFoundError, Unreachable) as error:
         raise UserError(
             f"{name} is not on this machine and the hub cannot be reached.",
             "Check the network, or put the model into the models folder.",

@@ -85,7 +85,7 @@ def found(lab: Lab, query: str) -> dict[str, Any]:
     try:
         choices: Sequence[Choice] = lab.search_hub(query)
     except Unreachable as error:
-        return {"query": query, "items": [], "offline": True, "note": f"{error.problem} Models of this machine work."}
+        return {"query": query, "items": [], "offline": True, "note": f"{error.problem} Models on this machine work."}
     except UserError as error:
         return {"query": query, "items": [], "note": str(error)}
     note = "" if choices else "The hub has no language model with this in its name."
