@@ -261,7 +261,7 @@ def test_no_native_type_is_sent_elsewhere() -> None:
     ],
 )
 def test_packages_are_named_as_pip_knows_them(error: ImportError, told: str) -> None:
-    assert str(missing_package(error, "m")).startswith(f"m needs {told}: pip install {told} ")
+    assert str(missing_package(error, "m")).startswith(f"m needs {told}: pip install {told}. ")
 
 
 def test_a_package_that_pip_cannot_find_by_name_is_not_made_up() -> None:

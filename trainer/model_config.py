@@ -100,7 +100,7 @@ def missing_package(error: ImportError, name: str) -> UserError:
     found = package[1] if package else _PACKAGES.get(module, module)
     if not found:
         return UserError(f"{name} needs a package that is not installed: {first_line(error)}.")
-    return UserError(f"{name} needs {found}: pip install {found}", "Then start the app again.")
+    return UserError(f"{name} needs {found}: pip install {found}.", "Then start the app again.")
 
 
 def _strict(error: Exception) -> str:
