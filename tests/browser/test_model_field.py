@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +29,6 @@ class NoPlan:
 class Station(NamedTuple):
     page: Page
     hub: hub.StandIn
-    cut: Any
-    """Call it to take the hub away."""
 
 
 def row(name: str, license: str = "mit", **values: Any) -> dict[str, Any]:
@@ -48,8 +45,7 @@ def station(tmp_path: Path, models_dir: Path, browser: Any) -> Iterator[Station]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    with ExitStack() as stack:
-        stand_in = stack.enter_context(hub.serving(tmp_path / "hub"))
+    with hub.serving(tmp_path / "hub") as stand_in:
         stand_in.found = [
             row("own/small", "apache-2.0", safetensors={"parameters": {"BF16": 135_000_000}, "total": 135_000_000}),
             row("meta/Small-8B", "llama3.1", gated="manual"),
@@ -69,7 +65,7 @@ def station(tmp_path: Path, models_dir: Path, browser: Any) -> Iterator[Station]
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(f"http://{address}")
         page.wait_for_selector(".modules .row")
-        yield Station(page, stand_in, stack.pop_all().close)
+        yield Station(page, stand_in)
         page.close()
         process.terminate()
         process.wait(timeout=20)
@@ -108,7 +104,7 @@ def test_a_model_is_found_and_chosen_and_without_the_hub_the_field_still_works(s
     page.locator(".fact", has_text="llama").wait_for()
     page.get_by_text("The model is downloaded first: 1").wait_for()
 
-    station.cut()
+    station.hub.silent = 90.0
     field.fill("phi")
     page.get_by_text("The hub cannot be reached").wait_for()
     assert names(page) == ["phi3"]
