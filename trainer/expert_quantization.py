@@ -69,8 +69,8 @@ def _pack(weight: torch.Tensor) -> tuple[torch.Tensor, QuantState]:
 
     On a CPU it takes many times the memory of what it quantizes.
     """
-    rows = weight if weight[0].numel() % BLOCK == 0 else weight.unsqueeze(0)
-    parts = [quantize_4bit(row, quant_type="nf4") for row in rows]
+    stacked = weight.dim() > 2 and weight[0].numel() % BLOCK == 0  # else a block would belong to two experts
+    parts = [quantize_4bit(part, quant_type="nf4") for part in (weight if stacked else [weight])]
     scales = torch.cat([state.absmax for _, state in parts])
     offset = scales.mean()
     absmax, nested = quantize_blockwise(scales - offset, blocksize=BLOCK_OF_SCALES)
@@ -126,7 +126,7 @@ def dequantize_experts(model: nn.Module) -> None:
             handle.remove()
     for owner, name, weight in quantized_experts(model).values():
         _place(owner, name, nn.Parameter(weight.dequantize(), requires_grad=False))
-        delattr(owner, _WEIGHTS) if len(getattr(owner, _WEIGHTS)) == 1 else getattr(owner, _WEIGHTS).pop(name)
+        owner.__dict__.pop(_WEIGHTS, None)
 
 
 def quantized_experts(model: nn.Module) -> dict[str, tuple[nn.Module, str, ExpertWeight]]:
