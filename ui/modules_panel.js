@@ -135,8 +135,8 @@ function drawGroup(group) {
   const button = (text, on) =>
     make("button", { type: "button", class: "link", "aria-label": `${group.title}: ${text}`, onclick: () => setGroup(group, on) }, text);
   const list = make("div", { class: "rows" }, ...group.rows.map(drawRow));
-  if (group.key === "other")
-    return make("details", { class: "group other" },
+  if (group.key === "other" || group.key === "towers")
+    return make("details", { class: `group other ${group.key}` },
       make("summary", {}, make("span", { class: "title" }, group.title), make("span", { class: "hint" }, group.hint)), list);
   return make("fieldset", { class: "group", "data-group": group.key },
     make("legend", {},

@@ -23,7 +23,9 @@ from ui import block_picture, text
 SCRIPT = Path(__file__).with_suffix(".js")
 TEMPLATE = """<div class="modules-and-picture"><p class="fact"></p><div class="modules" aria-live="off"></div>
 <section class="picture" id="block-picture" aria-label="The model's block" hidden></section></div>"""
-GROUP_HINTS = {"other": "Norms, routers and the rest."}
+GROUP_HINTS = {"other": "Norms, routers, recurrent mixers and the rest."}
+TOWERS = "Towers"
+TOWER_HINT = "What text never runs through, such as vision and audio: it stays as it is."
 
 
 def build() -> gr.HTML:
@@ -63,7 +65,7 @@ def payload(module_map: ModuleMap) -> dict[str, Any]:
     """What the panel draws of a map: presets, and the groups with their rows."""
     groups = []
     for group in GROUPS:
-        kinds = module_map.group(group)
+        kinds = [kind for kind in module_map.group(group) if not kind.tower]
         # a fused module comes before the one that it feeds: q, k, v, then o
         parents = sorted((kind for kind in kinds if kind.slice_of is None), key=lambda kind: not _parts(kinds, kind))
         rows = [_row(kind) for parent in parents for kind in (parent, *_parts(kinds, parent))]
@@ -71,6 +73,8 @@ def payload(module_map: ModuleMap) -> dict[str, Any]:
             groups.append(
                 {"key": group, "title": GROUP_TITLES[group], "hint": GROUP_HINTS.get(group, ""), "rows": rows}
             )
+    if towers := [_row(kind) for kind in module_map.kinds if kind.tower]:
+        groups.append({"key": "towers", "title": TOWERS, "hint": TOWER_HINT, "rows": towers})
     presets = [
         {"key": item.key, "title": item.title, "note": item.note, "ticks": [_short(tick) for tick in item.modules]}
         for item in SIX
