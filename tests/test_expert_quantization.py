@@ -248,6 +248,15 @@ def test_experts_of_a_loaded_model_are_quantized_and_turned_back(tmp_path: Path)
     assert float((trained - expected).abs().max()) > 1e-4
 
 
+@pytest.mark.parametrize("shape", [(4, 96, 32), (3, 5, 7), (192, 32)], ids=str)
+def test_experts_are_packed_as_bitsandbytes_packs_the_whole(shape: tuple[int, ...]) -> None:
+    value = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.bfloat16)
+    weight = expert_quantization.ExpertWeight.quantize(value)
+    packed, state = bnb.functional.quantize_4bit(value, compress_statistics=True, quant_type="nf4")
+    assert torch.equal(weight.packed, packed)
+    assert torch.equal(weight.dequantize(), bnb.functional.dequantize_4bit(packed, state))
+
+
 @pytest.mark.parametrize(("safe", "said"), [(False, "single memory location"), (True, "NaNs detected")])
 def test_merging_into_quantized_experts_is_refused(safe: bool, said: str, tmp_path: Path) -> None:
     """PEFT's own errors: it would add to a stand-in, and the training would be lost."""
