@@ -73,7 +73,8 @@ def payload(module_map: ModuleMap) -> dict[str, Any]:
             groups.append(
                 {"key": group, "title": GROUP_TITLES[group], "hint": GROUP_HINTS.get(group, ""), "rows": rows}
             )
-    if towers := [_row(kind) for kind in module_map.kinds if kind.tower]:
+    # their names are long, and the hint says why they are off: the line below holds the whole name
+    if towers := [_row(kind) | {"note": kind.name} for kind in module_map.kinds if kind.tower]:
         groups.append({"key": "towers", "title": TOWERS, "hint": TOWER_HINT, "rows": towers})
     presets = [
         {"key": item.key, "title": item.title, "note": item.note, "ticks": [_short(tick) for tick in item.modules]}
