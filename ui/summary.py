@@ -119,7 +119,7 @@ def _issues(issues: Sequence[Issue], refused: bool) -> str:
     if not issues:
         return ""
     number = "one problem" if len(issues) == 1 else f"{len(issues)} problems"
-    head = f"Training did not start: {number}." if refused else f"To mend before training: {number}."
+    head = f"Training did not start: {number}." if refused else f"Fix before training: {number}."
     items = "".join(f"<li>{text.escape(_sentence(issue))} {_cure(issue)}</li>" for issue in issues)
     role = "alert" if refused else "status"
     kind = "issues refused" if refused else "issues"
@@ -130,7 +130,7 @@ def _cure(issue: Issue) -> str:
     """A button that fills in the values that cure a problem; empty where none surely do."""
     if not issue.changes:
         return ""
-    values = ", ".join(f"{form.label(path)} {_shown(value)}" for path, value in issue.changes.items())
+    values = " and ".join(f"{form.label(path).lower()} to {_shown(value)}" for path, value in issue.changes.items())
     changes = text.escape(json.dumps(dict(issue.changes)))
     return f'<button type="button" class="cure" data-changes="{changes}">Set {text.escape(values)}</button>'
 

@@ -134,7 +134,7 @@ def test_few_rows_are_warned_of_and_one_click_gives_enough_steps(page: Page, tmp
     cure = page.locator("#summary .cure")
     cure.wait_for()
     assert "48 training examples make only 6 steps with a batch of 8 and 1 epoch" in page.inner_text("#summary")
-    assert cure.inner_text() == "Set Batch size 4, Epochs 3"
+    assert cure.inner_text() == "Set batch size to 4 and epochs to 3"
     page.locator("#adapter-r").get_by_role("textbox").fill("8")
     cure.click()
     cure.wait_for(state="detached")
