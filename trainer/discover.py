@@ -157,6 +157,8 @@ def _is_whole(name: str, module: nn.Module, grouping: Grouping) -> bool:
 def _is_expert_weight(key: str, holder: str, module: nn.Module, grouping: Grouping) -> bool:
     """Whether a parameter holds all experts of a layer: stacked, or end to end in one matrix (DBRX)."""
     name = f"{holder}.{key}"
+    if key.endswith("bias"):
+        return False
     flat = not isinstance(module, nn.Linear | Conv1D) and grouping.of_parameter(name, holder) == "mlp"
     return flat or grouping.is_experts(name, holder)
 
@@ -187,15 +189,16 @@ def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, se
     if experts and getattr(module, "is_transposed", False):
         shape = (shape[0], shape[2], shape[1])
     idle = grouping.depth_in_tower(name) > 0
+    verdict = ((), UNUSED) if idle else treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen)
     return Unit(
         name=name,
         class_name="Parameter",
-        group=grouping.of_parameter(name, holder),
+        group=_group(grouping.of_parameter(name, holder), verdict),
         shape=shape,
         parameters=parameter.numel(),
         bias=False,
         tied_to="",
-        verdict=((), UNUSED) if idle else treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen),
+        verdict=verdict,
         tower=grouping.depth_in_tower(name),
         recurrent=grouping.is_recurrent(name),
         experts=_is_expert_weight(name.rpartition(".")[2], holder, module, grouping),

@@ -81,7 +81,8 @@ class Grouping:
         parameter = self.modules[holder].get_parameter(name.rpartition(".")[2])
         experts = any(named & EXPERTS for named in self._chain(holder))
         matrix = parameter.dim() > 1 if experts else parameter.dim() > 2 and parameter.shape[0] > 1
-        if not matrix or self.depth_in_tower(holder):
+        router = any("router" in named for named in self._chain(holder))
+        if not matrix or router or self.depth_in_tower(holder):
             return "other"
         return self._by_words(self._chain(holder)) or "other"
 
