@@ -15,7 +15,8 @@ from trainer.modules import ModuleMap
 from trainer.offers import Offer, make_offers
 from trainer.own_sets import FILE, OwnSets
 from trainer.plan import Plan, make_plan
-from trainer.scenarios import SETS, Scenario
+from trainer.scenarios import SETS, Scenario, starting_ticks
+from trainer.tiny import tiny_config
 
 BASE = RunConfig(model=ModelConfig(quantization="none"), training=TrainingConfig(max_length=64))
 
@@ -137,3 +138,18 @@ def test_own_sets_refuse_what_cannot_be(tmp_path: Path) -> None:
         (tmp_path / FILE).write_text(damaged)
         with pytest.raises(UserError, match="damaged"):
             sets.all()
+
+
+STARTS = {
+    "qwen3_moe": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "mamba": {"in_proj"},
+    "gpt2": {"c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"},
+}
+
+
+@pytest.mark.parametrize("model_type", STARTS)
+def test_what_a_model_starts_with_can_be_trained(model_type: str) -> None:
+    module_map = discover(tiny_config(model_type), model_type)
+    ticks = starting_ticks(module_map)
+    assert {tick.name for tick in ticks} == STARTS[model_type]
+    assert make_plan(replace(BASE, modules=ticks), module_map).issues == ()

@@ -264,11 +264,14 @@ def _by_weight_problem(kind: ModuleKind, config: RunConfig) -> Issue | None:
         return None
     what = "expert parameters" if kind.class_name == "Parameter" else "taken for experts by PEFT"
     if config.adapter.lora_dropout > 0:
-        return Issue("", f"{kind.name} are {what}, whose LoRA cannot have dropout.", "Set lora_dropout to 0.")
+        problem = f"{kind.name} are {what}, whose LoRA cannot have dropout."
+        return Issue("", problem, "Set lora_dropout to 0.", {"adapter.lora_dropout": 0.0})
     if config.adapter.use_dora:
-        return Issue("", f"{kind.name} are {what}, which DoRA cannot train.", "Switch use_dora off.")
+        problem = f"{kind.name} are {what}, which DoRA cannot train."
+        return Issue("", problem, "Switch use_dora off.", {"adapter.use_dora": False})
     if config.adapter.bias == "lora_only" and kind.bias:
-        return Issue("", f"{kind.name} are {what}, whose biases stay as they are.", "Set bias to none.")
+        problem = f"{kind.name} are {what}, whose biases stay as they are."
+        return Issue("", problem, "Set bias to none.", {"adapter.bias": "none"})
     if kind.by_weight and config.model.quantization != "none":
         problem = f"{kind.name} are {what}, whose quantised weights LoRA cannot reach."
         return Issue("", problem, "Set quantization to none, or untick it.")

@@ -69,10 +69,22 @@ def study_job(model: str, chosen: Scenario) -> RunConfig:
 
 
 def starting_ticks(module_map: ModuleMap) -> tuple[Tick, ...]:
-    """Scenario 5 where the model has all of its names, else LoRA on all of attention and MLP."""
-    if all(module_map.get(tick.name) for tick in LORA):
+    """Scenario 5 where the model has all of its names, else LoRA on all linears of attention and MLP.
+
+    Experts' weights are no linears: LoRA on all of them is large and takes no dropout, so it is left to be chosen. A
+    model without attention and MLP (Mamba) starts with the linears of its mixers.
+    """
+    if all((kind := module_map.get(tick.name)) and _starts(kind) for tick in LORA):
         return LORA
-    return _lora(_linears(module_map, ("attention", "mlp")))
+    for groups in (("attention", "mlp"), ("other",)):
+        if found := [kind for kind in _linears(module_map, groups) if _starts(kind)]:
+            return _lora(found)
+    return ()
+
+
+def _starts(kind: ModuleKind) -> bool:
+    """Whether LoRA on a kind works with the defaults."""
+    return kind.class_name != "Parameter" and not kind.by_weight
 
 
 def title_of(ticks: tuple[Tick, ...]) -> str:

@@ -136,6 +136,8 @@ def _cure(issue: Issue) -> str:
 
 
 def _shown(value: Value) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return number_text(value) if isinstance(value, int | float) else CHOICES.get(str(value), str(value))
 
 
