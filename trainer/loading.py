@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig
 
+from trainer.checkpoint_format import CheckpointFormat
 from trainer.config import ModelConfig
 from trainer.errors import UserError, first_line
 from trainer.expert_loading import quantizing_experts
@@ -33,33 +35,80 @@ def compute_dtype(model: ModelConfig) -> torch.dtype:
 
 
 def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: ModuleMap, sink: Sink) -> Any:
-    """The base model, quantised if asked for, with SDPA attention. Raises UserError where it cannot load whole."""
+    """The base model, quantized if asked for, with SDPA attention. Raises UserError where it cannot load whole."""
     config = load_config(model, models_dir)
     check_weights(model, models_dir)
-    source, keywords = locate(model, models_dir)
-    dtype = compute_dtype(model)
     # it tells of a cast to float16 at every call
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    checkpoint, settings = module_map.checkpoint, _quantisation(model, plan, module_map)
-    names = quantised_modules(model.quantization, module_map, plan.targets)
-    experts = quantised_experts(model.quantization, module_map)
-    arriving: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if checkpoint is None and model.quantization != "none":
-        keywords["quantization_config"] = settings
-        arriving = quantizing_experts(experts)
-    elif checkpoint is not None and not checkpoint.held:
-        keywords |= dequantized(config, checkpoint)
-        arriving = quantized_on_arrival(names - experts, experts, settings) if names else arriving
+    checkpoint, way = module_map.checkpoint, _Way.of(model, plan, module_map)
     if checkpoint is not None:
         sink("log", text=checkpoint.says(model.quantization))
+    loaded, found = _read(model, models_dir, config, way)
+    _check_whole(loaded, found, model.name, sink)
+    way.finish(loaded)
+    if checkpoint is not None and checkpoint.method not in ("gptq", "awq"):  # their kernels choose their own type
+        _compute_in(loaded, compute_dtype(model))
+    _keep_weights_in_place(loaded)
+    loaded.config.use_cache = False
+    return loaded
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How weights become what the run holds: as they are, or quantized while they load."""
+
+    checkpoint: CheckpointFormat | None
+    settings: BitsAndBytesConfig | None
+    """None: nothing is quantized here."""
+    linears: set[str]
+    experts: set[str]
+
+    @classmethod
+    def of(cls, model: ModelConfig, plan: Plan, module_map: ModuleMap) -> _Way:
+        checkpoint = module_map.checkpoint
+        if model.quantization == "none" or (checkpoint is not None and checkpoint.held):
+            return cls(checkpoint, None, set(), set())
+        experts = quantised_experts(model.quantization, module_map)
+        linears = quantised_modules(model.quantization, module_map, plan.targets) - experts
+        return cls(checkpoint, _quantisation(model, plan, module_map), linears, experts)
+
+    @property
+    def dequantizes(self) -> bool:
+        return self.checkpoint is not None and not self.checkpoint.held
+
+    def keywords(self, config: Any) -> dict[str, Any]:
+        """What `from_pretrained` takes for it; may set `config`."""
+        if self.checkpoint is not None and self.dequantizes:
+            return dequantized(config, self.checkpoint)
+        return {} if self.settings is None else {"quantization_config": self.settings}
+
+    def arriving(self) -> contextlib.AbstractContextManager[None]:
+        """Around `from_pretrained`: quantizes what transformers does not."""
+        if self.settings is None:
+            return contextlib.nullcontext()
+        if self.dequantizes:
+            return quantized_on_arrival(self.linears, self.experts, self.settings)
+        return quantizing_experts(self.experts)
+
+    def finish(self, loaded: Any) -> None:
+        """Quantize what is left."""
+        if self.dequantizes and self.settings is not None:
+            quantize_rest(loaded, self.linears, self.settings)
+        quantize_experts(loaded, self.experts)  # all are by now, but where transformers does not hand them over
+
+
+def _read(model: ModelConfig, models_dir: Path, config: Any, way: _Way) -> tuple[Any, dict[str, Any]]:
+    """The model, and what `from_pretrained` says of missing and unexpected weights. Raises UserError."""
+    source, keywords = locate(model, models_dir)
+    keywords |= way.keywords(config)
     if torch.cuda.is_available():
         keywords["device_map"] = {"": 0}
     try:
-        with arriving:
-            loaded, found = auto_class(config).from_pretrained(
+        with way.arriving():
+            return auto_class(config).from_pretrained(  # type: ignore[no-any-return]
                 source,
                 config=config,
-                dtype=dtype,
+                dtype=compute_dtype(model),
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -74,22 +123,18 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
             f"The weights of {model.name} cannot be loaded: {first_line(error)}",
             "It needs its weights, whole, as safetensors.",
         ) from error
+
+
+def _check_whole(loaded: Any, found: dict[str, Any], name: str, sink: Sink) -> None:
+    """Raises UserError where weights are missing; logs those that have no place."""
     missing = sorted(found["missing_keys"] & dict(loaded.named_parameters()).keys())
     if missing:
         raise UserError(
-            f"The weights of {model.name} lack {_some(missing)}: numbers made up at random would stand there.",
-            "Copy the model anew, or mend its config.json.",
+            f"The weights of {name} lack {_some(missing)}: random numbers would stand there.",
+            "Copy the model again, or correct its config.json.",
         )
     if unused := sorted(found["unexpected_keys"]):
         sink("log", text=f"Weights that the model has no place for are left out: {_some(unused)}")
-    if checkpoint is not None and not checkpoint.held and names:
-        quantize_rest(loaded, names - experts, settings)
-    if checkpoint is not None and checkpoint.method not in ("gptq", "awq"):  # their kernels choose their own type
-        _compute_in(loaded, dtype)
-    quantize_experts(loaded, experts)  # all are by now, but where transformers does not hand them over
-    _keep_weights_in_place(loaded)
-    loaded.config.use_cache = False
-    return loaded
 
 
 def _quantisation(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:

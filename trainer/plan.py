@@ -6,7 +6,7 @@ plan against the real model before its first step (`adapter.verify`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
@@ -23,7 +23,7 @@ from trainer.levers import Levers, pick
 from trainer.memory import Estimate, estimate, seen_by_torch
 from trainer.memory_warnings import left_unquantized, too_large
 from trainer.modules import ModuleMap
-from trainer.resolve import Receipt, Target, resolve
+from trainer.resolve import Receipt, Resolution, Target, resolve
 from trainer.schedule import Size, total_steps, total_tokens
 from trainer.tokens import grow
 
@@ -123,21 +123,6 @@ def make_plan(
     obstacles, ignored = judge(config, checkpoint, device)
     config = settle(config, checkpoint)
     found = resolve(config, module_map)
-    issues = [*obstacles, *found.issues]
-    if known := [token for token in new if token in vocabulary]:
-        problem = f"The tokenizer has {', '.join(known)} already."
-        issues.append(Issue("model.new_tokens", problem, "Take it out."))
-    if not found.targets and not issues:
-        problem = "No tick matches a module." if config.modules else "Nothing is ticked."
-        issues.append(Issue("modules", problem, "Tick at least one module."))
-    if module_map.max_positions and config.training.max_length > module_map.max_positions:
-        issues.append(
-            Issue(
-                "training.max_length",
-                f"{config.training.max_length} tokens are more than this model was made for.",
-                f"The most is {module_map.max_positions}.",
-            )
-        )
     training = config.training
 
     @cache
@@ -149,7 +134,6 @@ def make_plan(
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
-    partial = coverage(config, module_map, found.targets)
     stored = sum(sum(file_sizes(target, config.adapter, module_map)) for target in found.targets)
     return Plan(
         total=module_map.parameters,
@@ -166,14 +150,30 @@ def make_plan(
         targets=tuple(found.targets),
         checkpoint=checkpoint.told(config.model.quantization, usable=not obstacles) if checkpoint else {},
         loading=needs.loading_peak,
-        issues=tuple(issues),
+        issues=(*obstacles, *found.issues, *_problems(config, module_map, vocabulary, found)),
         auto_class=module_map.auto_class,
         warnings=(
             *ignored,
             *found.warnings,
-            *partial,
+            *coverage(config, module_map, found.targets),
             *left_unquantized(config, module_map, found.targets, device),
             *too_large(least, memory, device, fits),
             *short_runs.warnings(training, data.examples),
         ),
     )
+
+
+def _problems(
+    config: RunConfig, module_map: ModuleMap, vocabulary: Collection[str], found: Resolution
+) -> Iterator[Issue]:
+    """What keeps the run from starting beside the ticks themselves."""
+    if known := [token for token in config.model.new_tokens if token in vocabulary]:
+        problem = f"The tokenizer has {', '.join(known)} already."
+        yield Issue("model.new_tokens", problem, "Take it out.")
+    if not found.targets and not found.issues:
+        problem = "No tick matches a module." if config.modules else "Nothing is ticked."
+        yield Issue("modules", problem, "Tick at least one module.")
+    length, most = config.training.max_length, module_map.max_positions
+    if most and length > most:
+        problem = f"{length} tokens are more than this model was made for."
+        yield Issue("training.max_length", problem, f"The most is {most}.", {"training.max_length": most})
