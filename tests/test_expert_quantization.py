@@ -82,7 +82,9 @@ def load(model_type: str, folder: Path, quantization: str = "nf4") -> Loaded:
                 parameter += torch.randn_like(parameter) * 0.02
         model.save_pretrained(folder / model_type)
     module_map = discover(config, model_type)
-    names = [kind.name for kind in module_map.kinds if kind.experts and "lora" in kind.treatments]
+    # and the linears that PEFT takes for experts: they stay unquantized
+    special = [kind for kind in module_map.kinds if kind.experts or kind.by_weight]
+    names = [kind.name for kind in special if "lora" in kind.treatments]
     linear = next(k for k in module_map.kinds if k.class_name == "Linear" and k.treatments == ("lora", "full"))
     run = RunConfig(
         model=ModelConfig(name=model_type, quantization=quantization, dtype="float32"),  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ class Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.real_report", description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs")
     options = parser.parse_args()
     if prepare_model():
@@ -75,6 +75,7 @@ def train(key: str, steps: int, runs_dir: Path, asked: list[dict[str, str]]) -> 
     config = json.loads(command("config", MODEL_NAME, "--scenario", key))
     config["title"] = f"{MODEL_NAME}, scenario {key}"
     config["model"]["quantization"] = "none"
+    config["data"] = json.loads(command("config", MODEL_NAME))["data"]  # the demo's, not the study's
     config["training"] |= TRAINING | {"max_steps": steps, "eval_steps": max(1, steps // 3)}
     path = runs_dir / f"real-scenario-{key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from trainer.modules import ModuleKind
 
 BY_WEIGHT = (
-    "PEFT takes its name for an expert's, so LoRA goes to the weight itself: no dropout, no DoRA, no quantised base."
+    "PEFT takes its name for an expert's, so LoRA goes to the weight itself: no dropout, no DoRA, "
+    "and it stays unquantized."
 )
 
 

@@ -272,9 +272,6 @@ def _by_weight_problem(kind: ModuleKind, config: RunConfig) -> Issue | None:
     if config.adapter.bias == "lora_only" and kind.bias:
         problem = f"{kind.name} are {what}, whose biases stay as they are."
         return Issue("", problem, "Set bias to none.", {"adapter.bias": "none"})
-    if kind.by_weight and config.model.quantization != "none":
-        problem = f"{kind.name} are {what}, whose quantised weights LoRA cannot reach."
-        return Issue("", problem, "Set quantization to none, or untick it.")
     return None
 
 

@@ -24,10 +24,14 @@ WEIGHTS = ("quantised weights", "quantisation constants", "other weights", "froz
 
 
 def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[str]:
-    """Modules that stay as they are in a quantized base: embeddings, the head, what is read, what trains in full."""
+    """Modules that stay as they are in a quantized base.
+
+    Embeddings, the head, what is read without a call, what trains in full, and what LoRA reaches by its weight, which
+    would be packed numbers.
+    """
     kinds = [kind for kind in module_map.kinds if kind.group == "embedding" or kind.reason == READ]
     kept = {module for kind in kinds for module in kind.modules}
-    return sorted(kept | {target.module for target in targets if target.treatment == "full"})
+    return sorted(kept | {target.module for target in targets if target.treatment == "full" or target.kind.by_weight})
 
 
 def quantised_modules(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:

@@ -40,6 +40,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     few.write_text("\n".join(HELDOUT_FILE.read_text(encoding="utf-8").splitlines()[:HELD_OUT_ROWS]), encoding="utf-8")
     config = json.loads(command("config", MODEL_NAME, "--scenario", request.param))
     config["model"]["quantization"] = "none"
+    config["data"] = json.loads(command("config", MODEL_NAME))["data"]
     config["data"] |= {"source": "file", "path": keep(rows, folder), "held_out": keep(few, folder)}
     config["training"] |= {
         "learning_rate": 2e-3,
