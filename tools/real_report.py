@@ -21,17 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from tools.real_model import MODEL, MODEL_NAME, ROOT, prepare_model
+from trainer import demo
+from trainer.config import DataConfig
+from trainer.uploads import keep_data
 
 REPORT = ROOT / "docs" / "real-model.md"
-HELD_OUT = ROOT / "trainer" / "demo" / "data" / "pirate_heldout.jsonl"
 SCENARIOS = {"3": "LoRA on all linears, embedding and head in full", "5": "LoRA on all linears"}
 TRAINING = {
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 1,
     "max_length": 128,
     "optim": "adamw_torch",
 }
+HELD_OUT_ROWS = 60
 NEW_TOKENS = 60
 QUESTIONS = 3
 
@@ -52,33 +55,40 @@ class Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.real_report", description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs")
     options = parser.parse_args()
     if prepare_model():
         return 1
-    asked = held_out_rows()
-    results = [train(key, options.steps, options.runs_dir, asked) for key in SCENARIOS]
+    rows = held_out_rows()
+    asked = rows[:QUESTIONS]
+    results = [train(key, options.steps, options.runs_dir, rows) for key in SCENARIOS]
     REPORT.write_text(report(results, asked, generate(None, asked), options.steps), encoding="utf-8")
     print(f"Wrote {REPORT.relative_to(ROOT)}.")
     return 0
 
 
 def held_out_rows() -> list[dict[str, str]]:
-    """Three held-out rows, spread over the file."""
-    rows = [json.loads(line) for line in HELD_OUT.read_text(encoding="utf-8").splitlines()]
-    return [rows[index * len(rows) // QUESTIONS] for index in range(QUESTIONS)]
+    """The rows of the eval loss; the first ones are the questions."""
+    lines = demo.HELDOUT_FILE.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[:HELD_OUT_ROWS]]
 
 
-def train(key: str, steps: int, runs_dir: Path, asked: list[dict[str, str]]) -> Result:
-    """Train one scenario by the command line and read its run folder."""
+def train(key: str, steps: int, runs_dir: Path, rows: list[dict[str, str]]) -> Result:
+    """Train one scenario by the command line, with `rows` held out, and read its run folder."""
     config = json.loads(command("config", MODEL_NAME, "--scenario", key))
     config["title"] = f"{MODEL_NAME}, scenario {key}"
     config["model"]["quantization"] = "none"
-    config["data"] = json.loads(command("config", MODEL_NAME))["data"]  # the demo's, not the study's
-    config["training"] |= TRAINING | {"max_steps": steps, "eval_steps": max(1, steps // 3)}
+    held_out = runs_dir / "real-held-out.jsonl"
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    held_out.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    config["data"] = DataConfig(
+        source="file",
+        path=keep_data(demo.TRAIN_FILE, runs_dir / "data"),
+        held_out=keep_data(held_out, runs_dir / "data"),
+    ).__dict__
+    config["training"] |= TRAINING | {"max_steps": steps, "eval_steps": max(1, steps // 2)}
     path = runs_dir / f"real-scenario-{key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(config), encoding="utf-8")
     before = set(runs_dir.iterdir())
     start = time.monotonic()
@@ -93,7 +103,7 @@ def train(key: str, steps: int, runs_dir: Path, asked: list[dict[str, str]]) -> 
         evals=[(event["step"], event["eval_loss"]) for event in events if event["type"] == "eval"],
         memory=max(event["memory"] for event in events if event["type"] == "metrics"),
         seconds=seconds,
-        answers=generate(folder / "adapter", asked),
+        answers=generate(folder / "adapter", rows[:QUESTIONS]),
     )
 
 
@@ -136,8 +146,8 @@ def report(results: list[Result], asked: list[dict[str, str]], base: list[str], 
         "",
         f"Made by `python -m tools.real_report --steps {steps}` on {cpu_name()}, {os.cpu_count()} cores "
         f"({packages}). {MODEL_NAME}, weights in bfloat16, computed in float32; the demo's pirate rows, "
-        f"{steps} steps of {TRAINING['per_device_train_batch_size']} examples, learning rate "
-        f"{TRAINING['learning_rate']:g} (full modules 0.1 × that), one seed. One seed shows that training works; "
+        f"{HELD_OUT_ROWS} held out; {steps} steps of {TRAINING['per_device_train_batch_size']} examples, "
+        f"learning rate {TRAINING['learning_rate']:g} (full modules 0.1 × that), one seed. One seed shows that training works; "
         "it does not rank the two selections.",
         "",
         "| | " + " | ".join(result.title for result in results) + " |",
