@@ -147,8 +147,8 @@ def report(results: list[Result], asked: list[dict[str, str]], base: list[str], 
         f"Made by `python -m tools.real_report --steps {steps}` on {cpu_name()}, {os.cpu_count()} cores "
         f"({packages}). {MODEL_NAME}, weights in bfloat16, computed in float32; the demo's pirate rows, "
         f"{HELD_OUT_ROWS} held out; {steps} steps of {TRAINING['per_device_train_batch_size']} examples, "
-        f"learning rate {TRAINING['learning_rate']:g} (full modules 0.1 × that), one seed. One seed shows that training "
-        "works; it does not rank the two selections.",
+        f"learning rate {TRAINING['learning_rate']:g} (full modules 0.1 × that), one seed. One seed shows that "
+        "training works; it does not rank the two selections.",
         "",
         "| | " + " | ".join(result.title for result in results) + " |",
         "|---|" + "--:|" * len(results),
