@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from tests.lab import open_lab
 from trainer import __main__ as command_line
@@ -64,6 +66,27 @@ def test_whole_folders_have_nothing_to_mend(folder: Path, models_dir: Path) -> N
     assert examined(folder) == Base()
     for kind in ("phi3", "llama", "gpt2", "moe"):
         assert examined(models_dir / kind) == Base()
+
+
+def test_checkpoints_of_other_layouts_are_whole(models_dir: Path, tmp_path: Path) -> None:
+    """Without the base model's prefix, a head for the tied embedding, experts as transformers 5 stacks them."""
+    for kind, change in (
+        ("gpt2", lambda tensors: {key.removeprefix("transformer."): value for key, value in tensors.items()}),
+        ("llama", lambda tensors: {key.replace("model.embed_tokens", "lm_head"): tensors[key] for key in tensors}),
+    ):
+        shutil.copytree(models_dir / kind, tmp_path / kind)
+        rewritten(change)(tmp_path / kind)
+        assert (
+            AutoModelForCausalLM.from_pretrained(tmp_path / kind, output_loading_info=True)[1]["missing_keys"]
+            == set()
+        )
+        assert told(tmp_path / kind) == ""
+    experts = AutoModelForCausalLM.from_pretrained(models_dir / "moe")
+    shutil.copytree(models_dir / "moe", tmp_path / "moe")
+    experts.save_pretrained(tmp_path / "moe", save_original_format=False)
+    assert told(tmp_path / "moe") == ""
+    without(O_PROJ, "lm_head.weight")(tmp_path / "moe")
+    assert f"lack {O_PROJ}, lm_head.weight, which" in told(tmp_path / "moe")
 
 
 def only(ending: str) -> Callable[[Path], None]:
@@ -128,7 +151,32 @@ def pickled_by_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(value | {"transformers_weights": "adapter_model.bin"}))
 
 
+def rewritten(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Callable[[Path], None]:
+    """The model in one file, with other tensors."""
+
+    def damage(folder: Path) -> None:
+        tensors = {key: value for file in folder.glob("*.safetensors") for key, value in load_file(file).items()}
+        remove(*(path.name for path in folder.glob("model*")))(folder)
+        save_file(change(tensors), folder / SINGLE, {"format": "pt"})
+
+    return damage
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    return rewritten(lambda tensors: {key: value for key, value in tensors.items() if key not in names})
+
+
+def renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.replace("model.", "transformer."): value for key, value in tensors.items()}
+
+
+def transposed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return tensors | {DOWN: tensors[DOWN].T.contiguous()}
+
+
 ONE = "model-00002-of-00003.safetensors"
+O_PROJ = "model.layers.0.self_attn.o_proj.weight"
+DOWN = "model.layers.1.mlp.down_proj.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "pytorch": (only("pytorch_model.bin"), ["has its weights as pytorch_model.bin only", "Convert"]),
     "pth": (only("model.pth"), ["has its weights as model.pth only"]),
@@ -151,8 +199,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "noise": (write(ONE, "\x01" * 500), [f"{ONE} is not a safetensors file"]),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ["mine has no tokenizer"]),
     "other vocabulary": (other_vocabulary, ["model.embed_tokens.weight is 300 × 32 in the file, and 320 × 32"]),
-    "more layers": (more_layers, ["tensors that its config.json asks for: model.layers.3."]),
-    "foreign shard": (foreign_shard, ["tensors that its config.json asks for"]),
+    "more layers": (more_layers, ["lack model.layers.3.", "14 more, which its config.json asks for"]),
+    "foreign shard": (foreign_shard, ["which its config.json asks for"]),
+    "one weight less": (without(O_PROJ), [f"lack {O_PROJ}, which its config.json asks for"]),
+    "no last norm": (without("model.norm.weight"), ["lack model.norm.weight, which"]),
+    "no embedding": (without("model.embed_tokens.weight", O_PROJ), ["model.embed_tokens.weight", O_PROJ]),
+    "other names": (rewritten(renamed), ["have other names than a llama model's: transformer.embed_tokens.weight"]),
+    "transposed": (rewritten(transposed), ["stored transposed", f"{DOWN} is 48 × 32 in the file, and 32 × 48 by"]),
     "a pickle by config": (pickled_by_config, ["names 'adapter_model.bin' as its weights"]),
 }  # fmt: skip
 
@@ -234,8 +287,6 @@ def test_the_advice_to_convert_works(models_dir: Path, tmp_path: Path, monkeypat
     """The very command that is shown, on weights that are a pickle."""
     import subprocess
     import sys
-
-    import torch
 
     made = tmp_path / "mine"
     shutil.copytree(models_dir / "llama", made)

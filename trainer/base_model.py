@@ -20,6 +20,7 @@ from trainer.failures import size
 from trainer.hub_models import COMMIT, Hub, Repository, cached
 from trainer.models import is_folder, locate
 from trainer.modules import ModuleMap
+from trainer.tensor_checks import tensor_issues
 from trainer.weight_files import FIELD
 
 ROOM_TO_SPARE = 2**28
@@ -153,9 +154,8 @@ def _read_folder(name: str, folder: Path, module_map: ModuleMap | None) -> Base:
         return Base((*issues, *broken))
     tensors = {key: tensor for header in headers.values() for key, tensor in header.tensors.items()}
     sharded = None if weight_files.SINGLE in files else index
-    shapes = shapes_of(module_map) if module_map is not None else {}
     return Base(
-        tuple(weight_files.tensor_issues(name, tensors, sharded, shapes)),
+        tuple(tensor_issues(name, tensors, sharded, module_map) if module_map is not None else ()),
         tuple(weight_files.index_warnings(name, sharded, headers)),
     )
 
@@ -170,16 +170,6 @@ def _other_weights(name: str, folder: Path) -> list[Issue]:
         return []
     problem = f"The config.json of {name} names {str(named)[:80]!r} as its weights; {weight_files.READ_ONLY}"
     return [Issue(FIELD, problem, "Remove transformers_weights from it, and name the file so.")]
-
-
-def shapes_of(module_map: ModuleMap) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight of a model by its name, as far as the map knows it."""
-    return {
-        name if kind.class_name == "Parameter" else f"{name}.weight": shape
-        for kind in module_map.kinds
-        if kind.slice_of is None and kind.tied_to is None
-        for name, shape in zip(kind.modules, kind.shapes, strict=True)
-    }
 
 
 def _stamp(path: Path) -> tuple[int, int]:

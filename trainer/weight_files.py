@@ -15,7 +15,7 @@ import orjson
 
 from trainer.errors import Issue
 from trainer.failures import size
-from trainer.safetensors_header import Header, Tensor, is_pointer, read_header
+from trainer.safetensors_header import Header, is_pointer, read_header
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -34,8 +34,6 @@ MAX_NAMED = 4
 """Files or tensors that a sentence names; of more, it gives the number."""
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 _UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".aria2", ".download")
-_LAYER = re.compile(r"(.*?\.\d+)\.")
-"""A name up to the number of its layer."""
 
 
 @dataclass(frozen=True)
@@ -235,50 +233,6 @@ def pointer_issues(name: str, folder: Path, files: Mapping[str, int]) -> list[Is
     return [Issue(FIELD, problem, "Run `git lfs pull` in its folder.")]
 
 
-def tensor_issues(
-    name: str, tensors: Mapping[str, Tensor], index: Index | None, shapes: Mapping[str, Sequence[int]]
-) -> list[Issue]:
-    """Where the tensors are not those of the model. `shapes`: the model's parameters, those that keep their names."""
-    issues = []
-    wrong = [
-        f"{key} is {_shape(tensors[key].shape)} in the file, and {_shape(shape)} by its config.json"
-        for key, shape in shapes.items()
-        if key in tensors and _is_plain(key, tensors) and sorted(tensors[key].shape) != sorted(shape)
-    ]
-    if wrong:
-        problem = f"The weights of {name} do not fit its config.json: {some(wrong, 2, '; ')}."
-        issues.append(Issue(FIELD, problem, "Use the config.json that was published with these weights."))
-    if lost := _lost(tensors, index, shapes):
-        problem = f"The weights of {name} lack {len(lost)} tensors that its config.json asks for: {some(lost)}."
-        issues.append(Issue(FIELD, problem, "Download the weights again, with their own config.json."))
-    return issues
-
-
-def _is_plain(key: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the tensor is the weight itself: a packed one has another shape, and with bitsandbytes any type."""
-    return tensors[key].dtype in ("F64", "F32", "F16", "BF16") and f"{key}.absmax" not in tensors
-
-
-def _lost(tensors: Mapping[str, Tensor], index: Index | None, shapes: Mapping[str, Sequence[int]]) -> list[str]:
-    """Parameters that are in no file, though the index promises them, or whole layers that are in no file.
-
-    A checkpoint may keep other names than the model does, and quantized weights have names of their own: what is
-    there nowhere by its name is no loss.
-    """
-    layers = {found[1] for key in tensors if (found := _LAYER.match(key))}
-    stacks = {layer.rpartition(".")[0] for layer in layers}
-    promised = index.files if index is not None else {}
-    return [
-        key
-        for key in shapes
-        if key not in tensors
-        and (
-            key in promised
-            or ((at := _LAYER.match(key)) and at[1] not in layers and at[1].rpartition(".")[0] in stacks)
-        )
-    ]
-
-
 def index_warnings(name: str, index: Index | None, headers: Mapping[str, Header]) -> list[Issue]:
     """Where the index gives another size than the files have: they load, but may be of two different models."""
     held = sum(header.data_bytes for header in headers.values())
@@ -297,7 +251,3 @@ def some(names: Sequence[str], most: int = MAX_NAMED, between: str = ", ") -> st
     """The first names, and how many more there are."""
     more = len(names) - most
     return between.join(name[:160] for name in names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape)) or "a single number"
