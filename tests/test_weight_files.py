@@ -229,6 +229,25 @@ def test_all_that_is_wrong_is_said_at_once(folder: Path) -> None:
         assert part in found
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (POINTER, "The config.json of mine is a Git LFS pointer, not the file itself. Run `git lfs pull`"),
+        ("", "The config.json of mine is empty. Download it again."),
+        ("{", r"The config.json of mine is not valid JSON: .*char 1\)\. Download it again."),
+    ],
+)
+def test_a_config_that_is_none_is_said(content: str, sentence: str, folder: Path) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        load_config(ModelConfig(name="mine"), folder.parent)
+
+
+def test_an_index_that_is_a_pointer_is_said_once(folder: Path) -> None:
+    (folder / INDEX).write_text(POINTER)
+    assert told(folder) == f"model.name: {INDEX} of mine is a Git LFS pointer. Run `git lfs pull` in its folder."
+
+
 def test_an_index_that_counts_other_weights_is_a_warning(folder: Path) -> None:
     value = json.loads((folder / INDEX).read_text())
     (folder / INDEX).write_text(json.dumps(value | {"metadata": {"total_size": 9_900_000_000}}))

@@ -20,6 +20,7 @@ from trainer.failures import size
 from trainer.hub_models import COMMIT, Hub, Repository, cached
 from trainer.models import is_folder, locate
 from trainer.modules import ModuleMap
+from trainer.safetensors_header import is_pointer
 from trainer.tensor_checks import tensor_issues
 from trainer.weight_files import FIELD
 
@@ -143,11 +144,10 @@ def _of_the_hub(issue: Issue, found: Repository) -> Issue:
 def _read_folder(name: str, folder: Path, module_map: ModuleMap | None) -> Base:
     files = weight_files.listed(folder)
     index = weight_files.index_in(folder)
-    issues = [
-        *_other_weights(name, folder),
-        *weight_files.listing_issues(name, files, index, weight_files.unfinished_files(folder)),
-        *weight_files.pointer_issues(name, folder, files),
-    ]
+    listing = weight_files.listing_issues(name, files, index, weight_files.unfinished_files(folder))
+    if is_pointer(folder / weight_files.INDEX):  # pointer_issues names it
+        listing = [issue for issue in listing if issue != weight_files.damaged_index(name)]
+    issues = [*_other_weights(name, folder), *listing, *weight_files.pointer_issues(name, folder, files)]
     headers = weight_files.headers_of(folder, weight_files.to_read(files, index))
     broken = weight_files.header_issues(name, headers)
     if issues or broken:

@@ -15,7 +15,7 @@ import orjson
 
 from trainer.errors import Issue
 from trainer.failures import size
-from trainer.safetensors_header import Header, is_pointer, read_header
+from trainer.safetensors_header import AGAIN, PULL, Header, is_pointer, read_header
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -57,6 +57,11 @@ def nothing_yet(name: str) -> Issue:
 
 def no_tokenizer(name: str) -> Issue:
     return Issue(FIELD, f"{name} has no tokenizer.", "Put tokenizer.json and tokenizer_config.json into its folder.")
+
+
+def damaged_index(name: str) -> Issue:
+    problem = f"The {INDEX} of {name} is damaged, or names files that are not safetensors of its own folder."
+    return Issue(FIELD, problem, AGAIN)
 
 
 def parse_index(data: bytes) -> Index | None:
@@ -131,8 +136,7 @@ def listing_issues(
 def _no_weights(name: str, files: Mapping[str, int]) -> Issue | None:
     """Why a model without weights that transformers would read has none; None where it has no weights at all."""
     if INDEX in files:
-        problem = f"The {INDEX} of {name} is damaged, or names files that are not safetensors of its own folder."
-        return Issue(FIELD, problem, "Download it again.")
+        return damaged_index(name)
     shards = sorted(file for file in files if _SHARD.fullmatch(file))
     if shards:
         count = int(shards[0][15:20])
@@ -230,7 +234,7 @@ def pointer_issues(name: str, folder: Path, files: Mapping[str, int]) -> list[Is
     if not found:
         return []
     problem = f"{some(found)} of {name} {'is a Git LFS pointer' if len(found) == 1 else 'are Git LFS pointers'}."
-    return [Issue(FIELD, problem, "Run `git lfs pull` in its folder.")]
+    return [Issue(FIELD, problem, PULL)]
 
 
 def index_warnings(name: str, index: Index | None, headers: Mapping[str, Header]) -> list[Issue]:
