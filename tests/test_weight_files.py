@@ -174,6 +174,19 @@ def transposed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tensors | {DOWN: tensors[DOWN].T.contiguous()}
 
 
+def with_token(token: str) -> Callable[[Path], None]:
+    """The tokenizer with this token at 1279."""
+
+    def change(folder: Path) -> None:
+        value = json.loads((folder / "tokenizer.json").read_text())
+        added = [item for item in value["added_tokens"] if item["content"] == token]
+        (added[0] if added else {})["id"] = 1279
+        value["model"]["vocab"][token] = 1279
+        (folder / "tokenizer.json").write_text(json.dumps(value))
+
+    return change
+
+
 ONE = "model-00002-of-00003.safetensors"
 O_PROJ = "model.layers.0.self_attn.o_proj.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -206,6 +219,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "no embedding": (without("model.embed_tokens.weight", O_PROJ), ["model.embed_tokens.weight", O_PROJ]),
     "other names": (rewritten(renamed), ["have other names than a llama model's: transformer.embed_tokens.weight"]),
     "transposed": (rewritten(transposed), ["stored transposed", f"{DOWN} is 48 × 32 in the file, and 32 × 48 by"]),
+    "half a tokenizer": (write("tokenizer.json", "{"), ["The tokenizer.json of mine is not valid JSON", "again"]),
+    "no byte of it": (write("tokenizer.json", ""), ["The tokenizer.json of mine is empty. Download it again."]),
+    "half its config": (write("tokenizer_config.json", '{"a'), ["The tokenizer_config.json of mine is not valid"]),
+    "another tokenizer": (with_token("zebra"), ["has tokens up to 1,279, and the model has 300 rows"]),
+    "padding beyond": (with_token("<pad>"), ["has tokens up to 1,279, and the model has 300 rows"]),
     "a pickle by config": (pickled_by_config, ["names 'adapter_model.bin' as its weights"]),
 }  # fmt: skip
 
@@ -241,6 +259,14 @@ def test_a_config_that_is_none_is_said(content: str, sentence: str, folder: Path
     (folder / "config.json").write_text(content)
     with pytest.raises(UserError, match=sentence):
         load_config(ModelConfig(name="mine"), folder.parent)
+
+
+def test_an_added_token_that_texts_need_not_use_is_a_warning(folder: Path) -> None:
+    """As in Gemma 3 1B, whose tokenizer has the token of images and whose embedding has not."""
+    with_token("<|user|>")(folder)
+    found = examined(folder)
+    assert found.issues == ()
+    assert "has the token <|user|>, for which the model has no row" in found.warnings[0].problem
 
 
 def test_an_index_that_is_a_pointer_is_said_once(folder: Path) -> None:

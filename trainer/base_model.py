@@ -22,6 +22,7 @@ from trainer.models import is_folder, locate
 from trainer.modules import ModuleMap
 from trainer.safetensors_header import is_pointer
 from trainer.tensor_checks import tensor_issues
+from trainer.tokenizer_files import tokenizer_issues
 from trainer.weight_files import FIELD
 
 ROOM_TO_SPARE = 2**28
@@ -147,7 +148,13 @@ def _read_folder(name: str, folder: Path, module_map: ModuleMap | None) -> Base:
     listing = weight_files.listing_issues(name, files, index, weight_files.unfinished_files(folder))
     if is_pointer(folder / weight_files.INDEX):  # pointer_issues names it
         listing = [issue for issue in listing if issue != weight_files.damaged_index(name)]
-    issues = [*_other_weights(name, folder), *listing, *weight_files.pointer_issues(name, folder, files)]
+    broken_tokenizer, doubts = tokenizer_issues(name, folder, module_map)
+    issues = [
+        *_other_weights(name, folder),
+        *listing,
+        *weight_files.pointer_issues(name, folder, files),
+        *broken_tokenizer,
+    ]
     headers = weight_files.headers_of(folder, weight_files.to_read(files, index))
     broken = weight_files.header_issues(name, headers)
     if issues or broken:
@@ -156,7 +163,7 @@ def _read_folder(name: str, folder: Path, module_map: ModuleMap | None) -> Base:
     sharded = None if weight_files.SINGLE in files else index
     return Base(
         tuple(tensor_issues(name, tensors, sharded, module_map) if module_map is not None else ()),
-        tuple(weight_files.index_warnings(name, sharded, headers)),
+        (*weight_files.index_warnings(name, sharded, headers), *doubts),
     )
 
 
