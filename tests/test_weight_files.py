@@ -329,15 +329,17 @@ def test_an_unknown_name_says_where_it_was_looked_for_and_what_is_alike(folder: 
 
 
 def test_the_advice_to_convert_works(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The very command that is shown, on weights that are a pickle."""
+    """The very command that is shown, on weights that are a pickle, run where the app runs."""
     import subprocess
     import sys
 
-    made = tmp_path / "mine"
+    made = tmp_path / "models" / "mine"
     shutil.copytree(models_dir / "llama", made)
     torch.save(load_file(made / SINGLE), made / "pytorch_model.bin")
     (made / SINGLE).unlink()
-    advice = told(made)
+    monkeypatch.chdir(tmp_path)  # the app's working folder
+    advice = told(Path("models/mine"))
+    assert "from_pretrained('models/mine'" in advice
     code = advice.split('python -c "')[1].split('" and put')[0]
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -62,7 +62,8 @@ class BaseModels:
         """
         source, keywords = locate(model, self.models_dir)
         if is_folder(keywords):
-            return self._folder(model.name, Path(source), module_map)
+            shown = (self.models_dir / model.name.strip()).as_posix()
+            return self._folder(model.name, Path(source), module_map, shown)
         if COMMIT.fullmatch(model.revision) and (kept := cached(model)) is not None:
             base = self._folder(model.name, kept.folder, module_map)
             if not base.issues:  # a commit never changes: there is nothing to ask
@@ -75,12 +76,15 @@ class BaseModels:
             return Base((_nowhere(model.name),))
         return self._repository(found, module_map) if found.files else self._offline(found, module_map)
 
-    def _folder(self, name: str, folder: Path, module_map: ModuleMap | None) -> Base:
-        """A folder that is to hold everything. Kept for as long as its files stay as they are."""
+    def _folder(self, name: str, folder: Path, module_map: ModuleMap | None, shown: str = "") -> Base:
+        """A folder that is to hold everything. Kept for as long as its files stay as they are.
+
+        `shown`: its path for commands that a person runs in the working folder; empty for a hub model.
+        """
         stamp = sorted((path.name, *_stamp(path)) for path in folder.iterdir())
         known = self._known.get(folder)
         if known is None or known[0] != stamp or known[1] is not module_map:
-            known = self._known[folder] = (stamp, module_map, _read_folder(name, folder, module_map))
+            known = self._known[folder] = (stamp, module_map, _read_folder(name, folder, module_map, shown))
         return known[2]
 
     def _repository(self, found: Repository, module_map: ModuleMap | None) -> Base:
@@ -142,10 +146,10 @@ def _of_the_hub(issue: Issue, found: Repository) -> Issue:
     return replace(issue, fix=fix)
 
 
-def _read_folder(name: str, folder: Path, module_map: ModuleMap | None) -> Base:
+def _read_folder(name: str, folder: Path, module_map: ModuleMap | None, shown: str) -> Base:
     files = weight_files.listed(folder)
     index = weight_files.index_in(folder)
-    listing = weight_files.listing_issues(name, files, index, weight_files.unfinished_files(folder))
+    listing = weight_files.listing_issues(name, files, index, weight_files.unfinished_files(folder), shown)
     if is_pointer(folder / weight_files.INDEX):  # pointer_issues names it
         listing = [issue for issue in listing if issue != weight_files.damaged_index(name)]
     broken_tokenizer, doubts = tokenizer_issues(name, folder, module_map)

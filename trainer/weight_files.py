@@ -115,9 +115,13 @@ def to_read(files: Mapping[str, int], index: Index | None) -> list[str]:
 
 
 def listing_issues(
-    name: str, files: Mapping[str, int], index: Index | None, unfinished: Sequence[str] = ()
+    name: str, files: Mapping[str, int], index: Index | None, unfinished: Sequence[str] = (), source: str = ""
 ) -> list[Issue]:
-    """What is wrong with a model as its file names tell. `unfinished`: what a download left half done."""
+    """What is wrong with a model as its file names tell.
+
+    `unfinished`: what a download left half done. `source`: what `from_pretrained` takes for it, where that is not
+    its name.
+    """
     wanted = to_read(files, index)
     missing = [file for file in wanted if file not in files]
     issues = []
@@ -125,7 +129,9 @@ def listing_issues(
         problem = f"{name} lacks {len(missing)} of its {len(wanted)} weight files: {some(missing)}."
         issues.append(Issue(FIELD, problem, _finish(unfinished) or "Download them into its folder."))
     elif not wanted:
-        issue = _no_weights(name, files) or (_cut_off(name, unfinished) if unfinished else nothing_yet(name))
+        issue = _no_weights(name, files, source or name) or (
+            _cut_off(name, unfinished) if unfinished else nothing_yet(name)
+        )
         issues.append(issue)
     if not any(file in files for file in TOKENIZER_FILES):
         issue = no_tokenizer(name)
@@ -133,7 +139,7 @@ def listing_issues(
     return issues
 
 
-def _no_weights(name: str, files: Mapping[str, int]) -> Issue | None:
+def _no_weights(name: str, files: Mapping[str, int], source: str) -> Issue | None:
     """Why a model without weights that transformers would read has none; None where it has no weights at all."""
     if INDEX in files:
         return damaged_index(name)
@@ -145,7 +151,9 @@ def _no_weights(name: str, files: Mapping[str, int]) -> Issue | None:
     for ending, advise in _FORMATS:
         found = sorted(file for file in files if re.fullmatch(ending, file))
         if found:
-            return Issue(FIELD, f"{name} has its weights as {some(found)} only; {READ_ONLY}", advise(name, found[0]))
+            return Issue(
+                FIELD, f"{name} has its weights as {some(found)} only; {READ_ONLY}", advise(source, found[0])
+            )
     return None
 
 
@@ -153,33 +161,33 @@ READ_ONLY = f"only safetensors are read, from {SINGLE} or the shards of its inde
 _CONVERT = (
     "Convert them on a machine where you trust the file, since reading it can run code: "
     'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
-    "M.from_pretrained('{name}', dtype='auto'{more}).save_pretrained('converted'); "
-    "T.from_pretrained('{name}'{more}).save_pretrained('converted')\" "
+    "M.from_pretrained({source!r}, dtype='auto'{more}).save_pretrained('converted'); "
+    "T.from_pretrained({source!r}{more}).save_pretrained('converted')\" "
     "and put the folder `converted` into the models folder."
 )
 
 
-def _convert(name: str, _file: str) -> str:
-    return _CONVERT.format(name=name, more="")
+def _convert(source: str, _file: str) -> str:
+    return _CONVERT.format(source=source, more="")
 
 
-def _convert_gguf(name: str, file: str) -> str:
-    text = _CONVERT.format(name=name, more=f", gguf_file='{file}'").replace(", since reading it can run code", "")
+def _convert_gguf(source: str, file: str) -> str:
+    text = _CONVERT.format(source=source, more=f", gguf_file='{file}'").replace(", since reading it can run code", "")
     return "Better take the original repository, which GGUF files are made from. Or: pip install gguf. " + text
 
 
-def _rename(_name: str, file: str) -> str:
+def _rename(_source: str, file: str) -> str:
     return f"If this one file holds the whole model in transformers' format, rename {file} to {SINGLE}."
 
 
-def _original(_name: str, _file: str) -> str:
+def _original(_source: str, _file: str) -> str:
     return (
         "This is the vendor's own format, with other tensor names. Take the repository with the weights for "
         "transformers (often the same name with -hf), or convert them with transformers' script for this model."
     )
 
 
-def _adapter(_name: str, _file: str) -> str:
+def _adapter(_source: str, _file: str) -> str:
     return "This is an adapter. Choose the model that it was trained on."
 
 
