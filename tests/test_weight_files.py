@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from tests.lab import open_lab
 from trainer import __main__ as command_line
@@ -64,6 +66,27 @@ def test_whole_folders_have_nothing_to_mend(folder: Path, models_dir: Path) -> N
     assert examined(folder) == Base()
     for kind in ("phi3", "llama", "gpt2", "moe"):
         assert examined(models_dir / kind) == Base()
+
+
+def test_checkpoints_of_other_layouts_are_whole(models_dir: Path, tmp_path: Path) -> None:
+    """Without the base model's prefix, a head for the tied embedding, experts as transformers 5 stacks them."""
+    for kind, change in (
+        ("gpt2", lambda tensors: {key.removeprefix("transformer."): value for key, value in tensors.items()}),
+        ("llama", lambda tensors: {key.replace("model.embed_tokens", "lm_head"): tensors[key] for key in tensors}),
+    ):
+        shutil.copytree(models_dir / kind, tmp_path / kind)
+        rewritten(change)(tmp_path / kind)
+        assert (
+            AutoModelForCausalLM.from_pretrained(tmp_path / kind, output_loading_info=True)[1]["missing_keys"]
+            == set()
+        )
+        assert told(tmp_path / kind) == ""
+    experts = AutoModelForCausalLM.from_pretrained(models_dir / "moe")
+    shutil.copytree(models_dir / "moe", tmp_path / "moe")
+    experts.save_pretrained(tmp_path / "moe", save_original_format=False)
+    assert told(tmp_path / "moe") == ""
+    without(O_PROJ, "lm_head.weight")(tmp_path / "moe")
+    assert f"lack {O_PROJ}, lm_head.weight, which" in told(tmp_path / "moe")
 
 
 def only(ending: str) -> Callable[[Path], None]:
@@ -128,7 +151,45 @@ def pickled_by_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(value | {"transformers_weights": "adapter_model.bin"}))
 
 
+def rewritten(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Callable[[Path], None]:
+    """The model in one file, with other tensors."""
+
+    def damage(folder: Path) -> None:
+        tensors = {key: value for file in folder.glob("*.safetensors") for key, value in load_file(file).items()}
+        remove(*(path.name for path in folder.glob("model*")))(folder)
+        save_file(change(tensors), folder / SINGLE, {"format": "pt"})
+
+    return damage
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    return rewritten(lambda tensors: {key: value for key, value in tensors.items() if key not in names})
+
+
+def renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.replace("model.", "transformer."): value for key, value in tensors.items()}
+
+
+def transposed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return tensors | {DOWN: tensors[DOWN].T.contiguous()}
+
+
+def with_token(token: str) -> Callable[[Path], None]:
+    """The tokenizer with this token at 1279."""
+
+    def change(folder: Path) -> None:
+        value = json.loads((folder / "tokenizer.json").read_text())
+        added = [item for item in value["added_tokens"] if item["content"] == token]
+        (added[0] if added else {})["id"] = 1279
+        value["model"]["vocab"][token] = 1279
+        (folder / "tokenizer.json").write_text(json.dumps(value))
+
+    return change
+
+
 ONE = "model-00002-of-00003.safetensors"
+O_PROJ = "model.layers.0.self_attn.o_proj.weight"
+DOWN = "model.layers.1.mlp.down_proj.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "pytorch": (only("pytorch_model.bin"), ["has its weights as pytorch_model.bin only", "Convert"]),
     "pth": (only("model.pth"), ["has its weights as model.pth only"]),
@@ -151,8 +212,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "noise": (write(ONE, "\x01" * 500), [f"{ONE} is not a safetensors file"]),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ["mine has no tokenizer"]),
     "other vocabulary": (other_vocabulary, ["model.embed_tokens.weight is 300 × 32 in the file, and 320 × 32"]),
-    "more layers": (more_layers, ["tensors that its config.json asks for: model.layers.3."]),
-    "foreign shard": (foreign_shard, ["tensors that its config.json asks for"]),
+    "more layers": (more_layers, ["lack model.layers.3.", "14 more, which its config.json asks for"]),
+    "foreign shard": (foreign_shard, ["which its config.json asks for"]),
+    "one weight less": (without(O_PROJ), [f"lack {O_PROJ}, which its config.json asks for"]),
+    "no last norm": (without("model.norm.weight"), ["lack model.norm.weight, which"]),
+    "no embedding": (without("model.embed_tokens.weight", O_PROJ), ["model.embed_tokens.weight", O_PROJ]),
+    "other names": (rewritten(renamed), ["have other names than a llama model's: transformer.embed_tokens.weight"]),
+    "transposed": (rewritten(transposed), ["stored transposed", f"{DOWN} is 48 × 32 in the file, and 32 × 48 by"]),
+    "half a tokenizer": (write("tokenizer.json", "{"), ["The tokenizer.json of mine is not valid JSON", "again"]),
+    "no byte of it": (write("tokenizer.json", ""), ["The tokenizer.json of mine is empty. Download it again."]),
+    "half its config": (write("tokenizer_config.json", '{"a'), ["The tokenizer_config.json of mine is not valid"]),
+    "another tokenizer": (with_token("zebra"), ["has tokens up to 1,279, and the model has 300 rows"]),
+    "padding beyond": (with_token("<pad>"), ["has tokens up to 1,279, and the model has 300 rows"]),
     "a pickle by config": (pickled_by_config, ["names 'adapter_model.bin' as its weights"]),
 }  # fmt: skip
 
@@ -174,6 +245,33 @@ def test_all_that_is_wrong_is_said_at_once(folder: Path) -> None:
     found = told(folder)
     for part in ("lacks 1 of its 3", "was cut off", "Git LFS pointer", "no tokenizer"):
         assert part in found
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (POINTER, "The config.json of mine is a Git LFS pointer, not the file itself. Run `git lfs pull`"),
+        ("", "The config.json of mine is empty. Download it again."),
+        ("{", r"The config.json of mine is not valid JSON: .*char 1\)\. Download it again."),
+    ],
+)
+def test_a_config_that_is_none_is_said(content: str, sentence: str, folder: Path) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        load_config(ModelConfig(name="mine"), folder.parent)
+
+
+def test_an_added_token_that_texts_need_not_use_is_a_warning(folder: Path) -> None:
+    """As in Gemma 3 1B, whose tokenizer has the token of images and whose embedding has not."""
+    with_token("<|user|>")(folder)
+    found = examined(folder)
+    assert found.issues == ()
+    assert "has the token <|user|>, for which the model has no row" in found.warnings[0].problem
+
+
+def test_an_index_that_is_a_pointer_is_said_once(folder: Path) -> None:
+    (folder / INDEX).write_text(POINTER)
+    assert told(folder) == f"model.name: {INDEX} of mine is a Git LFS pointer. Run `git lfs pull` in its folder."
 
 
 def test_an_index_that_counts_other_weights_is_a_warning(folder: Path) -> None:
@@ -231,17 +329,17 @@ def test_an_unknown_name_says_where_it_was_looked_for_and_what_is_alike(folder: 
 
 
 def test_the_advice_to_convert_works(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The very command that is shown, on weights that are a pickle."""
+    """The very command that is shown, on weights that are a pickle, run where the app runs."""
     import subprocess
     import sys
 
-    import torch
-
-    made = tmp_path / "mine"
+    made = tmp_path / "models" / "mine"
     shutil.copytree(models_dir / "llama", made)
     torch.save(load_file(made / SINGLE), made / "pytorch_model.bin")
     (made / SINGLE).unlink()
-    advice = told(made)
+    monkeypatch.chdir(tmp_path)  # the app's working folder
+    advice = told(Path("models/mine"))
+    assert "from_pretrained('models/mine'" in advice
     code = advice.split('python -c "')[1].split('" and put')[0]
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -20,6 +20,9 @@ from trainer.failures import size
 from trainer.hub_models import COMMIT, Hub, Repository, cached
 from trainer.models import is_folder, locate
 from trainer.modules import ModuleMap
+from trainer.safetensors_header import is_pointer
+from trainer.tensor_checks import tensor_issues
+from trainer.tokenizer_files import tokenizer_issues
 from trainer.weight_files import FIELD
 
 ROOM_TO_SPARE = 2**28
@@ -59,7 +62,8 @@ class BaseModels:
         """
         source, keywords = locate(model, self.models_dir)
         if is_folder(keywords):
-            return self._folder(model.name, Path(source), module_map)
+            shown = (self.models_dir / model.name.strip()).as_posix()
+            return self._folder(model.name, Path(source), module_map, shown)
         if COMMIT.fullmatch(model.revision) and (kept := cached(model)) is not None:
             base = self._folder(model.name, kept.folder, module_map)
             if not base.issues:  # a commit never changes: there is nothing to ask
@@ -72,12 +76,15 @@ class BaseModels:
             return Base((_nowhere(model.name),))
         return self._repository(found, module_map) if found.files else self._offline(found, module_map)
 
-    def _folder(self, name: str, folder: Path, module_map: ModuleMap | None) -> Base:
-        """A folder that is to hold everything. Kept for as long as its files stay as they are."""
+    def _folder(self, name: str, folder: Path, module_map: ModuleMap | None, shown: str = "") -> Base:
+        """A folder that is to hold everything. Kept for as long as its files stay as they are.
+
+        `shown`: its path for commands that a person runs in the working folder; empty for a hub model.
+        """
         stamp = sorted((path.name, *_stamp(path)) for path in folder.iterdir())
         known = self._known.get(folder)
         if known is None or known[0] != stamp or known[1] is not module_map:
-            known = self._known[folder] = (stamp, module_map, _read_folder(name, folder, module_map))
+            known = self._known[folder] = (stamp, module_map, _read_folder(name, folder, module_map, shown))
         return known[2]
 
     def _repository(self, found: Repository, module_map: ModuleMap | None) -> Base:
@@ -139,13 +146,18 @@ def _of_the_hub(issue: Issue, found: Repository) -> Issue:
     return replace(issue, fix=fix)
 
 
-def _read_folder(name: str, folder: Path, module_map: ModuleMap | None) -> Base:
+def _read_folder(name: str, folder: Path, module_map: ModuleMap | None, shown: str) -> Base:
     files = weight_files.listed(folder)
     index = weight_files.index_in(folder)
+    listing = weight_files.listing_issues(name, files, index, weight_files.unfinished_files(folder), shown)
+    if is_pointer(folder / weight_files.INDEX):  # pointer_issues names it
+        listing = [issue for issue in listing if issue != weight_files.damaged_index(name)]
+    broken_tokenizer, doubts = tokenizer_issues(name, folder, module_map)
     issues = [
         *_other_weights(name, folder),
-        *weight_files.listing_issues(name, files, index, weight_files.unfinished_files(folder)),
+        *listing,
         *weight_files.pointer_issues(name, folder, files),
+        *broken_tokenizer,
     ]
     headers = weight_files.headers_of(folder, weight_files.to_read(files, index))
     broken = weight_files.header_issues(name, headers)
@@ -153,10 +165,9 @@ def _read_folder(name: str, folder: Path, module_map: ModuleMap | None) -> Base:
         return Base((*issues, *broken))
     tensors = {key: tensor for header in headers.values() for key, tensor in header.tensors.items()}
     sharded = None if weight_files.SINGLE in files else index
-    shapes = shapes_of(module_map) if module_map is not None else {}
     return Base(
-        tuple(weight_files.tensor_issues(name, tensors, sharded, shapes)),
-        tuple(weight_files.index_warnings(name, sharded, headers)),
+        tuple(tensor_issues(name, tensors, sharded, module_map) if module_map is not None else ()),
+        (*weight_files.index_warnings(name, sharded, headers), *doubts),
     )
 
 
@@ -170,16 +181,6 @@ def _other_weights(name: str, folder: Path) -> list[Issue]:
         return []
     problem = f"The config.json of {name} names {str(named)[:80]!r} as its weights; {weight_files.READ_ONLY}"
     return [Issue(FIELD, problem, "Remove transformers_weights from it, and name the file so.")]
-
-
-def shapes_of(module_map: ModuleMap) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight of a model by its name, as far as the map knows it."""
-    return {
-        name if kind.class_name == "Parameter" else f"{name}.weight": shape
-        for kind in module_map.kinds
-        if kind.slice_of is None and kind.tied_to is None
-        for name, shape in zip(kind.modules, kind.shapes, strict=True)
-    }
 
 
 def _stamp(path: Path) -> tuple[int, int]:

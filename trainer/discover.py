@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
@@ -108,6 +109,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         auto_class=auto_class(config).__name__,
         dtype=str(config.dtype or "").removeprefix("torch."),
         checkpoint=checkpoint,
+        own_names=not get_model_conversion_mapping(model, add_legacy=False),
         forward=forward_facts(model, text, _number(text, "hidden_size")),
         blocks=arrange(kinds, grouping, seen),
     )

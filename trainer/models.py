@@ -18,6 +18,7 @@ from trainer.config import ModelConfig
 from trainer.errors import UserError, first_line
 from trainer.hub_models import COMMIT, Unreachable, in_time, refusal, snapshot
 from trainer.model_config import make_config, missing_package
+from trainer.safetensors_header import AGAIN, PULL, is_pointer
 from trainer.weight_files import INDEX, MAX_INDEX_BYTES, TOKENIZER_FILES, WEIGHTS_FILE, is_whole
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -158,7 +159,7 @@ def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, 
     except HfHubHTTPError as error:
         raise refusal(name, error) from error
     except (OSError, ValueError) as error:
-        raise UserError(f"The config.json of {name} cannot be read: {first_line(error)}") from error
+        raise UserError(f"The config.json of {name} cannot be read: {first_line(error)}.", AGAIN) from error
     if path is None:
         raise UserError(f"{name} has no config.json.", "Choose another model.")
     return _read_json(path, MAX_CONFIG_BYTES, f"The config.json of {name}")
@@ -189,12 +190,19 @@ def _file(source: str, keywords: dict[str, Any], file: str) -> Path | None:
 
 def _read_json(path: Path, limit: int, what: str) -> dict[str, Any]:
     """A JSON object of bounded size and depth. Raises UserError."""
+    if is_pointer(path):
+        raise UserError(f"{what} is a Git LFS pointer, not the file itself.", PULL)
     try:
         if path.stat().st_size > limit:
             raise UserError(f"{what} is too large to be one.", "Choose another model.")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{what} cannot be read: {first_line(error)}", "Choose another model.") from error
+        text = path.read_bytes().strip()
+        value = json.loads(text.decode("utf-8")) if text else None
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{what} is not valid JSON: {first_line(error)}.", AGAIN) from error
+    if not text:
+        raise UserError(f"{what} is empty.", AGAIN)
     if not isinstance(value, dict):
-        raise UserError(f"{what} holds no JSON object.", "Choose another model.")
+        raise UserError(f"{what} holds no JSON object.", AGAIN)
     return value

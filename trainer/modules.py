@@ -165,6 +165,8 @@ class ModuleMap:
     forward: Forward = Forward()
     checkpoint: CheckpointFormat | None = None
     """What the published weights are quantized in; None where they are plain numbers."""
+    own_names: bool = False
+    """transformers reads its checkpoints under the module names of this map; of other models it renames some."""
     blocks: tuple[Block, ...] = ()
     """What runs before, in and after the layers, in order; together they hold every kind that text reaches."""
     index: dict[str, ModuleKind] = field(default_factory=dict, compare=False, repr=False)
@@ -195,6 +197,7 @@ class ModuleMap:
             "max_positions": self.max_positions,
             "auto_class": self.auto_class,
             "dtype": self.dtype,
+            "own_names": self.own_names,
             "checkpoint": self.checkpoint.to_json() if self.checkpoint else None,
             "forward": asdict(self.forward),
             "kinds": [kind.to_json() for kind in self.kinds],

@@ -48,6 +48,7 @@ class Header:
 
 
 AGAIN = "Download it again."
+PULL = "Run `git lfs pull` in its folder."
 
 
 def read_header(path: Path) -> Header:
@@ -94,7 +95,7 @@ def _no_safetensors(start: bytes, total: int) -> tuple[str, str] | None:
     if not total:
         return "is empty", AGAIN
     if start.startswith(POINTER):
-        return f"is a Git LFS pointer of {total} bytes, not the weights", "Run `git lfs pull` in its folder."
+        return f"is a Git LFS pointer of {total} bytes, not the weights", PULL
     if start.lstrip()[:1] == b"<":
         return "is a web page, not weights", "Download the file itself, not the page that shows it."
     length = struct.unpack("<Q", start[:8])[0] if total > 8 else 0

@@ -15,7 +15,7 @@ import orjson
 
 from trainer.errors import Issue
 from trainer.failures import size
-from trainer.safetensors_header import Header, Tensor, is_pointer, read_header
+from trainer.safetensors_header import AGAIN, PULL, Header, is_pointer, read_header
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -34,8 +34,6 @@ MAX_NAMED = 4
 """Files or tensors that a sentence names; of more, it gives the number."""
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 _UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".aria2", ".download")
-_LAYER = re.compile(r"(.*?\.\d+)\.")
-"""A name up to the number of its layer."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,11 @@ def nothing_yet(name: str) -> Issue:
 
 def no_tokenizer(name: str) -> Issue:
     return Issue(FIELD, f"{name} has no tokenizer.", "Put tokenizer.json and tokenizer_config.json into its folder.")
+
+
+def damaged_index(name: str) -> Issue:
+    problem = f"The {INDEX} of {name} is damaged, or names files that are not safetensors of its own folder."
+    return Issue(FIELD, problem, AGAIN)
 
 
 def parse_index(data: bytes) -> Index | None:
@@ -112,9 +115,13 @@ def to_read(files: Mapping[str, int], index: Index | None) -> list[str]:
 
 
 def listing_issues(
-    name: str, files: Mapping[str, int], index: Index | None, unfinished: Sequence[str] = ()
+    name: str, files: Mapping[str, int], index: Index | None, unfinished: Sequence[str] = (), source: str = ""
 ) -> list[Issue]:
-    """What is wrong with a model as its file names tell. `unfinished`: what a download left half done."""
+    """What is wrong with a model as its file names tell.
+
+    `unfinished`: what a download left half done. `source`: what `from_pretrained` takes for it, where that is not
+    its name.
+    """
     wanted = to_read(files, index)
     missing = [file for file in wanted if file not in files]
     issues = []
@@ -122,7 +129,9 @@ def listing_issues(
         problem = f"{name} lacks {len(missing)} of its {len(wanted)} weight files: {some(missing)}."
         issues.append(Issue(FIELD, problem, _finish(unfinished) or "Download them into its folder."))
     elif not wanted:
-        issue = _no_weights(name, files) or (_cut_off(name, unfinished) if unfinished else nothing_yet(name))
+        issue = _no_weights(name, files, source or name) or (
+            _cut_off(name, unfinished) if unfinished else nothing_yet(name)
+        )
         issues.append(issue)
     if not any(file in files for file in TOKENIZER_FILES):
         issue = no_tokenizer(name)
@@ -130,11 +139,10 @@ def listing_issues(
     return issues
 
 
-def _no_weights(name: str, files: Mapping[str, int]) -> Issue | None:
+def _no_weights(name: str, files: Mapping[str, int], source: str) -> Issue | None:
     """Why a model without weights that transformers would read has none; None where it has no weights at all."""
     if INDEX in files:
-        problem = f"The {INDEX} of {name} is damaged, or names files that are not safetensors of its own folder."
-        return Issue(FIELD, problem, "Download it again.")
+        return damaged_index(name)
     shards = sorted(file for file in files if _SHARD.fullmatch(file))
     if shards:
         count = int(shards[0][15:20])
@@ -143,7 +151,9 @@ def _no_weights(name: str, files: Mapping[str, int]) -> Issue | None:
     for ending, advise in _FORMATS:
         found = sorted(file for file in files if re.fullmatch(ending, file))
         if found:
-            return Issue(FIELD, f"{name} has its weights as {some(found)} only; {READ_ONLY}", advise(name, found[0]))
+            return Issue(
+                FIELD, f"{name} has its weights as {some(found)} only; {READ_ONLY}", advise(source, found[0])
+            )
     return None
 
 
@@ -151,33 +161,33 @@ READ_ONLY = f"only safetensors are read, from {SINGLE} or the shards of its inde
 _CONVERT = (
     "Convert them on a machine where you trust the file, since reading it can run code: "
     'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
-    "M.from_pretrained('{name}', dtype='auto'{more}).save_pretrained('converted'); "
-    "T.from_pretrained('{name}'{more}).save_pretrained('converted')\" "
+    "M.from_pretrained({source!r}, dtype='auto'{more}).save_pretrained('converted'); "
+    "T.from_pretrained({source!r}{more}).save_pretrained('converted')\" "
     "and put the folder `converted` into the models folder."
 )
 
 
-def _convert(name: str, _file: str) -> str:
-    return _CONVERT.format(name=name, more="")
+def _convert(source: str, _file: str) -> str:
+    return _CONVERT.format(source=source, more="")
 
 
-def _convert_gguf(name: str, file: str) -> str:
-    text = _CONVERT.format(name=name, more=f", gguf_file='{file}'").replace(", since reading it can run code", "")
+def _convert_gguf(source: str, file: str) -> str:
+    text = _CONVERT.format(source=source, more=f", gguf_file='{file}'").replace(", since reading it can run code", "")
     return "Better take the original repository, which GGUF files are made from. Or: pip install gguf. " + text
 
 
-def _rename(_name: str, file: str) -> str:
+def _rename(_source: str, file: str) -> str:
     return f"If this one file holds the whole model in transformers' format, rename {file} to {SINGLE}."
 
 
-def _original(_name: str, _file: str) -> str:
+def _original(_source: str, _file: str) -> str:
     return (
         "This is the vendor's own format, with other tensor names. Take the repository with the weights for "
         "transformers (often the same name with -hf), or convert them with transformers' script for this model."
     )
 
 
-def _adapter(_name: str, _file: str) -> str:
+def _adapter(_source: str, _file: str) -> str:
     return "This is an adapter. Choose the model that it was trained on."
 
 
@@ -232,51 +242,7 @@ def pointer_issues(name: str, folder: Path, files: Mapping[str, int]) -> list[Is
     if not found:
         return []
     problem = f"{some(found)} of {name} {'is a Git LFS pointer' if len(found) == 1 else 'are Git LFS pointers'}."
-    return [Issue(FIELD, problem, "Run `git lfs pull` in its folder.")]
-
-
-def tensor_issues(
-    name: str, tensors: Mapping[str, Tensor], index: Index | None, shapes: Mapping[str, Sequence[int]]
-) -> list[Issue]:
-    """Where the tensors are not those of the model. `shapes`: the model's parameters, those that keep their names."""
-    issues = []
-    wrong = [
-        f"{key} is {_shape(tensors[key].shape)} in the file, and {_shape(shape)} by its config.json"
-        for key, shape in shapes.items()
-        if key in tensors and _is_plain(key, tensors) and sorted(tensors[key].shape) != sorted(shape)
-    ]
-    if wrong:
-        problem = f"The weights of {name} do not fit its config.json: {some(wrong, 2, '; ')}."
-        issues.append(Issue(FIELD, problem, "Use the config.json that was published with these weights."))
-    if lost := _lost(tensors, index, shapes):
-        problem = f"The weights of {name} lack {len(lost)} tensors that its config.json asks for: {some(lost)}."
-        issues.append(Issue(FIELD, problem, "Download the weights again, with their own config.json."))
-    return issues
-
-
-def _is_plain(key: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the tensor is the weight itself: a packed one has another shape, and with bitsandbytes any type."""
-    return tensors[key].dtype in ("F64", "F32", "F16", "BF16") and f"{key}.absmax" not in tensors
-
-
-def _lost(tensors: Mapping[str, Tensor], index: Index | None, shapes: Mapping[str, Sequence[int]]) -> list[str]:
-    """Parameters that are in no file, though the index promises them, or whole layers that are in no file.
-
-    A checkpoint may keep other names than the model does, and quantized weights have names of their own: what is
-    there nowhere by its name is no loss.
-    """
-    layers = {found[1] for key in tensors if (found := _LAYER.match(key))}
-    stacks = {layer.rpartition(".")[0] for layer in layers}
-    promised = index.files if index is not None else {}
-    return [
-        key
-        for key in shapes
-        if key not in tensors
-        and (
-            key in promised
-            or ((at := _LAYER.match(key)) and at[1] not in layers and at[1].rpartition(".")[0] in stacks)
-        )
-    ]
+    return [Issue(FIELD, problem, PULL)]
 
 
 def index_warnings(name: str, index: Index | None, headers: Mapping[str, Header]) -> list[Issue]:
@@ -297,7 +263,3 @@ def some(names: Sequence[str], most: int = MAX_NAMED, between: str = ", ") -> st
     """The first names, and how many more there are."""
     more = len(names) - most
     return between.join(name[:160] for name in names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape)) or "a single number"
