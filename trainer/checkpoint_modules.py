@@ -67,7 +67,7 @@ def _obstacle(
 
     transformers 4 had an expert's linears as modules of their own, which bitsandbytes, GPTQ and AWQ quantized one by
     one; transformers 5 holds all experts of a layer as one parameter, and does not read those packed weights.
-    bitsandbytes leaves such parameters plain when transformers 5 saves them; GPTQ and AWQ know no others than linears.
+    bitsandbytes leaves such parameters plain when transformers 5 saves them; GPTQ and AWQ know only linears.
     """
     patched = {
         name
