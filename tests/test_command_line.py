@@ -13,7 +13,7 @@ import pytest
 from tests.security.test_export import make_run
 from trainer import demo
 from trainer.__main__ import main
-from trainer.config import default_config
+from trainer.config import Tick, default_config
 from trainer.runs import RunStore
 from trainer.scenarios import scenario
 
@@ -121,3 +121,34 @@ def test_runs_are_listed_renamed_and_deleted_and_what_is_over_is_not_stopped(
     assert run.folder.is_dir()
     assert lab("delete", run.id, "--yes") == (0, "")
     assert RunStore(run.folder.parent).ids() == ["99999999-999999-abcdef"]
+
+
+def test_set_reaches_the_fields_of_a_tick_and_refuses_what_is_no_path(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.json"
+    config = replace(default_config(), modules=(Tick("q_proj"),)).to_json()
+
+    def planned(*options: str) -> tuple[int, str]:
+        code = main(["plan", str(file), *(item for option in options for item in ("--set", option))])
+        return code, "".join(capfd.readouterr())
+
+    file.write_text(json.dumps(config))
+    code, before = planned()
+    assert code == 0
+    code, after = planned("modules[0].r=64", "modules[0].lr=5e-4", "modules[0].layers=first 1")
+    assert code == 0 and after != before
+    assert planned("modules[0].lr=7") == (2, "modules[0].lr: 7 is too large. The most is 1.\n")
+    for option, told in (
+        ("modules[99].lr=1e-4", "there is no modules[99]"),
+        ("modules[0].lrr=1e-4", "modules[0].lrr: This setting does not exist. Did you mean lr?"),
+        ("modules[0]=q_proj", "is no path of a setting"),
+        ("modules.lr=1e-4", "is no path of a setting"),
+        ("training.a.b=1", "is no path of a setting"),
+        ("training.max_step=1", "Did you mean max_steps?"),
+    ):
+        code, said = planned(option)
+        assert (code, told in said, said.count("\n")) == (2, True, 1), said
+    file.write_text(json.dumps(config | {"modules[7].lr": 1e-4}))
+    code, said = planned()
+    assert (code, "modules[7].lr: This setting does not exist" in said) == (2, True)

@@ -92,7 +92,9 @@ def test_towers_of_published_wrappers_stand_apart(name: str) -> None:
 # ---- rules that hold for every type
 
 EXPERT = re.compile(r"\.(experts?|shared_experts?)\.")
-ROUTER = re.compile(r"\.router\.|\.(mlp|feed_forward|block_sparse_moe|mixer)\.gate$|shared_expert_gate$")
+ROUTER = re.compile(
+    r"\.router\.|\.(mlp|feed_forward|block_sparse_moe|mixer)\.gate(\.(wg|weight|moe_statics))?$|shared_expert_gate$"
+)
 TOWER = re.compile(r"vision|visual|image|img_|audio|multi_modal|encoder_attn|cross_attn\.")
 
 

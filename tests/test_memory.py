@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tests import meter
+from trainer import __main__ as command
 from trainer import devices
 from trainer.activations import Setup, kept_by_layers
 from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig, default_config
@@ -24,6 +26,7 @@ from trainer.plan import Plan, make_plan
 from trainer.scenarios import SIX
 from trainer.tiny import tiny_config
 from trainer.weights import quantised_modules
+from ui.summary import summary
 
 ALL = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
 GPU = Device("cuda:0", total=80 * 10**9, free=78 * 10**9, bfloat16=True)
@@ -209,6 +212,26 @@ def test_a_run_too_large_is_warned_of_with_what_to_lower() -> None:
     assert busy.warnings == (), "the run waits until the other one is over"
     unknown = study_plan(Device("cuda:0", bfloat16=True), per_device_train_batch_size=4096)
     assert (unknown.warnings, unknown.fits) == ((), {})
+
+
+def test_where_nothing_fits_the_fix_is_one_that_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(ticks: str, kind: str = "phi3") -> str:
+        config = run_config(kind, ticks, "nf4", "bfloat16", activation_checkpointing="on")
+        plan = make_plan(config, discover(meter.config(kind), kind), replace(devices.CPU, total=10**5, free=10**5))
+        assert set(plan.fits.values()) == {0}
+        (warning,) = [issue for issue in plan.warnings if issue.problem.startswith("This needs")]
+        assert warning.changes == {}
+        command._print_memory(plan)
+        assert capsys.readouterr().out.endswith("nothing fits\n")
+        assert "· nothing fits" in summary(plan, ())
+        return warning.fix
+
+    assert told("o_proj") == "Choose a smaller model."
+    assert told("*down_proj") == "Choose a smaller model, or train fewer modules in full."
+    experts = told("q_proj gate_up_proj down_proj", "mixtral")
+    assert re.match(
+        "Lower the rank of gate_up_proj and down_proj, or untick them: their LoRA takes .* MB with", experts
+    )
 
 
 def test_below_the_first_trained_layer_nothing_is_kept() -> None:

@@ -335,6 +335,24 @@ def test_experts_that_were_quantized_one_by_one_are_refused_in_the_plan(config: 
     assert _plan_of(on(config, "nf4-moe"), models).issues == ()
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_experts_in_gptq_and_awq_are_refused_in_the_plan(
+    method: str, config: RunConfig, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No version of transformers 5 reads them, whatever is installed."""
+    monkeypatch.setattr(checkpoint_format, "_installed", lambda package: True)
+    owner, name = {"gptq": ("Qwen", "Qwen3-235B-A22B-GPTQ-Int4"), "awq": ("TheBloke", "Mixtral-8x7B-AWQ")}[method]
+    (models / name).mkdir()
+    plain = json.loads((models / "moe" / "config.json").read_text(encoding="utf-8"))
+    settings = {"quantization_config": {"quant_method": method, "bits": 4, "group_size": 128}}
+    (models / name / "config.json").write_text(json.dumps(plain | settings), encoding="utf-8")
+    module_map = _module_map(ModelConfig(name=name), models)
+    (issue,) = make_plan(on(config, f"{owner}/{name}"), module_map, GPU).issues
+    assert "experts were quantized one by one" in issue.problem and "pip" not in issue.fix
+    sibling = "Qwen/Qwen3-235B-A22B," if method == "gptq" else "the unquantized model that it was made from,"
+    assert issue.fix == f"Choose {sibling} with quantization nf4."
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -328,7 +328,10 @@ def _print_memory(plan: Plan) -> None:
         print(f"  {'while it loads':24} {size(plan.loading):>9}")
     if plan.fits:
         batch, length = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
-        print(f"largest that fits: batch {batch} at this max_length, max_length {length} at batch 1")
+        found = [f"batch {batch} at this max_length"] * (batch > 0) + [f"max_length {length} at batch 1"] * (
+            length > 0
+        )
+        print(f"largest that fits: {', '.join(found)}" if found else "nothing fits")
 
 
 def _print_json(value: Any) -> None:

@@ -65,8 +65,9 @@ def _obstacle(
 ) -> str:
     """Why this model in this format would not load as it is mapped, as a clause; empty where it does.
 
-    transformers 4 had an expert's linears as modules of their own, which bitsandbytes quantized one by one;
-    transformers 5 holds all experts of a layer as one parameter, and does not read those packed weights.
+    transformers 4 had an expert's linears as modules of their own, which bitsandbytes, GPTQ and AWQ quantized one by
+    one; transformers 5 holds all experts of a layer as one parameter, and does not read those packed weights.
+    bitsandbytes leaves such parameters plain when transformers 5 saves them; GPTQ and AWQ know only linears.
     """
     patched = {
         name
@@ -77,7 +78,8 @@ def _obstacle(
         return "whose experts transformers takes apart as it loads them, so that no tick would be true"
     version = str(getattr(config, "transformers_version", None) or "4")
     experts = any(parameter.ndim == 3 for name, parameter in model.named_parameters() if "expert" in name)
-    if found.method == "bitsandbytes" and experts and version.partition(".")[0] in "01234":
+    by_transformers_4 = found.method == "bitsandbytes" and version.partition(".")[0] in "01234"
+    if experts and (by_transformers_4 or found.method in ("gptq", "awq")):
         return "whose experts were quantized one by one, which transformers 5 cannot read"
     if found.held and not all(_is_pattern(name) for key in LISTS for name in _names(value, key)):
         return "whose lists of modules cannot be read"

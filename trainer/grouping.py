@@ -100,7 +100,10 @@ class Grouping:
     def _of_linear(self, name: str, module: nn.Linear | Conv1D) -> str:
         rows, columns = linear_shape(module)
         own = words(name.rpartition(".")[2])
-        if rows == 1 or own & (OTHER | NORMS) or (own == {"gate"} and rows in self.expert_counts):
+        if rows == 1 or own & (OTHER | NORMS):
+            return "other"
+        router = own == {"gate"} or words(name.split(".")[-2]) <= {"gate", "router"}  # Hunyuan's is mlp.gate.wg
+        if router and rows in self.expert_counts:
             return "other"
         group = self._by_words(self._chain(name.rpartition(".")[0]))
         if group:

@@ -30,6 +30,9 @@ UNSEEN = ("optimiser, paged", "CUDA context")
 TOLERANCE = 0.05
 """What the sum may be wrong by: kept free where the largest batch is looked for."""
 
+SHORTEST = 8
+"""The least max_length that a configuration may have."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -77,13 +80,17 @@ class Estimate:
         return sum(self.items(batch, length).values())
 
     def largest(self, room: int) -> dict[str, int]:
-        """The largest batch size at this max_length, and the largest max_length of one row, that fit into `room`."""
+        """The largest batch size at this max_length, and the largest max_length of one row, that fit into `room`.
+
+        0 where not even the least does.
+        """
         length = self.config.training.max_length
         room = int(room * (1 - TOLERANCE))
         longest = self.module_map.max_positions or 1_048_576
+        tokens = _most(lambda tokens: self.total(1, tokens) <= room, longest)
         return {
             "per_device_train_batch_size": _most(lambda batch: self.total(batch, length) <= room, 4096),
-            "max_length": _most(lambda tokens: self.total(1, tokens) <= room, longest),
+            "max_length": tokens if tokens >= SHORTEST else 0,
         }
 
     def moments(self, batch: int, length: int) -> list[dict[str, float]]:

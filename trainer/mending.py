@@ -89,4 +89,7 @@ def _ticks(value: Any) -> list[Any]:
 
 def _placed(issue: Issue, places: Sequence[int]) -> Issue:
     """An issue of a tick by the number that this has in the original."""
-    return replace(issue, field=re.sub(r"(?<=^modules\[)\d+", lambda found: str(places[int(found[0])]), issue.field))
+    tick = re.match(r"modules\[(\d+)", issue.field)
+    if tick is None or int(tick[1]) >= len(places):  # a setting may be named like a tick that is not there
+        return issue
+    return replace(issue, field=f"modules[{places[int(tick[1])]}{issue.field[tick.end() :]}")

@@ -50,8 +50,8 @@ class Plan:
     steps: int
     """Optimizer steps of the run; 0 where its data have not been read."""
     fits: dict[str, int]
-    """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row;
-    empty where the device's memory is not known."""
+    """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row; 0 where not
+    even the least fits; empty where the device's memory is not known."""
     receipts: tuple[Receipt, ...]
     targets: tuple[Target, ...]
     checkpoint: dict[str, Any]
@@ -157,7 +157,7 @@ def make_plan(
             *found.warnings,
             *coverage(config, module_map, found.targets),
             *left_unquantized(config, module_map, found.targets, device),
-            *too_large(least, memory, device, fits),
+            *too_large(least, memory, device, fits, found.targets),
             *short_runs.warnings(training, data.examples),
         ),
     )

@@ -74,10 +74,8 @@ def _arrange(
         trainer.grouped = GroupedSampler(lengths, batch_size(training), training.seed)
     if way in ("bfd", "group_by_length"):
         how = "packed" if way == "bfd" else "grouped by length"
-        sink(
-            "log",
-            text=f"Batches are {how}: {filled[way]:.0%} of their tokens are no padding ({filled['off']:.0%} else)",
-        )
+        useful, otherwise = (f"{100 * filled[key]:.0f} %" for key in (way, "off"))
+        sink("log", text=f"Batches are {how}: {useful} useful tokens ({otherwise} otherwise)")
 
 
 def _liger(model: PeftModel) -> dict[str, bool]:

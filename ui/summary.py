@@ -68,8 +68,10 @@ def _room(plan: Plan) -> str:
     state = f" ({what} busy now)" if device.busy else f" free on this {what}" if device.free else f" on this {what}"
     has = text.size(device.room) + state
     batch, longest = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
-    fits = f"largest that fits: batch {batch:,} × {plan.length:,}" if batch else "no batch fits"
-    fits += f", or 1 × {longest:,}" if longest > plan.length or (not batch and longest) else ""
+    found = [f"{batch:,} × {plan.length:,}"] * (batch > 0) + [f"1 × {longest:,}"] * (
+        longest > plan.length or not batch
+    )
+    fits = f"largest that fits: batch {', or '.join(found)}" if batch or longest else "nothing fits"
     return f'<p class="room">{text.escape(has)} · {text.escape(fits)}</p>'
 
 

@@ -33,7 +33,8 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     if report["batches"]:
         batches = report["batches"]
-        yield f"batches: {batches['way']}, {batches['fill']:.0%} of them no padding ({batches['unpacked']:.0%} else)"
+        useful, otherwise = (f"{100 * batches[key]:.0f} %" for key in ("fill", "unpacked"))
+        yield f"batches: {batches['way']}, {useful} useful tokens ({otherwise} otherwise)"
     if report["training"]:
         training = report["training"]
         seconds = training.get("seconds")
