@@ -34,7 +34,7 @@ TRAINING = {
     "max_length": 128,
     "optim": "adamw_torch",
 }
-HELD_OUT_ROWS = 60
+HELD_OUT_ROWS = 40
 NEW_TOKENS = 60
 QUESTIONS = 3
 
@@ -55,7 +55,7 @@ class Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.real_report", description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs")
     options = parser.parse_args()
     if prepare_model():
@@ -87,7 +87,7 @@ def train(key: str, steps: int, runs_dir: Path, rows: list[dict[str, str]]) -> R
         path=keep_data(demo.TRAIN_FILE, runs_dir / "data"),
         held_out=keep_data(held_out, runs_dir / "data"),
     ).__dict__
-    config["training"] |= TRAINING | {"max_steps": steps, "eval_steps": max(1, steps // 2)}
+    config["training"] |= TRAINING | {"max_steps": steps, "eval_steps": steps}
     path = runs_dir / f"real-scenario-{key}.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     before = set(runs_dir.iterdir())
