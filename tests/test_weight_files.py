@@ -174,6 +174,23 @@ def transposed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tensors | {DOWN: tensors[DOWN].T.contiguous()}
 
 
+def dangling(folder: Path) -> None:
+    """As a copy of a snapshot from the hub's cache without its blobs."""
+    remove(*(path.name for path in folder.glob("model*")))(folder)
+    (folder / SINGLE).symlink_to("../../blobs/4d7a")
+
+
+def folder_for_weights(folder: Path) -> None:
+    remove(*(path.name for path in folder.glob("model*")))(folder)
+    (folder / SINGLE).mkdir()
+
+
+def into_subfolder(folder: Path) -> None:
+    (folder / "inner").mkdir()
+    for path in list(folder.glob("model*")):
+        path.rename(folder / "inner" / path.name)
+
+
 def with_token(token: str) -> Callable[[Path], None]:
     """The tokenizer with this token at 1279."""
 
@@ -198,7 +215,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "another name": (only("weights.safetensors"), ["weights.safetensors only", "rename weights.safetensors"]),
     "adapter": (only("adapter_model.safetensors"), ["This is an adapter"]),
     "missing shards": (remove(ONE, "model-00003-of-00003.safetensors"), ["lacks 2 of its 3 weight files", ONE]),
-    "no index": (remove(INDEX), ["has 3 of 3 shards, and no " + INDEX]),
+    "no index": (remove(INDEX), [f"mine lacks {INDEX}, which says", f"Download {INDEX} from"]),
     "broken index": (write(INDEX, '{"weight_map": '), [f"The {INDEX} of mine is damaged"]),
     "index of pickles": (write(INDEX, '{"weight_map": {"a": "x.bin"}}'), ["names files that are not safetensors"]),
     "pointer": (write(ONE, POINTER), [f"{ONE} is a Git LFS pointer of", "git lfs pull"]),
@@ -224,6 +241,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "half its config": (write("tokenizer_config.json", '{"a'), ["The tokenizer_config.json of mine is not valid"]),
     "another tokenizer": (with_token("zebra"), ["has tokens up to 1,279, and the model has 300 rows"]),
     "padding beyond": (with_token("<pad>"), ["has tokens up to 1,279, and the model has 300 rows"]),
+    "some shards, no index": (remove(INDEX, ONE), ["mine has 2 of 3 shards, and lacks " + INDEX, "the other shards"]),
+    "a broken link": (dangling, [f"{SINGLE} of mine is a link to a file that is not there, such as ../.."]),
+    "a folder": (folder_for_weights, [f"{SINGLE} of mine is a folder, not weights"]),
+    "a subfolder": (into_subfolder, [f"in a subfolder only, where they are not read: inner/{ONE[:6]}"]),
     "a pickle by config": (pickled_by_config, ["names 'adapter_model.bin' as its weights"]),
 }  # fmt: skip
 
@@ -282,6 +303,14 @@ def test_an_index_that_counts_other_weights_is_a_warning(folder: Path) -> None:
     assert "counts 9.9 GB of weights" in found.warnings[0].problem
 
 
+def test_links_and_folders_that_are_never_read_do_no_harm(folder: Path) -> None:
+    (folder / "README.md").symlink_to("../../blobs/1b2c")
+    (folder / "pytorch_model.bin").symlink_to("../../blobs/3d4e")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.bin").write_bytes(b"weights")
+    assert examined(folder) == Base()
+
+
 def test_finished_downloads_may_leave_traces(folder: Path) -> None:
     half_downloaded(folder)
     shutil.rmtree(folder / ".cache" / "huggingface" / "download")
@@ -317,8 +346,11 @@ def test_a_config_alone_can_be_planned_and_not_trained(
     assert plan["trainable"] > 0
     assert [issue["problem"] for issue in plan["issues"]] == ["mine has no weights.", "mine has no tokenizer."]
     assert command_line.main(["train", "run.json"]) == 2
-    only("pytorch_model.bin")(folder)
-    assert command_line.main(["plan", "run.json", "--json"]) == 2
+    for damage in (only("pytorch_model.bin"), dangling, folder_for_weights):
+        for path in folder.glob("*model*"):
+            path.unlink()
+        damage(folder)
+        assert command_line.main(["plan", "run.json", "--json"]) == 2
 
 
 def test_an_unknown_name_says_where_it_was_looked_for_and_what_is_alike(folder: Path) -> None:

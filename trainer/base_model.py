@@ -152,9 +152,13 @@ def _read_folder(name: str, folder: Path, module_map: ModuleMap | None, shown: s
     listing = weight_files.listing_issues(name, files, index, weight_files.unfinished_files(folder), shown)
     if is_pointer(folder / weight_files.INDEX):  # pointer_issues names it
         listing = [issue for issue in listing if issue != weight_files.damaged_index(name)]
+    misplaced = weight_files.misplaced_issues(name, folder, files, index)
+    if misplaced:  # it says what became of the weights
+        listing = [issue for issue in listing if issue != weight_files.nothing_yet(name)]
     broken_tokenizer, doubts = tokenizer_issues(name, folder, module_map)
     issues = [
         *_other_weights(name, folder),
+        *misplaced,
         *listing,
         *weight_files.pointer_issues(name, folder, files),
         *broken_tokenizer,

@@ -97,6 +97,8 @@ def _cures(config: RunConfig, plan: Mapping[str, Any], items: Mapping[str, int])
 
 def size(count: float) -> str:
     """Bytes for people, in powers of 1000 as the page and file managers show them."""
+    if count == 1:
+        return "1 byte"
     for unit in ("bytes", "kB", "MB"):
         if abs(count) < 999.5:
             return f"{count:.0f} {unit}"

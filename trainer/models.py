@@ -75,6 +75,9 @@ def is_folder(keywords: dict[str, Any]) -> bool:
 def _no_folder(name: str, models_dir: Path) -> tuple[str, str]:
     """What is told of a name that is no folder of the models folder: where it was looked for, and what is alike."""
     place = models_dir.resolve()
+    if (place / name / "config.json").is_symlink():
+        target = (place / name / "config.json").readlink()
+        return f"The config.json of {name} is a link to a file that is not there, {target}.", "Copy the file itself."
     if (place / name).is_dir():
         return f"{place / name} has no config.json.", "Put the model's config.json there, beside its weights."
     names = {item.casefold(): item for item in ("demo", *local_models(models_dir))}

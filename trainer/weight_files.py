@@ -33,6 +33,7 @@ FIELD = "model.name"
 MAX_NAMED = 4
 """Files or tensors that a sentence names; of more, it gives the number."""
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+_WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|gguf)")
 _UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".aria2", ".download")
 
 
@@ -146,8 +147,11 @@ def _no_weights(name: str, files: Mapping[str, int], source: str) -> Issue | Non
     shards = sorted(file for file in files if _SHARD.fullmatch(file))
     if shards:
         count = int(shards[0][15:20])
-        problem = f"{name} has {len(shards)} of {count} shards, and no {INDEX} that says what is in them."
-        return Issue(FIELD, problem, "Download the missing files from where the others came from.")
+        if len(shards) == count:
+            problem = f"{name} lacks {INDEX}, which says what is in its {count} shards."
+            return Issue(FIELD, problem, f"Download {INDEX} from where the shards came from.")
+        problem = f"{name} has {len(shards)} of {count} shards, and lacks {INDEX}, which says what is in them."
+        return Issue(FIELD, problem, f"Download {INDEX} and the other shards from where these came from.")
     for ending, advise in _FORMATS:
         found = sorted(file for file in files if re.fullmatch(ending, file))
         if found:
@@ -208,9 +212,31 @@ def unfinished_files(folder: Path) -> list[str]:
     return sorted(found + [path.name for path in cache.glob("**/*.incomplete")])
 
 
+def misplaced_issues(name: str, folder: Path, files: Mapping[str, int], index: Index | None) -> list[Issue]:
+    """Links that lead nowhere, folders in the place of weights, and weights in subfolders only."""
+    issues, wanted = [], to_read(files, index)
+    paths = sorted(folder.iterdir())
+    needed = [path for path in paths if path.name in wanted or (not wanted and _WEIGHTS.fullmatch(path.name))]
+    needed += [path for path in paths if path.suffix in (".json", ".jinja", ".model")]
+    if broken := [path.name for path in needed if path.is_symlink() and not path.exists()]:
+        target = (folder / broken[0]).readlink()
+        problem = f"{some(broken)} of {name} {'is a link to a file' if len(broken) == 1 else 'are links to files'}"
+        problem += f" that {'is' if len(broken) == 1 else 'are'} not there, such as {target}."
+        issues.append(Issue(FIELD, problem, "Copy the files that the links lead to, for example with `cp -rL`."))
+    if wrong := [path.name for path in needed if path.is_dir() and _WEIGHTS.fullmatch(path.name)]:
+        problem = f"{some(wrong)} of {name} {'is a folder' if len(wrong) == 1 else 'are folders'}, not weights."
+        issues.append(Issue(FIELD, problem, "Put the weight files themselves there."))
+    if not any(_WEIGHTS.fullmatch(file) for file in files):
+        below = [path for path in sorted(folder.glob("[!.]*/*")) if path.is_file() and _WEIGHTS.fullmatch(path.name)]
+        if below:
+            found = some([path.relative_to(folder).as_posix() for path in below])
+            problem = f"{name} has weights in a subfolder only, where they are not read: {found}."
+            issues.append(Issue(FIELD, problem, "Move them, with all files beside them, next to its config.json."))
+    return issues
+
+
 def _cut_off(name: str, unfinished: Sequence[str]) -> Issue:
-    problem = f"The download of {name} was cut off: {len(unfinished)} unfinished files, and no weights yet."
-    return Issue(FIELD, problem, _finish(unfinished))
+    return Issue(FIELD, f"The download of {name} was cut off, and it has no weights yet.", _finish(unfinished))
 
 
 def _finish(unfinished: Sequence[str]) -> str:
