@@ -16,6 +16,7 @@ from trainer.coverage import routed_experts
 from trainer.discover import build, discover
 from trainer.modules import GROUPS, ModuleKind, ModuleMap
 from trainer.plan import make_plan
+from trainer.tiny import tiny_config
 from trainer.treatments import FIXED, UNUSED
 
 
@@ -192,6 +193,12 @@ def test_modules_of_few_layers_are_counted() -> None:
     phi = real_map("microsoft/Phi-3-medium-128k-instruct")
     chosen = [Tick(tick.name, layers="last 8") for tick in lora(phi, "attention", "mlp")]
     assert warned(phi, *chosen) == []  # layers that a person chose are no surprise
+    config = tiny_config("mllama")
+    text = config.get_text_config()
+    text.cross_attention_layers, text.max_position_embeddings = [1], 512
+    vision = discover(config, "mllama")  # text never runs through its layers of cross-attention
+    assert {kind.layers for kind in vision.kinds if kind.group == "attention"} == {(0,)}
+    assert warned(vision, *lora(vision, "attention", "mlp")) == []
 
 
 def test_mlp_ticks_beside_the_routed_experts() -> None:

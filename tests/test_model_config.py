@@ -214,6 +214,21 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "a_type_of_next_year"}, r"which transformers \d+\.\d+\.\d+ does not know"),
     ({"model_type": "clip"}, "not know as a causal LM"),
     ({"d_model": 768, "n_layer": 24, "ssm_cfg": {}}, "names no model_type"),
+    *(
+        ({"model_type": kind, "is_encoder_decoder": True, "architectures": [saved]}, "is an encoder-decoder model")
+        for kind, saved in (
+            ("whisper", "WhisperForConditionalGeneration"),
+            ("mbart", "MBartForConditionalGeneration"),
+            ("bart", "BartModel"),
+            ("marian", "MarianMTModel"),
+        )
+    ),
+    ({"model_type": "llama", "quantization_config": "fp8"}, "is wrong: “quantization_config” is no object"),
+    ({"model_type": "llama", "quantization_config": ["fp8"]}, "is wrong: “quantization_config” is no object"),
+    (
+        {"model_type": "llama", "quantization_config": {"quant_method": ["fp8"]}},
+        r"is wrong: “quantization_config\.quant_method” is no text",
+    ),
     ({"model_type": "llama", "hidden_size": "wide"}, "is wrong: .*hidden_size.*expected int"),
     ({"model_type": "llama", "num_hidden_layers": None}, "is wrong: .*num_hidden_layers"),
     (
@@ -244,7 +259,12 @@ def test_what_is_refused_says_why_and_what_to_do(value: dict[str, Any], reason: 
     with pytest.raises(UserError, match=reason) as caught:
         read(value, tmp_path)
     assert caught.value.fix
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and ".." not in str(caught.value)
+
+
+def test_the_decoder_of_an_encoder_decoder_is_a_causal_lm(tmp_path: Path) -> None:
+    sizes = {"d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 48}
+    assert read({"model_type": "bart", "architectures": ["BartForCausalLM"], **sizes}, tmp_path).layers
 
 
 def test_no_native_type_is_sent_elsewhere() -> None:

@@ -183,8 +183,19 @@ def test_other_models_get_ticks_that_they_have(lab: Any, models: Path, capfd: py
     tiny.save_model(models / "gpt2", "gpt2")
     ticks = [tick["name"] for tick in json.loads(lab("config", "gpt2")[1])["modules"]]
     assert ticks == ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"]
-    assert main(["--models-dir", str(models), "config", "not-here"]) == 0
+    assert main(["--models-dir", str(models), "config", "own/not-here"]) == 0
     printed = capfd.readouterr()
     assert [tick["name"] for tick in json.loads(printed.out)["modules"]][:2] == ["q_proj", "k_proj"]
-    assert "There is no model folder “not-here”" in printed.err
+    assert "own/not-here is not on this machine" in printed.err
     assert "The study's seven names are ticked" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("not-here", "There is no model folder “not-here”"), ("a/b/c", "“a/b/c” is no model name.")]
+)
+def test_no_configuration_is_made_for_a_name_that_is_no_model(
+    name: str, told: str, models: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--models-dir", str(models), "config", name]) == 2
+    printed = capfd.readouterr()
+    assert printed.out == "" and told in printed.err and "seven names" not in printed.err

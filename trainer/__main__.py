@@ -24,6 +24,7 @@ from trainer.errors import InvalidConfig, Issue, UserError
 from trainer.experiments import ID, OPEN, Experiments
 from trainer.export import adapter_zip
 from trainer.failures import size
+from trainer.hub_models import Unreachable
 from trainer.mending import checked
 from trainer.models import load_config, load_tokenizer
 from trainer.modules import ModuleMap
@@ -112,7 +113,12 @@ def _add_run_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _config(options: argparse.Namespace) -> int:
-    """Without a scenario: ticks that fit the model, as the page starts with. With one, nothing is read."""
+    """Without a scenario: ticks that fit the model, as the page starts with. With one, nothing is read.
+
+    A hub model that cannot be reached now is given the study's names, which most models have.
+    """
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     if options.scenario:
         chosen = scenarios.scenario(options.scenario)
         _print_json(scenarios.study_job(options.model, chosen).to_json())
@@ -122,6 +128,8 @@ def _config(options: argparse.Namespace) -> int:
         found = _module_map(config.model, options.models_dir)
         config = settle(replace(config, modules=scenarios.starting_ticks(found)), found.checkpoint)
     except UserError as error:
+        if not isinstance(error.__cause__, LocalEntryNotFoundError | Unreachable):
+            raise
         config = replace(config, modules=scenarios.LORA)
         print(f"{error}\nThe study's seven names are ticked; `plan` says what they match.", file=sys.stderr)
     _print_json(config.to_json())

@@ -45,7 +45,10 @@ def routed_experts(module_map: ModuleMap) -> list[ModuleKind]:
 
 
 def _few_layers(ticked: Ticked, module_map: ModuleMap) -> Issue | None:
-    """Modules of hybrids exist in some layers only: attention in 4 of Nemotron-H's 52, say."""
+    """Modules of hybrids exist in some layers only: attention in 4 of Nemotron-H's 52, say.
+
+    No word of layers in which nothing can be ticked, such as the cross-attention layers of Llama 3.2 Vision.
+    """
     layered = [kind for _, kind in ticked if kind.layers]
     trainable = [kind for kind in module_map.kinds if kind.layers and kind.treatments and not kind.slice_of]
     if not layered or any(tick.layers for tick, _ in ticked) or len(_stacks(trainable)) > 1:
@@ -53,10 +56,12 @@ def _few_layers(ticked: Ticked, module_map: ModuleMap) -> Issue | None:
     reached = {layer for kind in layered for layer in kind.layers}
     if len(reached) >= module_map.layers:
         return None
-    others = [kind for kind in trainable if "lora" in kind.treatments and not {*kind.layers} & reached]
+    beyond = [kind for kind in trainable if "lora" in kind.treatments and {*kind.layers} - reached]
+    if not beyond:
+        return None
+    others = [kind for kind in beyond if not {*kind.layers} & reached] or beyond
     problem = f"The ticks reach {len(reached)} of {module_map.layers} layers: {_names(layered)} exist in no other."
-    fix = f"Tick {_names(others)} to train the other layers, too." if others else "Tick modules of the other layers."
-    return Issue(FIELD, problem, fix)
+    return Issue(FIELD, problem, f"Tick {_names(others)} to train the other layers, too.")
 
 
 def _attention_only(ticked: Ticked, module_map: ModuleMap) -> Issue | None:

@@ -71,7 +71,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         raise missing_package(error, name) from error
     except Exception as error:  # of any kind: nobody checks the numbers and names that a config.json holds
         raise UserError(
-            f"The config.json of {name} describes no model: {type(error).__name__}: {first_line(error)}.",
+            f"The config.json of {name} describes no model: {type(error).__name__}: {first_line(error).rstrip('.')}.",
             "Correct it, or choose another model.",
         ) from error
     grouping = Grouping(model, config)

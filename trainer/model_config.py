@@ -62,6 +62,7 @@ def make_config(value: dict[str, Any], name: str, source: str) -> Any:
 
     _refuse_kernels(value, name)
     _refuse_type(value, name)
+    _refuse_quantization(value, name)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(_clean(value)), encoding="utf-8")
         try:
@@ -75,7 +76,7 @@ def make_config(value: dict[str, Any], name: str, source: str) -> Any:
             raise UserError(f"The config.json of {name} cannot be used: {first_line(error)}") from error
     config.name_or_path = source
     _tie_as_published(config, value)
-    if config.is_encoder_decoder and auto_class(config) is AutoModelForImageTextToText:
+    if config.is_encoder_decoder and (auto_class(config) is AutoModelForImageTextToText or _has_encoder(value)):
         raise UserError(f"{name} is an encoder-decoder model, no causal LM.", "Choose a causal LM.")
     return config
 
@@ -99,7 +100,7 @@ def missing_package(error: ImportError, name: str) -> UserError:
     module = str(getattr(error, "name", None) or "").partition(".")[0]
     found = package[1] if package else _PACKAGES.get(module, module)
     if not found:
-        return UserError(f"{name} needs a package that is not installed: {first_line(error)}.")
+        return UserError(f"{name} needs a package that is not installed: {first_line(error).rstrip('.')}.")
     return UserError(f"{name} needs {found}: pip install {found}.", "Then start the app again.")
 
 
@@ -139,6 +140,26 @@ def _refuse_type(value: dict[str, Any], name: str) -> None:
         raise UserError(f"{shown}, which transformers {__version__} does not know.", fix)
     if model_type not in _text_types():
         raise UserError(f"{shown}, which transformers does not know as a causal LM.", "Choose a causal LM.")
+
+
+def _refuse_quantization(value: dict[str, Any], name: str) -> None:
+    """Raises UserError where a quantization_config is not what transformers writes: an object that names a method."""
+    for key, item, _ in _walk(value):
+        if key != "quantization_config" or item is None:
+            continue
+        method = item.get("quant_method") if isinstance(item, dict) else None
+        if not isinstance(item, dict) or not isinstance(method, str | None):
+            wrong = ".quant_method” is no text" if isinstance(item, dict) else "” is no object"
+            raise UserError(
+                f"The config.json of {name} is wrong: “quantization_config{wrong}.",
+                "Take it from the published model, or remove it if the weights are not quantized.",
+            )
+
+
+def _has_encoder(value: dict[str, Any]) -> bool:
+    """Whether the class that was saved is a whole encoder-decoder (Whisper, BART), and not its decoder alone."""
+    named = value.get("architectures")
+    return isinstance(named, list) and bool(named) and not any(str(item).endswith("ForCausalLM") for item in named)
 
 
 def _text_types() -> set[str]:
