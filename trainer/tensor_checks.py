@@ -28,7 +28,7 @@ class Weight:
     @property
     def is_plain(self) -> bool:
         """Whether checkpoints hold it as one tensor of this shape: experts and state-space parameters vary."""
-        is_usual = self.kind.class_name in ("Linear", "Embedding") or self.kind.class_name.endswith("Norm")
+        is_usual = self.kind.class_name in ("Linear", "Conv1D", "Embedding") or self.kind.class_name.endswith("Norm")
         return is_usual and not self.kind.experts
 
 
@@ -69,7 +69,7 @@ def _misfits(name: str, tensors: Mapping[str, Tensor], weights: Sequence[Weight]
         if tensor is None or not _is_unpacked(weight.name, tensors) or tensor.shape == weight.shape:
             continue
         same_sizes = sorted(tensor.shape) == sorted(weight.shape)
-        if same_sizes and not (weight.is_plain or weight.kind.class_name == "Conv1D"):
+        if same_sizes and not weight.is_plain:
             continue
         text = f"{weight.name} is {_shape(tensor.shape)} in the file, and {_shape(weight.shape)} by its config.json"
         (turned if same_sizes else wrong).append(text)
