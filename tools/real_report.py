@@ -148,7 +148,7 @@ def report(results: list[Result], asked: list[dict[str, str]], base: list[str], 
         f"({packages}). {MODEL_NAME}, weights in bfloat16, computed in float32; the demo's pirate rows, "
         f"{HELD_OUT_ROWS} held out; {steps} steps of {TRAINING['per_device_train_batch_size']} examples, "
         f"learning rate {TRAINING['learning_rate']:g} (full modules 0.1 × that), one seed. One seed shows that "
-        "training works; it does not rank the two selections.",
+        "training works; it does not rank the two selections. Other work on the machine lengthens the times.",
         "",
         "| | " + " | ".join(result.title for result in results) + " |",
         "|---|" + "--:|" * len(results),
