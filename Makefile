@@ -38,11 +38,11 @@ soak: $(VENV)/test
 	$(BIN)/python benchmarks/soak.py --kills 200
 
 demo: $(VENV)/run
-	$(BIN)/python -m trainer.demo.build
+	$(BIN)/python -m tools.demo.build
 
 # the demo's six scenarios, three seeds each; a quarter of an hour or two. Goes on where it was broken off
 report: $(VENV)/run
-	$(BIN)/python -m trainer.demo.report
+	$(BIN)/python -m tools.six_scenarios
 
 clean:
 	rm -rf $(VENV)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from trainer import redact
-from trainer.errors import UserError
-from trainer.lab import Lab, Settings
+from trainer.common import redaction
+from trainer.common.errors import UserError
+from trainer.service.lab import Lab, Settings
 
 FIRST_PORT = 7860
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -104,7 +104,7 @@ def _password(file: Path | None, parser: argparse.ArgumentParser) -> str:
         parser.error("--auth: no password is set: put it into LAB_PASSWORD, or name a file: --auth FILE")
     if 0 < len(password) < LEAST_PASSWORD:
         parser.error(f"the password is too short: choose one of at least {LEAST_PASSWORD} characters")
-    redact.remember(password)
+    redaction.remember(password)
     return password
 
 
@@ -161,7 +161,7 @@ def open_lab(settings: Settings) -> Lab:
 
 def main() -> None:
     settings, access = read_flags()
-    redact.install()
+    redaction.install()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     check_host(settings.host)
     port = checked_port(settings.host, settings.port) if settings.port else free_port(settings.host)

@@ -18,11 +18,11 @@ import peft
 import torch
 import transformers
 
-from tests import published
-from trainer.coverage import routed_experts
-from trainer.discover import discover
-from trainer.modules import GROUPS, ModuleKind, ModuleMap
-from trainer.tiny import MODEL_TYPES, NOT_BUILT, tiny_config
+from tests.support import published
+from tests.support.tiny_configs import MODEL_TYPES, NOT_BUILT, tiny_config
+from trainer.models.discovery.discover import discover
+from trainer.models.module_map import GROUPS, ModuleKind, ModuleMap
+from trainer.planning.coverage_warnings import routed_experts
 
 HEADER = """# Architectures
 

@@ -81,11 +81,11 @@ def ours(task: Task, clock: Clock, folder: Path) -> None:
     sys.path.insert(0, str(ROOT))
     from dataclasses import replace
 
-    from trainer import loop
-    from trainer.config import AdapterConfig, DataConfig, Tick, default_config
-    from trainer.events import EventWriter
-    from trainer.trainers import build_trainer
-    from trainer.uploads import keep_data
+    from trainer.config.schema import AdapterConfig, DataConfig, Tick, default_config
+    from trainer.data.readers.uploads import keep_data
+    from trainer.runs.event_log import EventWriter
+    from trainer.training import loop
+    from trainer.training.trainer import build_trainer
 
     config = default_config()
     settings = {"max_length": task["max_length"], "max_steps": task["steps"] if task["same"] else -1}

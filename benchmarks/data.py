@@ -29,10 +29,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from trainer import demo  # noqa: E402
-from trainer.config import DataConfig, RunConfig  # noqa: E402
+from trainer.config.schema import DataConfig, RunConfig  # noqa: E402
 from trainer.data import Checked, check, prepare  # noqa: E402
-from trainer.data.report import report  # noqa: E402
-from trainer.data.tokens import tokenise  # noqa: E402
+from trainer.data.quality_report import report  # noqa: E402
+from trainer.data.tokenization import tokenise  # noqa: E402
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.gpu_model import LINEARS, SIZES, VOCABULARY, rows, save_quantised  # noqa: E402
 from benchmarks.memory_gpu import tokenizer  # noqa: E402
-from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig  # noqa: E402
+from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig  # noqa: E402
 
 WARM_UP, TIMED = 5, 20
 OUTLIER = 3
@@ -104,14 +104,15 @@ def ours(task: Task, folder: Path) -> Task:
     from datasets import Dataset
     from transformers import set_seed
 
-    from trainer import adapter, devices
+    from trainer.common import devices
     from trainer.data import Prepared
-    from trainer.discover import discover
-    from trainer.loading import compute_dtype, load_model
-    from trainer.memory import estimate, seen_by_torch
-    from trainer.models import load_config
-    from trainer.plan import make_plan
-    from trainer.trainers import build_trainer
+    from trainer.models.discovery.discover import discover
+    from trainer.models.locations import load_config
+    from trainer.planning.memory import estimate, seen_by_torch
+    from trainer.planning.plan import make_plan
+    from trainer.training import adapter
+    from trainer.training.loading import compute_dtype, load_model
+    from trainer.training.trainer import build_trainer
 
     run, models = run_config(task), Path(task["folder"])
     module_map = discover(load_config(run.model, models), run.model.name)
@@ -259,10 +260,10 @@ def prepare(task: Task, folder: Path) -> Task:
     """Save the quantised model, and tell what the plan picks on this machine."""
     import torch
 
-    from trainer import devices
-    from trainer.discover import discover
-    from trainer.models import load_config
-    from trainer.plan import make_plan
+    from trainer.common import devices
+    from trainer.models.discovery.discover import discover
+    from trainer.models.locations import load_config
+    from trainer.planning.plan import make_plan
 
     models = Path(task["folder"])
     if not (models / task["model"] / "config.json").exists():
@@ -288,7 +289,7 @@ WAYS: dict[str, Callable[[Task, Path], Task]] = {
 
 def main() -> None:
     if "--warm" in sys.argv:  # until there is something to do
-        for name in ("bitsandbytes", "datasets", "trl", "trainer.trainers"):
+        for name in ("bitsandbytes", "datasets", "trl", "trainer.training.trainer"):
             importlib.import_module(name)
     task = json.loads(sys.stdin.readline())
     with tempfile.TemporaryDirectory() as folder:

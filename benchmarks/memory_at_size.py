@@ -20,16 +20,16 @@ from transformers import CONFIG_MAPPING, GptOssConfig, MixtralConfig
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests import fake_gpu  # noqa: E402
-from tests.meter import phi3_medium  # noqa: E402
-from tests.test_memory_at_size import H100, qwen3_30b, run_of  # noqa: E402
-from trainer import memory  # noqa: E402
-from trainer.config import RunConfig, Tick, default_config  # noqa: E402
-from trainer.discover import discover  # noqa: E402
-from trainer.modules import ModuleMap  # noqa: E402
-from trainer.plan import Plan, make_plan  # noqa: E402
-from trainer.scenarios import scenario  # noqa: E402
-from trainer.weights import dequantised, quantised_experts, quantised_modules, weights  # noqa: E402
+from tests.planning.test_memory_at_size import H100, qwen3_30b, run_of  # noqa: E402
+from tests.support import fake_gpu  # noqa: E402
+from tests.support.meter import phi3_medium  # noqa: E402
+from trainer.config.schema import RunConfig, Tick, default_config  # noqa: E402
+from trainer.models.discovery.discover import discover  # noqa: E402
+from trainer.models.module_map import ModuleMap  # noqa: E402
+from trainer.planning import memory  # noqa: E402
+from trainer.planning.plan import Plan, make_plan  # noqa: E402
+from trainer.planning.scenarios import scenario  # noqa: E402
+from trainer.planning.weight_memory import dequantised, quantised_experts, quantised_modules, weights  # noqa: E402
 
 KINDS = (
     *("phi3-medium", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "olmo2", "glm4"),

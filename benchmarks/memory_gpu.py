@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from trainer.config import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig  # noqa: E402
+from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig  # noqa: E402
 
 SHAPES: dict[str, dict[str, int]] = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
@@ -92,13 +92,14 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     """Two steps of one case in this process: bytes predicted (of what torch allocates) and measured."""
     import torch
 
-    from trainer import adapter, devices
-    from trainer.discover import discover
-    from trainer.loading import compute_dtype, load_model
-    from trainer.memory import seen_by_torch
-    from trainer.models import load_config
-    from trainer.plan import make_plan
-    from trainer.trainers import build_trainer
+    from trainer.common import devices
+    from trainer.models.discovery.discover import discover
+    from trainer.models.locations import load_config
+    from trainer.planning.memory import seen_by_torch
+    from trainer.planning.plan import make_plan
+    from trainer.training import adapter
+    from trainer.training.loading import compute_dtype, load_model
+    from trainer.training.trainer import build_trainer
 
     models = Path(folder)
     if not (models / name / "config.json").exists():

@@ -27,10 +27,10 @@ sys.path.insert(0, str(ROOT))
 
 from app import free_port  # noqa: E402
 from benchmarks.scale import RUNS, STEPS, measure_list, measure_model, measure_run  # noqa: E402
-from trainer.config import default_config  # noqa: E402
-from trainer.history import ENDED, History  # noqa: E402
-from trainer.lab import Lab, Settings  # noqa: E402
-from trainer.scenarios import scenario  # noqa: E402
+from trainer.config.schema import default_config  # noqa: E402
+from trainer.planning.scenarios import scenario  # noqa: E402
+from trainer.runs.history import ENDED, History  # noqa: E402
+from trainer.service.lab import Lab, Settings  # noqa: E402
 
 EMPTY_PAGE = """
 import sys, gradio as gr

@@ -21,12 +21,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from trainer import events  # noqa: E402
-from trainer.config import default_config  # noqa: E402
-from trainer.history import History  # noqa: E402
-from trainer.lab import Lab, Settings  # noqa: E402
-from trainer.runs import RunStore, write_json  # noqa: E402
-from trainer.scenarios import scenario  # noqa: E402
+from trainer.config.schema import default_config  # noqa: E402
+from trainer.planning.scenarios import scenario  # noqa: E402
+from trainer.runs import event_log  # noqa: E402
+from trainer.runs.history import History  # noqa: E402
+from trainer.runs.store import RunStore, write_json  # noqa: E402
+from trainer.service.lab import Lab, Settings  # noqa: E402
 
 REFRESHES = 7
 RUNS, STEPS, LAYERS = 10_000, 1_000_000, 400
@@ -56,7 +56,7 @@ def make_runs(folder: Path, count: int) -> None:
         rows = [{"type": "state", "time": 1.0, "state": "running", "steps": 20}]
         rows += [{"type": "metrics", "time": 2.0, "step": step, "loss": 1 / step} for step in range(1, 21)]
         rows += [{"type": "state", "time": 3.0, "state": "finished"}]
-        (run / "events.jsonl").write_bytes(b"".join(map(events.encode, rows)))
+        (run / "events.jsonl").write_bytes(b"".join(map(event_log.encode, rows)))
 
 
 def make_long_run(store: RunStore, steps: int) -> Path:
@@ -64,7 +64,7 @@ def make_long_run(store: RunStore, steps: int) -> Path:
     run = store.folder / "20260201-000000-abcdef"
     run.mkdir()
     write_json(run / "config.json", default_config().to_json())
-    writer = events.EventWriter(run / "events.jsonl", figures=True)
+    writer = event_log.EventWriter(run / "events.jsonl", figures=True)
     writer.write("state", state="running", steps=steps, examples=1000)
     for step in range(1, steps + 1):
         loss = 3 / step**0.2 + (hash(step) % 97) / 500
@@ -94,9 +94,9 @@ def median(times: list[float]) -> str:
 
 def refreshed(lab: Lab, run_id: str) -> tuple[float, int]:
     """Time and bytes of one refresh of the live side that has news."""
-    from ui import live
+    from ui.panels import live_run
 
-    seconds, values = timed(lambda: live.refresh(lab, run_id, f"{run_id}|old|old|old"))
+    seconds, values = timed(lambda: live_run.refresh(lab, run_id, f"{run_id}|old|old|old"))
     return seconds, len(values[0]) + len(str(values[2]["figure"])) + len(values[3])
 
 
@@ -124,7 +124,7 @@ def measure_run(folder: Path, steps: int) -> dict[str, str]:
     drawn = [refreshed(Lab(Settings(runs_dir=folder)), run.name)[0] for _ in range(REFRESHES)]
     again = []
     for step in range(steps + 1, steps + 1 + REFRESHES):
-        events.append(run / "events.jsonl", "metrics", step=step, loss=1.0)
+        event_log.append(run / "events.jsonl", "metrics", step=step, loss=1.0)
         again.append(refreshed(lab, run.name))
     (run / "metrics.f64").unlink()
     anew = timed(lambda: History(run).refresh())[0]

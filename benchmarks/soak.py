@@ -20,12 +20,14 @@ sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests import tiny  # noqa: E402
 from tests.faults.bench import Bench  # noqa: E402
-from tests.lab import wait_for  # noqa: E402
-from trainer import checkpoints, control, locks  # noqa: E402
-from trainer.history import ENDED  # noqa: E402
-from trainer.runs import Run  # noqa: E402
+from tests.support import tiny  # noqa: E402
+from tests.support.lab import wait_for  # noqa: E402
+from trainer.common import file_locks  # noqa: E402
+from trainer.runs import lifecycle  # noqa: E402
+from trainer.runs.history import ENDED  # noqa: E402
+from trainer.runs.store import Run  # noqa: E402
+from trainer.training import checkpoints  # noqa: E402
 
 PATIENCE = 300.0
 """Seconds for a worker to come up: how quick that is, other scripts measure."""
@@ -45,14 +47,14 @@ def soak(bench: Bench, kills: int, deadline: float, chance: random.Random) -> Co
         moment = chance.choice(("starting", "training"))
         _reach(bench, run, moment)
         time.sleep(chance.uniform(0, LONGEST_WAIT))
-        worker = locks.holder(run.folder / "lock")
+        worker = file_locks.holder(run.folder / "lock")
         bench.acknowledge(run)
         if target != "worker":
             app.kill()
             app.wait()
         if target != "app" and worker:
             os.kill(worker, 9)
-            wait_for(lambda gone=worker: locks.holder(run.folder / "lock") != gone, 5)
+            wait_for(lambda gone=worker: file_locks.holder(run.folder / "lock") != gone, 5)
         # only the app that started a worker learns how it died
         end = "interrupted" if target == "both" or adopted else "failed"
         _check(bench, run, "" if target == "app" else end, worker)
@@ -60,11 +62,11 @@ def soak(bench: Bench, kills: int, deadline: float, chance: random.Random) -> Co
             app = bench.app()
         adopted = bench.state(run) not in ENDED
         if not adopted:
-            control.resume_run(bench.run(run))
+            lifecycle.resume_run(bench.run(run))
         done[f"{target}, {moment}"] += 1
         print(f"{number:4} {target:7} {moment:9} step {bench.run(run).history.step:6}", flush=True)
     _reach(bench, run, "training")
-    control.stop_run(bench.run(run))
+    lifecycle.stop_run(bench.run(run))
     bench.until(run, "stopped", PATIENCE)
     steps = bench.run(run).history.train.curve("loss")[0].tolist()
     assert steps == list(range(1, len(steps) + 1)), "a step is missing"
@@ -74,7 +76,7 @@ def soak(bench: Bench, kills: int, deadline: float, chance: random.Random) -> Co
 
 def _reach(bench: Bench, run: Run, moment: str) -> None:
     """Wait until the run's worker is up, or takes steps."""
-    wait_for(lambda: locks.holder(run.folder / "lock"), PATIENCE)
+    wait_for(lambda: file_locks.holder(run.folder / "lock"), PATIENCE)
     if moment == "training":
         before = bench.run(run).history.step
         wait_for(lambda: bench.run(run).history.step > before or bench.state(run) in ENDED, PATIENCE)
@@ -83,11 +85,11 @@ def _reach(bench: Bench, run: Run, moment: str) -> None:
 def _check(bench: Bench, run: Run, end: str, worker: int | None) -> None:
     """No event is lost, the state is true within 2 s, there is one worker or none, the checkpoint before is whole."""
     if not end or worker is None:
-        assert locks.holder(run.folder / "lock") == worker
+        assert file_locks.holder(run.folder / "lock") == worker
         assert bench.state(run) not in ENDED
     else:
         wait_for(lambda: bench.state(run) == end, 2)
-        assert locks.holder(run.folder / "lock") is None
+        assert file_locks.holder(run.folder / "lock") is None
     bench.holds(run)
     for path in (run.folder / "checkpoints").glob("checkpoint-*"):
         # a worker that goes on may take the marker away meanwhile, and then the checkpoint

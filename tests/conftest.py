@@ -21,7 +21,7 @@ def own_device_locks(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with the tiny models of `tests/tiny.py`."""
-    from tests import tiny
+    from tests.support import tiny
 
     folder = tmp_path_factory.mktemp("models")
     for kind in ("phi3", "llama", "gpt2", "moe"):

@@ -22,8 +22,8 @@ from typing import Any
 
 from tools.real_model import MODEL, MODEL_NAME, ROOT, prepare_model
 from trainer import demo
-from trainer.config import DataConfig
-from trainer.uploads import keep_data
+from trainer.config.schema import DataConfig
+from trainer.data.readers.uploads import keep_data
 
 REPORT = ROOT / "docs" / "real-model.md"
 SCENARIOS = {"3": "LoRA on all linears, embedding and head in full", "5": "LoRA on all linears"}

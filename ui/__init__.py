@@ -17,16 +17,16 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from trainer.lab import Lab
-from trainer.uploads import MAX_UPLOAD_BYTES
+from trainer.data.readers.uploads import MAX_UPLOAD_BYTES
+from trainer.service.lab import Lab
 from ui import api
-from ui.auth import Login
-from ui.blocks import SafeBlocks
-from ui.compare_tab import CompareTab
-from ui.guard import Guard
-from ui.runs_tab import RunsTab
+from ui.security.auth import Login
+from ui.security.gate import SafeBlocks
+from ui.security.guard import Guard
+from ui.tabs.compare import CompareTab
+from ui.tabs.runs import RunsTab
+from ui.tabs.train import TrainTab
 from ui.theme import STYLE, theme
-from ui.train_tab import TrainTab
 
 TITLE = "LoRA Module Lab"
 HEADER = f'<header class="top"><h1>{TITLE}</h1></header>'

@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from trainer import parsing
-from trainer.compare import MAX_COMPARED
-from trainer.config import ModelConfig
-from trainer.errors import UserError
-from trainer.lab import Lab
+from trainer.common.errors import UserError
+from trainer.config import validation
+from trainer.config.schema import ModelConfig
+from trainer.experiments.comparison import MAX_COMPARED
+from trainer.service.lab import Lab
 
 
 def build(lab: Lab) -> None:
@@ -52,7 +52,7 @@ def build(lab: Lab) -> None:
         """Queue the scenarios of a set as one experiment: its id, its runs, what each scenario means."""
 
         def queued() -> dict:
-            made = lab.run_scenarios(parsing.from_json(config), _text(set), equal_budget is True, _whole(seeds))
+            made = lab.run_scenarios(validation.from_json(config), _text(set), equal_budget is True, _whole(seeds))
             # without their configurations: a client takes whatever has a `path` for a file to fetch
             plain = [{key: item[key] for key in item if key != "config"} for item in made.scenarios]
             return made.to_json() | {"scenarios": plain}

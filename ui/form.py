@@ -12,11 +12,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import gradio as gr
 
-from trainer.changes import apply
-from trainer.config import RunConfig, default_config
-from trainer.errors import Issue
-from trainer.formatting import number_text
-from trainer.mending import mend
+from trainer.common.errors import Issue
+from trainer.common.formatting import number_text
+from trainer.config.lenient import mend
+from trainer.config.overrides import apply
+from trainer.config.schema import RunConfig, default_config
 from ui.labels import CHOICES, LABELS
 
 TICKS = "modules"

@@ -7,8 +7,8 @@ from pathlib import Path
 import gradio as gr
 from gradio.themes import Color
 
-FOLDER = Path(__file__).parent
-STYLE = FOLDER / "page.css"
+STATIC = Path(__file__).parent / "static"
+STYLE = STATIC / "page.css"
 
 ACCENT = "#0f766e"
 ACCENT_CHART = "#14a394"

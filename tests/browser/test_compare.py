@@ -9,9 +9,9 @@ from typing import Any
 
 from gradio_client import Client
 
-from tests.lab import wait_for
-from trainer.config import default_config
-from trainer.scenarios import SIX
+from tests.support.lab import wait_for
+from trainer.config.schema import default_config
+from trainer.planning.scenarios import SIX
 
 
 def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests import hub
 from tests.browser.conftest import PATIENCE, ROOT
-from trainer.config import ModelConfig, RunConfig, Tick
-from trainer.runs import RunStore
+from tests.support import hub
+from trainer.config.schema import ModelConfig, RunConfig, Tick
+from trainer.runs.store import RunStore
 
 Page = Any
 

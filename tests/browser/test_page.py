@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests import tiny
-from trainer.config import default_config
+from tests.support import tiny
+from trainer.config.schema import default_config
 
 Page = Any
 

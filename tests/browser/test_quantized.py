@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests import tiny
-from tests.quantized import NF4
+from tests.support import tiny
+from tests.support.quantized import NF4
 
 Page = Any
 SAYS = "The checkpoint is 4-bit NF4 (bitsandbytes) already and is used as it is."

@@ -7,9 +7,9 @@ from typing import Any
 
 from gradio_client import Client
 
-from tests.lab import wait_for
-from trainer.config import default_config
-from trainer.scenarios import scenario
+from tests.support.lab import wait_for
+from trainer.config.schema import default_config
+from trainer.planning.scenarios import scenario
 
 
 def short(title: str, epochs: float) -> dict[str, Any]:

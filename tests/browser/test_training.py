@@ -18,10 +18,10 @@ from gradio_client import Client
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.lab import wait_for
+from tests.support.lab import wait_for
 from trainer import demo
-from trainer.config import RunConfig, default_config
-from trainer.scenarios import scenario
+from trainer.config.schema import RunConfig, default_config
+from trainer.planning.scenarios import scenario
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.lab import open_lab, small_config, wait_for
-from trainer import events, locks
-from trainer.config import RunConfig
-from trainer.history import ACTIVE
-from trainer.plan import Plan
-from trainer.runs import Run
+from tests.support.lab import open_lab, small_config, wait_for
+from trainer.common import file_locks
+from trainer.config.schema import RunConfig
+from trainer.planning.plan import Plan
+from trainer.runs import event_log
+from trainer.runs.history import ACTIVE
+from trainer.runs.store import Run
 
 ROOT = Path(__file__).parents[2]
 ENDLESS = 100_000
@@ -39,7 +40,7 @@ class Bench:
 
     def create(self, steps: int = ENDLESS, state: str = "queued", worker: str = "", **training: Any) -> Run:
         """A run in the queue. Its plan is made here, so that no helper process has to start."""
-        from trainer.__main__ import _plan_of
+        from trainer.cli.main import _plan_of
 
         config = small_config(self.lab.settings.data_dir, self.folder / "rows.jsonl", steps, **training)
         if config not in self._plans:
@@ -53,7 +54,7 @@ class Bench:
         return process
 
     def worker(self, run: Run, **environment: str) -> subprocess.Popen[str]:
-        return self._start("trainer.worker", str(run.folder), **environment)
+        return self._start("trainer.execution.worker", str(run.folder), **environment)
 
     def _start(self, module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         places = {"LAB_MODELS_DIR": str(self.models_dir), "LAB_DATA_DIR": str(self.lab.settings.data_dir)}
@@ -78,7 +79,7 @@ class Bench:
 
     def worker_of(self, run: Run) -> int:
         """Process id of the run's worker, once it has one."""
-        found = wait_for(lambda: locks.holder(run.folder / "lock"))
+        found = wait_for(lambda: file_locks.holder(run.folder / "lock"))
         assert isinstance(found, int)
         return found
 
@@ -92,7 +93,7 @@ class Bench:
         process = self.worker_of(run)
         self.acknowledge(run)
         os.kill(process, signal.SIGKILL)
-        wait_for(lambda: locks.holder(run.folder / "lock") != process, 5)
+        wait_for(lambda: file_locks.holder(run.folder / "lock") != process, 5)
 
     def page_shows(self, run: Run, state: str, *words: str) -> None:
         """The page tells of `state` in time, with the words, and offers what can be done."""
@@ -105,9 +106,9 @@ class Bench:
         self.holds(run)
 
     def _live(self, run: Run) -> list[Any]:
-        from ui import live
+        from ui.panels import live_run
 
-        return live.refresh(self.lab, run.id, "")
+        return live_run.refresh(self.lab, run.id, "")
 
     def holds(self, run: Run) -> None:
         """What must hold after every fault: no acknowledged event is lost, every whole row is an event."""
@@ -121,7 +122,7 @@ class Bench:
             process.kill()
             process.wait()
         for run in self.lab.store.all():
-            worker = locks.holder(run.folder / "lock")
+            worker = file_locks.holder(run.folder / "lock")
             if worker:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGKILL)
@@ -129,7 +130,7 @@ class Bench:
 
 def starts_of(run: Run) -> int:
     """How many workers began the run."""
-    return sum(event.get("state") == "starting" for event in events.read(run.folder / "events.jsonl")[0])
+    return sum(event.get("state") == "starting" for event in event_log.read(run.folder / "events.jsonl")[0])
 
 
 def trains(run: Run) -> Callable[[], bool]:

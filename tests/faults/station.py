@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from trainer.lab import Lab, Settings
+from trainer.service.lab import Lab, Settings
 
 if __name__ == "__main__":
     lab = Lab(Settings(runs_dir=Path(sys.argv[1]), models_dir=Path(sys.argv[2])))

@@ -11,10 +11,11 @@ import time
 import pytest
 
 from tests.faults.bench import Bench
-from tests.lab import wait_for
-from trainer import control, events, locks
-from trainer.errors import UserError
-from trainer.runs import RunStore
+from tests.support.lab import wait_for
+from trainer.common import file_locks
+from trainer.common.errors import UserError
+from trainer.runs import event_log, lifecycle
+from trainer.runs.store import RunStore
 
 
 def test_a_torn_last_event_is_passed_over_and_cut_off(bench: Bench) -> None:
@@ -23,7 +24,7 @@ def test_a_torn_last_event_is_passed_over_and_cut_off(bench: Bench) -> None:
     with (run.folder / "events.jsonl").open("ab") as file:
         file.write(b'{"type": "state", "state": "fini')
     bench.page_shows(run, "queued")
-    assert control.stop_run(bench.run(run)) == "Taken out of the queue."
+    assert lifecycle.stop_run(bench.run(run)) == "Taken out of the queue."
     bench.page_shows(run, "stopped", "Taken out of the queue.")
     assert all(json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines())
 
@@ -34,20 +35,20 @@ def test_a_clock_that_was_set_changes_no_state(hours: int, bench: Bench) -> None
     run = bench.create()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd=run.folder) as process:
         row = {"type": "state", "time": time.time() + hours * 3600, "state": "starting"}
-        row["worker"] = locks.identity(process.pid)
+        row["worker"] = file_locks.identity(process.pid)
         with (run.folder / "events.jsonl").open("ab") as file:
-            file.write(events.encode(row))
+            file.write(event_log.encode(row))
         assert bench.state(run) == "starting", "its worker lives"
         process.kill()
         process.wait()
         bench.page_shows(run, "interrupted")
-    control.resume_run(bench.run(run))
+    lifecycle.resume_run(bench.run(run))
     bench.page_shows(run, "queued")
 
 
 def test_the_queue_keeps_its_order_when_the_clock_is_set_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     first = bench.create()
-    monkeypatch.setattr("trainer.runs.time.strftime", lambda form: "20010203-040506")
+    monkeypatch.setattr("trainer.runs.store.time.strftime", lambda form: "20010203-040506")
     second = bench.create()
     assert second.id < first.id
     assert int((first.folder / "place").read_text()) < int((second.folder / "place").read_text())
@@ -66,7 +67,7 @@ def test_a_folder_of_an_unknown_schema_is_shown_and_left_alone(bench: Bench) -> 
     assert rows[run.id]["state"] == "failed"
     assert "99 is not a schema" in rows[run.id]["message"]
     with pytest.raises(UserError, match="99"):
-        control.resume_run(bench.run(run))
+        lifecycle.resume_run(bench.run(run))
     assert (run.folder / "events.jsonl").read_bytes() == before
     bench.lab.store.delete(run.id)
     assert not run.folder.exists()
@@ -75,7 +76,7 @@ def test_a_folder_of_an_unknown_schema_is_shown_and_left_alone(bench: Bench) -> 
 def test_two_hundred_runs_list_and_every_change_is_seen(bench: Bench) -> None:
     runs = [bench.create() for _ in range(200)]
     for number, run in enumerate(runs):
-        control.record(run, ["queued"], ("finished", "stopped", "failed")[number % 3], message=f"end {number}")
+        lifecycle.record(run, ["queued"], ("finished", "stopped", "failed")[number % 3], message=f"end {number}")
     store = RunStore(bench.lab.store.folder)
     assert len(store.summaries()) == 200
     again = RunStore(store.folder)
@@ -84,7 +85,7 @@ def test_two_hundred_runs_list_and_every_change_is_seen(bench: Bench) -> None:
     assert time.perf_counter() - started < 1
     assert rows == store.summaries() == [run.summary() for run in store.all()]
     again.rename(runs[7].id, "another name")
-    control.resume_run(again.get(runs[8].id), epochs=1)
+    lifecycle.resume_run(again.get(runs[8].id), epochs=1)
     store.delete(runs[9].id)
     for reader in (again, store, RunStore(store.folder)):
         rows = {row["id"]: row for row in reader.summaries()}
@@ -97,7 +98,7 @@ def test_two_hundred_runs_list_and_every_change_is_seen(bench: Bench) -> None:
 @pytest.mark.parametrize("junk", ["", "[]", '{"code": 1}', '{"code": "x", "runs": []}', "\x00"])
 def test_a_broken_index_is_made_anew(junk: str, bench: Bench) -> None:
     run = bench.create()
-    control.record(run, ["queued"], "finished")
+    lifecycle.record(run, ["queued"], "finished")
     (bench.lab.store.folder / ".index.json").write_text(junk)
     assert [row["state"] for row in RunStore(bench.lab.store.folder).summaries()] == ["finished"]
 
@@ -106,8 +107,8 @@ def test_two_writers_never_mix_their_events(bench: Bench) -> None:
     """Twenty processes stop the same queued run: one of them does it, the others are told so."""
     run = bench.create()
     code = (
-        "import sys, pathlib\nfrom trainer import control\nfrom trainer.runs import RunStore\n"
-        "print(control.stop_run(RunStore(pathlib.Path(sys.argv[1])).get(sys.argv[2])))"
+        "import sys, pathlib\nfrom trainer.runs import lifecycle\nfrom trainer.runs.store import RunStore\n"
+        "print(lifecycle.stop_run(RunStore(pathlib.Path(sys.argv[1])).get(sys.argv[2])))"
     )
     command = [sys.executable, "-c", code, str(run.folder.parent), run.id]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]

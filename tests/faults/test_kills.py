@@ -8,8 +8,10 @@ import signal
 import time
 
 from tests.faults.bench import Bench, starts_of, trains
-from tests.lab import wait_for
-from trainer import checkpoints, control, locks
+from tests.support.lab import wait_for
+from trainer.common import file_locks
+from trainer.runs import lifecycle
+from trainer.training import checkpoints
 
 
 def test_a_worker_killed_anywhere_goes_on_from_a_whole_checkpoint(bench: Bench) -> None:
@@ -27,7 +29,7 @@ def test_a_worker_killed_anywhere_goes_on_from_a_whole_checkpoint(bench: Bench) 
         bench.page_shows(run, "failed", "killed the worker", "per_device_train_batch_size from 4 to 2")
         left = sorted((run.folder / "checkpoints").glob("checkpoint-*"))
         assert any(map(checkpoints.is_complete, left)), "an older one is always whole"
-        control.resume_run(bench.run(run))
+        lifecycle.resume_run(bench.run(run))
     bench.until_step(run, bench.run(run).history.step + 2)
     steps = bench.run(run).history.train.curve("loss")[0].tolist()
     assert steps == list(range(1, len(steps) + 1)), "no step is missing"
@@ -64,12 +66,12 @@ def test_the_app_killed_then_both(bench: Bench) -> None:
     bench.app()
     wait_for(lambda: bench.state(waiting) == "starting", 10)
     assert bench.state(run) == "interrupted"
-    assert control.stop_run(bench.run(waiting)), "a stop is never refused"
+    assert lifecycle.stop_run(bench.run(waiting)), "a stop is never refused"
     bench.until(waiting, "stopped")
-    control.resume_run(bench.run(run))
+    lifecycle.resume_run(bench.run(run))
     bench.until_step(run, bench.run(run).history.step + 2)
-    assert control.stop_run(bench.run(run)).startswith("Stopping")
-    assert control.stop_run(bench.run(run)) == "Killed."
+    assert lifecycle.stop_run(bench.run(run)).startswith("Stopping")
+    assert lifecycle.stop_run(bench.run(run)) == "Killed."
     bench.page_shows(run, "stopped", "Killed by a second stop")
 
 
@@ -89,11 +91,11 @@ def test_two_apps_and_twenty_starts_at_once(bench: Bench) -> None:
     states = [row["state"] for row in bench.lab.store.summaries()]
     assert sorted(states) == ["queued"] * 19 + ["running"]
     os.kill(first.pid, signal.SIGKILL)
-    control.stop_run(bench.run(order[0]))
+    lifecycle.stop_run(bench.run(order[0]))
     wait_for(lambda: bench.state(order[-1]) == "starting", 20)
     assert bench.state(order[1]) == "queued", "the one put first goes first, and the other app took over"
     for run in runs:
-        control.stop_run(bench.run(run))
+        lifecycle.stop_run(bench.run(run))
     bench.until(order[-1], "stopped")
     assert [starts_of(run) for run in order] == [1, *[0] * 18, 1]
-    assert all(locks.holder(run.folder / "lock") is None for run in runs)
+    assert all(file_locks.holder(run.folder / "lock") is None for run in runs)

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.bench import ROOT, Bench
-from tests.lab import wait_for
-from trainer import checkpoints, control
-from trainer.errors import UserError
+from tests.support.lab import wait_for
+from trainer.common.errors import UserError
+from trainer.runs import lifecycle
+from trainer.training import checkpoints
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
 
@@ -64,7 +65,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_the_app(small_disk: Bench) 
     filling.unlink()
     (bench.folder / "runs" / "filling").unlink()
     assert checkpoints.newest_complete(run.folder / "checkpoints") is not None, "the checkpoint before is whole"
-    control.resume_run(bench.run(run))
+    lifecycle.resume_run(bench.run(run))
     bench.until_step(run, bench.run(run).history.step + 2)
 
 
@@ -92,7 +93,7 @@ def test_what_torch_says_of_a_refused_write_is_a_disk_that_is_full(limit: str, b
     code = (
         "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
-        "from trainer import worker\nsys.exit(worker.main(sys.argv[1:]))"
+        "from trainer.execution import worker\nsys.exit(worker.main(sys.argv[1:]))"
     )
     places = {"LAB_MODELS_DIR": str(bench.models_dir), "LAB_DATA_DIR": str(bench.lab.settings.data_dir)}
     done = subprocess.run(
@@ -120,7 +121,7 @@ def test_a_device_out_of_memory_names_what_to_lower_and_frees_it(bench: Bench) -
     """The one mock: torch's own error, raised where a GPU raises it."""
     run = bench.create(state="starting", max_length=64)
     code = (
-        "import sys, torch\nfrom trainer import loop, worker\n"
+        "import sys, torch\nfrom trainer.execution import worker\nfrom trainer.training import loop\n"
         "def full(*_, **__): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.')\n"
         "loop.load_model = full\nsys.exit(worker.main(sys.argv[1:]))"
     )
@@ -171,7 +172,7 @@ def test_model_and_data_vanish_in_the_middle_of_a_run(bench: Bench, tmp_path: Pa
     shutil.rmtree(models)
     shutil.rmtree(bench.lab.settings.data_dir)
     wait_for(lambda: bench.run(run).history.step >= 5)
-    control.stop_run(bench.run(run))
+    lifecycle.stop_run(bench.run(run))
     assert worker.wait(timeout=60) == 3
     bench.page_shows(run, "stopped", "adapter so far is saved")
     assert (run.adapter / "adapter_model.safetensors").is_file()

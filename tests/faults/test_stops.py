@@ -11,9 +11,11 @@ import sys
 import pytest
 
 from tests.faults.bench import ROOT, Bench
-from tests.lab import wait_for
-from trainer import checkpoints, control, locks
-from trainer.runs import Run
+from tests.support.lab import wait_for
+from trainer.common import file_locks
+from trainer.runs import lifecycle
+from trainer.runs.store import Run
+from trainer.training import checkpoints
 
 
 def says(run: Run, text: str) -> bool:
@@ -29,8 +31,8 @@ def test_sigterm_in_any_phase_saves_what_there_is_and_ends(phase: str, bench: Be
     worker = bench.worker(run)
     if phase == "before its worker is up":
         run.history.refresh()
-        control.record(run, ["starting"], "starting", worker=locks.identity(worker.pid))
-        assert control.stop_run(run) == "It stops as soon as its worker is up."
+        lifecycle.record(run, ["starting"], "starting", worker=file_locks.identity(worker.pid))
+        assert lifecycle.stop_run(run) == "It stops as soon as its worker is up."
     else:
         if phase == "saving":
             wait_for(lambda: list((run.folder / "checkpoints").glob("checkpoint-*")))

@@ -64,7 +64,7 @@ def command(*arguments: str) -> str:
 
 def keep(rows: Path, folder: Path) -> str:
     """Put a file where the runs of `folder` read theirs; its name there."""
-    from trainer.uploads import keep_data
+    from trainer.data.readers.uploads import keep_data
 
     return keep_data(rows, folder / "runs" / "data")
 

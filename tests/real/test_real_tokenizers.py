@@ -6,10 +6,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from tools.real_model import TOKENIZERS
-from trainer.config import DataConfig
-from trainer.data.masks import Masker
-from trainer.data.templates import choose
-from trainer.data.tokens import Encoder
+from trainer.config.schema import DataConfig
+from trainer.data.chat_templates import choose
+from trainer.data.loss_mask import Masker
+from trainer.data.tokenization import Encoder
 
 CHAT = [
     {"role": "system", "content": "Answer briefly."},

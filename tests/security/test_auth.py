@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.security.asgi import ask, inside
-from ui import auth
-from ui.auth import Login, Throttle
+from ui.security import auth
+from ui.security.auth import Login, Throttle
 
 PASSWORD = "correct horse battery"
 

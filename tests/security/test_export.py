@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from trainer import events
-from trainer.config import ModelConfig, RunConfig, Tick, default_config
-from trainer.errors import UserError
-from trainer.export import adapter_zip
-from trainer.runs import Run, RunStore, write_json
+from trainer.common.errors import UserError
+from trainer.config.schema import ModelConfig, RunConfig, Tick, default_config
+from trainer.export.adapter_zip import adapter_zip
+from trainer.runs import event_log
+from trainer.runs.store import Run, RunStore, write_json
 
 TOKEN = "hf_" + "AbCdEfGh12345678" * 2
 TITLE = '<img src=x onerror=alert(1)> | [a](javascript:alert(1)) `x` **b**\n# ../../etc & "q"'
@@ -59,7 +59,7 @@ def make_run(folder: Path, **changes: Any) -> Run:
     for extra in ("training_args.bin", "optimizer.pt", "README.md", "evil.py", ".env", "tokenizer_evil.json"):
         (run.adapter / extra).write_text(TOKEN)
     (run.adapter / "special_tokens_map.json").symlink_to("/etc/passwd")
-    events.append(run.folder / "events.jsonl", "state", state="finished", message=f"Bearer {TOKEN}")
+    event_log.append(run.folder / "events.jsonl", "state", state="finished", message=f"Bearer {TOKEN}")
     return store.get(run.id)
 
 

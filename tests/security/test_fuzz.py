@@ -16,14 +16,16 @@ import pytest
 import zstandard
 
 from tests.security import fuzz
-from trainer import events, helper, parsing
-from trainer.config import DataConfig, Tick, default_config
+from trainer.common.errors import InvalidConfig, UserError
+from trainer.config import validation
+from trainer.config.lenient import mend
+from trainer.config.schema import DataConfig, Tick, default_config
 from trainer.data import check
-from trainer.errors import InvalidConfig, UserError
-from trainer.history import History
-from trainer.mending import mend
-from trainer.model_config import _clean, _refuse_kernels, _walk
-from trainer.models import locate
+from trainer.execution import analysis_process
+from trainer.models.locations import locate
+from trainer.models.model_config import _clean, _refuse_kernels, _walk
+from trainer.runs import event_log
+from trainer.runs.history import History
 
 CONFIGS, FILES, EVENTS, PAYLOADS = 5000, 2000, 1500, 700
 SLOW = 5.0
@@ -49,19 +51,19 @@ def test_configurations() -> None:
         written = fuzz.text(fuzz.mutated(CONFIG, random), random)
         began = time.monotonic()
         try:
-            config = parsing.loads(written)
+            config = validation.loads(written)
         except InvalidConfig as error:
             assert is_sentence(error), written
             if number % 10 == 0:
                 usable, issues, _ = mend(json.loads(written))
                 assert issues
-                assert usable is None or parsing.validate(usable) == []
+                assert usable is None or validation.validate(usable) == []
         except UserError as error:
             assert is_sentence(error), written
         else:
             taken += 1
-            assert parsing.validate(config) == []
-            assert parsing.loads(json.dumps(config.to_json(), allow_nan=False)) == config
+            assert validation.validate(config) == []
+            assert validation.loads(json.dumps(config.to_json(), allow_nan=False)) == config
         assert time.monotonic() - began < SLOW
     assert taken > CONFIGS / 100  # or nothing but the outermost check was reached
 
@@ -69,7 +71,7 @@ def test_configurations() -> None:
 def test_names_and_configurations_of_models(tmp_path: Path) -> None:
     random = Random(2)
     for _ in range(500):
-        model = parsing.from_json(CONFIG).model
+        model = validation.from_json(CONFIG).model
         name = random.choice(fuzz.WORDS) + random.choice(fuzz.WORDS)
         try:
             source, _ = locate(type(model)(name=name, revision=random.choice(fuzz.WORDS)), tmp_path)
@@ -141,7 +143,7 @@ def test_event_files(tmp_path: Path) -> None:
         assert isinstance(history.step, int)
         assert math.isfinite(history.elapsed())
         history.remaining()
-        events.append(path, "log", text="the last word")  # what comes after the damage is not lost
+        event_log.append(path, "log", text="the last word")  # what comes after the damage is not lost
         assert history.refresh().log[-1] == "the last word"
         assert time.monotonic() - began < SLOW
 
@@ -158,10 +160,12 @@ def test_an_event_with_an_endless_number_costs_nothing(key: str, tmp_path: Path)
 
 def here(lab: Any) -> Any:
     """The helper's answers without its process."""
-    calls = {"modules": helper._modules, "vocabulary": helper._vocabulary}
+    calls = {"modules": analysis_process._modules, "vocabulary": analysis_process._vocabulary}
 
     def call(name: str, **arguments: Any) -> Any:
-        answer = helper._answer(lambda **values: calls[name](**values, models_dir=lab.settings.models_dir), arguments)
+        answer = analysis_process._answer(
+            lambda **values: calls[name](**values, models_dir=lab.settings.models_dir), arguments
+        )
         if "problem" in answer:
             raise UserError(answer["problem"], answer["fix"], answer["cause"])
         return answer["result"]
@@ -176,11 +180,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]
 
     import app
     import ui
-    from trainer.lab import Lab, Settings
+    from trainer.service.lab import Lab, Settings
 
     lab = Lab(Settings(runs_dir=tmp_path_factory.mktemp("fuzz") / "runs"))
     lab.helper.call = here(lab)  # type: ignore[method-assign]
-    config = parsing.from_json(CONFIG)
+    config = validation.from_json(CONFIG)
     lab.store.create(config, lab.plan(config))
     served_app = ui.serve(lab, "127.0.0.1", app.free_port("127.0.0.1"))
     with TestClient(served_app, base_url="http://127.0.0.1", raise_server_exceptions=True) as client:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.security.asgi import ask, inside
-from trainer import uploads
-from ui.guard import Guard
+from trainer.data.readers import uploads
+from ui.security.guard import Guard
 
 JOIN = "/gradio_api/queue/join"
 

@@ -11,9 +11,9 @@ import gradio as gr
 import pytest
 
 from tests.security import fuzz
-from trainer.errors import UserError
-from ui.blocks import SafeBlocks, check_values
-from ui.tell import UNEXPECTED
+from trainer.common.errors import UserError
+from ui.handlers import UNEXPECTED
+from ui.security.gate import SafeBlocks, check_values
 
 FILE = {"meta": {"_type": "gradio.FileData"}}
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from trainer import models
-from trainer.config import ModelConfig, RunConfig
-from trainer.discover import discover
-from trainer.errors import UserError
-from trainer.loading import load_model
-from trainer.plan import make_plan
-from trainer.scenarios import SIX
+from trainer.common.errors import UserError
+from trainer.config.schema import ModelConfig, RunConfig
+from trainer.models import locations
+from trainer.models.discovery.discover import discover
+from trainer.planning.plan import make_plan
+from trainer.planning.scenarios import SIX
+from trainer.training.loading import load_model
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [path for folder in ("trainer", "ui") for path in sorted((ROOT / folder).rglob("*.py"))] + [ROOT / "app.py"]
@@ -93,7 +93,7 @@ def test_a_config_that_names_a_kernel_of_the_hub_is_refused_with_the_reason(
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
     folder_with(tmp_path, {"model_type": "llama", **extra})
     with pytest.raises(UserError, match="would run code that came with the model"):
-        models.load_config(ModelConfig(name="model"), tmp_path)
+        locations.load_config(ModelConfig(name="model"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_what_a_config_chooses_for_us_is_ignored(extra: dict[str, Any], tmp_path
     inner = {"text_config": {"model_type": "llama", **size, **extra}, "vision_config": {**size, **extra}}
     folder_with(tmp_path, {"model_type": "llava", **inner, **extra}, "wrapper")
     for name in ("plain", "wrapper"):
-        config = models.load_config(ModelConfig(name=name), tmp_path)
+        config = locations.load_config(ModelConfig(name=name), tmp_path)
         for part in (config, config.get_text_config()):
             assert not hasattr(part, "auto_map")
             assert part._attn_implementation is None
@@ -140,17 +140,17 @@ def test_no_code_of_a_model_runs(models_dir: Path, tmp_path: Path) -> None:
         extra = {"auto_map": code, "custom_generate": str(folder), "text": {"auto_map": code}}
         (folder / file).write_text(json.dumps(value | extra))
     model = ModelConfig(name="model", quantization="none")
-    found = discover(models.load_config(model, tmp_path), "model")
+    found = discover(locations.load_config(model, tmp_path), "model")
     plan = make_plan(RunConfig(model=model, modules=SIX[4].modules), found)
     loaded = load_model(model, tmp_path, plan, found, lambda *_, **__: None)
-    tokenizer = models.load_tokenizer(model, tmp_path)
+    tokenizer = locations.load_tokenizer(model, tmp_path)
     loaded.generate(**tokenizer("the cat", return_tensors="pt"), max_new_tokens=2)
     assert {type(loaded).__module__.split(".")[0], type(tokenizer).__module__.split(".")[0]} == {"transformers"}
     assert not marker.exists()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "evil"}))
     with pytest.raises(UserError, match="needs its own code"):
-        models.load_config(model, tmp_path)
+        locations.load_config(model, tmp_path)
     assert not marker.exists()
 
 
@@ -160,14 +160,14 @@ def test_no_code_of_a_model_runs(models_dir: Path, tmp_path: Path) -> None:
         *("", "[]", "null", "{", "[" * 100_000, '{"a":' * 100_000, '{"model_type": ' + "9" * 5000 + "}", "\0"),
         *({}, {"model_type": 3}, {"model_type": ["llama"]}, {"model_type": "clip"}, {"model_type": "x" * 10_000}),
         json.dumps({"model_type": "llama", "a": json.loads('{"b":' * 100 + "1" + "}" * 100)}),
-        '{"model_type": "llama"}' + " " * models.MAX_CONFIG_BYTES,
+        '{"model_type": "llama"}' + " " * locations.MAX_CONFIG_BYTES,
         {"model_type": "llama", "hidden_size": "x"},
     ],
 )
 def test_a_config_that_is_none_gets_a_sentence(config: Any, tmp_path: Path) -> None:
     folder_with(tmp_path, config)
     with pytest.raises(UserError) as caught:
-        models.load_config(ModelConfig(name="model"), tmp_path)
+        locations.load_config(ModelConfig(name="model"), tmp_path)
     assert "Traceback" not in str(caught.value)
     assert len(str(caught.value)) < 600
 
@@ -208,31 +208,31 @@ def test_a_model_is_named_and_never_a_path(name: str, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     folder_with(tmp_path, {"model_type": "llama"})
     with pytest.raises(UserError):
-        source, _ = models.locate(ModelConfig(name=name), tmp_path / "models")
+        source, _ = locations.locate(ModelConfig(name=name), tmp_path / "models")
         assert source == name.strip() == "model"
 
 
 def test_what_is_listed_can_be_chosen(tmp_path: Path) -> None:
     for name in ("mine", "demo", "my model", ".hidden", "a" * 100):
         folder_with(tmp_path, {"model_type": "llama"}, name)
-    assert models.local_models(tmp_path) == ["mine"]
+    assert locations.local_models(tmp_path) == ["mine"]
 
 
 @pytest.mark.parametrize("revision", ["../../x", "/etc", "a..b", "", "-x", "a b", "x" * 300])
 def test_a_revision_is_a_name(revision: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no revision"):
-        models.locate(ModelConfig(name="owner/name", revision=revision), tmp_path)
+        locations.locate(ModelConfig(name="owner/name", revision=revision), tmp_path)
 
 
 def test_a_folder_in_the_working_folder_cannot_shadow_a_hub_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert models.locate(ModelConfig(name="owner/name"), tmp_path / "models")[0] == "owner/name"
+    assert locations.locate(ModelConfig(name="owner/name"), tmp_path / "models")[0] == "owner/name"
     folder_with(tmp_path, {"model_type": "llama"}, "owner")
     (tmp_path / "owner/name").mkdir()
     with pytest.raises(UserError, match="hides the hub model"):
-        models.locate(ModelConfig(name="owner/name"), tmp_path / "models")
+        locations.locate(ModelConfig(name="owner/name"), tmp_path / "models")
 
 
 @pytest.mark.parametrize(
@@ -242,19 +242,19 @@ def test_a_folder_in_the_working_folder_cannot_shadow_a_hub_id(
 def test_an_index_may_name_only_safetensors_of_its_own_folder(name: Any, tmp_path: Path) -> None:
     folder = folder_with(tmp_path, {"model_type": "llama"})
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (folder / models.INDEX).write_text(json.dumps(index))
-    models.check_weights(ModelConfig(name="model"), tmp_path)
+    (folder / locations.INDEX).write_text(json.dumps(index))
+    locations.check_weights(ModelConfig(name="model"), tmp_path)
     index["weight_map"]["b"] = name
-    (folder / models.INDEX).write_text(json.dumps(index))
+    (folder / locations.INDEX).write_text(json.dumps(index))
     with pytest.raises(UserError, match="no safetensors of its own folder"):
-        models.check_weights(ModelConfig(name="model"), tmp_path)
+        locations.check_weights(ModelConfig(name="model"), tmp_path)
 
 
 def test_an_adapter_that_leads_to_another_model_is_refused(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, {"model_type": "llama"})
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/somewhere/else"}')
     with pytest.raises(UserError, match="an adapter, not a model"):
-        models.check_weights(ModelConfig(name="model"), tmp_path)
+        locations.check_weights(ModelConfig(name="model"), tmp_path)
 
 
 def test_pickled_weights_are_not_loaded(models_dir: Path, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_pickled_weights_are_not_loaded(models_dir: Path, tmp_path: Path) -> Non
 
     torch.save({"a": Evil()}, tmp_path / "model/pytorch_model.bin")
     model = ModelConfig(name="model", quantization="none")
-    found = discover(models.load_config(model, tmp_path), "model")
+    found = discover(locations.load_config(model, tmp_path), "model")
     plan = make_plan(RunConfig(model=model, modules=SIX[4].modules), found)
     with pytest.raises(UserError, match="safetensors"):
         load_model(model, tmp_path, plan, found, lambda *_, **__: None)

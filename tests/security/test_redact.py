@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from trainer import events, parsing, redact
-from trainer.config import default_config
-from trainer.errors import InvalidConfig
+from trainer.common import redaction
+from trainer.common.errors import InvalidConfig
+from trainer.config import validation
+from trainer.config.schema import default_config
+from trainer.runs import event_log
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_" + "AbCdEfGh12345678" * 2
@@ -31,25 +33,25 @@ TOKEN = "hf_" + "AbCdEfGh12345678" * 2
     ],
 )
 def test_tokens_are_hidden(text: str) -> None:
-    assert "AbCdEfGh" not in redact.redact(text)
-    assert "s3cr3t" not in redact.redact(text)
-    assert redact.HIDDEN in redact.redact(text)
+    assert "AbCdEfGh" not in redaction.redact(text)
+    assert "s3cr3t" not in redaction.redact(text)
+    assert redaction.HIDDEN in redaction.redact(text)
 
 
 @pytest.mark.parametrize(
     "text", ["hf_hub_download failed", "q_proj: 40 of 40", "https://huggingface.co/a/b", "12:30 a@b"]
 )
 def test_other_text_stays(text: str) -> None:
-    assert redact.redact(text) == text
+    assert redaction.redact(text) == text
 
 
 def test_the_secrets_of_the_environment_are_hidden_whatever_they_look_like(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "an odd secret")
-    assert redact.redact_values({"a": ["x an odd secret y"]}) == {"a": [f"x {redact.HIDDEN} y"]}
+    assert redaction.redact_values({"a": ["x an odd secret y"]}) == {"a": [f"x {redaction.HIDDEN} y"]}
 
 
 def test_events_hold_no_token(tmp_path: Path) -> None:
-    events.append(tmp_path / "events.jsonl", "log", text=f"401 for {TOKEN}", more={"deep": [TOKEN]})
+    event_log.append(tmp_path / "events.jsonl", "log", text=f"401 for {TOKEN}", more={"deep": [TOKEN]})
     assert TOKEN not in (tmp_path / "events.jsonl").read_text()
 
 
@@ -59,7 +61,7 @@ def test_a_configuration_with_a_token_is_refused_without_repeating_it(place: str
     part, _, name = place.rpartition(".")
     (value[part] if part else value)[name] = f"x {TOKEN}"
     with pytest.raises(InvalidConfig, match="HF_TOKEN") as caught:
-        parsing.from_json(value)
+        validation.from_json(value)
     assert TOKEN not in str(caught.value)
 
 
@@ -79,8 +81,8 @@ def _fields(part: str) -> tuple[dataclasses.Field[object], ...]:
 def test_what_a_process_prints_is_redacted_in_pieces_and_in_tracebacks(tmp_path: Path) -> None:
     code = f"""
 import logging, sys
-from trainer import redact
-redact.install()
+from trainer.common import redaction
+redaction.install()
 logging.basicConfig()
 print("one {TOKEN}")
 print("two", "{TOKEN[:10]}", sep="", end=""); print("{TOKEN[10:]}")
@@ -102,12 +104,12 @@ def test_the_log_of_a_worker_is_redacted(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     code = f"""
 from pathlib import Path
-from trainer import worker
+from trainer.execution import worker
 worker._log_to(Path({str(log)!r}))
 print("an odd secret")
 1 / 0
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, timeout=60, check=False)
-    assert redact.HIDDEN in log.read_text()
+    assert redaction.HIDDEN in log.read_text()
     assert "ZeroDivisionError" in log.read_text()
     assert "an odd secret" not in log.read_text()

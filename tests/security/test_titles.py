@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from tests.security.test_export import NoPlan
-from trainer import events
-from trainer.config import ModelConfig, RunConfig, Tick
-from trainer.errors import Issue, UserError
-from trainer.runs import Run, RunStore
-from ui import chart, live, runs_tab, summary, tell
+from trainer.common.errors import Issue, UserError
+from trainer.config.schema import ModelConfig, RunConfig, Tick
+from trainer.runs import event_log
+from trainer.runs.store import Run, RunStore
+from ui import handlers
+from ui.panels import live_run, summary
+from ui.tabs import runs
+from ui.views import loss_chart
 
 UI = Path(__file__).parents[2] / "ui"
 EVIL = '<img src=x onerror="alert(1)"></h2><script>alert(1)</script>\' & `'
@@ -26,8 +29,8 @@ def run(tmp_path: Path) -> Run:
     config = RunConfig(title=EVIL, model=ModelConfig(name=EVIL), modules=(Tick(EVIL),))
     store = RunStore(tmp_path)
     made = store.create(config, NoPlan())  # type: ignore[arg-type]
-    events.append(made.folder / "events.jsonl", "log", text=EVIL)
-    events.append(made.folder / "events.jsonl", "state", state=EVIL, cause=EVIL, message=EVIL)
+    event_log.append(made.folder / "events.jsonl", "log", text=EVIL)
+    event_log.append(made.folder / "events.jsonl", "state", state=EVIL, cause=EVIL, message=EVIL)
     return store.get(made.id)
 
 
@@ -36,7 +39,7 @@ def is_safe(content: str) -> bool:
 
 
 def test_the_live_side_escapes(run: Run) -> None:
-    content = live._status(run, run.history.state) + live._figures(run)
+    content = live_run._status(run, run.history.state) + live_run._figures(run)
     assert "&lt;img" in content
     assert is_safe(content.replace("</h2><span", ""))
 
@@ -44,17 +47,17 @@ def test_the_live_side_escapes(run: Run) -> None:
 def test_buttons_mean_the_run_that_the_page_shows(run: Run) -> None:
     """And not one that was made a moment ago, which the next refresh will show."""
     lab = type("Lab", (), {"store": RunStore(run.folder.parent)})
-    seen = live.refresh(lab, "", "")[-1]  # type: ignore[arg-type]
+    seen = live_run.refresh(lab, "", "")[-1]  # type: ignore[arg-type]
     lab.store.create(RunConfig(), NoPlan())
-    assert live.displayed(lab, seen).id == run.id  # type: ignore[arg-type]
+    assert live_run.displayed(lab, seen).id == run.id  # type: ignore[arg-type]
 
 
 def test_the_runs_tab_escapes(run: Run) -> None:
-    assert is_safe(runs_tab._facts(run.summary()))
+    assert is_safe(runs._facts(run.summary()))
 
 
 def test_the_chart_shows_no_foreign_text(run: Run) -> None:
-    assert "onerror" not in chart.loss_figure(run.history, run.id).to_json()
+    assert "onerror" not in loss_chart.loss_figure(run.history, run.id).to_json()
 
 
 def test_the_summary_escapes() -> None:
@@ -62,7 +65,7 @@ def test_the_summary_escapes() -> None:
 
 
 def test_messages_escape() -> None:
-    @tell.told
+    @handlers.told
     def handler() -> Any:
         raise UserError(EVIL)
 
@@ -71,7 +74,7 @@ def test_messages_escape() -> None:
     assert is_safe(caught.value.message)
 
 
-@pytest.mark.parametrize("path", sorted(UI.glob("*.js")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((UI / "static").glob("*.js")), ids=lambda path: path.name)
 def test_scripts_write_text_and_no_markup(path: Path) -> None:
     code = path.read_text(encoding="utf-8")
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", code)

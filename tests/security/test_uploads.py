@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from trainer import hub, limits, sources, uploads
-from trainer.config import DataConfig
+from trainer.common.errors import UserError
+from trainer.config.schema import DataConfig
 from trainer.data import check
-from trainer.data.masks import Masker
-from trainer.data.messages import BadRow
-from trainer.data.prepare import refuse
-from trainer.data.templates import choose
-from trainer.errors import UserError
+from trainer.data.chat_templates import choose
+from trainer.data.conversations import BadRow
+from trainer.data.loss_mask import Masker
+from trainer.data.preparation import refuse
+from trainer.data.readers import files, hub_datasets, limits, uploads
 
 packed = partial(gzip.compress, mtime=0)
 """The same bytes in every process that collects these tests."""
@@ -147,7 +147,7 @@ def test_a_long_list_on_one_line_is_read_as_a_stream(tmp_path: Path) -> None:
     rows = 60_000
     (tmp_path / "a.json").write_text("[" + ",".join([json.dumps({"text": "x" * 100})] * rows) + "]")
     tracemalloc.start()
-    (file,) = sources.find_files("a.json", tmp_path)
+    (file,) = files.find_files("a.json", tmp_path)
     count = sum(1 for _ in file.rows())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -221,7 +221,7 @@ def test_a_data_set_is_an_id_of_the_hub_and_no_path(
     for loader in ("load_dataset", "load_dataset_builder"):
         monkeypatch.setattr(datasets, loader, lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(UserError):
-        hub.find(DataConfig(source="hub", path=name), "train")
+        hub_datasets.find(DataConfig(source="hub", path=name), "train")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_data_set_is_an_id_of_the_hub_and_no_path(
 )
 def test_names_are_made_harmless(name: str, tmp_path: Path) -> None:
     safe = uploads.safe_name(name)
-    assert sources.FILE_NAME.fullmatch(safe)
+    assert files.FILE_NAME.fullmatch(safe)
     assert not safe.startswith(("-", "."))
     assert len(safe) <= 80
 
@@ -273,7 +273,7 @@ def test_an_upload_is_moved_not_doubled(upload: Path, tmp_path: Path) -> None:
 
 def test_a_chat_template_is_rendered_in_the_sandbox() -> None:
     """A template comes with a model; it may not reach into Python."""
-    from tests import tiny
+    from tests.support import tiny
 
     tokenizer = tiny.tokenizer()
     example = {"messages": [{"role": "user", "content": "{{ 7*7 }}"}, {"role": "assistant", "content": "b"}]}

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer.config import RunConfig
-from trainer.data.prepare import Look, Part, look
-from trainer.errors import UserError
+from trainer.common.errors import UserError
+from trainer.config.schema import RunConfig
+from trainer.data.preparation import Look, Part, look
 
 SHOWN_TOKENS = 4000
 """Tokens of one example that are handed on; of a longer one, the rest is counted."""

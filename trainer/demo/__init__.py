@@ -1,6 +1,6 @@
 """The bundled demo: a small pre-trained model in Phi-3's architecture, and a data set in a pirate's voice.
 
-`python -m trainer.demo.build` makes both again from nothing.
+`python -m tools.demo.build` makes both again from nothing.
 """
 
 from functools import cache

@@ -1,0 +1,110 @@
+"""Which GPU is whose: by the GPU itself, whatever each process sees and how it numbers what it sees."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.security.test_export import NoPlan
+from tests.support.lab import wait_for
+from trainer.common import devices, file_locks
+from trainer.config.schema import RunConfig
+from trainer.execution.scheduler import Supervisor
+from trainer.runs.store import RunStore
+
+TRAINING = (
+    "import os, sys, types\nloop = sys.modules['trainer.training.loop'] = types.ModuleType('trainer.training.loop')\n"
+    "loop.Places = lambda *_: None\n"
+    "done = types.SimpleNamespace(finished=True, unchanged='')\n"
+    "loop.train = lambda *_: print('trains on', os.environ['CUDA_VISIBLE_DEVICES'], flush=True) or done\n"
+    "from trainer.execution import worker\nsys.exit(worker.main(sys.argv[1:]))"
+)
+"""A worker of which only the training itself is mocked: that needs a GPU."""
+
+
+def train(folder: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "2,GPU-x"}
+    return subprocess.Popen([sys.executable, "-c", TRAINING, str(folder)], env=environment)
+
+
+def test_a_run_takes_the_first_gpu_that_is_free_of_those_it_may_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two shells: one sees GPU 2 alone and trains on it, the other one sees 2 and GPU-x."""
+    store = RunStore(tmp_path)
+    run, waiting = (store.create(RunConfig(), NoPlan()).folder for _ in range(2))  # type: ignore[arg-type]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    assert devices.devices() == ("cuda:0",)
+    held = [file_locks.acquire(devices.lock_path("cuda:0"))]
+    assert train(run).wait(timeout=30) == 0
+    assert "trains on GPU-x" in (run / "worker.log").read_text()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-x")
+    held.append(file_locks.acquire(devices.lock_path("cuda:0")))
+    process = train(waiting)
+    wait_for(lambda: "Waiting for cuda:0 or cuda:1" in (waiting / "events.jsonl").read_text(), 30)
+    assert held[0] is not None
+    held[0].close()
+    assert process.wait(timeout=30) == 0
+    assert "trains on 2" in (waiting / "worker.log").read_text()
+
+
+def test_a_worker_sees_its_own_gpu_alone_from_its_first_breath(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it imports looks for GPUs already. The first GPU is taken, so the run gets the second."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    held = file_locks.acquire(devices.lock_path("cuda:0"))
+    assert held is not None
+    store = RunStore(tmp_path)
+    supervisor = Supervisor(store, tmp_path / "models", tmp_path / "data")
+    supervisor.start()
+    try:
+        assert wait_for(lambda: seen_by_workers() == {"GPU-a"}), "the spare waits for the first GPU"
+        run = store.create(RunConfig(), NoPlan())  # type: ignore[arg-type]
+        supervisor.kick()
+        wait_for(lambda: "GPU-b" in seen_by_workers())
+        wait_for(lambda: run.history.refresh().recorded == "failed", 60)  # there is no such GPU, and no such plan
+    finally:
+        supervisor.close()
+        held.close()
+
+
+def seen_by_workers() -> set[str]:
+    """The GPUs that the workers of this process were started with."""
+    found = set()
+    for child in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        for number in child.read_text().split():
+            with contextlib.suppress(OSError):
+                process = Path("/proc") / number
+                if b"trainer.execution.worker" in (process / "cmdline").read_bytes():
+                    variables = dict(
+                        line.split("=", 1) for line in (process / "environ").read_text().split("\0") if "=" in line
+                    )
+                    found.add(variables["CUDA_VISIBLE_DEVICES"])
+    return found
+
+
+def test_room_is_what_is_free_also_for_the_run_that_holds_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs may use the device, too; only another run's memory will be free when this one starts."""
+    monkeypatch.setattr(devices, "_seen", {})
+    held = file_locks.acquire(devices.lock_path("cpu"))
+    assert held is not None
+    mine = devices.device()
+    assert (mine.busy, mine.room) == (False, mine.free)
+    held.close()
+    code = (
+        "import sys\nfrom trainer.common import devices, file_locks\n"
+        "held = file_locks.acquire(devices.lock_path('cpu'))\nprint(1, flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline()
+        monkeypatch.setattr(devices, "_seen", {})
+        theirs = devices.device()
+        assert (theirs.busy, theirs.room) == (True, theirs.total)
+        other.kill()

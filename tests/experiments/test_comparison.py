@@ -1,0 +1,197 @@
+"""Runs side by side: verdicts with intervals, prices, differences, CSV, report. The figures are written by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import tiny
+from trainer.common.errors import UserError
+from trainer.config.schema import ModelConfig, RunConfig, Tick, TrainingConfig
+from trainer.experiments import charts
+from trainer.experiments.comparison import Comparison, compare
+from trainer.experiments.report import document, markdown
+from trainer.experiments.report_html import html_report, report_zip
+from trainer.experiments.statistics import Pair, compare_pair, pareto, t_quantile
+from trainer.models.discovery.discover import discover
+from trainer.models.module_map import ModuleMap
+from trainer.planning.plan import make_plan
+from trainer.runs.event_log import EventWriter
+from trainer.runs.store import RunStore
+from ui.views import comparison
+
+EVIL = "=<script>alert(1)</script> | `x` %{y} \\ *b*"
+BASE = RunConfig(model=ModelConfig(quantization="none"), training=TrainingConfig(max_length=64))
+
+
+@pytest.fixture(scope="module")
+def module_map() -> ModuleMap:
+    return discover(tiny.config("phi3"), "phi3")
+
+
+def add_run(
+    store: RunStore,
+    module_map: ModuleMap,
+    title: str,
+    ticks: tuple[str, ...],
+    seed: int,
+    loss: float,
+    steps: int = 40,
+) -> str:
+    """A finished run of `steps` steps whose eval loss ends at `loss`."""
+    training = replace(BASE.training, seed=seed)
+    config = replace(BASE, title=title, modules=tuple(map(Tick, ticks)), training=training)
+    run = store.create(config, make_plan(config, module_map))
+    writer = EventWriter(run.folder / "events.jsonl")
+    writer.write("state", state="running", steps=steps, examples=64)
+    for step in range(1, steps + 1):
+        figures = {"tokens": step * 100.0, "tokens_per_second": 50.0, "memory": 10**9, "elapsed": step * 2.0}
+        writer.write("metrics", step=step, loss=loss + 1 / step, **figures)
+        if step % 10 == 0:
+            writer.write("eval", step=step, eval_loss=loss + (steps - step) / 100, perplexity=2.0)
+    writer.write("state", state="finished")
+    writer.close()
+    return run.id
+
+
+def three_against_three(store: RunStore, module_map: ModuleMap, worse: list[float]) -> Comparison:
+    ids = []
+    for seed, (good, bad) in enumerate(zip([1.0, 1.1, 1.2], worse, strict=True)):
+        ids.append(add_run(store, module_map, "Big", ("q_proj", "o_proj", "down_proj"), seed, good))
+        ids.append(add_run(store, module_map, "Small", ("o_proj",), seed, bad))
+    return compare(store, ids)
+
+
+def test_student_t_is_exact() -> None:
+    tables = {1: 12.7062047, 2: 4.30265273, 3: 3.18244631, 4: 2.77644511, 9: 2.26215716, 30: 2.04227246}
+    for freedom, value in tables.items():
+        assert t_quantile(freedom) == pytest.approx(value, rel=1e-8)
+    assert t_quantile(2, 0.99) == pytest.approx(9.92484320, rel=1e-8)
+
+
+def test_pairs_are_compared_seed_by_seed() -> None:
+    losses = {"a": {1: 1.0, 2: 2.0, 3: 3.0, 9: 0.0}, "b": {1: 1.10, 2: 2.12, 3: 3.11}}
+    pair = compare_pair("b", "a", losses)
+    assert pair is not None
+    assert (pair.better, pair.worse, pair.seeds) == ("a", "b", 3)
+    assert pair.difference == pytest.approx(0.11)
+    assert pair.half_width == pytest.approx(4.30265273 * 0.01 / 3**0.5)
+    assert pair.sentence == "a beats b by 0.110 ± 0.025 (95 %, 3 seeds)."
+    assert compare_pair("a", "b", {"a": {1: 1.0}, "b": {2: 1.0}}) is None
+    assert "One seed cannot show" in str(compare_pair("a", "b", {"a": {1: 1.0}, "b": {1: 2.0}}).sentence)  # type: ignore[union-attr]
+    assert "no difference that these seeds can show" in Pair("a", "b", 0.01, 0.05, 3).sentence
+
+
+def test_an_interval_holds_as_often_as_it_says() -> None:
+    """Of 1,000 experiments without any difference, about one in twenty finds one."""
+    random = np.random.default_rng(0)
+    found = 0
+    for _ in range(1000):
+        first, second = random.normal(size=(2, 3))
+        pair = compare_pair("a", "b", {"a": dict(enumerate(first)), "b": dict(enumerate(second))})
+        found += pair is not None and pair.real
+    assert 30 <= found <= 70
+
+
+def test_the_pareto_front_holds_what_nothing_beats() -> None:
+    points = {"cheap": (1.0, 3.0), "worse": (2.0, 3.0), "middle": (2.0, 2.0), "best": (5.0, 1.0), "dear": (9.0, 1.0)}
+    assert pareto(points) == ["cheap", "middle", "best"]
+
+
+def test_a_real_difference_and_its_price(tmp_path: Path, module_map: ModuleMap) -> None:
+    found = three_against_three(RunStore(tmp_path), module_map, [1.5, 1.61, 1.69])
+    assert [group.name for group in found.groups] == ["Big", "Small"]
+    assert found.verdict[0].startswith("Big has the lowest held-out loss: 1.1000 on average over 3 seeds")
+    assert found.verdict[1].startswith("Big beats Small by 0.500 ± 0.025")
+    assert found.front("trainable") == ["Small", "Big"]
+    assert set(found.differences) == {"modules"}
+    assert found.differences["modules"] == ["LoRA q_proj, o_proj, down_proj", "LoRA o_proj"]
+    assert not found.warnings
+    assert found.rows[0].tokens_per_second == 50
+    assert found.rows[0].elapsed == 80
+
+
+def test_no_difference_is_said_as_such_with_what_it_saves(tmp_path: Path, module_map: ModuleMap) -> None:
+    found = three_against_three(RunStore(tmp_path), module_map, [1.05, 1.05, 1.28])
+    assert "no difference that these seeds can show" in found.verdict[1]
+    assert any("Small does as well, as far as these seeds show, with 31% of" in line for line in found.verdict), found
+
+
+def test_what_does_not_compare_is_named(tmp_path: Path, module_map: ModuleMap) -> None:
+    store = RunStore(tmp_path)
+    first = add_run(store, module_map, "A", ("o_proj",), 1, 1.0)
+    second = add_run(store, module_map, "B", ("down_proj",), 1, 2.0, steps=20)
+    config = replace(BASE, title="C", model=replace(BASE.model, name="other"), modules=(Tick("o_proj"),))
+    queued = store.create(config, make_plan(config, module_map)).id
+    found = compare(store, [first, second, queued, first])
+    assert len(found.rows) == 3
+    told = " ".join(found.warnings)
+    assert "Not finished, and so not judged: C (queued)." in told
+    assert "The model differs" in told
+    assert "different numbers of steps: 20, 40" in told
+    assert "run 3 seeds" in " ".join(found.verdict)
+    with pytest.raises(UserError, match="There is no run"):
+        compare(store, [first, "../../etc"])
+
+
+def test_curves_over_steps_tokens_and_time_stay_small(tmp_path: Path, module_map: ModuleMap) -> None:
+    store = RunStore(tmp_path)
+    ids = [add_run(store, module_map, EVIL, (name,), 1, 1.0, 3000) for name in ("o_proj", "down_proj")]
+    found = compare(store, ids)
+    for axis, last in (("step", 3000), ("tokens", 300_000), ("elapsed", 6000)):
+        figure = charts.curves_figure(store, found, "loss", axis, 15)
+        assert [trace["x"][-1] for trace in figure["data"]] == [last, last]
+        assert sum(len(trace["x"]) for trace in figure["data"]) <= charts.TOTAL * 1.01
+        assert figure["data"][0]["name"].startswith("=&lt;script")
+        assert "%{y}" not in figure["data"][0]["hovertemplate"].partition("<extra>")[2]
+    evals = charts.curves_figure(store, found, "eval_loss", "tokens")["data"][0]
+    assert evals["x"][0] == 1000
+
+
+def test_the_page_shows_foreign_titles_as_text(tmp_path: Path, module_map: ModuleMap) -> None:
+    store = RunStore(tmp_path)
+    found = compare(store, [add_run(store, module_map, f"{EVIL}{name}", (name,), 1, 1.0) for name in ("o_proj", "x")])
+    item = {"title": EVIL, "note": EVIL, "trainable": 1, "budget": EVIL, "issues": [{"problem": EVIL, "fix": EVIL}]}
+    item["receipts"] = [{"tick": EVIL, "treatment": EVIL, "note": EVIL, "matched": 0}]
+    summary = {"name": EVIL, "question": EVIL, "state": EVIL, "finished": 1, "runs": 2, "remaining": 3.0, "id": EVIL}
+    shown = [comparison.head(found, summary), comparison.details(found, None), comparison.scenario(item)]
+    shown += [comparison.aside(EVIL, EVIL), comparison.notice(UserError(EVIL, EVIL))]
+    assert all("&lt;script&gt;" in part and "<script" not in part for part in shown)
+
+
+def test_csv_reads_back_and_is_no_formula(tmp_path: Path, module_map: ModuleMap) -> None:
+    store = RunStore(tmp_path)
+    found = compare(store, [add_run(store, module_map, EVIL, ("o_proj",), 7, 1.25)])
+    (row,) = csv.DictReader(io.StringIO(found.to_csv()))
+    assert row["Run"] == f"'{EVIL}"
+    assert (row["Seed"], float(row["Final eval loss"]), row["Steps"]) == ("7", 1.25, "40")
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_the_report_holds_everything_and_no_foreign_markup(tmp_path: Path, module_map: ModuleMap) -> None:
+    store = RunStore(tmp_path)
+    ids = [add_run(store, module_map, title, (name,), 1, loss) for title, name, loss in
+           ((EVIL, "o_proj", 1.0), ("Plain", "down_proj", 2.0))]  # fmt: skip
+    found = compare(store, ids)
+    page = html_report(store, found)
+    assert "<script>alert" not in page
+    assert "plotly.js v" in page[: 10**6]
+    assert 'src="' not in page.partition("<script>")[0]
+    for part in ("Verdict", "Results", "What they matched", "3 of 3 layers", "learning_rate", "transformers", ids[0]):
+        assert part in page
+    text = markdown(document(store, found))
+    assert "\\<script\\>" in text
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+    assert str(tmp_path) not in page + text
+    (tmp_path / "exports").mkdir()
+    assert report_zip(store, found, None, tmp_path / "exports").suffix == ".zip"
+    with pytest.raises(UserError, match="no run"):
+        report_zip(store, compare(store, []), None, tmp_path / "exports")

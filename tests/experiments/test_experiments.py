@@ -1,0 +1,210 @@
+"""Experiments: runs that differ in ticks and seeds alone, queued, stopped and resumed as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support import tiny
+from tests.support.lab import open_lab, small_config
+from trainer.cli.main import main
+from trainer.common import file_locks
+from trainer.common.errors import InvalidConfig, UserError
+from trainer.config.schema import RunConfig, Tick
+from trainer.experiments.experiment import MAX_SEEDS, Experiment
+from trainer.models.discovery.discover import discover
+from trainer.models.module_map import ModuleMap
+from trainer.planning.schedule import Size, total_steps
+from trainer.runs import duration_estimates, event_log
+from trainer.service.lab import Lab
+
+
+@pytest.fixture(scope="module")
+def module_map() -> ModuleMap:
+    return discover(tiny.config("phi3"), "phi3")
+
+
+def a_lab(tmp_path: Path, models_dir: Path, module_map: ModuleMap) -> Lab:
+    """A lab that knows its model already, and starts no process for it."""
+    lab = open_lab(tmp_path, models_dir)
+    lab.helper._maps["phi3", "main"] = module_map
+    return lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path, models_dir: Path, module_map: ModuleMap) -> Iterator[Lab]:
+    lab = a_lab(tmp_path, models_dir, module_map)
+    for name in ("o_proj", "down_proj"):
+        lab.own_sets.add("two", name, (Tick(name),))
+    yield lab
+    for run in lab.store.all():
+        process = file_locks.holder(run.folder / "lock")
+        if process:
+            os.kill(process, signal.SIGKILL)
+
+
+@pytest.fixture
+def config(lab: Lab, tmp_path: Path) -> RunConfig:
+    return small_config(lab.settings.data_dir, tmp_path / "rows.jsonl", steps=4)
+
+
+def states(lab: Lab, made: Experiment) -> list[str]:
+    return lab.experiments.states(made)
+
+
+def folders(lab: Lab) -> list[str]:
+    """How the command line is told of the lab's folders."""
+    return ["--runs-dir", str(lab.settings.runs_dir), "--models-dir", str(lab.settings.models_dir)]
+
+
+def test_runs_differ_in_ticks_and_seed_alone(lab: Lab, config: RunConfig) -> None:
+    made = lab.run_scenarios(config, "two", seeds=3, name=" A <b>name</b>\n")
+    assert made.name == "A <b>name</b>"
+    assert [(member.scenario, member.seed) for member in made.members] == [
+        (name, seed) for seed in (42, 43, 44) for name in ("o_proj", "down_proj")
+    ]
+    queue = [run.id for run in sorted(lab.store.open_runs(), key=lambda run: int((run.folder / "place").read_text()))]
+    assert tuple(queue) == made.runs
+    for member in made.members:
+        found = lab.store.get(member.run).config
+        assert found is not None
+        assert found == replace(
+            config,
+            title=f"{member.scenario} · seed {member.seed}",
+            modules=(Tick(member.scenario),),
+            training=replace(config.training, seed=member.seed),
+        )
+    assert lab.experiments.get(made.id) == made
+    assert lab.experiments.summary(made)["state"] == "queued"
+    assert lab.experiments.summary(made)["remaining"] is None, "nothing has run yet"
+
+
+def test_stop_and_resume_as_one_and_what_is_missing_is_made_again(
+    lab: Lab, config: RunConfig, tmp_path: Path, module_map: ModuleMap
+) -> None:
+    made = lab.run_scenarios(config, "two", seeds=2)
+    assert lab.stop(made.id) == "Stopping 4 runs."
+    assert states(lab, made) == ["stopped"] * 4
+    shutil.rmtree(lab.store.folder / made.runs[1])
+    assert states(lab, made)[1] == "not made"
+    assert any("not there" in line for line in lab.compare([made.id])[0].warnings)
+    other = a_lab(tmp_path, lab.settings.models_dir, module_map)
+    assert other.resume_experiment(made.id) == "4 runs are in the queue again."
+    assert other.resume_experiment(made.id) == "0 runs are in the queue again."
+    again = lab.experiments.get(made.id)
+    assert states(lab, again) == ["queued"] * 4
+    assert [old == new for old, new in zip(made.runs, again.runs, strict=True)] == [True, False, True, True]
+    found = lab.store.get(again.runs[1]).config
+    assert found is not None
+    assert found.modules == (Tick("down_proj"),)
+
+
+def test_from_the_command_line_to_a_report_and_an_estimate(
+    lab: Lab, config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = replace(config, training=replace(config.training, max_steps=6))
+    offers = lab.offers(longer, "two", False)
+    assert lab.time_needed(longer, offers, 2) is None
+    (tmp_path / "run.json").write_text(json.dumps(longer.to_json()))
+    assert main([*folders(lab), "scenarios", str(tmp_path / "run.json"), "--set", "two"]) == 0
+    told = capsys.readouterr().out
+    assert "3 of 3 layers" in told.partition("2 runs, as long as the first run will tell")[0]
+    assert told.count("finished    ") == 2
+    (made,) = lab.experiments.all()
+    assert states(lab, made) == ["finished"] * 2
+    found, experiment = lab.compare([made.id])
+    assert experiment == made
+    assert [group.name for group in found.groups] == ["o_proj", "down_proj"]
+    assert "lowest held-out loss" in found.verdict[0]
+    assert (
+        found.rows[0].adapter_bytes
+        == (lab.store.get(made.runs[0]).adapter / "adapter_model.safetensors").stat().st_size
+    )
+    assert lab.report([made.id]).parent == lab.settings.exports_dir
+    needed, one = lab.time_needed(longer, offers, 2), lab.time_needed(longer, offers, 1)
+    assert needed and one
+    assert needed == pytest.approx(2 * one)
+    (pace, *_) = known = duration_estimates.paces(lab.store, longer.model)[:1]
+    assert pace.size.examples == 56
+    sizes = (Size(56, length) for length in (100.0, 300.0))
+    short, long = (duration_estimates.seconds(longer, known, size) or 0 for size in sizes)
+    assert long - short == pytest.approx(6 * 4 * 200 * pace.seconds)
+    whole = replace(longer, training=replace(longer.training, max_steps=-1))
+    assert total_steps(whole.training, pace.size.examples) == 14
+    rows = tiny.save_rows(tmp_path / "others.jsonl", 24)
+    others = replace(whole, data=replace(whole.data, path=lab.add_data(rows)))
+    offers = lab.offers(others, "two", False)
+    assert lab.time_needed(others, offers, 1) is None
+    lab.data_report(others)
+    assert lab.time_needed(others, offers, 1), "what was looked at is known to take so long"
+    orders = [
+        [
+            event["tokens"]
+            for event in event_log.read(lab.store.get(run).folder / "events.jsonl")[0]
+            if event["type"] == "metrics"
+        ]
+        for run in made.runs
+    ]
+    assert orders[0] == orders[1], "the same examples in the same order"
+
+
+def test_what_cannot_be_is_refused_and_leaves_nothing(lab: Lab, config: RunConfig) -> None:
+    for seeds in (0, -1, MAX_SEEDS + 1):
+        with pytest.raises(UserError, match="seeds cannot be"):
+            lab.run_scenarios(config, "two", seeds=seeds)
+    with pytest.raises(UserError, match="There is no set"):
+        lab.run_scenarios(config, "../two")
+    with pytest.raises(UserError, match="None of these scenarios can run"):
+        lab.run_scenarios(replace(config, training=replace(config.training, max_length=9999)), "two")
+    with pytest.raises(InvalidConfig):
+        lab.run_scenarios(replace(config, training=replace(config.training, seed=2**32 - 1)), "two", seeds=2)
+    with pytest.raises(InvalidConfig, match="There is no data file"):
+        lab.run_scenarios(replace(config, data=replace(config.data, path="gone.jsonl")), "two")
+    assert lab.store.ids() == lab.experiments.ids() == []
+    for act in (lab.experiments.get, lab.resume_experiment, lab.experiments.stop):
+        with pytest.raises(UserError, match="no experiment"):
+            act("../config")
+
+
+def test_a_damaged_file_says_so_and_hides_nothing_else(lab: Lab, config: RunConfig) -> None:
+    made = lab.run_scenarios(config, "two")
+    path = lab.store.folder / "experiments" / f"{made.id}.json"
+    value = json.loads(path.read_text())
+    bad = path.with_name("exp-20260101-000000-000000.json")
+    for change in (
+        {"members": [{"scenario": "o_proj", "seed": 1, "run": "../x"}]},
+        {"members": None},
+        {"scenarios": []},
+        {"scenarios": [item | {"config": {"schema": 99}} for item in value["scenarios"]]},
+    ):
+        bad.write_text(json.dumps(value | change))
+        with pytest.raises(UserError, match="damaged"):
+            lab.experiments.get(bad.stem)
+        assert lab.experiments.all() == [made]
+
+
+def test_the_command_line_lists_compares_and_writes_reports(
+    lab: Lab, config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = lab.run_scenarios(config, "two", seeds=2)
+    runs = folders(lab)
+    assert main([*runs, "stop", made.id]) == 0
+    assert main([*runs, "experiments", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.partition("\n")[2])[0]["state"] == "stopped"
+    assert main([*runs, "compare", made.id, "--csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert (
+        main([*runs, "compare", *made.runs, "--html", str(tmp_path / "r.html"), "--markdown", str(tmp_path / "r.md")])
+        == 0
+    )
+    assert (tmp_path / "r.html").stat().st_size > 4e6
+    assert "Not finished" in (tmp_path / "r.md").read_text()
+    assert main([*runs, "compare", "nothing"]) == 2
+    assert "There is no run" in capsys.readouterr().err

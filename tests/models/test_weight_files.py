@@ -1,0 +1,378 @@
+"""Folders that are really damaged, each in its way: what is said of them, before a run exists."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from tests.support.lab import open_lab
+from trainer.cli import main as command_line
+from trainer.common.errors import InvalidConfig, UserError
+from trainer.config.schema import ModelConfig, RunConfig, Tick, default_config
+from trainer.models.base_model import Base, BaseModels
+from trainer.models.discovery.discover import discover
+from trainer.models.locations import load_config, locate
+from trainer.models.weight_files import INDEX, SINGLE
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 134408\n"
+
+
+@pytest.fixture
+def folder(models_dir: Path, tmp_path: Path) -> Path:
+    """A model in three shards, beside nothing else."""
+    made = tmp_path / "models" / "mine"
+    shutil.copytree(models_dir / "llama", made)
+    shard(made)
+    return made
+
+
+def shard(folder: Path) -> None:
+    """Spread model.safetensors over three files and an index."""
+    tensors = load_file(folder / SINGLE)
+    places = {name: f"model-{number % 3 + 1:05}-of-00003.safetensors" for number, name in enumerate(sorted(tensors))}
+    for file in sorted(set(places.values())):
+        save_file({name: tensors[name] for name in tensors if places[name] == file}, folder / file, {"format": "pt"})
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": places}))
+    (folder / SINGLE).unlink()
+
+
+def examined(folder: Path) -> Base:
+    model = ModelConfig(name=folder.name)
+    found = discover(load_config(model, folder.parent), folder.name)
+    return BaseModels(folder.parent).examine(model, found)
+
+
+def short(config: RunConfig) -> RunConfig:
+    """A configuration that the tiny model can train."""
+    training = replace(config.training, max_length=64, optim="adamw_torch")
+    model = replace(config.model, quantization="none")
+    return replace(config, model=model, modules=(Tick("q_proj"),), training=training)
+
+
+def told(folder: Path) -> str:
+    return "\n".join(map(str, examined(folder).issues))
+
+
+def test_whole_folders_have_nothing_to_mend(folder: Path, models_dir: Path) -> None:
+    assert examined(folder) == Base()
+    for kind in ("phi3", "llama", "gpt2", "moe"):
+        assert examined(models_dir / kind) == Base()
+
+
+def test_checkpoints_of_other_layouts_are_whole(models_dir: Path, tmp_path: Path) -> None:
+    """Without the base model's prefix, a head for the tied embedding, experts as transformers 5 stacks them."""
+    for kind, change in (
+        ("gpt2", lambda tensors: {key.removeprefix("transformer."): value for key, value in tensors.items()}),
+        ("llama", lambda tensors: {key.replace("model.embed_tokens", "lm_head"): tensors[key] for key in tensors}),
+    ):
+        shutil.copytree(models_dir / kind, tmp_path / kind)
+        rewritten(change)(tmp_path / kind)
+        assert (
+            AutoModelForCausalLM.from_pretrained(tmp_path / kind, output_loading_info=True)[1]["missing_keys"]
+            == set()
+        )
+        assert told(tmp_path / kind) == ""
+    experts = AutoModelForCausalLM.from_pretrained(models_dir / "moe")
+    shutil.copytree(models_dir / "moe", tmp_path / "moe")
+    experts.save_pretrained(tmp_path / "moe", save_original_format=False)
+    assert told(tmp_path / "moe") == ""
+    without(O_PROJ, "lm_head.weight")(tmp_path / "moe")
+    assert f"lack {O_PROJ}, lm_head.weight, which" in told(tmp_path / "moe")
+
+
+def only(ending: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for path in folder.glob("*.safetensors*"):
+            path.unlink()
+        (folder / ending).write_bytes(b"weights")
+
+    return change
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model-00002-of-00003.safetensors"
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def cut_in_header(folder: Path) -> None:
+    path = folder / "model-00002-of-00003.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def lengthen(folder: Path) -> None:
+    path = folder / "model-00002-of-00003.safetensors"
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def write(name: str, content: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(content) and None
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return change
+
+
+def half_downloaded(folder: Path) -> None:
+    (folder / "model-00003-of-00003.safetensors").unlink()
+    place = folder / ".cache" / "huggingface" / "download"
+    place.mkdir(parents=True)
+    (place / "abc.4d7a.incomplete").write_bytes(b"half")
+
+
+def other_vocabulary(folder: Path) -> None:
+    value = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(value | {"vocab_size": 320}))
+
+
+def more_layers(folder: Path) -> None:
+    value = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(value | {"num_hidden_layers": 5}))
+
+
+def foreign_shard(folder: Path) -> None:
+    shutil.copy(folder / "model-00001-of-00003.safetensors", folder / "model-00002-of-00003.safetensors")
+
+
+def pickled_by_config(folder: Path) -> None:
+    value = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(value | {"transformers_weights": "adapter_model.bin"}))
+
+
+def rewritten(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Callable[[Path], None]:
+    """The model in one file, with other tensors."""
+
+    def damage(folder: Path) -> None:
+        tensors = {key: value for file in folder.glob("*.safetensors") for key, value in load_file(file).items()}
+        remove(*(path.name for path in folder.glob("model*")))(folder)
+        save_file(change(tensors), folder / SINGLE, {"format": "pt"})
+
+    return damage
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    return rewritten(lambda tensors: {key: value for key, value in tensors.items() if key not in names})
+
+
+def renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.replace("model.", "transformer."): value for key, value in tensors.items()}
+
+
+def transposed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return tensors | {DOWN: tensors[DOWN].T.contiguous()}
+
+
+def dangling(folder: Path) -> None:
+    """As a copy of a snapshot from the hub's cache without its blobs."""
+    remove(*(path.name for path in folder.glob("model*")))(folder)
+    (folder / SINGLE).symlink_to("../../blobs/4d7a")
+
+
+def folder_for_weights(folder: Path) -> None:
+    remove(*(path.name for path in folder.glob("model*")))(folder)
+    (folder / SINGLE).mkdir()
+
+
+def into_subfolder(folder: Path) -> None:
+    (folder / "inner").mkdir()
+    for path in list(folder.glob("model*")):
+        path.rename(folder / "inner" / path.name)
+
+
+def with_token(token: str) -> Callable[[Path], None]:
+    """The tokenizer with this token at 1279."""
+
+    def change(folder: Path) -> None:
+        value = json.loads((folder / "tokenizer.json").read_text())
+        added = [item for item in value["added_tokens"] if item["content"] == token]
+        (added[0] if added else {})["id"] = 1279
+        value["model"]["vocab"][token] = 1279
+        (folder / "tokenizer.json").write_text(json.dumps(value))
+
+    return change
+
+
+ONE = "model-00002-of-00003.safetensors"
+O_PROJ = "model.layers.0.self_attn.o_proj.weight"
+DOWN = "model.layers.1.mlp.down_proj.weight"
+DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "pytorch": (only("pytorch_model.bin"), ["has its weights as pytorch_model.bin only", "Convert"]),
+    "pth": (only("model.pth"), ["has its weights as model.pth only"]),
+    "gguf": (only("mine-Q8_0.gguf"), ["mine-Q8_0.gguf only", "gguf_file='mine-Q8_0.gguf'", "original repository"]),
+    "consolidated": (only("consolidated.safetensors"), ["consolidated.safetensors only", "vendor's own format"]),
+    "another name": (only("weights.safetensors"), ["weights.safetensors only", "rename weights.safetensors"]),
+    "adapter": (only("adapter_model.safetensors"), ["This is an adapter"]),
+    "missing shards": (remove(ONE, "model-00003-of-00003.safetensors"), ["lacks 2 of its 3 weight files", ONE]),
+    "no index": (remove(INDEX), [f"mine lacks {INDEX}, which says", f"Download {INDEX} from"]),
+    "broken index": (write(INDEX, '{"weight_map": '), [f"The {INDEX} of mine is damaged"]),
+    "index of pickles": (write(INDEX, '{"weight_map": {"a": "x.bin"}}'), ["names files that are not safetensors"]),
+    "pointer": (write(ONE, POINTER), [f"{ONE} is a Git LFS pointer of", "git lfs pull"]),
+    "pointer of a tokenizer": (write("tokenizer.json", POINTER), ["tokenizer.json of mine is a Git LFS pointer"]),
+    "half downloaded": (half_downloaded, ["lacks 1 of its 3", "A download left one file unfinished"]),
+    "truncated": (cut, [f"{ONE} was cut off: it holds", "that its header describes"]),
+    "truncated in its header": (cut_in_header, [f"{ONE} ends within its header, after 100 bytes"]),
+    "too long": (lengthen, [f"{ONE} holds", "its header describes"]),
+    "empty": (write(ONE, ""), [f"{ONE} is empty"]),
+    "a page": (write(ONE, "<!doctype html><html>Not found</html>"), [f"{ONE} is a web page"]),
+    "noise": (write(ONE, "\x01" * 500), [f"{ONE} is not a safetensors file"]),
+    "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ["mine has no tokenizer"]),
+    "other vocabulary": (other_vocabulary, ["model.embed_tokens.weight is 300 × 32 in the file, and 320 × 32"]),
+    "more layers": (more_layers, ["lack model.layers.3.", "14 more, which its config.json asks for"]),
+    "foreign shard": (foreign_shard, ["which its config.json asks for"]),
+    "one weight less": (without(O_PROJ), [f"lack {O_PROJ}, which its config.json asks for"]),
+    "no last norm": (without("model.norm.weight"), ["lack model.norm.weight, which"]),
+    "no embedding": (without("model.embed_tokens.weight", O_PROJ), ["model.embed_tokens.weight", O_PROJ]),
+    "other names": (rewritten(renamed), ["have other names than a llama model's: transformer.embed_tokens.weight"]),
+    "transposed": (rewritten(transposed), ["stored transposed", f"{DOWN} is 48 × 32 in the file, and 32 × 48 by"]),
+    "half a tokenizer": (write("tokenizer.json", "{"), ["The tokenizer.json of mine is not valid JSON", "again"]),
+    "no byte of it": (write("tokenizer.json", ""), ["The tokenizer.json of mine is empty. Download it again."]),
+    "half its config": (write("tokenizer_config.json", '{"a'), ["The tokenizer_config.json of mine is not valid"]),
+    "another tokenizer": (with_token("zebra"), ["has tokens up to 1,279, and the model has 300 rows"]),
+    "padding beyond": (with_token("<pad>"), ["has tokens up to 1,279, and the model has 300 rows"]),
+    "some shards, no index": (remove(INDEX, ONE), ["mine has 2 of 3 shards, and lacks " + INDEX, "the other shards"]),
+    "a broken link": (dangling, [f"{SINGLE} of mine is a link to a file that is not there, such as ../.."]),
+    "a folder": (folder_for_weights, [f"{SINGLE} of mine is a folder, not weights"]),
+    "a subfolder": (into_subfolder, [f"in a subfolder only, where they are not read: inner/{ONE[:6]}"]),
+    "a pickle by config": (pickled_by_config, ["names 'adapter_model.bin' as its weights"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_is_wrong_is_said(name: str, folder: Path) -> None:
+    damage, sentences = DAMAGES[name]
+    assert told(folder) == ""
+    damage(folder)
+    found = told(folder)
+    assert all(sentence in found for sentence in sentences), found
+
+
+def test_all_that_is_wrong_is_said_at_once(folder: Path) -> None:
+    cut(folder)
+    (folder / "model-00001-of-00003.safetensors").write_text(POINTER)
+    (folder / "model-00003-of-00003.safetensors").unlink()
+    remove("tokenizer.json", "tokenizer_config.json")(folder)
+    found = told(folder)
+    for part in ("lacks 1 of its 3", "was cut off", "Git LFS pointer", "no tokenizer"):
+        assert part in found
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (POINTER, "The config.json of mine is a Git LFS pointer, not the file itself. Run `git lfs pull`"),
+        ("", "The config.json of mine is empty. Download it again."),
+        ("{", r"The config.json of mine is not valid JSON: .*char 1\)\. Download it again."),
+    ],
+)
+def test_a_config_that_is_none_is_said(content: str, sentence: str, folder: Path) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        load_config(ModelConfig(name="mine"), folder.parent)
+
+
+def test_an_added_token_that_texts_need_not_use_is_a_warning(folder: Path) -> None:
+    """As in Gemma 3 1B, whose tokenizer has the token of images and whose embedding has not."""
+    with_token("<|user|>")(folder)
+    found = examined(folder)
+    assert found.issues == ()
+    assert "has the token <|user|>, for which the model has no row" in found.warnings[0].problem
+
+
+def test_an_index_that_is_a_pointer_is_said_once(folder: Path) -> None:
+    (folder / INDEX).write_text(POINTER)
+    assert told(folder) == f"model.name: {INDEX} of mine is a Git LFS pointer. Run `git lfs pull` in its folder."
+
+
+def test_an_index_that_counts_other_weights_is_a_warning(folder: Path) -> None:
+    value = json.loads((folder / INDEX).read_text())
+    (folder / INDEX).write_text(json.dumps(value | {"metadata": {"total_size": 9_900_000_000}}))
+    found = examined(folder)
+    assert found.issues == ()
+    assert "counts 9.9 GB of weights" in found.warnings[0].problem
+
+
+def test_links_and_folders_that_are_never_read_do_no_harm(folder: Path) -> None:
+    (folder / "README.md").symlink_to("../../blobs/1b2c")
+    (folder / "pytorch_model.bin").symlink_to("../../blobs/3d4e")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.bin").write_bytes(b"weights")
+    assert examined(folder) == Base()
+
+
+def test_finished_downloads_may_leave_traces(folder: Path) -> None:
+    half_downloaded(folder)
+    shutil.rmtree(folder / ".cache" / "huggingface" / "download")
+    assert "unfinished" not in told(folder)
+
+
+def test_no_run_is_queued_on_a_model_without_weights(folder: Path, tmp_path: Path) -> None:
+    only("pytorch_model.bin")(folder)
+    lab = open_lab(tmp_path, folder.parent)
+    lab.helper.call = lab.data_helper.call  # type: ignore[method-assign]
+    try:
+        config = short(default_config("mine"))
+        assert "pytorch_model.bin only" in str(lab.plan(config).issues[0])
+        with pytest.raises(InvalidConfig, match=r"pytorch_model\.bin only"):
+            lab.train(config)
+        with pytest.raises(UserError, match=r"pytorch_model\.bin only"):
+            lab.run_scenarios(config, "six")
+        assert lab.store.ids() == [] and lab.experiments.ids() == []
+    finally:
+        lab.close()
+
+
+def test_a_config_alone_can_be_planned_and_not_trained(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in folder.iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps(short(default_config("mine")).to_json()))
+    assert command_line.main(["plan", "run.json", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["trainable"] > 0
+    assert [issue["problem"] for issue in plan["issues"]] == ["mine has no weights.", "mine has no tokenizer."]
+    assert command_line.main(["train", "run.json"]) == 2
+    for damage in (only("pytorch_model.bin"), dangling, folder_for_weights):
+        for path in folder.glob("*model*"):
+            path.unlink()
+        damage(folder)
+        assert command_line.main(["plan", "run.json", "--json"]) == 2
+
+
+def test_an_unknown_name_says_where_it_was_looked_for_and_what_is_alike(folder: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        locate(ModelConfig(name="Mein"), folder.parent)
+    assert str(folder.parent.resolve()) in caught.value.problem
+    assert "Did you mean mine?" in caught.value.fix
+
+
+def test_the_advice_to_convert_works(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very command that is shown, on weights that are a pickle, run where the app runs."""
+    import subprocess
+    import sys
+
+    made = tmp_path / "models" / "mine"
+    shutil.copytree(models_dir / "llama", made)
+    torch.save(load_file(made / SINGLE), made / "pytorch_model.bin")
+    (made / SINGLE).unlink()
+    monkeypatch.chdir(tmp_path)  # the app's working folder
+    advice = told(Path("models/mine"))
+    assert "from_pretrained('models/mine'" in advice
+    code = advice.split('python -c "')[1].split('" and put')[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert told(tmp_path / "converted") == ""

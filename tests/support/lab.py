@@ -1,0 +1,56 @@
+"""Runs in real processes, for tests: a runs folder, small configurations, waiting for states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.support import tiny
+from trainer.config.schema import AdapterConfig, DataConfig, ModelConfig, RunConfig, Tick, TrainingConfig
+from trainer.execution import analysis_process
+from trainer.service.lab import Lab, Settings, keep_data
+
+
+def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) -> RunConfig:
+    """A run of a few steps of the tiny Phi-3 on a small file."""
+    tiny.save_rows(rows)
+    settings: dict[str, Any] = {
+        "learning_rate": 1e-2,
+        "max_steps": steps,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "max_length": 64,
+        "optim": "adamw_torch",
+        "activation_checkpointing": "off",
+        "eval_steps": 4,
+    }
+    return RunConfig(
+        title="A small run",
+        model=ModelConfig(name="phi3", quantization="none"),
+        modules=(Tick("q_proj"), Tick("v_proj"), Tick("o_proj"), Tick("lm_head", "full")),
+        adapter=AdapterConfig(r=4, lora_alpha=8),
+        data=DataConfig(source="file", path=keep_data(rows, data_dir), eval_fraction=0.125),
+        training=TrainingConfig(**settings | training),
+    )
+
+
+def open_lab(tmp_path: Path, models_dir: Path) -> Lab:
+    """A lab that reads data in this process: one of its own would import for seconds what is here already."""
+    lab = Lab(Settings(runs_dir=tmp_path / "runs", models_dir=models_dir))
+    calls = analysis_process.calls(models_dir, lab.settings.data_dir, lambda *_: None)
+    lab.data_helper.call = lambda name, watcher=None, **arguments: calls[name](**arguments)  # type: ignore[method-assign]
+    lab.data_helper.start = lambda: None  # type: ignore[method-assign]
+    return lab
+
+
+def wait_for(ready: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """The first true answer of `ready`; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = ready()
+        if answer:
+            return answer
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s")

@@ -1,0 +1,120 @@
+"""The command `data`, and the check of the data before the command line starts a run."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from trainer import demo
+from trainer.common.errors import InvalidConfig
+from trainer.config import validation
+from trainer.config.schema import RunConfig, default_config, is_bundled
+from trainer.data.readers.files import quickly_read
+from trainer.data.readers.uploads import keep_data
+from trainer.models.locations import HUB_ID
+from trainer.planning.schedule import Size
+from trainer.runs import duration_estimates
+from trainer.runs.store import RunStore
+
+UNUSABLE = 2
+
+
+def add_command(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    about = "check a data file, or a data set of the hub, and show what a model would learn from it"
+    data = add("data", look_at, about)
+    data.add_argument("files", nargs="+", metavar="FILE", help="files of one data set, or the id of one on the hub")
+    data.add_argument(
+        "--model", help="model whose tokenizer and template are used (default: the configuration's, demo)"
+    )
+    data.add_argument("--config", type=Path, help="take all other settings from this configuration")
+    data.add_argument("--max-length", type=int, help="tokens beyond which an example is cut")
+    data.add_argument("--show", type=int, default=0, metavar="N", help="show the first N examples, token by token")
+    data.add_argument("--json", action="store_true")
+
+
+def look_at(options: argparse.Namespace) -> int:
+    """Print the report and examples. Returns UNUSABLE where nothing can be trained on."""
+    from trainer.cli import data_text
+    from trainer.data import inspection
+
+    store = RunStore(options.runs_dir)
+    config, places = _config(options), (options.models_dir, options.runs_dir / "data")
+    known = duration_estimates.paces(store, config.model)
+    with _bar() as progress:
+        found = duration_estimates.with_seconds(inspection.data_report(config, *places, progress), config, known)
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+    else:
+        print("\n".join(data_text.report_lines(found)))
+    trainable = found["tokens"]["examples"] if found["tokens"] else 0
+    colours = sys.stdout.isatty()
+    for number in range(min(options.show, trainable)):
+        print(
+            ("" if number else f"\n{data_text.legend(colours)}\n\n")
+            + data_text.example_text(inspection.data_example(config, str(number), *places), colours)
+        )
+    return 0 if trainable else UNUSABLE
+
+
+def check_data(config: RunConfig, options: argparse.Namespace) -> None:
+    """Raises InvalidConfig where the data are such that no run can start."""
+    if is_bundled(config):
+        return
+    from trainer.data import inspection
+
+    with _bar() as progress:
+        issues = inspection.data_issues(config, options.models_dir, options.runs_dir / "data", progress)
+    if issues:
+        raise InvalidConfig(issues)
+
+
+def known_size(config: RunConfig, options: argparse.Namespace, look: bool = False) -> Size | None:
+    """How much there is to train on: of data that are read in seconds, or, with `look`, of any; else None."""
+    data_dir = options.runs_dir / "data"
+    if not (look or quickly_read(config.data, data_dir)):
+        return None
+    if is_bundled(config):
+        return Size(demo.examples(), 0.0)
+    from trainer.data import inspection
+
+    with _bar() as progress:
+        return inspection.data_size(config, options.models_dir, data_dir, progress)
+
+
+def _config(options: argparse.Namespace) -> RunConfig:
+    """The configuration that `data` looks at. Raises UserError where there is no such file."""
+    config = validation.load(options.config) if options.config else default_config(options.model or "demo")
+    if Path(options.files[0]).exists() or not HUB_ID.fullmatch(options.files[0]):
+        names = " ".join(keep_data(Path(file), options.runs_dir / "data") for file in options.files)
+        data = replace(config.data, source="file", path=names)
+    else:
+        data = replace(config.data, source="hub", path=options.files[0])
+    training = replace(config.training, max_length=options.max_length or config.training.max_length)
+    config = replace(
+        config, model=replace(config.model, name=options.model or config.model.name), data=data, training=training
+    )
+    issues = validation.validate(config)
+    if issues:
+        raise InvalidConfig(issues)
+    return config
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar while data are read, where a person looks at it."""
+    with tqdm(total=100, disable=not sys.stderr.isatty(), leave=False, bar_format="{desc}{bar}{n:3.0f} %") as bar:
+
+        def progress(stage: str, share: float) -> None:
+            bar.set_description(stage, refresh=False)
+            bar.n = share * 100
+            bar.refresh()
+
+        yield progress

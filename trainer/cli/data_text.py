@@ -1,0 +1,80 @@
+"""The report and the examples as text for a terminal: colours where it has them, brackets where it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainer.data.format_detection import SHAPES
+
+COLOURS = {"counts": "\033[30;42m", "context": "\033[2m", "cut": "\033[9;31m"}
+BRACKETS = {"counts": ("⟦", "⟧"), "context": ("", ""), "cut": ("✂", "✂")}
+END = "\033[0m"
+LEGEND = {"counts": "counts for the loss", "context": "context", "cut": "cut off"}
+LINES = 10
+
+
+def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The report, line by line."""
+    if report["shape"]:
+        yield f"{report['rows']:,} rows of {SHAPES[report['shape']]}. {report['why']}"
+        yield f"template: {report['template']['kind']} ({report['template']['why']})"
+    for group in report["bad_groups"]:
+        lines = ", ".join(map(str, group["lines"][:LINES])) + (", …" if group["count"] > LINES else "")
+        yield f"  {group['count']:,} × {group['reason']}: line {lines}"
+    tokens = report["tokens"]
+    if tokens:
+        yield f"{tokens['examples']:,} training examples, {report['held_out']['examples']:,} held out"
+        yield f"{tokens['total']:,} tokens, {tokens['counted']:,} count for the loss ({tokens['share']:.1%})"
+        yield "lengths: " + ", ".join(f"{name} {size:,}" for name, size in tokens["quantiles"].items())
+        yield (
+            f"max_length {tokens['max_length']}: {tokens['longer']:,} longer, {tokens['answers_cut']:,} answers cut; "
+            f"suggested {tokens['suggested_max_length']}"
+        )
+    if report["batches"]:
+        batches = report["batches"]
+        useful, otherwise = (f"{100 * batches[key]:.0f} %" for key in ("fill", "unpacked"))
+        yield f"batches: {batches['way']}, {useful} useful tokens ({otherwise} otherwise)"
+    if report["training"]:
+        training = report["training"]
+        seconds = training.get("seconds")
+        pace = f"about {seconds / 60:,.1f} minutes" if seconds else "time unknown: no run of this model yet"
+        yield f"{training['steps']:,} steps, {training['tokens']:,} tokens, {pace}"
+    for issue in (*report["warnings"], *report["issues"]):
+        yield f"{issue['problem']} {issue['fix']}"
+
+
+def example_text(example: Mapping[str, Any], colours: bool) -> str:
+    """One example, token by token."""
+    head = f"example {example['number'] + 1} of {example['of']}, {example['file']} line {example['line']}: "
+    head += f"{example['length']} tokens, {example['counted']} count, {example['cut']} cut off"
+    body = "".join(_runs(example["tokens"], colours))
+    rest = f" … {example['hidden']} tokens more" if example["hidden"] else ""
+    return f"{head}\n{body}{rest}\n"
+
+
+def legend(colours: bool) -> str:
+    """What the colours or brackets mean."""
+    return "  ".join(_dressed(text, kind, colours) for kind, text in LEGEND.items())
+
+
+def _runs(tokens: list[dict[str, Any]], colours: bool) -> Iterator[str]:
+    """Neighbours of one kind in one run. Control characters of the data never reach the terminal."""
+    start = 0
+    for end in range(1, len(tokens) + 1):
+        if end == len(tokens) or tokens[end]["kind"] != tokens[start]["kind"]:
+            text = "".join(_visible(token["text"]) for token in tokens[start:end])
+            yield _dressed(text, tokens[start]["kind"], colours)
+            start = end
+
+
+def _dressed(text: str, kind: str, colours: bool) -> str:
+    if not colours:
+        left, right = BRACKETS[kind]
+        return f"{left}{text}{right}"
+    lines = text.split("\n")  # so that no background runs to the edge of the window
+    return "\n".join(f"{COLOURS[kind]}{line}{END}" if line else "" for line in lines)
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)

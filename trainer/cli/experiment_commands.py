@@ -1,0 +1,236 @@
+"""The commands `scenarios`, `experiments` and `compare`, and what `stop` and `resume` do to an experiment."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from trainer.cli.data_commands import check_data
+from trainer.common.errors import UserError
+from trainer.config import validation
+from trainer.execution.scheduler import Supervisor
+from trainer.experiments.comparison import Comparison, compare
+from trainer.experiments.experiment import GONE, MAX_SEEDS, OPEN, Experiment, Experiments, default_name, expand
+from trainer.experiments.report import cells, document, markdown
+from trainer.experiments.report_html import html_report
+from trainer.experiments.saved_sets import OwnSets
+from trainer.experiments.scenario_plans import Offer, Planner, make_offers
+from trainer.models.module_map import ModuleMap
+from trainer.planning.scenarios import SETS
+from trainer.runs import duration_estimates
+from trainer.runs.store import RunStore, write_atomic
+
+STOPPED, FAILED = 3, 1
+LOOK = 0.5
+"""Seconds between two looks at the runs."""
+
+
+def add_commands(
+    add: Callable[..., argparse.ArgumentParser], module_map: Callable[..., ModuleMap], plan: Any
+) -> None:
+    """Add the commands to the command line. `module_map` and `plan` read a model and plan a configuration."""
+    scenarios = add("scenarios", lambda options: run_scenarios(options, module_map, plan), "run a set of scenarios")
+    scenarios.add_argument("config", type=Path)
+    names = ", ".join(item.key for item in SETS)
+    scenarios.add_argument("--set", default="six", help=f"{names}, or the name of an own set (default: six)")
+    scenarios.add_argument("--equal-budget", action="store_true", help="solve r for the same trainable count in each")
+    scenarios.add_argument("--seeds", type=int, default=1, help=f"runs of each, 1 to {MAX_SEEDS} (default: 1)")
+    scenarios.add_argument("--json", action="store_true")
+    add("experiments", list_experiments, "list all experiments").add_argument("--json", action="store_true")
+    compared = add("compare", compare_runs, "compare runs, or those of an experiment")
+    compared.add_argument("runs", nargs="+", metavar="RUN", help="ids of runs or of experiments")
+    compared.add_argument("--html", type=Path, metavar="FILE", help="write the report as one HTML file")
+    compared.add_argument("--markdown", type=Path, metavar="FILE", help="write the report as Markdown")
+    compared.add_argument("--json", action="store_true")
+    compared.add_argument("--csv", action="store_true", help="print the table of runs as CSV")
+
+
+def run_scenarios(options: argparse.Namespace, module_map: Callable[..., ModuleMap], plan: Any) -> int:
+    base = validation.load(options.config)
+    found = module_map(base.model, options.models_dir)
+    store = RunStore(options.runs_dir)
+    chosen = OwnSets(store.folder).find(options.set)
+
+    def planner(config: Any) -> Any:
+        return plan(config, options.models_dir, found)
+
+    offers = make_offers(base, chosen.make(found), found, planner, options.equal_budget)
+    configs = [offer.config for offer in offers if offer.runs] * options.seeds
+    time_needed = duration_estimates.total(configs, duration_estimates.paces(store, base.model))
+    if not options.json:
+        _print_offers(offers)
+        print(f"{len(configs)} runs, {_long(time_needed, 'as long as the first run will tell')}")
+    if configs:
+        check_data(base, options)
+    experiments = Experiments(store)
+    name = default_name(chosen.title, base.model.name, options.equal_budget)
+    experiment = experiments.create(name, chosen.question, offers, options.seeds, options.equal_budget, planner)
+    if options.json:
+        value = {"type": "experiment", "id": experiment.id, "seconds": time_needed}
+        print(json.dumps(value | {"scenarios": [offer.to_json() for offer in offers]}), flush=True)
+    return watch(experiments, experiment, options)
+
+
+def watch(experiments: Experiments, experiment: Experiment, options: argparse.Namespace) -> int:
+    """Train what is in the queue until no run of the experiment is open. Ctrl+C stops it; twice, it kills."""
+    supervisor = Supervisor(experiments.store, options.models_dir, options.runs_dir / "data")
+    supervisor.start()
+    stopped = False
+    shown = Shown(experiments, experiment, options.json)
+    try:
+        while True:
+            try:
+                if not shown.look():
+                    break
+                time.sleep(LOOK)
+            except KeyboardInterrupt:
+                stopped = True
+                tqdm.write(experiments.stop(experiment.id), file=sys.stderr)
+    finally:
+        shown.close()
+        supervisor.close()
+    states = experiments.states(experiment)
+    found = compare(experiments.store, experiment.runs, experiment)
+    _print_result(found, experiment, options.json)
+    if stopped or "stopped" in states:
+        print(f"Go on with: python -m trainer resume {experiment.id}", file=sys.stderr)
+        return STOPPED
+    return 0 if all(state == "finished" for state in states) else FAILED
+
+
+class Shown:
+    """The progress of an experiment: one line on a terminal, else a line for every run that ends."""
+
+    def __init__(self, experiments: Experiments, experiment: Experiment, as_json: bool) -> None:
+        self._experiments, self._experiment = experiments, experiment
+        self._quiet = as_json
+        self._told: set[str] = set()
+        total = len(experiment.members)
+        self._bar: Any = None
+        if sys.stderr.isatty() and not as_json:
+            self._bar = tqdm(total=total, unit="run", dynamic_ncols=True, bar_format="{l_bar}{bar}| {postfix}")
+
+    def look(self) -> bool:
+        """Show what is new. Returns whether a run is still to come."""
+        states = self._experiments.states(self._experiment)
+        running = ""
+        for run_id, state in zip(self._experiment.runs, states, strict=True):
+            if state == GONE:
+                continue
+            if state not in OPEN and run_id not in self._told:
+                self._told.add(run_id)
+                self._tell(run_id, state)
+            elif state in OPEN and state != "queued":
+                running = self._line(run_id)
+        if self._bar is not None:
+            self._bar.n = states.count("finished")
+            self._bar.set_postfix_str(running)
+        return any(state in OPEN for state in states)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _tell(self, run_id: str, state: str) -> None:
+        run = self._experiments.store.get(run_id)
+        loss = run.history.latest.get("eval_loss")
+        figure = "" if loss is None else f"  eval loss {loss:.4f}"
+        if not self._quiet:
+            tqdm.write(f"{state:11} {run.title}{figure}  {run.history.message}".rstrip())
+            sys.stdout.flush()
+
+    def _line(self, run_id: str) -> str:
+        run = self._experiments.store.get(run_id)
+        left = self._experiments.summary(self._experiment)["remaining"]
+        return f"{run.title}: step {run.history.step} of {run.history.steps}, {_long(left, 'time unknown')}"
+
+
+def list_experiments(options: argparse.Namespace) -> int:
+    experiments = Experiments(RunStore(options.runs_dir))
+    found = [experiments.summary(item) for item in experiments.all()]
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return 0
+    for row in found:
+        print(f"{row['id']}  {row['state']:9} {row['finished']:4} of {row['runs']:3} runs  {row['name']}")
+    return 0
+
+
+def compare_runs(options: argparse.Namespace) -> int:
+    store = RunStore(options.runs_dir)
+    ids, experiment = expand(Experiments(store), options.runs)
+    found = compare(store, ids, experiment)
+    if options.html:
+        _write(options.html, html_report(store, found, experiment))
+    if options.markdown:
+        _write(options.markdown, markdown(document(store, found, experiment)))
+    if options.csv:
+        print(found.to_csv(), end="")
+    elif options.json or not (options.html or options.markdown):
+        _print_result(found, experiment, options.json)
+    return 0
+
+
+def resume_experiment(options: argparse.Namespace, plan: Planner) -> int:
+    experiments = Experiments(RunStore(options.runs_dir))
+    print(experiments.resume(options.run, plan), file=sys.stderr)
+    return watch(experiments, experiments.get(options.run), options)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_atomic(path, text.encode())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.", "Name another file.", "disk") from error
+    print(path, file=sys.stderr)
+
+
+def _print_offers(offers: Sequence[Offer]) -> None:
+    for offer in offers:
+        print(f"{offer.scenario.title}: {offer.scenario.note}".removesuffix(": "))
+        if offer.same_as:
+            print(f"    the very same weights as “{offer.same_as}”: offered once")
+            continue
+        for receipt in offer.plan.receipts:
+            print(f"    {receipt.tick:24} {receipt.treatment:5} {receipt.note}")
+        rank = f", r {offer.r}" if offer.r else ""
+        print(f"    {offer.plan.trainable:,} parameters train{rank}. {offer.budget}".rstrip())
+        for issue in offer.issues:
+            print(f"    does not run: {issue}")
+
+
+def _print_result(found: Comparison, experiment: Experiment | None, as_json: bool) -> None:
+    if as_json:
+        value = found.to_json() | ({"type": "comparison", "experiment": experiment.id} if experiment else {})
+        print(json.dumps(value, ensure_ascii=False, indent=None if experiment else 2), flush=True)
+        return
+    header = ("", "final loss", "best loss", "perplexity", "trainable", "adapter", "memory", "tokens/s", "time")
+    rows = [header, *(cells(group) for group in found.groups)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for row in rows:
+        print(
+            "  ".join(
+                text.rjust(width) if place else text.ljust(width)
+                for place, (text, width) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+    for line in (*found.warnings, *found.verdict):
+        print(f"- {line}")
+    if found.differences:
+        print("They differ in:")
+        for setting, values in found.differences.items():
+            print(f"  {setting}: {' | '.join(values)}")
+
+
+def _long(seconds: float | None, unknown: str) -> str:
+    if seconds is None:
+        return unknown
+    minutes = round(seconds / 60)
+    return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"about {max(minutes, 1)} min"

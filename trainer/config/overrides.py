@@ -1,0 +1,87 @@
+"""New values for settings, by their paths: those that a warning proposes, and those of `--set`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from trainer.common.errors import UserError, Value
+from trainer.config.schema import Tick
+
+_SETTING = re.compile(r"(?:([^.\[\]]+)\.)?([^.\[\]]+)")
+_OF_A_TICK = re.compile(r"modules\[(\d{1,6})\]\.([^.\[\]]+)", re.ASCII)
+
+
+def apply(config: Any, changes: Mapping[str, Value]) -> Any:
+    """The parsed JSON of a configuration with these values in place. What is wrong with them, `parsing` says.
+
+    Raises UserError for a path that leads to no setting.
+    """
+    for path, value in changes.items() if isinstance(config, dict) else ():
+        if tick := _OF_A_TICK.fullmatch(path):
+            config = {**config, "modules": _with_tick(config.get("modules"), int(tick[1]), tick[2], value)}
+            continue
+        found = _SETTING.fullmatch(path)
+        part, name = (found[1], found[2]) if found else ("", "")
+        old = config.get(part, {}) if part else config
+        if not found or isinstance(old, list):
+            raise UserError(
+                f"“{path[:100]}” is no path of a setting.",
+                "Write training.max_steps=100 or modules[0].lr=5e-4.",
+                "data",
+            )
+        if isinstance(old, dict):
+            new = {**old, name: value}
+            config = {**config, part: new} if part else new
+    return config
+
+
+def _with_tick(ticks: Any, number: int, key: str, value: Value) -> list[Any]:
+    """The ticks with another value for one field of one of them. Raises UserError where there is none such."""
+    count = len(ticks) if isinstance(ticks, list) else 0
+    if number >= count:
+        has = f"The configuration has {count} ticks" if count != 1 else "The configuration has one tick"
+        fix = f"The last one is modules[{count - 1}]." if count else "Add the tick to its modules."
+        raise UserError(f"{has}: there is no modules[{number}].", fix, "data")
+    known = [field.name for field in fields(Tick)]
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1)
+        fix = f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(known)}."
+        raise UserError(f"modules[{number}].{key[:80]}: This setting does not exist.", fix, "data")
+    return [
+        {**tick, key: value} if place == number and isinstance(tick, dict) else tick
+        for place, tick in enumerate(ticks)
+    ]
+
+
+def as_options(changes: Mapping[str, Value]) -> str:
+    """The options of the command line that make these changes."""
+    return " ".join(f"--set {path}={_text(value)}" for path, value in changes.items())
+
+
+def from_options(options: Iterable[str]) -> dict[str, Value]:
+    """The changes that `--set FIELD=VALUE` options ask for. Raises UserError where one of them is none."""
+    changes: dict[str, Value] = {}
+    for option in options:
+        path, equals, text = option.partition("=")
+        if not (path.strip() and equals):
+            raise UserError(f"--set {option!r} names no value.", "Write --set training.max_steps=100.", "data")
+        changes[path.strip()] = _value(text)
+    return changes
+
+
+def _text(value: Value) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _value(text: str) -> Value:
+    """A number, true, false or null; anything else is text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if not isinstance(value, dict | list) else text

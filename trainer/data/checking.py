@@ -1,0 +1,219 @@
+"""The whole of the data, looked at once: every row an example, or a reason why it is none.
+
+What is found is kept in the cache as rows.arrow (memory-mapped) and account.json.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import xxhash
+
+from trainer import demo
+from trainer.common import disk_cache
+from trainer.common.errors import UserError
+from trainer.config.schema import DataConfig
+from trainer.data.conversations import BadRow, Example
+from trainer.data.format_detection import Recogniser
+from trainer.data.readers import hub_datasets, limits
+from trainer.data.readers.files import DataFile, find_files
+from trainer.data.readers.limits import PROBLEM, Row
+
+VERSION = 1
+ROWS, ACCOUNT = "rows.arrow", "account.json"
+BATCH, BATCH_BYTES = 2000, 2**23
+SCHEMA = pa.schema([("file", pa.int16()), ("line", pa.int64()), ("example", pa.large_binary()), ("key", pa.uint64())])
+"""`example` is JSON; `key` is a hash of it, equal for equal examples."""
+
+Progress = Callable[[str, float], None]
+"""Called as progress(stage, share): what is being done, and how much of it is done."""
+
+
+class Source(Protocol):
+    """Where rows come from: a file, or a split of a hub data set."""
+
+    @property
+    def name(self) -> str: ...
+    def rows(self) -> Iterator[tuple[int, Row]]: ...
+
+
+class Bad(NamedTuple):
+    """A row that cannot be used."""
+
+    file: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found: the good rows in `folder`/rows.arrow, and an account of all."""
+
+    folder: Path
+    account: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+    @property
+    def good(self) -> int:
+        return int(self.account["good"])
+
+    @property
+    def bad(self) -> list[Bad]:
+        return [Bad(*item) for item in self.account["bad"]]
+
+    def dataset(self) -> Any:
+        """The good rows as a memory-mapped `datasets.Dataset` with the columns of SCHEMA."""
+        from datasets import Dataset
+
+        return Dataset.from_file(str(self.folder / ROWS))
+
+    def keys(self) -> np.ndarray:
+        return np.asarray(self.dataset().data.column("key"), dtype=np.uint64)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The good rows in their order. Read, not mapped: a pass over all of them holds a batch at a time."""
+        with pa.OSFile(str(self.folder / ROWS)) as file, pa.ipc.open_stream(file) as stream:
+            yield from stream
+
+    def examples(self) -> Iterator[Example]:
+        for batch in self.batches():
+            yield from map(orjson.loads, batch.column("example").to_pylist())
+
+
+def check(data: DataConfig, data_dir: Path, progress: Progress | None = None, held_out: bool = False) -> Checked:
+    """Check the training part of the data, or the part that `data.held_out` names.
+
+    Raises UserError where the data is missing, of no known kind, broken as a whole, or almost all bad.
+    """
+    sources, versions = _sources(data, data_dir, held_out, progress)
+    key = disk_cache.key_of("rows", VERSION, versions, _picks(data))
+    folder = disk_cache.made(data_dir, key, lambda draft: _Writer(draft, data, progress).write(sources))
+    return Checked(folder, orjson.loads((folder / ACCOUNT).read_bytes()))
+
+
+def _sources(
+    data: DataConfig, data_dir: Path, held_out: bool, progress: Progress | None
+) -> tuple[Sequence[Source], list[list[str]]]:
+    if data.source == "hub":
+        found = hub_datasets.find(data, data.held_out if held_out else data.split)
+        return [found], [[found.name, found.subset, found.split, found.version]]
+    if data.source == "demo":
+        path = demo.HELDOUT_FILE if held_out else demo.TRAIN_FILE
+        files: tuple[DataFile, ...] = (DataFile(path, path.name),)
+    else:
+        files = find_files(data.held_out if held_out else data.path, data_dir)
+    for file in files:
+        _ = file.kind  # refused before anything is read
+    versions = []
+    for number, file in enumerate(files):
+        if progress is not None:
+            progress("reading", number / len(files))
+        versions.append([file.name, file.digest()])
+    return files, versions
+
+
+def _picks(data: DataConfig) -> list[str]:
+    columns = ("messages", "prompt", "input", "completion", "system", "text")
+    return [*(getattr(data, f"{name}_column") for name in columns), data.assistant_role]
+
+
+class _Writer:
+    """Writes the examples of all sources, and keeps account."""
+
+    def __init__(self, folder: Path, data: DataConfig, progress: Progress | None) -> None:
+        self._folder, self._progress = folder, progress
+        self._recogniser = Recogniser(data)
+        self._bad: list[Bad] = []
+        self._good = 0
+        self._told = 0.0
+
+    def write(self, sources: Sequence[Source]) -> None:
+        with pa.OSFile(str(self._folder / ROWS), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as stream:
+            for number, source in enumerate(sources):
+                for batch in self._batches(source, number):
+                    stream.write_batch(batch)
+                    self._tell(source, (number, len(sources)))
+        (self._folder / ACCOUNT).write_bytes(orjson.dumps(self._account([source.name for source in sources])))
+
+    def _batches(self, source: Source, number: int) -> Iterator[pa.RecordBatch]:
+        lines: list[int] = []
+        examples: list[bytes] = []
+        keys: list[int] = []
+        size = 0
+        example, dumps, digest = self._recogniser.example, orjson.dumps, xxhash.xxh3_64_intdigest
+        for line, row in source.rows():
+            try:
+                if PROBLEM in row:
+                    raise BadRow(row[PROBLEM])
+                text = dumps(example(row))
+            except BadRow as error:
+                self._refuse(source, line, str(error))
+                continue
+            except TypeError:
+                self._refuse(source, line, "it holds values that are neither text nor JSON")
+                continue
+            lines.append(line)
+            examples.append(text)
+            keys.append(digest(text))
+            size += len(text)
+            if len(lines) == BATCH or size > BATCH_BYTES:
+                yield self._batch(number, lines, examples, keys)
+                lines, examples, keys, size = [], [], [], 0
+        if lines:
+            yield self._batch(number, lines, examples, keys)
+
+    def _batch(self, number: int, lines: list[int], examples: list[bytes], keys: list[int]) -> pa.RecordBatch:
+        self._good += len(lines)
+        arrays = [
+            pa.array(np.full(len(lines), number), pa.int16()),
+            pa.array(lines, pa.int64()),
+            pa.array(examples, pa.large_binary()),
+            pa.array(keys, pa.uint64()),
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+    def _refuse(self, source: Source, line: int, reason: str) -> None:
+        self._bad.append(Bad(source.name, line, reason))
+        if len(self._bad) > limits.MAX_BAD:
+            raise UserError(
+                f"More than {limits.MAX_BAD:,} rows of {source.name} cannot be used, such as line {line}: {reason}.",
+                "See whether the file is of the kind that its name says, and pick its columns by hand.",
+                "data",
+            )
+
+    def _tell(self, source: Source, place: tuple[int, int]) -> None:
+        now = time.monotonic()
+        if self._progress is not None and now - self._told > 0.2:
+            self._told = now
+            share = source.share() if isinstance(source, DataFile) else 0.0
+            self._progress("checking", (place[0] + share) / place[1])
+
+    def _account(self, names: list[str]) -> dict[str, Any]:
+        seen: dict[str, int] = {}
+        for (shape, _), count in self._recogniser.seen.items():
+            seen[shape] = seen.get(shape, 0) + count
+        return {
+            "files": names,
+            "rows": self._good + len(self._bad),
+            "good": self._good,
+            "bad": list(map(list, self._bad)),
+            "shapes": dict(sorted(seen.items(), key=lambda item: -item[1])),
+            "why": self._recogniser.why(),
+            "columns": list(self._recogniser.names)[: limits.MAX_COLUMNS],
+            "duplicates": self._duplicates(),
+        }
+
+    def _duplicates(self) -> int:
+        with pa.memory_map(str(self._folder / ROWS)) as file:
+            keys = pa.ipc.open_stream(file).read_all().column("key")
+            return len(keys) - len(np.unique(np.asarray(keys, dtype=np.uint64)))

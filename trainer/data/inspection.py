@@ -1,0 +1,74 @@
+"""What the page and the command line ask about a configuration's data: a report, what is wrong, single examples."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.common.errors import Issue, UserError
+from trainer.config.schema import ModelConfig, RunConfig, is_bundled
+from trainer.data import look, preview
+from trainer.data.checking import Progress
+from trainer.data.quality_report import broken, issues, report
+from trainer.models.added_tokens import add_tokens
+from trainer.models.locations import files_stamp, load_config, load_tokenizer
+from trainer.planning.schedule import Size
+
+
+def data_report(
+    config: RunConfig, models_dir: Path, data_dir: Path, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The report of the data; problems of the model's tokenizer stand among its issues."""
+    try:
+        tokenizer, most = _tokenizer(config.model, models_dir)
+    except UserError as error:
+        return broken(error)
+    return report(config, tokenizer, data_dir, most, progress)
+
+
+def data_issues(config: RunConfig, models_dir: Path, data_dir: Path, progress: Progress | None = None) -> list[Issue]:
+    """What of the data keeps a run from starting. Reads all of them, unless they are known already."""
+    if is_bundled(config):
+        return []
+    try:
+        tokenizer, _ = _tokenizer(config.model, models_dir)
+        return issues(look(config.data, tokenizer, config.training.seed, data_dir, progress), config)
+    except UserError as error:
+        return [Issue("data", error.problem, error.fix)]
+
+
+def data_size(config: RunConfig, models_dir: Path, data_dir: Path, progress: Progress | None = None) -> Size | None:
+    """How much a run trains on; None where no run can start on these data. Reads all that is not known already."""
+    most = config.training.max_length
+    try:
+        tokenizer, _ = _tokenizer(config.model, models_dir)
+        found = look(config.data, tokenizer, config.training.seed, data_dir, progress)
+    except UserError:
+        return None
+    lengths = np.minimum(found.train.fitting(most).column("length"), most)
+    return Size(len(lengths), float(lengths.mean())) if len(lengths) and not issues(found, config) else None
+
+
+def data_example(config: RunConfig, which: str, models_dir: Path, data_dir: Path) -> dict[str, Any]:
+    """One training example, token by token. Raises UserError where there is none."""
+    tokenizer, _ = _tokenizer(config.model, models_dir)
+    return preview.examples(config, tokenizer, data_dir, which)
+
+
+def _tokenizer(model: ModelConfig, models_dir: Path) -> tuple[Any, int | None]:
+    """The tokenizer with the new tokens, and how many tokens the model can take."""
+    return _read(model, models_dir, files_stamp(model, models_dir))
+
+
+@lru_cache(2)
+def _read(model: ModelConfig, models_dir: Path, stamp: object) -> tuple[Any, int | None]:
+    """As `_tokenizer`, kept until the model has another stamp."""
+    text = load_config(model, models_dir).get_text_config()
+    tokenizer = load_tokenizer(model, models_dir)
+    if model.new_tokens:
+        add_tokens(tokenizer, model.new_tokens)
+    most = getattr(text, "max_position_embeddings", None)
+    return tokenizer, most if isinstance(most, int) and most > 0 else None

@@ -1,0 +1,207 @@
+"""The data of one run, whole: checked, tokenised, split into what trains and what is held out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.common.errors import UserError
+from trainer.config.schema import DataConfig
+from trainer.data import lengths
+from trainer.data.chat_templates import Template, choose
+from trainer.data.checking import Bad, Checked, Progress, check
+from trainer.data.splits import split, without
+from trainer.data.tokenization import Tokens, tokenise
+from trainer.planning.schedule import Size
+
+NAMED = 5
+"""Reasons, and lines of each, that a sentence names."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the examples of one source: the training or the held-out part."""
+
+    checked: Checked
+    tokens: Tokens
+    chosen: np.ndarray
+    """Numbers of examples in `tokens`."""
+
+    def column(self, name: str) -> np.ndarray:
+        found: np.ndarray = self.tokens.column(name)[self.chosen]
+        return found
+
+    def keys(self) -> np.ndarray:
+        """One number per example, equal for equal ones."""
+        found: np.ndarray = self.checked.keys()[self.column("row")]
+        return found
+
+    def fitting(self, max_length: int) -> Part:
+        """The examples of which something counts within `max_length` tokens."""
+        fits = self.column("first") < np.minimum(self.column("length"), max_length)
+        return replace(self, chosen=self.chosen[fits])
+
+    def dataset(self) -> Any:
+        """A memory-mapped `datasets.Dataset` with the columns input_ids, counts and length."""
+        found = self.tokens.dataset().select_columns(["input_ids", "counts", "length"])
+        return found.select(self.chosen).with_format("numpy")
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything that is known of the data before a maximum length is set."""
+
+    template: Template
+    train: Part
+    held_out: Part | None
+    bad: list[Bad]
+    shared: int
+    """Held-out examples that were left out, since their text is among the training examples, too."""
+
+    @property
+    def rows(self) -> int:
+        parts = {id(part.checked): part.checked for part in (self.train, self.held_out) if part}
+        return sum(int(checked.account["rows"]) for checked in parts.values())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a trainer takes: `datasets.Dataset`s with the columns input_ids, counts and length, uncut."""
+
+    train: Any
+    eval: Any | None
+    notes: tuple[str, ...]
+    """What was cut or left out, in sentences."""
+    skipped: tuple[Bad, ...]
+    """The rows that cannot be used and were left out."""
+    lengths: np.ndarray
+    """Tokens of each training example, cut at the maximum length."""
+
+    @property
+    def size(self) -> Size:
+        return Size(len(self.lengths), float(self.lengths.mean()))
+
+
+def look(data: DataConfig, tokenizer: Any, seed: int, data_dir: Path, progress: Progress | None = None) -> Look:
+    """Check and tokenise everything, and split it. Raises UserError where there is no data to speak of."""
+    checked = check(data, data_dir, progress)
+    if not checked.account["rows"]:
+        raise UserError("The data is empty.", "Choose a file with at least one example.", "data")
+    template = choose(data, tokenizer, checked.account["shapes"])
+    whole = _part(checked, data, template, data_dir, progress)
+    bad = [*checked.bad, *whole.tokens.bad]
+    if not data.held_out and data.source != "demo":
+        train, held = split(whole.keys(), data.eval_fraction, seed)
+        held_out = replace(whole, chosen=held) if len(held) else None
+        return Look(template, replace(whole, chosen=train), held_out, bad, 0)
+    other = _part(check(data, data_dir, progress, held_out=True), data, template, data_dir, progress)
+    bad += [*other.checked.bad, *other.tokens.bad]
+    kept = without(other.keys(), whole.keys())
+    shared = len(other.chosen) - len(kept)
+    return Look(template, whole, replace(other, chosen=kept) if len(kept) else None, bad, shared)
+
+
+def prepare(
+    data: DataConfig,
+    tokenizer: Any,
+    max_length: int,
+    seed: int,
+    data_dir: Path,
+    progress: Progress | None = None,
+) -> Prepared:
+    """What a run trains and evaluates on. Raises UserError where the data cannot be trained on."""
+    found = look(data, tokenizer, seed, data_dir, progress)
+    if found.bad and (data.bad_rows == "stop" or not len(found.train.chosen)):
+        raise refuse(found.bad, found.rows)
+    train = found.train.fitting(max_length)
+    if not len(train.chosen):
+        raise nothing_counts()
+    notes = _notes(found.train, max_length, "training")
+    held_out = None
+    if found.held_out is not None:
+        notes += _notes(found.held_out, max_length, "held-out")
+        held_out = found.held_out.fitting(max_length)
+    if found.shared:
+        notes.append(f"{found.shared:,} held-out examples are left out: they are among the training examples, too.")
+    if found.bad:
+        notes.append(_skipped(found.bad, found.rows))
+    return Prepared(
+        train=train.dataset(),
+        eval=held_out.dataset() if held_out is not None and len(held_out.chosen) else None,
+        notes=tuple(notes),
+        skipped=tuple(found.bad),
+        lengths=np.minimum(train.column("length"), max_length),
+    )
+
+
+def refuse(bad: Sequence[Bad], rows: int) -> UserError:
+    """What is told where bad rows keep the data from being used: all counted, the first of each reason named."""
+    groups = grouped(bad)
+    shown = "; ".join(f"{_named(items)}: {reason}" for reason, items in groups[:NAMED])
+    more = f"; {len(groups) - NAMED:,} more reasons" if len(groups) > NAMED else ""
+    return UserError(
+        f"{len(bad):,} of {rows:,} rows cannot be used: {shown}{more}.",
+        "Mend these rows, take them out, or train without them (bad_rows: skip).",
+        "data",
+    )
+
+
+def _named(items: Sequence[Bad]) -> str:
+    lines = ", ".join(map(str, places(items)[:NAMED]))
+    more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
+    return f"{'line' if len(items) == 1 else 'lines'} {lines}{more}"
+
+
+def places(bad: Sequence[Bad]) -> list[int | str]:
+    """Numbers of lines; with the file before them, where there are several."""
+    several = len({item.file for item in bad}) > 1
+    return [f"{item.file}:{item.line}" if several else item.line for item in bad]
+
+
+def nothing_counts() -> UserError:
+    """What is told of data that would train nothing."""
+    return UserError(
+        "No token of this data counts for the loss: every answer is empty or beyond max_length.",
+        "Raise max_length, or let all tokens count.",
+        "data",
+    )
+
+
+def grouped(bad: Sequence[Bad]) -> list[tuple[str, list[Bad]]]:
+    """Bad rows by their reason, the most frequent one first."""
+    reasons: dict[str, list[Bad]] = {}
+    for item in bad:
+        reasons.setdefault(item.reason, []).append(item)
+    return sorted(reasons.items(), key=lambda item: -len(item[1]))
+
+
+def _part(checked: Checked, data: DataConfig, template: Template, data_dir: Path, progress: Progress | None) -> Part:
+    tokens = tokenise(checked, data, template.tokenizer, data_dir, progress, template)
+    return Part(checked, tokens, np.arange(len(tokens.column("row"))))
+
+
+def _notes(part: Part, max_length: int, name: str) -> list[str]:
+    found = lengths.cuts(part.column("length"), part.column("first"), part.column("last"), max_length)
+    total, notes = len(part.chosen), []
+    if found["longer"]:
+        notes.append(
+            f"{found['longer']:,} of {total:,} {name} examples are longer than max_length {max_length} and cut off "
+            f"there; {found['answers_cut']:,} answers lose their end."
+        )
+    if found["nothing_counts"]:
+        notes.append(
+            f"{found['nothing_counts']:,} of {total:,} {name} examples are left out: nothing in them counts for the "
+            "loss."
+        )
+    return notes
+
+
+def _skipped(bad: Sequence[Bad], rows: int) -> str:
+    reasons = Counter(item.reason for item in bad).most_common(3)
+    shown = "; ".join(f"{count:,} × {reason}" for reason, count in reasons)
+    return f"{len(bad):,} of {rows:,} rows cannot be used and are left out: {shown}. skipped_rows.jsonl names each."

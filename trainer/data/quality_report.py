@@ -1,0 +1,177 @@
+"""The account of a configuration's data for people: what it is, what is wrong with it, what training it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.common.errors import Issue, UserError
+from trainer.config.schema import RunConfig, TrainingConfig
+from trainer.data import lengths, packing
+from trainer.data.checking import Bad, Progress
+from trainer.data.preparation import Look, Part, grouped, look, nothing_counts, places, refuse
+from trainer.planning.schedule import Size, steps_per_epoch, total_steps, total_tokens
+
+
+def report(
+    config: RunConfig, tokenizer: Any, data_dir: Path, most: int | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Everything about the data that a person may want to know before Train. `most`: tokens the model can take.
+
+    What keeps the data from being used stands in `issues`; nothing is raised for it.
+    """
+    try:
+        found = look(config.data, tokenizer, config.training.seed, data_dir, progress)
+    except UserError as error:
+        return broken(error)
+    train = found.train
+    value = _account(found) | {
+        "bad": [item._asdict() for item in found.bad],
+        "bad_groups": [_group(reason, items) for reason, items in grouped(found.bad)],
+        "template": {"kind": found.template.kind, "why": found.template.why},
+        "held_out": _held_out(found, config),
+        "issues": [issue.to_json() for issue in issues(found, config)],
+        "tokens": None,
+        "batches": None,
+        "training": None,
+    }
+    if len(train.chosen):
+        value["tokens"] = tokens = _tokens(train, config.training.max_length, most)
+        value["batches"] = _batches(train, config.training)
+        value["training"] = _steps(config.training, tokens["examples"], tokens["total"])
+    value["warnings"] = [issue.to_json() for issue in _warnings(found, value, config.training)]
+    return value
+
+
+def broken(error: UserError) -> dict[str, Any]:
+    """The report of data that cannot be read at all."""
+    issue = Issue("data", error.problem, error.fix)
+    return {
+        "rows": 0, "good": 0, "shape": "", "shapes": {}, "why": "", "files": [], "columns": [], "duplicates": 0,
+        "bad": [], "bad_groups": [], "template": None, "held_out": None, "issues": [issue.to_json()],
+        "tokens": None, "batches": None, "training": None, "warnings": [],
+    }  # fmt: skip
+
+
+def _steps(training: TrainingConfig, examples: int, tokens: int) -> dict[str, Any]:
+    """How many steps a run takes over `examples` examples, which hold `tokens` tokens together."""
+    size = Size(examples, tokens / examples if examples else 0.0)
+    return {
+        "steps_per_epoch": steps_per_epoch(training, examples),
+        "steps": total_steps(training, examples),
+        "tokens_per_epoch": tokens,
+        "tokens": total_tokens(training, size),
+    }
+
+
+def _account(found: Look) -> dict[str, Any]:
+    account = found.train.checked.account
+    return {
+        "rows": found.rows,
+        "good": found.rows - len(found.bad),
+        "shape": next(iter(account["shapes"]), ""),
+        "shapes": account["shapes"],
+        "why": account["why"],
+        "files": account["files"],
+        "columns": account["columns"],
+        "duplicates": account["duplicates"],
+    }
+
+
+def _group(reason: str, items: Sequence[Bad]) -> dict[str, Any]:
+    return {"reason": reason, "count": len(items), "lines": places(items)}
+
+
+def _tokens(part: Part, max_length: int, most: int | None) -> dict[str, Any]:
+    """Lengths and counts of the examples that train."""
+    fitting = part.fitting(max_length)
+    all_lengths = part.column("length")
+    cut = np.minimum(fitting.column("length"), max_length)
+    counted = lengths.counted_within(part.tokens.dataset(), max_length)[fitting.chosen]
+    total = int(cut.sum())
+    return {
+        "examples": len(fitting.chosen),
+        "total": total,
+        "counted": int(counted.sum()),
+        "share": float(counted.sum() / total) if total else 0.0,
+        "max_length": max_length,
+        "quantiles": lengths.quantiles(all_lengths),
+        "histogram": lengths.histogram(all_lengths, max_length),
+        "suggested_max_length": lengths.suggested(all_lengths, most),
+        **lengths.cuts(all_lengths, part.column("first"), part.column("last"), max_length),
+    }
+
+
+def _batches(part: Part, training: TrainingConfig) -> dict[str, Any] | None:
+    found = part.fitting(training.max_length).column("length")
+    if not len(found):
+        return None
+    filled = packing.fill(found, training.per_device_train_batch_size, training.max_length, training.seed)
+    way = training.packing
+    if way == "auto":
+        way = "bfd" if packing.pays(filled) else "off"
+    return {"way": way, "fill": filled[way], "unpacked": filled["off"], "all": filled}
+
+
+def _held_out(found: Look, config: RunConfig) -> dict[str, Any]:
+    part = found.held_out
+    count = len(part.fitting(config.training.max_length).chosen) if part else 0
+    return {"examples": count, "shared": found.shared}
+
+
+def issues(found: Look, config: RunConfig) -> list[Issue]:
+    """What keeps a run of this configuration from starting."""
+    told = []
+    usable = len(found.train.chosen)
+    if found.bad and (config.data.bad_rows == "stop" or not usable):
+        error = refuse(found.bad, found.rows)
+        told.append(Issue("data", error.problem, error.fix if usable else "Mend them, or pick the columns by hand."))
+    if usable and not len(found.train.fitting(config.training.max_length).chosen):
+        error = nothing_counts()
+        told.append(Issue("training.max_length", error.problem, error.fix))
+    return told
+
+
+def _warnings(found: Look, value: Mapping[str, Any], training: TrainingConfig) -> list[Issue]:
+    """What can be trained on, and may not be what was meant."""
+    warnings, tokens = [], value["tokens"]
+
+    def warn(field: str, problem: str, fix: str) -> None:
+        warnings.append(Issue(field, problem, fix))
+
+    if len(value["shapes"]) > 1:
+        kinds = ", ".join(f"{count:,} × {shape.replace('_', ' ')}" for shape, count in value["shapes"].items())
+        warn(
+            "data", f"The rows have several shapes: {kinds}.", "Pick the columns by hand if one of them is a mistake."
+        )
+    if value["duplicates"]:
+        warn("data", f"Exact copies of other rows: {value['duplicates']:,}.", "They count more than once.")
+    if found.shared:
+        warn(
+            "data.held_out",
+            f"{found.shared:,} held-out examples are among the training examples, too.",
+            "They are left out of the held-out part.",
+        )
+    if tokens is None:
+        return warnings
+    if tokens["nothing_counts"] and tokens["examples"]:
+        warn(
+            "training.max_length",
+            f"{tokens['nothing_counts']:,} examples are left out: nothing counts in their first "
+            f"{training.max_length} tokens.",
+            "Raise the maximum length.",
+        )
+    if tokens["answers_cut"]:
+        warn(
+            "training.max_length",
+            f"{tokens['answers_cut']:,} answers are cut off at {training.max_length} tokens: they never end.",
+            f"A maximum length of {tokens['suggested_max_length']} fits.",
+        )
+    if tokens["examples"] == 1:
+        warn("data", "There is a single example.", "A model learns it by heart.")
+    if not value["held_out"]["examples"]:
+        warn("data.held_out", "Nothing is held out.", "There will be no eval loss.")
+    return warnings

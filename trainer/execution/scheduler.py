@@ -1,0 +1,170 @@
+"""The app's background thread: starts queued runs when their device is free, adopts running ones.
+
+It holds no state of its own: what runs is what the run folders and their locks say, so that an app
+started anew goes on where the last one was. Workers outlive the app. Of several apps on one runs folder,
+one supervises it; another one takes over when that one ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import BinaryIO
+
+from trainer.common import devices, file_locks
+from trainer.common.errors import UserError
+from trainer.execution.worker import TAKEN
+from trainer.runs import lifecycle, queue_order
+from trainer.runs.failures import memory_advice
+from trainer.runs.history import ACTIVE
+from trainer.runs.store import Run, RunStore
+
+POLL = 1.0
+
+
+class Supervisor:
+    """Queue and start. One thread; `kick` wakes it at once."""
+
+    def __init__(self, store: RunStore, models_dir: Path, data_dir: Path) -> None:
+        self._store = store
+        self._environment = {
+            **os.environ,
+            "LAB_MODELS_DIR": str(models_dir.resolve()),
+            "LAB_DATA_DIR": str(data_dir.resolve()),
+            "PYTHONUNBUFFERED": "1",
+            # a core for the page: threads that wait for a shared core slow a step down by more than one core
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 2) - 1)),
+        }
+        self._lock: BinaryIO | None = None
+        """Held by the one supervisor of a runs folder."""
+        self._children: dict[str, tuple[subprocess.Popen[bytes], str]] = {}
+        """Run id -> its worker and the device that it was given."""
+        self._spare: subprocess.Popen[bytes] | None = None
+        self._spare_device = ""
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and the spare worker; running workers go on."""
+        self._closing = True
+        self.kick()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        self.drop_spare()
+        if self._lock is not None:
+            self._lock.close()
+
+    def drop_spare(self) -> None:
+        """End the warm worker that waits for a run, if there is one."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.kill()
+            spare.wait()
+
+    def kick(self) -> None:
+        self._wake.set()
+
+    def _loop(self) -> None:
+        while not self._closing:
+            try:
+                self._tick()
+            except Exception:  # whatever one run or a full disk does, the others are still looked after
+                traceback.print_exc()
+            self._wake.wait(POLL)
+            self._wake.clear()
+
+    def _tick(self) -> None:
+        self._lock = self._lock or file_locks.acquire(self._store.folder / ".supervisor")
+        if self._lock is None:
+            return
+        self._reap()
+        self._launch()
+        self._prepare_spare()
+
+    def _reap(self) -> None:
+        """Write down the end of workers that could not do it themselves."""
+        for run_id, (child, _) in list(self._children.items()):
+            try:
+                run = self._store.get(run_id)
+            except UserError:
+                run = None  # deleted meanwhile
+            code = child.poll()
+            if code is None:
+                if run and lifecycle.stop_asked(run) > 1 and file_locks.holder(run.folder / "lock") is None:
+                    child.kill()  # stopped twice before it had begun
+                continue
+            if run and code != TAKEN:
+                self._record_death(run, code)
+            del self._children[run_id]
+
+    def _record_death(self, run: Run, code: int) -> None:
+        cause = ""
+        if lifecycle.stop_asked(run):
+            state, message = "stopped", "Killed by a second stop."
+        elif code == -signal.SIGKILL:
+            state, cause = "failed", "oom"
+            advice = memory_advice(run.config, run.plan())
+            message = f"The system killed the worker, most likely for want of memory. {advice}"
+        else:
+            state, cause = "failed", "bug"
+            message = f"The worker ended with code {code}. Its last words are in worker.log."
+        lifecycle.record(run, ACTIVE, state, cause=cause, message=message)
+
+    def _launch(self) -> None:
+        queued = [run for run in self._store.open_runs() if run.history.recorded == "queued" and not run.problem]
+        if not queued:
+            return
+        queued.sort(key=lambda run: (queue_order.place(run.folder), run.id))
+        given = {device for _, device in self._children.values()}
+        free = [
+            name
+            for name in devices.devices()
+            if name not in given and file_locks.holder(devices.lock_path(name)) is None
+        ]
+        for run, device in zip(queued, free, strict=False):
+            self._spawn(run, device)
+
+    def _spawn(self, run: Run, device: str) -> None:
+        worker = self._spare
+        if worker is None or worker.poll() is not None or self._spare_device != device:
+            self.drop_spare()
+            worker = self._new_worker(device)
+        self._spare, self._spare_device = worker, device
+        if not lifecycle.record(run, ["queued"], "starting", worker=file_locks.identity(worker.pid)):
+            return  # stopped or taken meanwhile
+        self._spare = None
+        self._children[run.id] = (worker, device)
+        assert worker.stdin is not None
+        seen = "cpu" if device == "cpu" else "cuda:0"  # the only one that this worker sees
+        worker.stdin.write(f"{seen}\t{run.folder}\n".encode())
+        worker.stdin.close()
+
+    def _prepare_spare(self) -> None:
+        """Keep one worker with its imports done, so that Train starts at once. Only while nothing else works."""
+        if self._spare is not None and self._spare.poll() is not None:
+            self._spare = None
+        if self._spare is None and not self._children and not self._closing:
+            self._spare_device = devices.devices()[0]
+            self._spare = self._new_worker(self._spare_device)
+
+    def _new_worker(self, device: str) -> subprocess.Popen[bytes]:
+        """A worker that waits for its folder on standard input; it ends if the app does before that.
+
+        It sees `device` alone, from the start: bitsandbytes looks for GPUs while it is imported.
+        """
+        only = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": devices.place(device)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "trainer.execution.worker", "--wait"],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            env=self._environment | only,
+        )

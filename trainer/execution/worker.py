@@ -1,0 +1,224 @@
+"""python -m trainer.execution.worker RUN_DIR: one process, one run.
+
+Exit codes: 0 finished, 3 stopped, 1 failed (events.jsonl says why), 4 another worker has the run.
+With --wait it imports everything first and reads its device and folder from standard input: a warm spare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from trainer.common import devices, file_locks, redaction
+from trainer.common.errors import UserError
+from trainer.config import validation
+from trainer.models.download import fetch
+from trainer.runs import failures
+from trainer.runs.event_log import Event, EventWriter
+from trainer.runs.history import History
+from trainer.runs.store import Run
+from trainer.training import checkpoints
+
+if TYPE_CHECKING:
+    from trainer.training.loop import Outcome
+
+FINISHED, FAILED, STOPPED, TAKEN = 0, 1, 3, 4
+LOCK_PATIENCE = 5.0
+"""Seconds to try for the run's lock, of which the app has a part while it writes a state."""
+DEVICE_PATIENCE = 1.0
+"""Seconds to wait for a device without a word: the worker before may be about to end."""
+RESERVE, RESERVE_BYTES = ".reserve", 2**18
+"""Space kept for the last event, so that a run on a full disk can still say why it ended."""
+
+_HELD: list[BinaryIO | None] = []
+"""The device's lock: it goes with the process, as the memory on the device does."""
+
+
+class Stopped(BaseException):
+    """Raised by SIGTERM before the first step, where nothing is worth saving yet."""
+
+
+class StopSwitch:
+    """SIGTERM: at once while nothing trains, after the current step while something does; the second one kills."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.training = False
+        self._signals = 0
+        self._told = False
+        self._writer: EventWriter | None = None
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def attach(self, writer: EventWriter) -> None:
+        """From now on the run's events tell of a stop; at once, if it was asked for before."""
+        self._writer = writer
+        if self.asked:
+            self.ask()
+
+    def ask(self) -> None:
+        """Stop. Raises Stopped where nothing trains yet."""
+        self.asked = True
+        if self._writer is None:
+            return
+        if not self._told:
+            self._told = True
+            with contextlib.suppress(OSError):
+                self._writer.write("state", state="stopping")
+        if not self.training:
+            raise Stopped
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self.ask()
+        elif self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.write("state", state="stopped", message="Killed by a second stop.")
+            os._exit(STOPPED)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the folder named on the command line, or, with --wait, the one named on standard input."""
+    if arguments == ["--wait"]:
+        with contextlib.suppress(KeyboardInterrupt):
+            return _wait()
+        return STOPPED
+    return work(Path(arguments[0]).resolve(), devices.devices())
+
+
+def _wait() -> int:
+    os.nice(10)  # the page stays smooth; nothing else on the machine wants the cores
+    import trainer.training.loop
+
+    assert trainer.training.loop
+    line = sys.stdin.readline()
+    if not line.strip():
+        return FINISHED  # the app went away and never needed this spare
+    device, _, folder = line.rstrip("\n").partition("\t")
+    return work(Path(folder), [device])
+
+
+def work(folder: Path, names: Sequence[str], echo: Callable[[Event], None] | None = None) -> int:
+    """Take the run's lock and that of the first of these devices to be free, train, write down how it ended.
+
+    `echo` is told every event, too; without it, what libraries print goes to the run's log.
+    """
+    switch = StopSwitch()
+    lock = file_locks.acquire(folder / "lock", LOCK_PATIENCE)
+    if lock is None:
+        return TAKEN
+    if echo is None:
+        _log_to(folder / "worker.log")
+    run = Run(folder, None, "", History(folder))
+    writer = None
+    try:
+        writer = EventWriter(folder / "events.jsonl", echo, figures=True)
+        with contextlib.suppress(OSError):
+            (folder / RESERVE).write_bytes(b"\n" * RESERVE_BYTES)
+        _take_over(run, writer, switch)
+        outcome = _train(run, names, writer, switch)
+    except Stopped:
+        return _end(run, writer, STOPPED, "stopped", message="Stopped before the first step.")
+    except Exception as error:
+        if echo is None or not isinstance(error, UserError):  # the log keeps where it came from
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
+        cause, message = failures.explain(error, run.config, run.plan())
+        if cause == "disk":
+            checkpoints.drop_unfinished(folder / "checkpoints")
+        return _end(run, writer, FAILED, "failed", cause=cause, message=message)
+    unchanged = {"message": outcome.unchanged, "unchanged": True} if outcome.unchanged else {}
+    if outcome.finished:
+        return _end(run, writer, FINISHED, "finished", **unchanged)
+    return _end(run, writer, STOPPED, "stopped", **{"message": "Stopped; the adapter so far is saved."} | unchanged)
+
+
+def _take_over(run: Run, writer: EventWriter, switch: StopSwitch) -> None:
+    """Begin where the launcher left off. Raises Stopped if a stop was asked for since."""
+    launched = run.history.refresh().recorded == "starting"
+    if not launched:
+        (run.folder / "stop").unlink(missing_ok=True)
+        writer.write("state", state="starting")
+    switch.attach(writer)
+    if (run.folder / "stop").exists():
+        switch.ask()
+    run.config = validation.load(run.folder / run.history.config)
+
+
+def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwitch) -> Outcome:
+    """Train the run on one of these devices."""
+    assert run.config is not None
+    models_dir = _folder("LAB_MODELS_DIR", "models")
+    model = fetch(run.config.model, models_dir, run.history.commit, writer.write)
+    device = _take_device(names, writer)
+    if device != "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices.place(device)  # before anything looks for GPUs
+    from trainer.training import loop
+
+    def sink(type: str, **values: Any) -> None:
+        if type == "state":
+            switch.training = True
+            if switch.asked:
+                raise Stopped
+        writer.write(type, **values)
+
+    places = loop.Places(run.folder, models_dir, _folder("LAB_DATA_DIR", "runs/data"))
+    return loop.train(replace(run.config, model=model), places, sink, lambda: switch.asked)
+
+
+def _take_device(names: Sequence[str], writer: EventWriter) -> str:
+    """The first of these devices to be free, from now on this process's own."""
+    began, told = time.monotonic(), False
+    while True:
+        for name in names:
+            held = file_locks.acquire(devices.lock_path(name))
+            if held is not None:
+                _HELD.append(held)
+                return name
+        if not told and time.monotonic() - began > DEVICE_PATIENCE:
+            writer.write("log", text=f"Waiting for {' or '.join(names)}, where another run trains")
+            told = True
+        time.sleep(0.05)
+
+
+def _end(run: Run, writer: EventWriter | None, code: int, state: str, **values: Any) -> int:
+    """Write the last event, on a full disk into the space that was kept for it."""
+    reserve = run.folder / RESERVE
+    for attempt in range(2):
+        with contextlib.suppress(OSError):
+            writer = writer or EventWriter(run.folder / "events.jsonl")
+            writer.write("state", state=state, **values)
+            break
+        if attempt == 0:
+            reserve.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        reserve.unlink(missing_ok=True)
+    return code
+
+
+def _folder(variable: str, default: str) -> Path:
+    return Path(os.environ.get(variable) or default).resolve()
+
+
+def _log_to(path: Path) -> None:
+    """Standard output and error of this process, C libraries' included, to the run's log."""
+    with contextlib.suppress(OSError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.close(file)
+    redaction.install()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,126 @@
+"""Charts of a comparison as plain figures of plotly.js: JSON that the page hands to the browser, and a report holds.
+
+Nothing is imported for them: plotly.js reads {"data": […], "layout": {…}}, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trainer.experiments import curves
+from trainer.experiments.comparison import PRICES, Comparison
+from trainer.runs.store import RunStore
+
+COLOURS = (
+    "#14a394", "#d97706", "#6366f1", "#dc2626", "#0284c7", "#a16207", "#c026d3", "#65a30d", "#64748b", "#db2777",
+)  # fmt: skip
+DASHES = ("solid", "dash", "dot", "dashdot")
+GRID = "rgba(128, 140, 155, 0.18)"
+TOTAL = 6000
+"""Points of all curves together: what travels stays the same however many runs are compared."""
+LEAST = 24
+"""Points that a curve has in any case."""
+CURVES = {"eval_loss": "Eval loss", "loss": "Training loss"}
+
+
+def curves_figure(
+    store: RunStore, found: Comparison, curve: str = "eval_loss", axis: str = "step", width: int = 1
+) -> dict[str, Any]:
+    """One curve (of CURVES) of every run over an axis of `curves.AXES`. `width`: steps that training loss is
+    averaged over. Runs of one group share a colour and one entry of the legend."""
+    points = max(LEAST, TOTAL // max(1, len(found.rows)))
+    data = []
+    for number, group in enumerate(found.groups):
+        for place, row in enumerate(group.rows):
+            x, y = curve_of(store, row.id, curve, axis, width, points)
+            data.append({
+                "type": "scatter", "uid": row.id, "x": x, "y": y, "name": group.name, "legendgroup": group.name,
+                "showlegend": place == 0, "mode": "lines+markers" if curve == "eval_loss" else "lines",
+                "line": {"width": 1.8, "color": COLOURS[number % len(COLOURS)], "dash": dash(number)},
+                "marker": {"size": 5}, "opacity": 0.9 if len(group.rows) == 1 else 0.7,
+                "hovertemplate": f"%{{y:.4f}}<extra>{plotly_text(row.title)}</extra>",
+            })  # fmt: skip
+    layout = _layout(curves.AXES[axis], CURVES[curve].lower())
+    layout |= {"uirevision": f"{curve} {axis}", "hovermode": "closest"}
+    layout["xaxis"]["rangemode"] = "tozero"
+    return {"data": _with_safe_names(data), "layout": layout}
+
+
+def curve_of(
+    store: RunStore, run_id: str, curve: str, axis: str, width: int, points: int
+) -> tuple[list[float | None], list[float | None]]:
+    """A run's curve as JSON numbers, thinned to about `points` points; gaps are None."""
+    history = store.get(run_id).history
+    steps, values = (history.evals if curve == "eval_loss" else history.train).curve(curve)
+    if curve == "loss" and width > 1:
+        values = curves.smooth(values, min(width, max(1, len(values) // 5)))  # a short run is no flat line
+    x, y = curves.thin(curves.over(history, steps, axis), values, points)
+    return _numbers(x), _numbers(y)
+
+
+def price_figure(found: Comparison, price: str) -> dict[str, Any]:
+    """Mean final eval loss against a price of PRICES, with the Pareto front through what nothing else beats."""
+    means = {group.name: (group.mean(price), group.mean("eval_loss")) for group in found.groups}
+    data: list[dict[str, Any]] = []
+    front = [means[name] for name in found.front(price)]
+    if len(front) > 1:
+        data.append({
+            "type": "scatter", "x": [point[0] for point in front], "y": [point[1] for point in front],
+            "name": "Pareto front", "mode": "lines", "hoverinfo": "skip",
+            "line": {"width": 1.2, "color": "#8894a3", "dash": "dot", "shape": "hv"},
+        })  # fmt: skip
+    for number, group in enumerate(found.groups):
+        x, y = means[group.name]
+        if x is None or y is None:
+            continue
+        data.append({
+            "type": "scatter", "uid": group.name, "x": [x], "y": [y], "name": group.name, "mode": "markers",
+            "marker": {"size": 11, "color": COLOURS[number % len(COLOURS)], "symbol": _symbol(number)},
+            "error_y": {"type": "data", "array": [group.spread("eval_loss") or 0], "thickness": 1, "width": 3},
+            "hovertemplate": f"%{{x:.4s}}, %{{y:.4f}}<extra>{plotly_text(group.name)}</extra>",
+        })  # fmt: skip
+    layout = _layout(
+        PRICES[price].lower() + {"memory": ", bytes", "elapsed": ", s"}.get(price, ""), "final eval loss"
+    )
+    layout["uirevision"] = price
+    layout["xaxis"]["tickformat"] = "~s"
+    return {"data": _with_safe_names(data), "layout": layout}
+
+
+def dash(number: int) -> str:
+    """Another kind of line once the colours are used up."""
+    return DASHES[number // len(COLOURS) % len(DASHES)]
+
+
+def plotly_text(text: str) -> str:
+    """Foreign text for plotly, which reads a few HTML tags and %{…} in the texts it is given."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "% {")
+
+
+def _with_safe_names(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [trace | {"name": plotly_text(trace["name"])} for trace in data]
+
+
+def _symbol(number: int) -> str:
+    return ("circle", "diamond", "square", "cross")[number // len(COLOURS) % 4]
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    """Five significant digits are more than a screen shows."""
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
+
+
+def _layout(x: str, y: str) -> dict[str, Any]:
+    axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": GRID}
+    return {
+        "margin": {"l": 46, "r": 12, "t": 12, "b": 38},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#6b7787"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
+        "hoverlabel": {"bgcolor": "rgba(22,27,34,0.92)", "font": {"color": "#f2f5f8"}, "bordercolor": GRID},
+        "xaxis": {**axis, "title": {"text": x, "standoff": 6}},
+        "yaxis": {**axis, "title": {"text": y, "standoff": 6}},
+    }

@@ -1,0 +1,271 @@
+"""Any runs side by side: figures, what differs between their configurations, who is better and at what price."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import mean, median, stdev
+from typing import Any
+
+import numpy as np
+
+from trainer.common.errors import UserError
+from trainer.config.differences import differences
+from trainer.config.schema import RunConfig
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.statistics import Pair, all_pairs, pareto, verdict
+from trainer.export.adapter_zip import WEIGHTS
+from trainer.runs.store import Run, RunStore
+
+MAX_COMPARED = 200
+PRICES = {"trainable": "Trainable parameters", "memory": "Peak memory", "elapsed": "Time"}
+COLUMNS = {
+    "eval_loss": "Final eval loss",
+    "best_eval_loss": "Best eval loss",
+    "perplexity": "Perplexity",
+    "trainable": "Trainable",
+    "adapter_bytes": "Adapter, bytes",
+    "memory": "Peak memory, bytes",
+    "tokens_per_second": "Tokens/s",
+    "elapsed": "Time, s",
+}
+"""Figures of the table, in its order."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run in the table."""
+
+    id: str
+    title: str
+    group: str
+    """What it shares with runs that differ from it in the seed alone."""
+    seed: int
+    state: str
+    step: int
+    eval_loss: float | None
+    """After the last step: of the adapter that was saved."""
+    best_eval_loss: float | None
+    perplexity: float | None
+    trainable: int | None
+    adapter_bytes: int | None
+    """Of the saved file; before there is one, as planned."""
+    memory: int | None
+    tokens_per_second: float | None
+    """Median over the steps."""
+    elapsed: float
+    """Seconds of training, evals included."""
+    unchanged: bool = False
+    """Training left the adapter as it was at the start."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+    def mean(self, key: str) -> float | None:
+        """Mean of a figure over the finished runs; None where none has it."""
+        values = self._values(key)
+        return mean(values) if values else None
+
+    def spread(self, key: str) -> float | None:
+        """Standard deviation of a figure over the finished runs; None below two of them."""
+        values = self._values(key)
+        return stdev(values) if len(values) > 1 else None
+
+    def _values(self, key: str) -> list[float]:
+        return [float(value) for row in self.finished if (value := getattr(row, key)) is not None]
+
+    @property
+    def finished(self) -> list[Row]:
+        return [row for row in self.rows if row.state == "finished"]
+
+    @property
+    def losses(self) -> dict[int, float]:
+        """Final eval loss of the finished runs, by seed."""
+        return {row.seed: row.eval_loss for row in self.finished if row.eval_loss is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        figures = {key: {"mean": self.mean(key), "spread": self.spread(key)} for key in COLUMNS}
+        return {"name": self.name, "runs": [row.id for row in self.rows], "finished": len(self.finished), **figures}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that is said about some runs."""
+
+    groups: tuple[Group, ...]
+    differences: dict[str, list[str]] = field(default_factory=dict)
+    """Setting -> its value in every group; only settings that differ."""
+    pairs: tuple[Pair, ...] = ()
+    verdict: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for group in self.groups for row in group.rows]
+
+    def front(self, price: str) -> list[str]:
+        """Groups that no other beats in both `price` (one of PRICES) and loss, cheapest first."""
+        points = {
+            group.name: (cost, loss)
+            for group in self.groups
+            if (cost := group.mean(price)) is not None and (loss := group.mean("eval_loss")) is not None
+        }
+        return pareto(points)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "runs": [asdict(row) for row in self.rows],
+            "groups": [group.to_json() for group in self.groups],
+            "differences": self.differences,
+            "pairs": [pair.to_json() for pair in self.pairs],
+            "verdict": list(self.verdict),
+            "warnings": list(self.warnings),
+            "pareto": {price: self.front(price) for price in PRICES},
+        }
+
+    def to_csv(self) -> str:
+        """The table, one run a line. Texts cannot be taken for formulas by a spreadsheet."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["Run", "Scenario", "Seed", "State", "Steps", *COLUMNS.values(), "Id"])
+        for row in self.rows:
+            figures = [getattr(row, key) for key in COLUMNS]
+            values = [row.title, row.group, row.seed, row.state, row.step, *figures, row.id]
+            writer.writerow(["" if value is None else _cell(value) for value in values])
+        return file.getvalue()
+
+
+def compare(store: RunStore, run_ids: Sequence[str], experiment: Experiment | None = None) -> Comparison:
+    """Compare runs, in the order given; of an experiment, its runs, those not made yet left out with a warning.
+
+    Raises UserError for ids that are none, or more than MAX_COMPARED of them.
+    """
+    if len(run_ids) > MAX_COMPARED:
+        raise UserError(f"{len(run_ids)} runs are too many.", f"Choose at most {MAX_COMPARED}.", "data")
+    runs, warnings = [], []
+    for run_id in dict.fromkeys(run_ids):
+        try:
+            run = store.get(run_id)
+        except UserError:
+            if experiment is None:
+                raise
+            continue
+        if run.config is None:
+            warnings.append(f"{run.title}: {run.problem}")
+        else:
+            runs.append(run)
+    if experiment is not None and len(runs) + len(warnings) < len(experiment.members):
+        warnings.append(f"{len(experiment.members) - len(runs)} of its runs are not there: Resume makes them.")
+    groups, configs = _grouped(runs, experiment)
+    warnings += _warnings(groups, configs)
+    losses = {group.name: group.losses for group in groups}
+    return Comparison(
+        tuple(groups),
+        differences(configs, [sorted({row.seed for row in group.rows}) for group in groups]),
+        tuple(all_pairs(losses)),
+        tuple(verdict(losses, {group.name: group.rows[0].trainable for group in groups})),
+        tuple(warnings),
+    )
+
+
+def row_of(run: Run, group: str) -> Row:
+    """A run's line in the table."""
+    assert run.config is not None
+    summary, latest = run.summary(), run.history.latest
+    speeds = run.history.train.curve("tokens_per_second")[1]
+    speeds = speeds[np.isfinite(speeds)]
+    return Row(
+        id=run.id,
+        title=run.title,
+        group=group,
+        seed=run.config.training.seed,
+        state=summary["state"],
+        step=summary["step"],
+        eval_loss=summary["eval_loss"],
+        best_eval_loss=summary["best_eval_loss"],
+        perplexity=latest.get("perplexity"),
+        trainable=summary["trainable"],
+        adapter_bytes=_adapter_bytes(run) or summary["adapter_bytes"],
+        memory=summary["memory_measured"],
+        tokens_per_second=median(map(float, speeds)) if len(speeds) else None,
+        elapsed=summary["elapsed"],
+        unchanged=run.history.unchanged,
+    )
+
+
+def _grouped(runs: list[Run], experiment: Experiment | None) -> tuple[list[Group], list[RunConfig]]:
+    """Runs by what they are apart from seed and title, and the configuration of each group's first run."""
+    names: dict[str, str] = {}
+    rows: dict[str, list[Row]] = {}
+    configs: dict[str, RunConfig] = {}
+    titles = {item["key"]: item["title"] for item in experiment.scenarios} if experiment else {}
+    scenario = {member.run: titles[member.scenario] for member in experiment.members} if experiment else {}
+    for run in runs:
+        assert run.config is not None
+        plain = replace(run.config, title="", training=replace(run.config.training, seed=0))
+        key = json.dumps(plain.to_json(), sort_keys=True)
+        if key not in names:
+            title = scenario.get(run.id) or re.sub(r" · seed \d+$", "", run.title)
+            names[key] = _free(str(title), set(names.values()))
+            configs[key] = run.config
+        rows.setdefault(key, []).append(row_of(run, names[key]))
+    return [Group(names[key], tuple(rows[key])) for key in names], list(configs.values())
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """`name`, with a number where another group has it already."""
+    number, found = 2, name
+    while found in taken:
+        number, found = number + 1, f"{name} ({number})"
+    return found
+
+
+def _warnings(groups: list[Group], configs: list[RunConfig]) -> list[str]:
+    """What keeps these losses from being compared as they stand."""
+    told = []
+    open_rows = [row for group in groups for row in group.rows if row.state != "finished"]
+    if open_rows:
+        names = ", ".join(f"{row.title} ({row.state})" for row in open_rows[:6])
+        more = f" and {len(open_rows) - 6} more" if len(open_rows) > 6 else ""
+        told.append(f"Not finished, and so not judged: {names}{more}.")
+    unmoved = [row.title for group in groups for row in group.rows if row.unchanged]
+    if unmoved:
+        told.append(f"Their adapters did not change, so they show the base model: {', '.join(unmoved[:6])}.")
+    blind = [row.title for group in groups for row in group.finished if row.eval_loss is None]
+    if blind:
+        told.append(f"Without held-out examples, and so without an eval loss: {', '.join(blind[:6])}.")
+    parts = {"the model": "model.name", "the data": "data", "the length": "training.max_length"}
+    for title, path in parts.items():
+        values = {json.dumps(_at(config.to_json(), path), sort_keys=True) for config in configs}
+        if len(values) > 1:
+            told.append(f"{title.capitalize()} differs between these runs: their eval losses do not compare.")
+    steps = {row.step for group in groups for row in group.finished}
+    if len(steps) > 1:
+        told.append(f"They trained for different numbers of steps: {', '.join(map(str, sorted(steps)))}.")
+    return told
+
+
+def _at(value: Any, path: str) -> Any:
+    for key in path.split("."):
+        value = value[key]
+    return value
+
+
+def _adapter_bytes(run: Run) -> int | None:
+    try:
+        return (run.adapter / WEIGHTS).stat().st_size
+    except OSError:
+        return None
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -1,0 +1,290 @@
+"""Experiments: scenarios × seeds under one name, as runs that differ in nothing else.
+
+experiments/<id>.json below the runs folder says which runs belong to it; the runs are plain runs, queued, stopped
+and resumed as any other. Their ids are written before they are made: what was cut off in between, `resume` makes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainer.common import file_locks
+from trainer.common.disk import disk_full
+from trainer.common.environment import machine
+from trainer.common.errors import InvalidConfig, UserError
+from trainer.config import validation
+from trainer.config.schema import RunConfig
+from trainer.experiments.scenario_plans import Offer, Planner
+from trainer.runs import duration_estimates, lifecycle
+from trainer.runs.history import ACTIVE
+from trainer.runs.store import MAX_TITLE, RUN_ID, Run, RunStore, new_id, write_json
+
+FOLDER = "experiments"
+ID = re.compile(r"exp-\d{8}-\d{6}-[0-9a-f]{6}")
+MAX_SEEDS, MAX_RUNS = 20, 200
+GONE = "not made"
+"""State of a member whose run folder is not there."""
+OPEN = ("queued", *ACTIVE)
+_QUEUING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of an experiment."""
+
+    scenario: str
+    """Key of its scenario."""
+    seed: int
+    run: str
+    """Id of its run."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What experiments/<id>.json holds."""
+
+    id: str
+    name: str
+    question: str
+    equal_budget: bool
+    scenarios: tuple[dict[str, Any], ...]
+    """As `Offer.to_json`; those that run have their configuration as `config`."""
+    members: tuple[Member, ...]
+    """In the order in which they are queued: all scenarios with one seed, then with the next."""
+    machine: dict[str, str]
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        return tuple(member.run for member in self.members)
+
+    def config(self, member: Member) -> RunConfig:
+        """The configuration of one of its runs."""
+        found = next(item for item in self.scenarios if item["key"] == member.scenario)
+        config = validation.from_json(found["config"])
+        several = len({member.seed for member in self.members}) > 1
+        title = f"{config.title} · seed {member.seed}" if several else config.title
+        return replace(config, title=title, training=replace(config.training, seed=member.seed))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Experiments:
+    """All experiments over one store of runs."""
+
+    def __init__(self, store: RunStore) -> None:
+        self.store = store
+        self._folder = store.folder / FOLDER
+
+    def create(
+        self, name: str, question: str, offers: Sequence[Offer], seeds: int, equal_budget: bool, plan: Planner
+    ) -> Experiment:
+        """A new experiment with all its runs in the queue. Raises UserError where nothing of it can run."""
+        experiment = _make(name, question, offers, seeds, equal_budget)
+        issues = [issue for member in experiment.members for issue in validation.validate(experiment.config(member))]
+        if issues:
+            raise InvalidConfig(list(dict.fromkeys(issues)))
+        self._write(experiment)
+        with self._alone(experiment.id):
+            self._queue(experiment, plan)
+        return experiment
+
+    def ids(self) -> list[str]:
+        """Ids of all experiments, newest first."""
+        return sorted((path.stem for path in self._folder.glob("*.json") if ID.fullmatch(path.stem)), reverse=True)
+
+    def get(self, experiment_id: str) -> Experiment:
+        """Raises UserError if there is none of this id, or its file is damaged."""
+        path = self._folder / f"{experiment_id}.json"
+        if not ID.fullmatch(experiment_id) or not path.is_file():
+            raise UserError(f"There is no experiment {experiment_id[:60]!r}.", "Choose one from the list.", "data")
+        try:
+            return _read(json.loads(path.read_text(encoding="utf-8")), experiment_id)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidConfig) as error:
+            raise UserError(f"experiments/{path.name} is damaged.", "Mend it, or move it away.", "data") from error
+
+    def all(self) -> list[Experiment]:
+        """All that can be read, newest first."""
+        found = []
+        for experiment_id in self.ids():
+            try:
+                found.append(self.get(experiment_id))
+            except UserError:
+                continue  # asked for by its id, it says what is wrong with it
+        return found
+
+    def states(self, experiment: Experiment) -> list[str]:
+        """The state of every member's run, in their order."""
+        rows = (self.store.summary(run_id) for run_id in experiment.runs)
+        return [str(row["state"]) if row else GONE for row in rows]
+
+    def summary(self, experiment: Experiment) -> dict[str, Any]:
+        """The row of lists: how far it is, and about how many seconds are left; None where that is not known."""
+        states = self.states(experiment)
+        return {
+            "id": experiment.id,
+            "name": experiment.name,
+            "question": experiment.question,
+            "state": _state(states),
+            "finished": states.count("finished"),
+            "runs": len(states),
+            "states": dict(Counter(states)),
+            "remaining": self._remaining(experiment, states),
+        }
+
+    def stop(self, experiment_id: str) -> str:
+        """Stop all its runs, the waiting ones first. Returns what was done; a second call kills."""
+        done = 0
+        for run in reversed(self._runs(self.get(experiment_id))):
+            if run is not None and run.history.state in OPEN:
+                lifecycle.stop_run(run)
+                done += 1
+        return f"Stopping {done} runs." if done else "None of its runs is waiting or running."
+
+    def resume(self, experiment_id: str, plan: Planner) -> str:
+        """Queue again what did not finish, and make what is not there. Returns what was done."""
+        known = self.get(experiment_id).id  # checked before it names a file
+        with self._alone(known):
+            experiment = self._renewed(self.get(known))
+            return f"{self._queue(experiment, plan)} runs are in the queue again."
+
+    def _renewed(self, experiment: Experiment) -> Experiment:
+        """The experiment with other ids for the runs that are not there: an id never names two runs."""
+        missing = {run_id for run_id in experiment.runs if self._try(run_id) is None}
+        members = tuple(replace(m, run=new_id()) if m.run in missing else m for m in experiment.members)
+        renewed = replace(experiment, members=members)
+        if missing:
+            self._write(renewed)
+        return renewed
+
+    def _write(self, experiment: Experiment) -> None:
+        try:
+            self._folder.mkdir(exist_ok=True)
+            write_json(self._folder / f"{experiment.id}.json", experiment.to_json())
+        except OSError as error:
+            raise disk_full() from error
+
+    def _queue(self, experiment: Experiment, plan: Planner) -> int:
+        """Bring every run that is neither done nor under way into the queue, in the experiment's order."""
+        queued = 0
+        for member, run in zip(experiment.members, self._runs(experiment), strict=True):
+            if run is None:
+                config = experiment.config(member)
+                self.store.create(config, plan(config), run_id=member.run)
+            elif run.history.state in ("stopped", "failed", "interrupted"):
+                lifecycle.resume_run(run)
+            else:
+                continue
+            queued += 1
+        return queued
+
+    @contextlib.contextmanager
+    def _alone(self, experiment_id: str) -> Iterator[None]:
+        """One thread of one process at a time. Not a `locks.turn`, which every run that is made takes, too."""
+        with _QUEUING:
+            lock = file_locks.acquire(self._folder / f".{experiment_id}.lock", 10.0)
+            if lock is None:
+                raise UserError("Another program is queuing these runs.", "Try again in a moment.", "data")
+            with lock:
+                yield
+
+    def _runs(self, experiment: Experiment) -> list[Run | None]:
+        return [self._try(run_id) for run_id in experiment.runs]
+
+    def _try(self, run_id: str) -> Run | None:
+        try:
+            return self.store.get(run_id)
+        except UserError:
+            return None  # deleted, or not made yet
+
+    def _remaining(self, experiment: Experiment, states: list[str]) -> float | None:
+        """Seconds that its waiting and running runs still need."""
+        waiting = [member for member, state in zip(experiment.members, states, strict=True) if state in OPEN]
+        if not waiting:
+            return None
+        known = duration_estimates.paces(self.store, experiment.config(waiting[0]).model)
+        left = duration_estimates.total([experiment.config(member) for member in waiting], known)
+        gone = sum(row["elapsed"] for member in waiting if (row := self.store.summary(member.run)))
+        return None if left is None else max(left - gone, 0.0)
+
+
+def _make(name: str, question: str, offers: Sequence[Offer], seeds: int, equal_budget: bool) -> Experiment:
+    title = " ".join("".join(filter(str.isprintable, " ".join(name.split()))).split())[:MAX_TITLE]
+    if not title:
+        raise UserError("The experiment has no name.", "Write one.", "data")
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise UserError(f"{seeds} seeds cannot be.", f"Choose 1 to {MAX_SEEDS}.", "data")
+    chosen = [offer for offer in offers if offer.runs]
+    if not chosen:
+        told = [f"{offer.scenario.title}: {issue.problem} {issue.fix}" for offer in offers for issue in offer.issues]
+        raise UserError("None of these scenarios can run.", " ".join(told) or "Choose at least one.", "data")
+    if len(chosen) * seeds > MAX_RUNS:
+        raise UserError(f"{len(chosen) * seeds} runs are too many.", f"{MAX_RUNS} is the most at once.", "data")
+    moment = time.strftime("%Y%m%d-%H%M%S")
+    members = tuple(
+        Member(offer.scenario.key, offer.config.training.seed + number, new_id())
+        for number in range(seeds)
+        for offer in chosen
+    )
+    described = tuple(
+        offer.to_json() | ({"config": offer.config.to_json()} if offer.runs else {}) for offer in offers
+    )
+    found = Experiment(
+        f"exp-{moment}-{secrets.token_hex(3)}", title, question, equal_budget, described, members, machine()
+    )
+    return found if len(set(found.runs)) == len(members) else _make(name, question, offers, seeds, equal_budget)
+
+
+def _read(value: dict[str, Any], experiment_id: str) -> Experiment:
+    """Checked as far as the program leans on it. Raises KeyError, TypeError, ValueError or InvalidConfig."""
+    members = tuple(Member(str(item["scenario"]), int(item["seed"]), str(item["run"])) for item in value["members"])
+    if not all(RUN_ID.fullmatch(member.run) for member in members):
+        raise ValueError
+    scenarios = tuple(dict(item) for item in value["scenarios"])
+    if not {member.scenario for member in members} <= {item["key"] for item in scenarios if "config" in item}:
+        raise ValueError
+    for item in scenarios:
+        if "config" in item:
+            validation.from_json(item["config"])
+    return Experiment(
+        experiment_id, str(value["name"]), str(value["question"]), bool(value["equal_budget"]), scenarios, members,
+        {str(key): str(item) for key, item in value["machine"].items()},
+    )  # fmt: skip
+
+
+def _state(states: list[str]) -> str:
+    """One word for all of them."""
+    for state in ("stopping", "running", "starting", "queued"):
+        if state in states:
+            return "running" if state == "starting" or (state == "queued" and "finished" in states) else state
+    if all(state == "finished" for state in states):
+        return "finished"
+    return "failed" if "failed" in states else "stopped"
+
+
+def default_name(set_title: str, model: str, equal_budget: bool) -> str:
+    """What an experiment is called where nobody names it."""
+    return f"{set_title} on {Path(model).name or model}" + (", equal budget" if equal_budget else "")
+
+
+def expand(experiments: Experiments, names: Sequence[str]) -> tuple[list[str], Experiment | None]:
+    """Ids of runs, an experiment's in its place; and the experiment, where it is one and nothing else."""
+    ids: list[str] = []
+    found = None
+    for name in names:
+        if ID.fullmatch(name):
+            found = experiments.get(name)
+            ids += [run for run in found.runs if len(names) == 1 or (experiments.store.folder / run).is_dir()]
+        else:
+            ids.append(name)
+    return ids, found if len(names) == 1 else None

@@ -1,0 +1,249 @@
+"""A comparison as a document: question, verdict, table, curves, receipts, settings, versions, machine.
+
+The document is a list of plain blocks; here they become Markdown, in `report_html.py` one HTML file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from trainer.common.environment import machine
+from trainer.common.redaction import redact
+from trainer.experiments.comparison import COLUMNS, PRICES, Comparison, Group, Row
+from trainer.experiments.experiment import Experiment
+from trainer.export.adapter_zip import clean
+from trainer.runs.store import RunStore
+
+CURVES_BLOCK, PRICES_BLOCK = "curves", "prices"
+SHOWN = 12
+"""Steps of a curve in a table."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are plain text; all but the first `texts` columns are numbers."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    texts: int = 1
+
+
+@dataclass(frozen=True)
+class Code:
+    text: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Charts, for formats that can show them; `without` is what the others say."""
+
+    name: str
+    without: str
+
+
+Block = Heading | Text | Bullets | Table | Code | Figure
+
+
+def document(store: RunStore, found: Comparison, experiment: Experiment | None = None) -> list[Block]:
+    """The report of a comparison. Raises UserError for a run that was deleted meanwhile."""
+    name = experiment.name if experiment else f"Comparison of {len(found.rows)} runs"
+    blocks: list[Block] = [Heading(redact(name), 1)]
+    if experiment is not None:
+        blocks.append(Text(f"Question: {experiment.question}"))
+    blocks += [*_verdict(found), *_results(store, found)]
+    blocks += _receipts(store, found) if experiment is None else _scenarios(experiment)
+    blocks += [*_settings(store, found), *_where(experiment)]
+    return blocks
+
+
+def markdown(blocks: list[Block]) -> str:
+    """The document as Markdown; foreign text cannot become markup in it."""
+    return "\n\n".join(filter(None, map(_markdown, blocks))) + "\n"
+
+
+def cells(group: Group) -> tuple[str, ...]:
+    """A group's line in the table of results: means over its finished runs, losses with their spread."""
+    figures = []
+    for key in COLUMNS:
+        value, spread = group.mean(key), group.spread(key)
+        shown = figure(key, value)
+        figures.append(f"{shown} ± {spread:.4f}" if spread is not None and key.endswith("loss") else shown)
+    return (group.name, *figures)
+
+
+def figure(key: str, value: float | None) -> str:
+    """One of COLUMNS as people read it."""
+    if value is None:
+        return "–"
+    if key.endswith("bytes") or key == "memory":
+        return f"{value / 1e6:,.1f} MB" if value < 1e9 else f"{value / 1e9:,.2f} GB"
+    if key in ("trainable", "tokens_per_second"):
+        return f"{value:,.0f}"
+    if key == "perplexity":
+        return f"{value:,.2f}"
+    return f"{value:,.1f} s" if key == "elapsed" else f"{value:.4f}"
+
+
+def _verdict(found: Comparison) -> Iterator[Block]:
+    yield Heading("Verdict")
+    if found.verdict:
+        yield Bullets(found.verdict)
+    else:
+        yield Text("There is nothing to judge yet: a verdict takes two finished scenarios with an eval loss.")
+    if found.warnings:
+        yield Bullets(found.warnings)
+
+
+def _results(store: RunStore, found: Comparison) -> Iterator[Block]:
+    header = tuple(title.split(",")[0] for title in COLUMNS.values())
+    yield Heading("Results")
+    seeds = max((len(group.rows) for group in found.groups), default=0)
+    if seeds > 1:
+        yield Text("Means over the seeds; ± is their standard deviation.")
+    yield Table(("Scenario", *header), tuple(cells(group) for group in found.groups))
+    yield Figure(CURVES_BLOCK, "The curves are drawn in the HTML report; these are their points:")
+    yield _curves(store, found)
+    yield Heading("Price and loss", 3)
+    yield Figure(PRICES_BLOCK, "")
+    fronts = {price: found.front(price) for price in PRICES}
+    yield Bullets(
+        tuple(f"{PRICES[price]}, Pareto front: {', '.join(names)}." for price, names in fronts.items() if names)
+    )
+    if found.pairs:
+        yield Heading("Every pair", 3)
+        yield Bullets(tuple(pair.sentence for pair in found.pairs))
+    yield Heading("Every run", 3)
+    rows = tuple((row.title, row.id, str(row.seed), row.state, f"{row.step:,}", *_figures(row)) for row in found.rows)
+    yield Table(("Run", "Id", "Seed", "State", "Steps", *header), rows, texts=4)
+
+
+def _curves(store: RunStore, found: Comparison) -> Table:
+    """The eval loss of every group on its way, means over its runs, at a dozen steps."""
+    means: dict[str, dict[int, list[float]]] = {}
+    for group in found.groups:
+        means[group.name] = {}
+        for row in group.rows:
+            steps, losses = store.get(row.id).history.evals.curve("eval_loss")
+            for step, loss in zip(steps.tolist(), losses.tolist(), strict=True):
+                means[group.name].setdefault(int(step), []).append(loss)
+    every = sorted({step for losses in means.values() for step in losses})
+    shown = every if len(every) <= SHOWN else [every[round(n * (len(every) - 1) / (SHOWN - 1))] for n in range(SHOWN)]
+    rows = tuple(
+        (
+            f"{step:,}",
+            *(figure("eval_loss", fmean(found[step]) if step in found else None) for found in means.values()),
+        )
+        for step in shown
+    )
+    return Table(("Eval loss at step", *means), rows)
+
+
+def _figures(row: Row) -> tuple[str, ...]:
+    return tuple(figure(key, getattr(row, key)) for key in COLUMNS)
+
+
+def _scenarios(experiment: Experiment) -> Iterator[Block]:
+    """What each scenario is and what it really matched."""
+    yield Heading("Scenarios and what they matched")
+    for item in experiment.scenarios:
+        yield Heading(str(item["title"]), 3)
+        if item.get("same_as"):
+            yield Text(f"Trains the very same weights as “{item['same_as']}”, and so was not run again.")
+            continue
+        yield Text(" ".join(filter(None, (str(item.get("note", "")), str(item.get("budget", ""))))) or "–")
+        yield from _receipt_table(item.get("receipts", []))
+        for issue in item.get("issues", []):
+            yield Text(f"Not run: {issue['problem']} {issue['fix']}")
+
+
+def _receipts(store: RunStore, found: Comparison) -> Iterator[Block]:
+    yield Heading("What they matched")
+    for group in found.groups:
+        yield Heading(group.name, 3)
+        yield from _receipt_table(store.get(group.rows[0].id).plan().get("receipts", []))
+
+
+def _receipt_table(receipts: list[dict[str, Any]]) -> Iterator[Block]:
+    rows = tuple((str(item["tick"]), str(item["treatment"]), str(item["note"])) for item in receipts)
+    if rows:
+        yield Table(("Tick", "Treatment", "What it matched"), rows, texts=3)
+
+
+def _settings(store: RunStore, found: Comparison) -> Iterator[Block]:
+    """What differs, and the configuration that all of them share."""
+    yield Heading("Settings")
+    if found.differences:
+        names = tuple(group.name for group in found.groups)
+        rows = tuple((name, *values) for name, values in found.differences.items())
+        yield Text("These differ, and nothing else:")
+        yield Table(("Setting", *names), rows, texts=len(names) + 1)
+    if found.rows:
+        config = store.get(found.rows[0].id).config
+        assert config is not None
+        shared = _without(clean(config.to_json()), {*found.differences, "title"})
+        yield Text("All of them share:")
+        yield Code(json.dumps(shared, ensure_ascii=False, indent=2))
+
+
+def _without(value: dict[str, Any], paths: set[str], path: str = "") -> dict[str, Any]:
+    kept = {}
+    for key, item in value.items():
+        where = f"{path}.{key}" if path else key
+        if where not in paths:
+            kept[key] = _without(item, paths, where) if isinstance(item, dict) else item
+    return kept
+
+
+def _where(experiment: Experiment | None) -> Iterator[Block]:
+    yield Heading("Measured with")
+    if experiment is None:
+        yield Text("The machine on which this report was written:")
+    found = experiment.machine if experiment else machine()
+    yield Table(("", ""), tuple(found.items()), texts=2)
+    yield Text(f"Written by LoRA Module Lab, {time.strftime('%Y-%m-%d')}.")
+
+
+def _markdown(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"{'#' * block.level} {escape(block.text)}"
+    if isinstance(block, Text):
+        return escape(block.text)
+    if isinstance(block, Bullets):
+        return "\n".join(f"- {escape(item)}" for item in block.items)
+    if isinstance(block, Code):
+        return "```json\n" + block.text.replace("`", "\\u0060") + "\n```"
+    if isinstance(block, Figure):
+        return escape(block.without)
+    rule = "|".join("---" if number < block.texts else "--:" for number in range(len(block.header)))
+    lines = [" | ".join(map(escape, row)) for row in (block.header, *block.rows)]
+    return "\n".join(
+        f"| {line} |" if number != 1 else line for number, line in enumerate([lines[0], f"|{rule}|", *lines[1:]])
+    )
+
+
+def escape(text: str) -> str:
+    """Text on one line that Markdown shows as it is."""
+    line = " ".join(redact(text).split())
+    return re.sub(r"([\\`*_{}\[\]<>#!|~&])", r"\\\1", line)

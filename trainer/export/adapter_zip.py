@@ -1,0 +1,220 @@
+"""Adapter -> one zip that works anywhere: plain PEFT files, a model card, the run's configuration. No pickle,
+no link, no local path, no token. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from trainer.common import redaction
+from trainer.common.errors import UserError
+from trainer.runs.store import Run
+
+WEIGHTS = "adapter_model.safetensors"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+VOCABULARY = ("model", "added_tokens")
+"""Of tokenizer.json."""
+TEMPLATE = "chat_template.jinja"
+PRIVATE = ("name_or_path", "_name_or_path", "auto_map", "token", "use_auth_token", "cache_dir")
+"""Keys that hold what belongs to this machine, or name code."""
+
+
+def adapter_zip(run: Run, exports_dir: Path) -> Path:
+    """Write `<title>-<id>.zip` into `exports_dir`; it appears whole. Raises UserError where nothing is saved yet."""
+    weights = run.adapter / WEIGHTS
+    if run.config is None or not _is_plain(weights):
+        raise UserError(f"{run.title} has no adapter yet.", "Let it train, or stop it: both save one.", "data")
+    _check_weights(weights, run.title)
+    name = re.sub(r"[^A-Za-z0-9]+", "-", run.title).strip("-")[:40]
+    path = exports_dir / (f"{name}-{run.id}.zip" if name and name != run.id else f"adapter-{run.id}.zip")
+    draft = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
+    try:
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+            archive.write(weights, WEIGHTS)
+            for file, text in texts(run).items():
+                archive.writestr(file, text)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UserError(f"The zip cannot be written: {error.strerror}.", "Free some space.", "disk") from error
+    return path
+
+
+def texts(run: Run) -> dict[str, str]:
+    """All files of the zip but the weights. Raises UserError where one of them is broken."""
+    assert run.config is not None
+    found = {
+        "adapter_config.json": _dump(adapter_config(run)),
+        "run_config.json": _dump(clean(run.config.to_json())),
+        "README.md": redaction.redact(model_card(run)),
+    }
+    if not run.config.model.new_tokens:
+        return found  # the base model's own tokenizer is the right one
+    for name in TOKENIZER:
+        if _is_plain(run.adapter / name):
+            found[name] = _dump(_tokenizer_file(run.adapter / name))
+    if _is_plain(run.adapter / TEMPLATE):
+        found[TEMPLATE] = redaction.redact((run.adapter / TEMPLATE).read_text(encoding="utf-8"))
+    return found
+
+
+def adapter_config(run: Run) -> dict[str, Any]:
+    """PEFT's adapter_config.json with the base model by name, never by a path of this machine."""
+    value: dict[str, Any] = clean(_read(run.adapter / "adapter_config.json"))
+    value["base_model_name_or_path"] = base_model(run)
+    value["revision"] = revision(run) or None
+    return value
+
+
+def _tokenizer_file(file: Path) -> Any:
+    """Cleaned, but for the vocabulary, in which `token` and `/usr` are words like any other."""
+    value = _read(file)
+    if file.name == "added_tokens.json" or not isinstance(value, dict):
+        return value
+    words = {key: value[key] for key in VOCABULARY if key in value and file.name == "tokenizer.json"}
+    return clean(value) | words
+
+
+def _is_plain(file: Path) -> bool:
+    """A file of the folder itself: what a link leads to is no part of an adapter."""
+    return file.is_file() and not file.is_symlink()
+
+
+def _check_weights(file: Path, title: str) -> None:
+    """Raises UserError for a file that is no safetensors, whatever its name says."""
+    with file.open("rb") as weights:
+        head = weights.read(9)
+    size = struct.unpack("<Q", head[:8])[0] if len(head) == 9 else 0
+    if not 2 <= size <= file.stat().st_size - 8 or head[8:] != b"{":
+        raise UserError(f"The adapter of {title} is damaged.", "Resume the run; it saves another one.", "data")
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file.name} of the adapter is damaged.", "Resume the run; it saves another one.", "data"
+        ) from error
+
+
+def clean(value: Any) -> Any:
+    """JSON without tokens, without this machine's paths, without names of code."""
+    if isinstance(value, dict):
+        return {key: clean(item) for key, item in value.items() if key not in PRIVATE}
+    if isinstance(value, list):
+        return [clean(item) for item in value]
+    if isinstance(value, str):
+        return None if _is_path(value) else redaction.redact(value)
+    return value
+
+
+def _is_path(text: str) -> bool:
+    """Whether the text names a place of this machine; tokens of a vocabulary such as `/` or `//` do not."""
+    return text.startswith(("/", "~/")) and len(text) > 3 and Path(text).expanduser().exists()
+
+
+def base_model(run: Run) -> str:
+    """Name of the base model as others know it."""
+    assert run.config is not None
+    name = run.config.model.name.strip()
+    return "lora-module-lab-demo" if name == "demo" else re.sub(r"[^A-Za-z0-9._/-]+|^/+|\.\.+", "", name)[:200]
+
+
+def revision(run: Run) -> str:
+    """The base model's commit, where the run was pinned to one, else its branch or tag; empty for its main one."""
+    assert run.config is not None
+    if run.history.commit:
+        return run.history.commit
+    name = re.sub(r"[^A-Za-z0-9._/-]+", "", run.config.model.revision)[:200]
+    return name if "/" in base_model(run) and name != "main" else ""
+
+
+def model_card(run: Run) -> str:
+    """README.md of the adapter: what it is, what was trained, how to load it, how it did."""
+    assert run.config is not None
+    history, plan = run.history.refresh(), run.plan()
+    is_hub = "/" in base_model(run)
+    wrapper = plan.get("auto_class") == "AutoModelForImageTextToText"
+    auto_class = "AutoModelForImageTextToText" if wrapper else "AutoModelForCausalLM"
+    receipts = "\n".join(
+        f"| `{_plain(receipt['tick'])}` | {receipt['treatment']} | {_prose(receipt['note'])} |"
+        for receipt in plan.get("receipts", [])
+    )
+    facts = {
+        "Training loss": _number(history.latest.get("loss")),
+        "Held-out loss": _number(history.latest.get("eval_loss")),
+        "Steps": f"{history.step} of {history.steps}",
+        "Trainable parameters": f"{plan.get('trainable', 0):,}",
+        "Data": _prose(run.config.data.path or run.config.data.source),
+    }
+    where = base_model(run) if is_hub else f"the folder of {base_model(run)}"
+    checkpoint = plan.get("checkpoint") or {}
+    loads = _plain(checkpoint.get("loads", ""))
+    version = f', revision="{revision(run)}"' if revision(run) else ""
+    version += ", quantization_config=as_trained" if loads else ""
+    return (
+        "---\n"
+        + (f"base_model: {base_model(run)}\n" if is_hub else "")
+        + "library_name: peft\npipeline_tag: text-generation\ntags: [lora]\n---\n\n"
+        + f"# {_prose(run.title)}\n\nA PEFT adapter for `{base_model(run)}`, trained with LoRA Module Lab.\n\n"
+        + "| tick | treatment | what it matched |\n|---|---|---|\n"
+        + receipts
+        + "\n\n"
+        + "\n".join(f"- {key}: {value}" for key, value in facts.items())
+        + "\n\n## Use\n\n```python\nfrom peft import PeftModel\n"
+        + f"from transformers import {auto_class}{', ' + loads.partition('(')[0] if loads else ''}\n\n"
+        + (f"as_trained = {loads}\n" if loads else "")
+        + f'model = {auto_class}.from_pretrained("{base_model(run)}"{version})  # {where}\n'
+        + 'model = PeftModel.from_pretrained(model, "FOLDER OF THIS ADAPTER")\n```\n'
+        + _token_note(run.config.model.new_tokens)
+        + _base_note(run.config.model.quantization, checkpoint)
+    )
+
+
+def _base_note(quantization: str, checkpoint: dict[str, Any]) -> str:
+    """What the base was while the adapter trained: `checkpoint` as plan.json has it, empty for plain weights."""
+    title, held = _prose(checkpoint.get("format", "")), checkpoint.get("held", False)
+    if held:
+        return f"\nIts base is that checkpoint as it is, in {title}. On other weights its answers differ slightly.\n"
+    published = f" The base is published in {title}, which was dequantized for the training." if title else ""
+    if quantization == "none":
+        return f"\n{published.strip()}\n" if published else ""
+    return (
+        f"\nIt was trained on the base model quantized to {quantization}.{published} "
+        "On the full-precision base model its answers differ slightly.\n"
+    )
+
+
+def _token_note(tokens: tuple[str, ...]) -> str:
+    if not tokens:
+        return ""
+    names = ", ".join(f"`{_plain(token)}`" for token in tokens)
+    return (
+        f"\nIt brings new tokens: {names}. Load the tokenizer from this folder, and before the adapter call\n"
+        "`model.resize_token_embeddings(max(len(tokenizer), model.get_input_embeddings().num_embeddings))`.\n"
+    )
+
+
+def _plain(text: str) -> str:
+    """Text that can break neither a Markdown table nor a span of code."""
+    return re.sub(r"[|<>`\[\]\\\x00-\x1f\x7f\u2028\u2029]+", " ", str(text))[:300]
+
+
+def _prose(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([*_#!~&])", r"\\\1", _plain(text))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True)

@@ -1,0 +1,40 @@
+"""New special tokens: added to the tokenizer, and what they change in the model's shapes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from trainer.models.module_map import ModuleKind, ModuleMap
+
+
+def add_tokens(tokenizer: Any, tokens: tuple[str, ...]) -> list[int]:
+    """Add special tokens to a tokenizer; returns their ids."""
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False)
+    return [int(tokenizer.convert_tokens_to_ids(token)) for token in tokens]
+
+
+def grow(module_map: ModuleMap, size: int) -> ModuleMap:
+    """The map of the model once its vocabulary holds `size` tokens; itself where it has room for them."""
+    if size <= module_map.vocab_size:
+        return module_map
+    kinds = tuple(_grow_kind(kind, module_map.vocab_size, size) for kind in module_map.kinds)
+    more = sum(new.parameters - old.parameters for new, old in zip(kinds, module_map.kinds, strict=True))
+    return replace(module_map, kinds=kinds, vocab_size=size, parameters=module_map.parameters + more, index={})
+
+
+def vocabulary_kinds(module_map: ModuleMap) -> list[ModuleKind]:
+    """The kinds with a row for every token: the embedding, and the head where it has a weight of its own."""
+    return [kind for kind in module_map.group("embedding") if _has_rows(kind, module_map.vocab_size)]
+
+
+def _grow_kind(kind: ModuleKind, old: int, new: int) -> ModuleKind:
+    if kind.group != "embedding" or not _has_rows(kind, old):
+        return kind
+    width = kind.shape[1]
+    more = 0 if kind.tied_to else (new - old) * (width + kind.bias)
+    return replace(kind, shapes=((new, width),), parameters=kind.parameters + more)
+
+
+def _has_rows(kind: ModuleKind, size: int) -> bool:
+    return len(kind.modules) == 1 and len(kind.shape) == 2 and kind.shape[0] == size

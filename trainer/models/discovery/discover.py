@@ -1,0 +1,330 @@
+"""A model's config -> its module map, for any causal LM of transformers, without any weights.
+
+The model is built on the `meta` device. What its modules are called and how large they are is read off
+it; what they do (does text run through them, which rows of a fused projection are what) is measured on
+its skeleton. Only processes that may import torch import this module.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.initialization import no_init_weights
+from transformers.pytorch_utils import Conv1D
+
+from trainer.common.errors import UserError, first_line
+from trainer.models.discovery.block_layout import arrange
+from trainer.models.discovery.fused_projections import Parts
+from trainer.models.discovery.grouping import Grouping
+from trainer.models.discovery.kind_names import short_names
+from trainer.models.discovery.peft_matching import PeftNames, mark
+from trainer.models.discovery.probing import CAUSAL, Survey, survey, towers
+from trainer.models.discovery.saved_tensors import forward_facts
+from trainer.models.discovery.skeleton import linear_shape
+from trainer.models.discovery.treatments import FIXED, UNUSED, Verdict, treat_module, treat_parameter
+from trainer.models.model_config import auto_class, missing_package
+from trainer.models.module_map import GROUPS, ModuleKind, ModuleMap
+from trainer.models.quantized_modules import as_held, format_of
+
+SHARED = "Several layers share its weight: an adapter or a copy for one of them would part or falsify the others."
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One module with parameters of its own, or one bare parameter: a member of a kind."""
+
+    name: str
+    class_name: str
+    group: str
+    shape: tuple[int, ...]
+    parameters: int
+    """Those that no unit before it owns."""
+    bias: bool
+    tied_to: str
+    """Name of the unit whose weight it shares; empty if it owns it."""
+    verdict: Verdict
+    tower: int
+    """How many of the last parts of its path lie in a tower; 0 outside them."""
+    recurrent: bool
+    """In a recurrent token mixer; see `grouping.RECURRENT`."""
+    experts: bool = False
+    """Whether it is a bare parameter that holds the weights of a layer's experts."""
+
+
+def discover(config: PretrainedConfig, name: str) -> ModuleMap:
+    """The map of the causal LM that `config` describes, shown as `name`.
+
+    Raises UserError where transformers cannot build a model from `config`, or its tokens see those after them.
+    """
+    try:
+        model = build(config).eval()
+    except ImportError as error:
+        raise missing_package(error, name) from error
+    except Exception as error:  # of any kind: nobody checks the numbers and names that a config.json holds
+        raise UserError(
+            f"The config.json of {name} describes no model: {type(error).__name__}: {first_line(error).rstrip('.')}.",
+            "Correct it, or choose another model.",
+        ) from error
+    grouping = Grouping(model, config)
+    seen = survey(model, grouping, config)
+    if seen.failure:  # some rescale their weights for inference, which a skeleton has not
+        model = build(config).train()
+        seen = survey(model, grouping, config)
+    if seen.failure and auto_class(config) is AutoModelForImageTextToText:
+        raise UserError(
+            f"{name} does not run on text alone, so it cannot be trained on text: {seen.failure[:200].rstrip('.')}.",
+            "Choose a language model, or an image-text model that takes text without an image.",
+        )
+    if seen.looks_ahead:  # its loss falls nicely, and it learns to copy
+        wanted = json.dumps(CAUSAL[seen.looks_ahead][1])
+        raise UserError(
+            f"{name} is no causal LM as it stands: its tokens see those after them, so a loss means nothing.",
+            f"Set “{seen.looks_ahead}” to {wanted} in its config.json, or choose another model.",
+        )
+    grouping.towers = towers(grouping, seen)
+    units = list(_units(model, grouping, seen))
+    checkpoint = format_of(config, model)
+    kinds = list(as_held(mark(_kinds(units, seen), PeftNames(model)), checkpoint))
+    text = config.get_text_config(decoder=True)
+    return ModuleMap(
+        model=name,
+        model_type=config.model_type,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        kinds=tuple(kinds),
+        layers=_number(text, "num_hidden_layers"),
+        hidden_size=_number(text, "hidden_size"),
+        intermediate_size=_number(text, "intermediate_size") or _widest(units),
+        vocab_size=_number(text, "vocab_size"),
+        heads=_number(text, "num_attention_heads"),
+        max_positions=_number(text, "max_position_embeddings", "max_seq_len", "seq_length"),
+        auto_class=auto_class(config).__name__,
+        dtype=str(config.dtype or "").removeprefix("torch."),
+        checkpoint=checkpoint,
+        own_names=not get_model_conversion_mapping(model, add_legacy=False),
+        forward=forward_facts(model, text, _number(text, "hidden_size")),
+        blocks=arrange(kinds, grouping, seen),
+    )
+
+
+def build(config: PretrainedConfig) -> PreTrainedModel:
+    """The model on the `meta` device: modules, names and shapes, no memory."""
+    own = copy.deepcopy(config)  # transformers notes dtype and attention in the config it builds from
+    with torch.device("meta"), no_init_weights():
+        model = auto_class(own).from_config(own, dtype=torch.float32, attn_implementation="eager")
+    model.tie_weights()
+    return model
+
+
+def _units(model: PreTrainedModel, grouping: Grouping, seen: Survey) -> Iterator[Unit]:
+    """All units in the model's order; a weight with two homes belongs to the embedding, or to a module."""
+    modules = {name: module for name, module in model.named_modules() if _own(module)}
+    whole = {name: module for name, module in modules.items() if _is_whole(name, module, grouping)}
+    owners: dict[int, str] = {}
+    units: dict[str, Unit] = {}
+    peft = PeftNames(model)
+    for name in sorted(whole, key=lambda name: name not in grouping.embedding):
+        idle = grouping.depth_in_tower(name) > 0
+        verdict = ((), UNUSED) if idle else treat_module(name, whole[name], grouping.of(name), seen, peft)
+        units[name] = _module_unit(name, whole[name], grouping, owners, verdict)
+    for holder in [name for name in modules if name not in whole]:
+        for key, parameter in _own(modules[holder]).items():
+            name = f"{holder}.{key}"
+            if owners.setdefault(id(parameter), name) == name:
+                units[name] = _bare_unit(name, holder, modules[holder], grouping, seen)
+    for name, _ in model.named_parameters(remove_duplicate=False):
+        unit = units.pop(name, None) or units.pop(name.rpartition(".")[0], None)
+        if unit:
+            yield unit
+
+
+def _own(module: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(module.named_parameters(recurse=False))
+
+
+def _is_whole(name: str, module: nn.Module, grouping: Grouping) -> bool:
+    """Whether a module is a unit by itself: no parameters below it, and none of its own are experts."""
+    below = any(True for child in module.children() for _ in child.parameters())
+    return not below and not any(_is_expert_weight(key, name, module, grouping) for key in _own(module))
+
+
+def _is_expert_weight(key: str, holder: str, module: nn.Module, grouping: Grouping) -> bool:
+    """Whether a parameter holds all experts of a layer: stacked, or end to end in one matrix (DBRX)."""
+    name = f"{holder}.{key}"
+    if key.endswith("bias"):
+        return False
+    flat = not isinstance(module, nn.Linear | Conv1D) and grouping.of_parameter(name, holder) == "mlp"
+    return flat or grouping.is_experts(name, holder)
+
+
+def _module_unit(name: str, module: nn.Module, grouping: Grouping, owners: dict[int, str], verdict: Verdict) -> Unit:
+    own = _own(module)
+    mine = [parameter for parameter in own.values() if owners.setdefault(id(parameter), name) == name]
+    main = own.get("weight", next(iter(own.values())))
+    owner = owners[id(main)]
+    return Unit(
+        name=name,
+        class_name=type(module).__name__,
+        group=_group(grouping.of(name), verdict),
+        shape=linear_shape(module) if isinstance(module, nn.Linear | Conv1D) else tuple(main.shape),
+        parameters=sum(parameter.numel() for parameter in mine),
+        bias=own.get("bias") is not None,
+        tied_to="" if owner == name else owner,
+        verdict=verdict,
+        tower=grouping.depth_in_tower(name),
+        recurrent=grouping.is_recurrent(name),
+    )
+
+
+def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, seen: Survey) -> Unit:
+    parameter = module.get_parameter(name.rpartition(".")[2])
+    experts = grouping.is_experts(name, holder)
+    shape = tuple(parameter.shape)
+    if experts and getattr(module, "is_transposed", False):
+        shape = (shape[0], shape[2], shape[1])
+    idle = grouping.depth_in_tower(name) > 0
+    verdict = ((), UNUSED) if idle else treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen)
+    return Unit(
+        name=name,
+        class_name="Parameter",
+        group=_group(grouping.of_parameter(name, holder), verdict),
+        shape=shape,
+        parameters=parameter.numel(),
+        bias=False,
+        tied_to="",
+        verdict=verdict,
+        tower=grouping.depth_in_tower(name),
+        recurrent=grouping.is_recurrent(name),
+        experts=_is_expert_weight(name.rpartition(".")[2], holder, module, grouping),
+    )
+
+
+def _group(group: str, verdict: Verdict) -> str:
+    """The group, but `other` for what the model itself keeps frozen, such as BLT's patcher: it is no choice."""
+    return "other" if verdict == ((), FIXED) and group in ("attention", "mlp") else group
+
+
+def _kinds(units: list[Unit], seen: Survey) -> Iterator[ModuleKind]:
+    """Units that play one role, gathered and named; slices follow their fused kind."""
+    path_of = {unit.name: _path(unit) for unit in units}
+    roles: dict[tuple[object, ...], list[Unit]] = defaultdict(list)
+    for unit in _shared_across_layers(units, path_of):
+        roles[_path(unit), unit.class_name, unit.group, unit.verdict, unit.tied_to == ""].append(unit)
+    order = sorted(roles.values(), key=lambda members: (GROUPS.index(members[0].group), members[0].tower > 0))
+    names = short_names([(_path(members[0]), _rank(members[0]), members[0].tower) for members in order])
+    kind_of = {unit.name: name for name, members in zip(names, order, strict=True) for unit in members}
+    taken = set(names)
+    for name, members in zip(names, order, strict=True):
+        parts, reason = _shared_parts(members, seen)
+        kind = _kind(name, members, kind_of, reason)
+        yield kind
+        for part in _slices(kind, parts, taken):
+            taken.add(part.name)
+            yield part
+
+
+def _shared_across_layers(units: list[Unit], path_of: dict[str, tuple[str, ...]]) -> Iterator[Unit]:
+    """Units of one role that share a weight make one kind, and nothing can be done with that one."""
+    inner = {unit.name for unit in units if unit.tied_to and path_of[unit.tied_to] == path_of[unit.name]}
+    shared = {path_of[name] for name in inner}
+    for unit in units:
+        if path_of[unit.name] in shared and (unit.name in inner or not unit.tied_to):
+            yield replace(unit, tied_to="", verdict=((), SHARED))
+        else:
+            yield unit
+
+
+def _kind(name: str, members: list[Unit], kind_of: dict[str, str], unsplit: str) -> ModuleKind:
+    treatments, reason = members[0].verdict
+    tied_to = members[0].tied_to
+    return ModuleKind(
+        name=name,
+        group=members[0].group,
+        modules=tuple(unit.name for unit in members),
+        class_name=members[0].class_name,
+        shapes=tuple(unit.shape for unit in members),
+        parameters=sum(unit.parameters for unit in members),
+        treatments=treatments,
+        reason=reason or unsplit,
+        layers=_layers(members),
+        bias=any(unit.bias for unit in members),
+        tied_to=kind_of[tied_to] if tied_to else None,
+        tower=members[0].tower > 0,
+        recurrent=all(unit.recurrent for unit in members),
+        experts=members[0].experts,
+    )
+
+
+def _slices(kind: ModuleKind, parts: Parts, taken: set[str]) -> Iterator[ModuleKind]:
+    for part, rows in parts.items():
+        count = sum(end - start for start, end in rows)
+        shapes = tuple((count, columns) for _, columns in kind.shapes)
+        yield ModuleKind(
+            name=kind.name + part if part[0] == "." else part if part not in taken else f"{kind.name}.{part}",
+            group=kind.group,
+            modules=kind.modules,
+            class_name=kind.class_name,
+            shapes=shapes,
+            parameters=sum(count * (columns + kind.bias) for _, columns in shapes),
+            treatments=("lora",),
+            reason=f"Full training takes the whole module: tick {kind.name}.",
+            layers=kind.layers,
+            bias=kind.bias,
+            slice_of=kind.name,
+            rows=rows,
+            recurrent=kind.recurrent,
+        )
+
+
+def _shared_parts(members: list[Unit], seen: Survey) -> tuple[Parts, str]:
+    """The slices of a fused kind, or why it has none although its rows have several roles."""
+    if "lora" not in members[0].verdict[0]:
+        return {}, ""
+    twins = [seen.twins.get(unit.name, unit.name) for unit in members]
+    found = [seen.parts.get(name, {}) for name in twins]
+    if any(parts != found[0] for parts in found):
+        return {}, "Its layers differ in what their rows are, so it is trained as a whole."
+    if not found[0] and any(name in seen.mixed for name in twins):
+        return {}, "Its rows have several roles that cannot be told apart safely, so it is trained as a whole."
+    return found[0], ""
+
+
+def _path(unit: Unit) -> tuple[str, ...]:
+    """The path without the numbers of layers and experts."""
+    parts = [part for part in unit.name.split(".") if not part.isdigit()]
+    return tuple(parts[:-1] if unit.class_name == "Parameter" and parts[-1] == "weight" else parts)
+
+
+def _rank(unit: Unit) -> int:
+    """Who chooses a name first: what can be trained by LoRA, the rest, and last the towers."""
+    return 2 if unit.tower else int("lora" not in unit.verdict[0])
+
+
+def _layers(members: list[Unit]) -> tuple[int, ...]:
+    numbers = [re.search(r"\.(\d+)\.", unit.name) for unit in members]
+    return tuple(int(number[1]) for number in numbers if number) if all(numbers) else ()
+
+
+def _widest(units: list[Unit]) -> int:
+    """Width of the widest MLP, of which the last linear maps back; 0 without MLPs."""
+    return max((unit.shape[-1] for unit in units if unit.group == "mlp"), default=0)
+
+
+def _number(config: PretrainedConfig, *names: str) -> int:
+    """The first of these settings that is a whole number; 0 if none is."""
+    for name in names:
+        try:
+            value = getattr(config, name, None)
+        except RuntimeError:  # it differs from layer to layer
+            continue
+        if isinstance(value, int) and value > 0:
+            return value
+    return 0

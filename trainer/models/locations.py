@@ -1,0 +1,211 @@
+"""Which models may load, where they lie, and how: names, config, tokenizer, weights.
+
+A model is named `demo`, by the name of a folder in the models folder, or by its hub id. No code that
+comes with a model is ever run, and only safetensors are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from trainer import demo
+from trainer.common.errors import UserError, first_line
+from trainer.config.schema import ModelConfig
+from trainer.models.hub import COMMIT, Unreachable, in_time, refusal, snapshot
+from trainer.models.model_config import make_config, missing_package
+from trainer.models.safetensors_header import AGAIN, PULL, is_pointer
+from trainer.models.weight_files import INDEX, MAX_INDEX_BYTES, TOKENIZER_FILES, WEIGHTS_FILE, is_whole
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+FOLDER = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
+REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}")
+CONFIG_PATIENCE = 10.0
+"""Seconds to wait for a config.json of the hub."""
+MAX_CONFIG_BYTES = 5_000_000
+
+
+def local_models(models_dir: Path) -> list[str]:
+    """Names of the folders in `models_dir` that hold a config.json, those that `locate` takes."""
+    if not models_dir.is_dir():
+        return []
+    names = (path.name for path in models_dir.iterdir() if (path / "config.json").is_file())
+    return sorted(name for name in names if FOLDER.fullmatch(name) and name != "demo")
+
+
+def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
+    """Where `from_pretrained` finds the model: its first argument and its keywords.
+
+    A hub model at a commit that lies whole in the cache is read from there, and the hub is asked nothing.
+    Raises UserError for a name that is none, or a folder that is not there.
+    """
+    name = model.name.strip()
+    if name == "demo":
+        return str(demo.MODEL_DIR), {"local_files_only": True}
+    if FOLDER.fullmatch(name):
+        folder = models_dir / name
+        if (folder / "config.json").is_file():
+            return str(folder.resolve()), {"local_files_only": True}
+        raise UserError(*_no_folder(name, models_dir))
+    if HUB_ID.fullmatch(name) and ".." not in name:
+        if not REVISION.fullmatch(model.revision) or ".." in model.revision:
+            raise UserError(f"“{model.revision[:100]}” is no revision.", "Write a branch, a tag or a commit.")
+        if Path(name).exists():  # from_pretrained would take such a folder for the hub's model
+            raise UserError(
+                f"A folder “{name}” in the working folder hides the hub model of that name.",
+                "Move it away, or into the models folder.",
+            )
+        pinned = COMMIT.fullmatch(model.revision) and is_whole(snapshot(name, model.revision))
+        return name, {"revision": model.revision, **({"local_files_only": True} if pinned else {})}
+    raise UserError(
+        f"“{name[:100]}” is no model name.",
+        "Write demo, a folder's name in the models folder, or a hub id owner/name.",
+    )
+
+
+def is_folder(keywords: dict[str, Any]) -> bool:
+    """Whether the keywords of `locate` are those of a folder, and not of a hub model."""
+    return "revision" not in keywords
+
+
+def _no_folder(name: str, models_dir: Path) -> tuple[str, str]:
+    """What is told of a name that is no folder of the models folder: where it was looked for, and what is alike."""
+    place = models_dir.resolve()
+    if (place / name / "config.json").is_symlink():
+        target = (place / name / "config.json").readlink()
+        return f"The config.json of {name} is a link to a file that is not there, {target}.", "Copy the file itself."
+    if (place / name).is_dir():
+        return f"{place / name} has no config.json.", "Put the model's config.json there, beside its weights."
+    names = {item.casefold(): item for item in ("demo", *local_models(models_dir))}
+    near = [names[item] for item in difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.5)]
+    meant = f"Did you mean {' or '.join(near)}? If not, put" if near else "Put"
+    return (
+        f"There is no model folder “{name}” in {place}.",
+        f"{meant} its folder there, or name a hub model as owner/name.",
+    )
+
+
+def files_stamp(model: ModelConfig, models_dir: Path) -> tuple[tuple[int, int], ...]:
+    """Times and sizes of a local model's config and tokenizer: another stamp is another model."""
+    name, found = model.name.strip(), []
+    for file in ("config.json", "chat_template.jinja", *TOKENIZER_FILES) if FOLDER.fullmatch(name) else ():
+        with contextlib.suppress(OSError):
+            status = (models_dir / name / file).stat()
+            found.append((status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+def load_config(model: ModelConfig, models_dir: Path) -> Any:
+    """The transformers config of a model; its JSON is checked before transformers sees it.
+
+    Raises UserError where it is missing, asks for code of its own, or is of an unknown type.
+    """
+    source, keywords = locate(model, models_dir)
+    return make_config(_read_config(source, keywords, model.name), model.name, source)
+
+
+def check_weights(model: ModelConfig, models_dir: Path) -> None:
+    """Refuse a model whose folder would bring another one along, or weights that are no safetensors.
+
+    transformers follows an adapter's `base_model_name_or_path`, and reads the files that an index names.
+    Raises UserError.
+    """
+    source, keywords = locate(model, models_dir)
+    if _file(source, keywords, "adapter_config.json") is not None:
+        raise UserError(f"{model.name} is an adapter, not a model.", "Choose the model that it was trained on.")
+    index = _file(source, keywords, INDEX)
+    if index is None:
+        return
+    names = _read_json(index, MAX_INDEX_BYTES, f"The {INDEX} of {model.name}").get("weight_map")
+    if not isinstance(names, dict) or not all(WEIGHTS_FILE.fullmatch(str(name)) for name in names.values()):
+        raise UserError(
+            f"The {INDEX} of {model.name} names files that are no safetensors of its own folder.",
+            "Choose a model with its weights as safetensors.",
+        )
+
+
+def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
+    """The model's tokenizer. Raises UserError where there is none."""
+    from transformers import AutoTokenizer
+
+    source, keywords = locate(model, models_dir)
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keywords)
+    except ImportError as error:
+        raise missing_package(error, f"The tokenizer of {model.name}") from error
+    except Exception as error:
+        if "custom code" in str(error):
+            raise UserError(
+                f"The tokenizer of {model.name} needs its own code, and code of a model is never run.",
+                "Choose a model with a tokenizer that transformers has, or a copy of this one with such a tokenizer.",
+            ) from error
+        raise UserError(
+            f"The tokenizer of {model.name} cannot be loaded: {first_line(error)}",
+            "It needs tokenizer.json, or files that transformers can make one from.",
+        ) from error
+
+
+def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, Any]:
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        path = in_time(CONFIG_PATIENCE, lambda: _file(source, keywords, "config.json"))
+    except (LocalEntryNotFoundError, Unreachable) as error:
+        raise UserError(
+            f"{name} is not on this machine and the hub cannot be reached.",
+            "Check the network, or put the model into the models folder.",
+        ) from error
+    except HfHubHTTPError as error:
+        raise refusal(name, error) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"The config.json of {name} cannot be read: {first_line(error)}.", AGAIN) from error
+    if path is None:
+        raise UserError(f"{name} has no config.json.", "Choose another model.")
+    return _read_json(path, MAX_CONFIG_BYTES, f"The config.json of {name}")
+
+
+def _file(source: str, keywords: dict[str, Any], file: str) -> Path | None:
+    """A file of the model, fetched if need be; None where the model has none of this name.
+
+    Raises the hub's errors.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.utils.logging import set_verbosity_error
+
+    set_verbosity_error()  # type: ignore[no-untyped-call]  # else it tells of every try
+    if is_folder(keywords) or keywords.get("local_files_only"):
+        path = (Path(source) if is_folder(keywords) else snapshot(source, keywords["revision"])) / file
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(source, file, revision=keywords.get("revision")))
+    except LocalEntryNotFoundError:
+        if file == "config.json":
+            raise
+        return None  # offline: from_pretrained finds no more than this does
+    except EntryNotFoundError:
+        return None
+
+
+def _read_json(path: Path, limit: int, what: str) -> dict[str, Any]:
+    """A JSON object of bounded size and depth. Raises UserError."""
+    if is_pointer(path):
+        raise UserError(f"{what} is a Git LFS pointer, not the file itself.", PULL)
+    try:
+        if path.stat().st_size > limit:
+            raise UserError(f"{what} is too large to be one.", "Choose another model.")
+        text = path.read_bytes().strip()
+        value = json.loads(text.decode("utf-8")) if text else None
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{what} is not valid JSON: {first_line(error)}.", AGAIN) from error
+    if not text:
+        raise UserError(f"{what} is empty.", AGAIN)
+    if not isinstance(value, dict):
+        raise UserError(f"{what} holds no JSON object.", AGAIN)
+    return value

@@ -1,0 +1,116 @@
+"""Whether a tokenizer's files can be read, and whether the model has a row for every token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from trainer.common.errors import Issue, first_line
+from trainer.models.module_map import ModuleMap
+from trainer.models.safetensors_header import AGAIN, is_pointer
+from trainer.models.weight_files import FIELD
+
+MAIN = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+_FILES = (MAIN, CONFIG, "special_tokens_map.json", "added_tokens.json")
+_IN_EVERY_TEXT = ("bos_token", "eos_token", "pad_token")
+MAX_BYTES = 200_000_000
+"""A larger file is not looked into."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token ids of a tokenizer.json."""
+
+    highest: int
+    """Of the tokens that text is made of; -1 where there is none."""
+    added: Mapping[str, int]
+    """The tokens added to them, such as `<|image|>`, some of which no text uses."""
+
+
+def tokenizer_issues(name: str, folder: Path, module_map: ModuleMap | None) -> tuple[list[Issue], list[Issue]]:
+    """What is wrong with a tokenizer's files, and what may be, if their rare tokens are used."""
+    found: dict[str, Any] = {}
+    issues = []
+    for file in _FILES:
+        try:
+            status = (folder / file).stat()
+            if status.st_size > MAX_BYTES or is_pointer(folder / file):
+                continue
+            found[file] = _read(folder / file, status.st_size, status.st_mtime_ns)
+        except OSError:
+            continue
+        except ValueError as error:
+            issues.append(Issue(FIELD, f"The {file} of {name} {error}.", AGAIN))
+    if issues or MAIN not in found or module_map is None:
+        return issues, []
+    return _beyond(name, found[MAIN], found.get(CONFIG, {}), _rows(module_map))
+
+
+def _beyond(
+    name: str, vocabulary: Vocabulary, config: Mapping[str, Any], rows: int
+) -> tuple[list[Issue], list[Issue]]:
+    """Issue or warning of tokens that the model has no row for."""
+    beyond = {token: number for token, number in vocabulary.added.items() if number >= rows > 0}
+    used = [vocabulary.added[token] for token in _always(config) if token in beyond]
+    highest = max(vocabulary.highest, *used, -1)
+    if highest >= rows > 0:
+        problem = f"The tokenizer of {name} has tokens up to {highest:,}, and the model has {rows:,} rows for them."
+        return [Issue(FIELD, problem, "Use the tokenizer that was published with these weights.")], []
+    if not beyond:
+        return [], []
+    problem = f"The tokenizer of {name} has the token {min(beyond)}, for which the model has no row."
+    return [], [Issue(FIELD, problem, "Leave it out of the data.")]
+
+
+def _always(config: Mapping[str, Any]) -> Iterator[str]:
+    """The tokens around every text, from tokenizer_config.json."""
+    for key in _IN_EVERY_TEXT:
+        value = config.get(key)
+        yield str(value.get("content") if isinstance(value, dict) else value)
+
+
+def _rows(module_map: ModuleMap) -> int:
+    """Rows of the token embedding; 0 where it is not one plain matrix."""
+    rows = [
+        kind.shape[0]
+        for kind in module_map.kinds
+        if kind.group == "embedding" and kind.class_name == "Embedding" and not kind.tower
+    ]
+    return min((count for count in rows if count >= module_map.vocab_size), default=0)
+
+
+@lru_cache(maxsize=256)
+def _read(path: Path, _bytes: int, _time: int) -> Any:
+    """A Vocabulary, or the object in another file. Raises ValueError with a clause that says what is wrong."""
+    data = path.read_bytes()
+    if not data.strip():
+        raise ValueError("is empty")
+    try:
+        value = orjson.loads(data) if path.name == MAIN else json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not valid JSON: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise ValueError("holds no JSON object")
+    if path.name != MAIN:
+        return value
+    try:
+        return _vocabulary(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError("describes no tokenizer") from error
+
+
+def _vocabulary(value: dict[str, Any]) -> Vocabulary:
+    added = {str(token["content"]): int(token["id"]) for token in value.get("added_tokens") or ()}
+    tokens = value["model"].get("vocab", {})
+    if isinstance(tokens, list):  # Unigram: a token's id is its place
+        ids = (number for number, (token, *_) in enumerate(tokens) if token not in added)
+    else:
+        ids = (int(number) for token, number in tokens.items() if token not in added)
+    return Vocabulary(max(ids, default=-1), added)

@@ -1,0 +1,253 @@
+"""What a forward pass keeps for its backward pass, by layer, from the module map alone.
+
+Frozen linears keep nothing of their input. What does: norms (a float32 copy), SDPA (queries, keys, values, output),
+the MLP's activation function and product, and what trains (the input of LoRA's A and of B, of a module in full).
+Measured on real models by autograd's saved tensors (`tests/test_memory.py`): dense and mixture-of-experts
+transformers within a few percent. A recurrent mixer (Mamba, linear attention) is taken for attention: a rough guess.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import prod
+from typing import NamedTuple
+
+from trainer.config.schema import RunConfig
+from trainer.models.module_map import ModuleKind, ModuleMap
+from trainer.planning.targets import Target
+
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides on the size of an activation, beside the model."""
+
+    width: int
+    """Bytes of the compute type."""
+    on_gpu: bool
+    quantization: str
+    dropout: bool
+    dora: bool
+    padded: bool
+    """Rows of a batch differ in length: attention takes a mask, and keys and values once per query head."""
+    checkpointing: bool
+    """Some layers recompute: a gradient then flows through all of them."""
+
+    @classmethod
+    def of(cls, config: RunConfig, width: int, on_gpu: bool, checkpointing: bool = False) -> Setup:
+        training, adapter = config.training, config.adapter
+        return cls(
+            width=width,
+            on_gpu=on_gpu,
+            quantization=config.model.quantization,
+            dropout=adapter.lora_dropout > 0,
+            dora=adapter.use_dora,
+            padded=training.per_device_train_batch_size > 1,
+            checkpointing=checkpointing,
+        )
+
+    @property
+    def mask(self) -> int:
+        """Bytes per number that dropout keeps to know what it dropped."""
+        return 0 if not self.dropout else 1 if self.on_gpu else FLOAT32
+
+    def own_input(self, quantised: bool) -> bool:
+        """Whether a LoRA keeps a copy of its input of its own, by dropout or a cast that PEFT makes."""
+        casts = self.width < FLOAT32 and not (quantised and self.on_gpu)
+        return self.dropout or casts
+
+
+class Kept(NamedTuple):
+    """Bytes kept: per token, per token and token of its row, and whatever the batch is."""
+
+    tokens: float = 0.0
+    pairs: float = 0.0
+    fixed: float = 0.0
+
+    def plus(self, other: Kept) -> Kept:
+        return Kept(self.tokens + other.tokens, self.pairs + other.pairs, self.fixed + other.fixed)
+
+    def bytes(self, batch: int, length: int) -> float:
+        return self.tokens * batch * length + self.pairs * batch * length**2 + self.fixed
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear, or the experts' parameter of one role, of which each token passes `share`."""
+
+    kind: ModuleKind
+    out: int
+    width: int
+    target: Target | None
+    share: float
+    quantised: bool
+
+
+@dataclass
+class Layer:
+    """A layer's norms and its blocks: linears with one parent, attention before MLP."""
+
+    norms: list[tuple[str, int]] = field(default_factory=list)
+    blocks: dict[str, list[Linear]] = field(default_factory=lambda: defaultdict(list))
+
+
+def kept_by_layers(module_map: ModuleMap, targets: Iterable[Target], quantised: set[str], setup: Setup) -> list[Kept]:
+    """What each layer keeps without checkpointing. `quantised`: names of the quantised modules.
+
+    Below the first module that trains nothing needs a gradient, and nothing is kept.
+    """
+    trained = {target.module: target for target in targets}
+    layers = _layers(module_map, trained, quantised)
+    flows = setup.checkpointing or any(target.kind.class_name == "Embedding" for target in trained.values())
+    found = []
+    for number in sorted(layers):
+        layer, before = layers[number], flows
+        kept, silent = Kept(), 0
+        for linears in layer.blocks.values():
+            block = _block(
+                module_map, linears, layer.norms if "attention" in linears[0].kind.group else [], setup, flows
+            )
+            kept = kept.plus(block)
+            flows = flows or any(linear.target for linear in linears)
+            silent += not flows
+        found.append(kept.plus(_norms(module_map, layer, setup, 0 if before else silent + 1, flows)))
+    return found
+
+
+def _layers(module_map: ModuleMap, trained: dict[str, Target], quantised: set[str]) -> dict[int, Layer]:
+    layers: dict[int, Layer] = defaultdict(Layer)
+    linears = [kind for kind in module_map.kinds if kind.group in ("attention", "mlp") and not kind.slice_of]
+    for kind in linears:
+        if not kind.layers or len(kind.shape) not in (2, 3):
+            continue
+        per_layer = max(1, len(kind.modules) // max(1, len(set(kind.layers))))
+        for module, layer, shape in zip(kind.modules, kind.layers, kind.shapes, strict=True):
+            experts = module_map.forward.experts_per_token
+            share = float(experts) if len(shape) == 3 else min(1.0, experts / per_layer) if per_layer > 1 else 1.0
+            linear = Linear(kind, shape[-2], shape[-1], trained.get(module), share, module in quantised)
+            layers[layer].blocks[module.rpartition(".")[0]].append(linear)
+    roots = {module.partition(f".{layer}.")[0] for kind in linears for module, layer in _first(kind)}
+    for kind in module_map.kinds:
+        if "norm" in kind.class_name.lower() and len(kind.shape) == 1:
+            for module, layer in zip(kind.modules, kind.layers, strict=False):
+                if layer in layers and module.partition(f".{layer}.")[0] in roots:
+                    layers[layer].norms.append((module.rpartition(".")[2], kind.shape[0]))
+    return layers
+
+
+def _first(kind: ModuleKind) -> Iterable[tuple[str, int]]:
+    return zip(kind.modules[:1], kind.layers[:1], strict=False)
+
+
+def _norms(module_map: ModuleMap, layer: Layer, setup: Setup, without: int, flows: bool) -> Kept:
+    """Norms over the hidden states: each keeps its input, mostly in float32, and one number a token."""
+    forward = module_map.forward
+    count = sum(size == module_map.hidden_size for _, size in layer.norms) + forward.plain_norms
+    kept = forward.norm_bytes_float32 if setup.width == FLOAT32 else forward.norm_bytes
+    return Kept((kept * module_map.hidden_size + FLOAT32) * max(0, count - without) * flows)
+
+
+def _block(
+    module_map: ModuleMap, linears: list[Linear], norms: list[tuple[str, int]], setup: Setup, flows: bool
+) -> Kept:
+    leaving = _leaving(linears, module_map.hidden_size)
+    entering = [linear for linear in linears if linear is not leaving]
+    trained = _trained(entering, leaving, setup)
+    if not flows and not any(linear.target for linear in entering):
+        return trained
+    if linears[0].kind.group == "attention":
+        return trained.plus(_attention(module_map, entering, leaving, norms, setup))
+    return trained.plus(_mlp(module_map, entering, leaving, setup))
+
+
+def _leaving(linears: list[Linear], hidden: int) -> Linear | None:
+    """The linear that maps back to the hidden states; None where there is one linear only."""
+    if len(linears) == 1:
+        return None
+    back = [linear for linear in linears if linear.out == hidden]
+    narrower = [linear for linear in back if linear.width != hidden]
+    return (narrower or back or linears)[-1]
+
+
+def _attention(
+    module_map: ModuleMap, entering: list[Linear], leaving: Linear | None, norms: list[tuple[str, int]], setup: Setup
+) -> Kept:
+    """Queries, keys, values and output as SDPA keeps them; the scores where it is not used."""
+    forward = module_map.forward
+    projected = sum(linear.out for linear in entering)
+    inner = leaving.width if leaving else projected
+    values = min(inner, max(0, projected - inner) // 2)
+    head = inner // max(1, module_map.heads)
+    turned = inner + values if forward.rotary else 0
+    views = projected if len(entering) == 1 or not forward.rotary else values
+    if setup.padded and values < inner:  # keys and values once per query head
+        kept = 3 * inner if forward.rotary or len(entering) > 1 else projected + 2 * inner
+    else:
+        kept = turned + views
+    tokens = float((kept + inner) * setup.width + FLOAT32 * module_map.heads)
+    for name, size in norms:
+        if size == head and size != module_map.hidden_size:
+            tokens += FLOAT32 * (inner if name.startswith("q") else values)
+    pairs = float(setup.width if setup.padded else 0)  # the mask, as SDPA adds it
+    if not forward.sdpa:
+        copies = FLOAT32 + (setup.width if setup.width < FLOAT32 else 0) + (setup.width if forward.softcap else 0)
+        pairs = float(module_map.heads * copies)
+    return Kept(tokens, pairs)
+
+
+def _mlp(module_map: ModuleMap, entering: list[Linear], leaving: Linear | None, setup: Setup) -> Kept:
+    """The activation function's input (or more), and, if gated, both factors of the product."""
+    first = entering[0] if entering else leaving
+    if first is None:
+        return Kept()
+    projected = sum(linear.out for linear in entering)
+    inner = leaving.width if leaving else projected
+    gated = projected >= 2 * inner
+    forward = module_map.forward
+    activation = forward.activation_bytes_float32 if setup.width == FLOAT32 else forward.activation_bytes
+    tokens = inner * (activation + 2 * gated * setup.width)
+    if first.kind.class_name == "Parameter":  # what each expert gives, to be weighed
+        tokens += module_map.hidden_size * setup.width
+    return Kept(tokens * first.share)
+
+
+def _trained(entering: list[Linear], leaving: Linear | None, setup: Setup) -> Kept:
+    """Inputs that trained modules keep, and those that LLM.int8() keeps."""
+    kept = Kept()
+    shared: Linear | None = None
+    for linear in [*entering, *([leaving] if leaving else [])]:
+        target = linear.target
+        own = target is not None and target.treatment == "lora" and setup.own_input(linear.quantised)
+        needs = (target is not None and not own) or (linear.quantised and setup.quantization == "int8")
+        tokens = fixed = 0.0
+        if target is not None:
+            tokens, fixed = _of_target(target, linear, setup)
+        if own:
+            tokens += linear.width * (setup.width + setup.mask)
+        if needs and linear is leaving:
+            # SDPA keeps its output as it is; on a CPU it has to be laid out anew
+            tokens += 0 if linear.kind.group == "attention" and setup.on_gpu else linear.width * setup.width
+        elif needs:
+            shared = linear
+        kept = kept.plus(Kept(tokens * linear.share, 0.0, fixed))
+    return kept.plus(Kept(shared.width * setup.width * shared.share)) if shared else kept
+
+
+def _of_target(target: Target, linear: Linear, setup: Setup) -> tuple[float, float]:
+    """Bytes per token and fixed ones: A's output, DoRA's two factors, copies of the weights in the compute type."""
+    casts = setup.width if setup.width < FLOAT32 else 0
+    if target.treatment != "lora":
+        return 0.0, float(prod(target.shape) * casts)
+    factors = target.r * prod(target.shape[:-2]) * (linear.out + linear.width) * casts
+    if by_parameter(target):  # PEFT adds A and B up to a weight of the whole size; of a quantized one it is made anew
+        return 0.0, float(factors + prod(target.shape) * setup.width * (not linear.quantised))
+    tokens = target.r * setup.width + (2 * linear.out * setup.width if setup.dora else 0)
+    return float(tokens), float(factors)
+
+
+def by_parameter(target: Target) -> bool:
+    """Whether it is a LoRA on a parameter (experts), which PEFT merges in every pass."""
+    return target.treatment == "lora" and (target.kind.class_name == "Parameter" or target.kind.by_weight)

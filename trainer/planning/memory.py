@@ -1,0 +1,252 @@
+"""What a run needs on its device, item by item, at the moment of its peak: arithmetic over the module map.
+
+Weights, gradients and the optimiser's state are counted as exactly as bitsandbytes, PEFT and torch hold them;
+activations and the loss as `activations.py` and the code of TRL's fused loss say. docs/memory.md says how close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import ceil, prod
+
+from trainer.common.devices import CPU, Device
+from trainer.config.schema import RunConfig
+from trainer.models.module_map import ModuleMap
+from trainer.planning.activations import FLOAT32, Kept, Setup, by_parameter, kept_by_layers
+from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
+from trainer.planning.targets import Target
+from trainer.planning.weight_memory import WEIGHTS, dequantised, loading_buffers, quantised_modules, weights
+
+CONTEXT = 600 * 2**20
+"""What CUDA itself takes on a device; a guess, as it differs from card to card."""
+CUBLAS = 32 * 2**20
+TILE_TOKENS, TILE_WIDTH = 4096, 32768
+"""Logits that TRL's fused loss holds at once."""
+PAGED_FROM, EIGHT_BIT_FROM, BLOCK = 100_000, 4096, 256
+"""bitsandbytes: numbers from which on a state is paged, is 8-bit, and has a scale for each block."""
+UNSEEN = ("optimiser, paged", "CUDA context")
+"""Items that torch.cuda.max_memory_allocated() does not count. Paged memory may leave the GPU when it is short."""
+TOLERANCE = 0.05
+"""What the sum may be wrong by: kept free where the largest batch is looked for."""
+
+SHORTEST = 8
+"""The least max_length that a configuration may have."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a configuration needs, for any batch and length."""
+
+    config: RunConfig
+    module_map: ModuleMap
+    setup: Setup
+    static: dict[str, int]
+    """What is there all the time, without gradients."""
+    gradients: int
+    head: int
+    """Of the gradients, those of a head trained in full, which come with the loss."""
+    layers: tuple[Kept, ...]
+    padded: tuple[Kept, ...]
+    whole_logits: bool
+    buffers: int
+    """Weights made anew for one product: dequantised, cast, with DoRA's norm."""
+    experts: int
+    """Dequantized experts of one layer, which are there for as long as it computes."""
+    loading_buffers: int
+    """What a weight takes for a moment while it loads, beside what stays of it."""
+    every_n_layers: int
+    """Which layers recompute their activations: every such one, 0 none."""
+    accumulates: bool
+    """A step has several batches, whose gradients add up."""
+
+    def with_levers(self, every_n_layers: int, accumulation: int) -> Estimate:
+        """The same with other layers recomputing; whether any do at all must stay as it was."""
+        assert (every_n_layers > 0) == (self.every_n_layers > 0)
+        return replace(self, every_n_layers=every_n_layers, accumulates=accumulation > 1)
+
+    def items(self, batch: int, length: int) -> dict[str, int]:
+        """Bytes by item at the moment that needs most, for `batch` rows of `length` tokens."""
+        peak = max(self.moments(batch, length), key=lambda moment: sum(moment.values()))
+        return self.static | {name: int(value) for name, value in peak.items()}
+
+    @property
+    def loading_peak(self) -> int:
+        """Bytes at the peak of loading, where weights change their form on the way; else 0."""
+        held = sum(self.static[item] for item in (*WEIGHTS, "CUDA context"))
+        return held + self.loading_buffers if self.loading_buffers else 0
+
+    def total(self, batch: int, length: int) -> int:
+        return sum(self.items(batch, length).values())
+
+    def largest(self, room: int) -> dict[str, int]:
+        """The largest batch size at this max_length, and the largest max_length of one row, that fit into `room`.
+
+        0 where not even the least does.
+        """
+        length = self.config.training.max_length
+        room = int(room * (1 - TOLERANCE))
+        longest = self.module_map.max_positions or 1_048_576
+        tokens = _most(lambda tokens: self.total(1, tokens) <= room, longest)
+        return {
+            "per_device_train_batch_size": _most(lambda batch: self.total(batch, length) <= room, 4096),
+            "max_length": tokens if tokens >= SHORTEST else 0,
+        }
+
+    def moments(self, batch: int, length: int) -> list[dict[str, float]]:
+        """End of the forward pass; the backward pass, beginning and end; the optimiser's step; loading."""
+        tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
+        sizes = [kept.bytes(batch, length) for kept in (self.padded if batch > 1 else self.layers)] or [0.0]
+        kept, at_once, one = self._kept(sizes, tokens * hidden * width)
+        earlier = self.gradients * self.accumulates
+        # a weight made anew is gone before the gradients behind its product are the largest
+        work = max(self.buffers, self._passing(tokens)) + self.experts + CUBLAS * self.setup.on_gpu
+        ends = tokens * hidden * (FLOAT32 + width)  # of the last norm, and what the head is given
+        return [
+            {
+                "gradients": earlier,
+                "activations": kept + ends,
+                "logits": self._loss(tokens) + self.head,
+                "workspace": CUBLAS * self.setup.on_gpu,
+            },
+            {"gradients": max(earlier, self.head), "activations": at_once, "workspace": work},
+            {"gradients": self.gradients, "activations": one, "workspace": work},
+            {"gradients": self.gradients},
+            {"loading": max(0, self.loading_peak - sum(self.static.values()))},
+        ]
+
+    def _kept(self, sizes: list[float], entering: int) -> tuple[float, float, float]:
+        """Bytes of activations at the end of the forward pass, at the most later on, and of the largest layer.
+
+        A layer that recomputes keeps what enters it (its norm keeps a float32 input itself), and is there whole
+        while the backward pass is in it; layers behind it are gone by then.
+        """
+        sofar, most = 0.0, 0.0
+        own_input = entering if self.setup.width == FLOAT32 else 0
+        for number, size in enumerate(sizes):
+            if self.every_n_layers and number % self.every_n_layers == 0:
+                sofar += entering
+                most = max(most, sofar + size - own_input)
+            else:
+                sofar += size
+        return sofar, max(most, sofar), max(sizes)
+
+    def _passing(self, tokens: int) -> float:
+        """Gradients of activations while they pass a layer: of the hidden states, of the MLP's inside."""
+        width = self.setup.width
+        widened = self.module_map.forward.activation_bytes > 2 * width  # its inside is float32, and so are gradients
+        inside = 3 * self.module_map.intermediate_size * (FLOAT32 if widened else width)
+        return float(tokens * (2 * self.module_map.hidden_size * FLOAT32 + inside))
+
+    def _loss(self, tokens: int) -> float:
+        width, hidden, vocabulary = self.setup.width, self.module_map.hidden_size, self.module_map.vocab_size
+        if self.whole_logits:
+            return float(tokens * vocabulary * 3 * FLOAT32)
+        tile = min(tokens, TILE_TOKENS) * TILE_WIDTH * width
+        if not self.setup.on_gpu:  # a machine gives what is written to only; without Triton, torch copies the tile
+            tile = min(tokens, TILE_TOKENS) * min(vocabulary, TILE_WIDTH) * (width + 7 * FLOAT32)
+        return float(tile + tokens * hidden * (FLOAT32 + width))
+
+
+def estimate(
+    config: RunConfig, module_map: ModuleMap, targets: Iterable[Target], device: Device = CPU, recompute: bool = False
+) -> Estimate:
+    """The estimate of `config`, whose `targets` are resolved on `module_map`. `recompute`: every layer does."""
+    targets = list(targets)
+    width = compute_width(config, device)
+    setup = Setup.of(config, width, device.is_gpu, recompute)
+    quantised = quantised_modules(config.model.quantization, module_map, targets)
+    sizes = [size for target in targets for size in tensor_sizes(target, config.adapter, module_map)]
+    stored = sum(sizes)
+    whole = [whole_module(target, module_map) for target in targets]
+    eight_bit = device.is_gpu and config.training.optim == "paged_adamw_8bit"
+    static = {
+        **weights(config.model.quantization, module_map, targets, quantised, width),
+        "trained weights": stored * FLOAT32,
+        "slice masks": sum(_mask(target, big) for target, big in zip(targets, whole, strict=True)),
+        **optimiser_state(sizes, eight_bit),
+        "CUDA context": CONTEXT * device.is_gpu,
+    }
+    return Estimate(
+        config=config,
+        module_map=module_map,
+        setup=setup,
+        static=static,
+        gradients=stored * FLOAT32,
+        head=sum(_head(target) for target in targets) * FLOAT32,
+        layers=tuple(kept_by_layers(module_map, whole, quantised, replace(setup, padded=False))),
+        padded=tuple(kept_by_layers(module_map, whole, quantised, replace(setup, padded=True))),
+        whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
+        buffers=_buffers(module_map, whole, quantised, setup),
+        experts=dequantised(module_map, quantised, targets) * width,
+        loading_buffers=loading_buffers(module_map, quantised, width),
+        every_n_layers=int(recompute),
+        accumulates=config.training.gradient_accumulation_steps > 1,
+    )
+
+
+def compute_width(config: RunConfig, device: Device) -> int:
+    """Bytes of the compute type: `loading.compute_dtype` without torch."""
+    name = config.model.dtype
+    return 2 if name == "bfloat16" or (name == "auto" and device.bfloat16) else FLOAT32
+
+
+def seen_by_torch(items: dict[str, int]) -> int:
+    """The sum of what torch.cuda.max_memory_allocated() counts, to hold a measurement against."""
+    return sum(value for name, value in items.items() if name not in UNSEEN)
+
+
+def optimiser_state(sizes: Iterable[int], eight_bit: bool) -> dict[str, int]:
+    """AdamW's two moments of tensors of these sizes: in float32, or as bitsandbytes' paged 8-bit AdamW holds them."""
+    if not eight_bit:
+        return {"optimiser": sum(2 * FLOAT32 * size for size in sizes)}
+    held = paged = 0
+    for size in sizes:
+        if size < EIGHT_BIT_FROM:
+            held += 2 * FLOAT32 * size
+            continue
+        held += 2 * FLOAT32 * ceil(size / BLOCK)
+        if size < PAGED_FROM:
+            held += 2 * size
+        else:
+            paged += 2 * size
+    return {"optimiser": held, "optimiser, paged": paged}
+
+
+def _mask(target: Target, whole: Target) -> int:
+    """Bytes of the mask over `lora_B` that leaves only a slice's block free: one for each number."""
+    return whole.shape[0] * target.r if target.slices else 0
+
+
+def _on_head(target: Target) -> bool:
+    kind = target.kind
+    return kind.group == "embedding" and kind.class_name == "Linear"
+
+
+def _head(target: Target) -> int:
+    """Numbers of a head that is trained in full: its own, or those of the embedding that it is tied to."""
+    return module_parameters(target.kind, target.shape) if target.treatment == "full" and _on_head(target) else 0
+
+
+def _buffers(module_map: ModuleMap, targets: list[Target], quantised: set[str], setup: Setup) -> int:
+    linears = [
+        prod(shape)
+        for kind in module_map.kinds
+        for module, shape in zip(kind.modules[:1], kind.shapes[:1], strict=True)
+        if module in quantised and not kind.experts
+    ]
+    largest = max(linears, default=0) * setup.width
+    dora = max((target.shape[-2] * target.shape[-1] for target in targets if target.r), default=0) * setup.dora
+    experts = max((prod(t.shape) for t in targets if by_parameter(t) and t.module not in quantised), default=0)
+    rows = max((module_parameters(t.kind, t.kind.shape) for t in targets if t.treatment == "rows"), default=0)
+    return max(largest, (experts + rows) * setup.width) + 3 * FLOAT32 * dora
+
+
+def _most(fits: object, bound: int) -> int:
+    """The largest whole number up to `bound` that fits; 0 where not even 1 does."""
+    assert callable(fits)
+    low, high = 0, bound + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,179 @@
+"""The plan: what a configuration trains on a model and what that costs, before anything is loaded.
+
+Arithmetic over the module map alone, so that the page can follow every tick; the worker holds the
+plan against the real model before its first step (`adapter.verify`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import Any
+
+from trainer.common.devices import CPU, Device
+from trainer.common.errors import Issue
+from trainer.config.schema import RunConfig
+from trainer.models.added_tokens import grow
+from trainer.models.base_model import Base
+from trainer.models.checkpoint_format import judge, settle
+from trainer.models.module_map import ModuleMap
+from trainer.planning import short_runs
+from trainer.planning.coverage_warnings import coverage
+from trainer.planning.memory import Estimate, estimate, seen_by_torch
+from trainer.planning.memory_warnings import left_unquantized, too_large
+from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
+from trainer.planning.performance import Levers, pick
+from trainer.planning.schedule import Size, total_steps, total_tokens
+from trainer.planning.targets import Receipt, Resolution, Target, resolve
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one configuration means on one model."""
+
+    total: int
+    """Parameters of the model."""
+    trainable: int
+    """Numbers that training may change; entries of a sliced LoRA that stay zero are not among them."""
+    stored: int
+    """Numbers in the adapter's file."""
+    adapter_bytes: int
+    memory: dict[str, int]
+    """Bytes on the training device, by item, at the moment that needs most."""
+    device: Device
+    """Where it would train, as it was when the plan was made."""
+    length: int
+    """max_length of the configuration."""
+    levers: Levers
+    """What was picked to make it fast."""
+    steps: int
+    """Optimizer steps of the run; 0 where its data have not been read."""
+    fits: dict[str, int]
+    """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row; 0 where not
+    even the least fits; empty where the device's memory is not known."""
+    receipts: tuple[Receipt, ...]
+    targets: tuple[Target, ...]
+    checkpoint: dict[str, Any]
+    """What the published weights are quantized in, and how the run holds them; empty where they are plain numbers."""
+    loading: int
+    """Bytes on the training device at the peak of loading, where weights change their form on the way; else 0."""
+    issues: tuple[Issue, ...]
+    """What keeps the run from starting."""
+    auto_class: str = "AutoModelForCausalLM"
+    """The class of transformers that loads the base model."""
+    warnings: tuple[Issue, ...] = ()
+    """What a person should know before starting."""
+    base: Base = Base()
+    """The model's files, where they were looked at: which commit, what is still to download."""
+
+    @property
+    def share(self) -> float:
+        """Trainable numbers over the model's parameters."""
+        return self.trainable / self.total if self.total else 0.0
+
+    @property
+    def needed(self) -> int:
+        """Bytes on the training device at the peak."""
+        return sum(self.memory.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "auto_class": self.auto_class,
+            "total": self.total,
+            "trainable": self.trainable,
+            "stored": self.stored,
+            "adapter_bytes": self.adapter_bytes,
+            "memory": self.memory,
+            "memory_predicted": seen_by_torch(self.memory),
+            "checkpoint": self.checkpoint,
+            "loading": self.loading,
+            "device_memory": {"device": self.device.name, "free": self.device.free, "total": self.device.total},
+            "fits": self.fits,
+            "levers": self.levers.to_json(),
+            "steps": self.steps or None,
+            "receipts": [asdict(receipt) | {"names": list(receipt.names)} for receipt in self.receipts],
+            "issues": [issue.to_json() for issue in self.issues],
+            "warnings": [issue.to_json() for issue in self.warnings],
+            "base": self.base.to_json(),
+        }
+
+    def on(self, base: Base) -> Plan:
+        """This plan with what was found out about the model's files."""
+        issues, warnings = (*self.issues, *base.issues), (*self.warnings, *base.warnings)
+        return replace(self, issues=issues, warnings=warnings, base=base)
+
+
+def make_plan(
+    config: RunConfig,
+    module_map: ModuleMap,
+    device: Device = CPU,
+    vocabulary: Collection[str] = (),
+    data: Size | None = None,
+) -> Plan:
+    """The plan of `config` on the model that `module_map` describes, trained on `device`.
+
+    `vocabulary`: the tokens of its tokenizer; needed only where new ones are added. `data`: what there is to train
+    on, where that is known.
+    """
+    data = data or Size(0, 0.0)
+    new = config.model.new_tokens
+    module_map = grow(module_map, len(vocabulary) + len(new)) if new else module_map
+    checkpoint = module_map.checkpoint
+    obstacles, ignored = judge(config, checkpoint, device)
+    config = settle(config, checkpoint)
+    found = resolve(config, module_map)
+    training = config.training
+
+    @cache
+    def costs(recompute: bool) -> Estimate:
+        return estimate(config, module_map, found.targets, device, recompute)
+
+    levers, needs = pick(config, module_map, device, costs, total_tokens(training, data))
+    memory = needs.items(levers.per_device_train_batch_size, training.max_length)
+    least = costs(training.activation_checkpointing != "off")
+    fits = least.largest(device.room) if device.room else {}
+    trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
+    stored = sum(sum(file_sizes(target, config.adapter, module_map)) for target in found.targets)
+    return Plan(
+        total=module_map.parameters,
+        trainable=trainable,
+        stored=stored,
+        adapter_bytes=file_bytes(found.targets, config.adapter, module_map),
+        memory=memory,
+        device=device,
+        length=training.max_length,
+        levers=levers,
+        steps=total_steps(training, data.examples),
+        fits=fits,
+        receipts=tuple(found.receipts),
+        targets=tuple(found.targets),
+        checkpoint=checkpoint.told(config.model.quantization, usable=not obstacles) if checkpoint else {},
+        loading=needs.loading_peak,
+        issues=(*obstacles, *found.issues, *_problems(config, module_map, vocabulary, found)),
+        auto_class=module_map.auto_class,
+        warnings=(
+            *ignored,
+            *found.warnings,
+            *coverage(config, module_map, found.targets),
+            *left_unquantized(config, module_map, found.targets, device),
+            *too_large(least, memory, device, fits, found.targets),
+            *short_runs.warnings(training, data.examples),
+        ),
+    )
+
+
+def _problems(
+    config: RunConfig, module_map: ModuleMap, vocabulary: Collection[str], found: Resolution
+) -> Iterator[Issue]:
+    """What keeps the run from starting beside the ticks themselves."""
+    if known := [token for token in config.model.new_tokens if token in vocabulary]:
+        problem = f"The tokenizer has {', '.join(known)} already."
+        yield Issue("model.new_tokens", problem, "Take it out.")
+    if not found.targets and not found.issues:
+        problem = "No tick matches a module." if config.modules else "Nothing is ticked."
+        yield Issue("modules", problem, "Tick at least one module.")
+    length, most = config.training.max_length, module_map.max_positions
+    if most and length > most:
+        problem = f"{length} tokens are more than this model was made for."
+        yield Issue("training.max_length", problem, f"The most is {most}.", {"training.max_length": most})

@@ -1,0 +1,206 @@
+"""Named ticks, and sets of them that answer one question about a model. The reference study's six are built in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from trainer.common.errors import UserError
+from trainer.config.schema import DataConfig, RunConfig, Tick, Treatment, default_config
+from trainer.models.module_map import GROUP_TITLES, ModuleKind, ModuleMap
+
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A set of ticks with a name and a sentence about it."""
+
+    key: str
+    title: str
+    note: str
+    modules: tuple[Tick, ...]
+
+
+def _ticks(names: tuple[str, ...], treatment: Treatment = "lora") -> tuple[Tick, ...]:
+    return tuple(Tick(name, treatment) for name in names)
+
+
+LORA = _ticks(SEVEN)
+HEAD = _ticks(("lm_head",), "full")
+EMBEDDING = _ticks(("embed_tokens",), "full")
+FC = _ticks(("fc1", "fc2"))
+DOLLY = DataConfig(
+    source="hub",
+    path="databricks/databricks-dolly-15k",
+    prompt_column="instruction",
+    input_column="context",
+    completion_column="response",
+)
+"""Rows with an instruction, a context that may be empty, and a response, rendered with the model's own template."""
+
+SIX = (
+    Scenario("1", "1 · LoRA + head", "LoRA on attention and MLP, the head in full.", LORA + HEAD),
+    Scenario("2", "2 · LoRA + embedding", "LoRA on attention and MLP, the embedding in full.", LORA + EMBEDDING),
+    Scenario(
+        "3",
+        "3 · LoRA + embedding + head",
+        "LoRA on attention and MLP, embedding and head in full: the best in the reference study.",
+        LORA + EMBEDDING + HEAD,
+    ),
+    Scenario("4", "4 · as 3, also fc1, fc2", "As 3, with LoRA on fc1 and fc2 too.", LORA + FC + EMBEDDING + HEAD),
+    Scenario("5", "5 · LoRA only", "LoRA on attention and MLP, nothing in full.", LORA),
+    Scenario("6", "6 · as 5, also fc1, fc2", "As 5, with LoRA on fc1 and fc2 too.", LORA + FC),
+)
+
+
+def study_job(model: str, chosen: Scenario) -> RunConfig:
+    """The study's job with one of its scenarios on `model`; on the demo, with the demo's own data and settings.
+
+    The study trained 15,000 rows in a persona's voice, in the columns of Dolly. Dolly's own rows stand in their
+    place until `train --data-file` names others. It used one learning rate, for modules in full as well.
+    """
+    config = replace(default_config(model), modules=chosen.modules)
+    if model == "demo":
+        return config
+    return replace(
+        config, data=DOLLY, training=replace(config.training, full_learning_rate=config.training.learning_rate)
+    )
+
+
+def starting_ticks(module_map: ModuleMap) -> tuple[Tick, ...]:
+    """Scenario 5 where the model has all of its names, else LoRA on all linears of attention and MLP.
+
+    Experts' weights are no linears: LoRA on all of them is large and takes no dropout, so it is left to be chosen. A
+    model without attention and MLP (Mamba) starts with the linears of its mixers.
+    """
+    if all((kind := module_map.get(tick.name)) and _starts(kind) for tick in LORA):
+        return LORA
+    for groups in (("attention", "mlp"), ("other",)):
+        if found := [kind for kind in _linears(module_map, groups) if _starts(kind)]:
+            return _lora(found)
+    return ()
+
+
+def _starts(kind: ModuleKind) -> bool:
+    """Whether LoRA on a kind works with the defaults."""
+    return kind.class_name != "Parameter" and not kind.by_weight
+
+
+def title_of(ticks: tuple[Tick, ...]) -> str:
+    """The title of the built-in scenario that these ticks are; empty where they are none."""
+    return next((item.title for item in SIX if set(item.modules) == set(ticks)), "")
+
+
+def scenario(key: str) -> Scenario:
+    """The built-in scenario `key` ("1" to "6"). Raises KeyError where there is none."""
+    return next(item for item in SIX if item.key == key)
+
+
+@dataclass(frozen=True)
+class ScenarioSet:
+    """A question, and the function that makes its scenarios for a model."""
+
+    key: str
+    title: str
+    question: str
+    make: Callable[[ModuleMap], tuple[Scenario, ...]]
+
+
+def six(module_map: ModuleMap) -> tuple[Scenario, ...]:
+    """The study's six; where the model fuses projections, in both readings: by slices, and by name alone."""
+    lost = [name for name in SEVEN if (kind := module_map.get(name)) is not None and kind.slice_of]
+    if not lost:
+        return SIX
+    meant = tuple(replace(item, title=f"{item.title}, as meant") for item in SIX)
+    return (*meant, *(_as_written(item, lost, module_map) for item in SIX))
+
+
+def _as_written(item: Scenario, lost: list[str], module_map: ModuleMap) -> Scenario:
+    """What PEFT makes of the study's own names: those inside fused modules match nothing, and it says nothing."""
+    ticks = tuple(tick for tick in item.modules if tick.name not in lost)
+    found = [tick.name for tick in ticks if module_map.get(tick.name)]
+    said = f"only {_and(found)} match" if found else "nothing matches"
+    note = f"By name, {said}: this model fuses {_and(lost)}."
+    return Scenario(f"{item.key}w", f"{item.title}, as written", note, ticks)
+
+
+def groups(module_map: ModuleMap) -> tuple[Scenario, ...]:
+    """Attention, MLP, both, and embedding with head: LoRA, and the last ones in full as in the study."""
+    attention, mlp = (_lora(_linears(module_map, (group,))) for group in ("attention", "mlp"))
+    ends = tuple(Tick(kind.name, _first(kind, "full")) for kind in _takers(module_map, ("embedding",)))
+    found = (
+        Scenario("attention", "Attention", "LoRA on every linear of attention.", attention),
+        Scenario("mlp", "MLP", "LoRA on every linear of the MLP.", mlp),
+        Scenario("linear", "All linear", "LoRA on attention and MLP.", attention + mlp if attention and mlp else ()),
+        Scenario("ends", GROUP_TITLES["embedding"], "Embedding and head alone, in full.", ends),
+    )
+    return tuple(item for item in found if item.modules)
+
+
+def kinds(module_map: ModuleMap) -> tuple[Scenario, ...]:
+    """Each kind alone, with LoRA where it takes it; a fused module by its slices, which say more."""
+    split = {kind.slice_of for kind in module_map.kinds}
+    alone = [kind for kind in _takers(module_map, ("attention", "mlp", "embedding")) if kind.name not in split]
+    return tuple(
+        Scenario(kind.name, kind.name, _kind_note(kind), (Tick(kind.name, _first(kind, "lora")),)) for kind in alone
+    )
+
+
+def layers(module_map: ModuleMap) -> tuple[Scenario, ...]:
+    """LoRA on all linears of the first, the middle and the last third of the layers."""
+    count, linears = module_map.layers, _linears(module_map, ("attention", "mlp"))
+    if count < 3:
+        raise UserError(f"This model has {count} layers, too few for thirds.", "Choose another set.", "data")
+    edges = [round(count * part / 3) for part in range(4)]
+    found = []
+    for name, start, end in zip(("first", "middle", "last"), edges, edges[1:], strict=False):
+        one = end - start == 1
+        ticks = tuple(
+            Tick(kind.name, layers=f"{start}" if one else f"{start}-{end - 1}") for kind in linears if kind.layers
+        )
+        where = f"layer {start}" if one else f"layers {start}–{end - 1}"
+        found.append(Scenario(name, f"{name.title()} third", f"LoRA on all linears of {where}.", ticks))
+    return tuple(found)
+
+
+SETS = (
+    ScenarioSet(
+        "six",
+        "The six of the study",
+        "Which of the study's six scenarios is worth its parameters? The study says 3.",
+        six,
+    ),
+    ScenarioSet("groups", "Groups", "Attention, MLP, both, or embedding and head?", groups),
+    ScenarioSet("kinds", "Each kind alone", "Which single kind of module teaches the most?", kinds),
+    ScenarioSet("layers", "Thirds of the layers", "Which third of the layers teaches the most?", layers),
+)
+
+
+def _takers(module_map: ModuleMap, wanted: tuple[str, ...]) -> list[ModuleKind]:
+    """Kinds of these groups that can train at all."""
+    return [kind for group in wanted for kind in module_map.group(group) if kind.treatments]
+
+
+def _linears(module_map: ModuleMap, wanted: tuple[str, ...]) -> list[ModuleKind]:
+    """Kinds of these groups that take LoRA, fused ones as one."""
+    return [kind for kind in _takers(module_map, wanted) if "lora" in kind.treatments and kind.slice_of is None]
+
+
+def _lora(found: list[ModuleKind]) -> tuple[Tick, ...]:
+    return tuple(Tick(kind.name) for kind in found)
+
+
+def _first(kind: ModuleKind, wanted: Treatment) -> Treatment:
+    """`wanted` where the kind takes it, else the other treatment."""
+    other: Treatment = "full" if wanted == "lora" else "lora"
+    return wanted if wanted in kind.treatments else other
+
+
+def _kind_note(kind: ModuleKind) -> str:
+    what = "LoRA on" if "lora" in kind.treatments else "In full:"
+    return f"{what} {kind.name} alone" + (f", a slice of {kind.slice_of}." if kind.slice_of else ".")
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

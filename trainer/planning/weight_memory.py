@@ -1,0 +1,172 @@
+"""Which weights are quantized, which are left, and what all weights of the base model take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import ceil, prod
+
+from trainer.models.checkpoint_format import CheckpointFormat, held
+from trainer.models.module_map import READ, ModuleKind, ModuleMap
+from trainer.planning.parameter_counts import module_parameters
+from trainer.planning.targets import Target
+
+BLOCK, BLOCK_OF_SCALES = 64, 256
+"""NF4 with double quantisation: weights that share an 8-bit scale, scales that share a float32 one."""
+TABLES = 4 * (16 + 256 + 1)
+"""Bytes beside every NF4 weight: its values, its scales' values, their mean."""
+SHARE = 0.01
+"""Of the model's numbers, what an unquantized kind holds to be worth naming."""
+LARGEST = 2**31 - 1
+"""Numbers of one weight that bitsandbytes' kernels can index."""
+
+WEIGHTS = ("quantised weights", "quantisation constants", "other weights", "frozen copies")
+"""Items of the base model's weights."""
+
+
+def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[str]:
+    """Modules that stay as they are in a quantized base.
+
+    Embeddings, the head, what is read without a call, what trains in full, and what LoRA reaches by its weight, which
+    would be packed numbers.
+    """
+    kinds = [kind for kind in module_map.kinds if kind.group == "embedding" or kind.reason == READ]
+    kept = {module for kind in kinds for module in kind.modules}
+    return sorted(kept | {target.module for target in targets if target.treatment == "full" or target.kind.by_weight})
+
+
+def quantised_modules(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
+    """Names of what is quantized: plain linears, which transformers hands to bitsandbytes, and experts' parameters.
+
+    transformers matches a name to skip from the start of a path, up to a dot, and at its end. A checkpoint that is
+    used as it is decides by itself.
+    """
+    if own := held(module_map.checkpoint):
+        return set(own.modules)
+    if quantization == "none":
+        return set()
+    skipped = skipped_modules(module_map, targets)
+    starts, ends = tuple(f"{name}." for name in skipped), tuple(skipped)
+    linears = {
+        module
+        for kind in module_map.kinds
+        if kind.slice_of is None and kind.class_name in ("Linear", "Conv1D")
+        for module in kind.modules
+        if not (module.endswith(ends) or module.startswith(starts))
+    }
+    return linears | quantised_experts(quantization, module_map)
+
+
+def quantised_experts(quantization: str, module_map: ModuleMap) -> set[str]:
+    """Full names of the experts' parameters that `expert_quantization` quantizes: in NF4, all but giant ones."""
+    if quantization != "nf4" or held(module_map.checkpoint):
+        return set()
+    return {
+        parameter
+        for kind in module_map.kinds
+        if kind.experts
+        for parameter, shape in zip(kind.modules, kind.shapes, strict=True)
+        if prod(shape) <= LARGEST
+    }
+
+
+def unquantised(quantization: str, module_map: ModuleMap, targets: Iterable[Target], width: int) -> dict[str, int]:
+    """Bytes by kind of what quantization cannot reach, `width` bytes a number, the largest first.
+
+    That is matrices which are neither embeddings nor trained in full. Small kinds (routers, convolutions) are left
+    out: one is listed if it holds SHARE of the model's numbers.
+    """
+    targets = list(targets)
+    passed = quantised_modules(quantization, module_map, targets)
+    passed |= {target.module for target in targets if target.treatment == "full"}
+    left = {
+        kind.name: width * sum(size for name, _, size in _modules(kind) if name not in passed)
+        for kind in module_map.kinds
+        if kind.slice_of is None and kind.group != "embedding" and len(kind.shape) > 1
+    }
+    worth = {name: size for name, size in left.items() if size >= SHARE * module_map.parameters * width}
+    return dict(sorted(worth.items(), key=lambda item: -item[1]))
+
+
+def dequantised(module_map: ModuleMap, quantised: set[str], targets: Iterable[Target]) -> int:
+    """Numbers of experts that are there at once outside their quantized form: all of one layer's, while it computes.
+
+    Where they have LoRA, PEFT makes the sum of each weight and its LoRA, and its gradient after that.
+    """
+    with_lora = {target.module for target in targets if target.treatment == "lora"}
+    layers: dict[str, int] = {}
+    for kind in module_map.kinds:
+        for name, shape, _ in _modules(kind) if kind.experts else ():
+            owner, copies = name.rpartition(".")[0], 1 + (name in with_lora)
+            layers[owner] = layers.get(owner, 0) + copies * prod(shape) * (name in quantised)
+    return max(layers.values(), default=0)
+
+
+def _modules(kind: ModuleKind) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    """Name, shape and parameters of each module of a kind."""
+    for name, shape in zip(kind.modules, kind.shapes, strict=True):
+        yield name, shape, module_parameters(kind, shape) if kind.parameters else 0
+
+
+def weights(
+    quantization: str, module_map: ModuleMap, targets: Iterable[Target], quantised: set[str], width: int
+) -> dict[str, int]:
+    """Bytes of the base model's weights by item; `width` is that of a number that is not quantised."""
+    full = {target.module for target in targets if target.treatment == "full"}
+    checkpoint = held(module_map.checkpoint)
+    items = dict.fromkeys(WEIGHTS, 0)
+    for kind in module_map.kinds:
+        if kind.slice_of is not None:
+            continue
+        for module, shape, numbers in _modules(kind):
+            if module in quantised:
+                weight = prod(shape)
+                own = min(1.0, numbers / weight)  # of a weight that several layers share, each has its part
+                packed, constants = (
+                    held_bytes(checkpoint, *shape) if checkpoint else quantised_bytes(quantization, shape)
+                )
+                items["quantised weights"] += round(packed * own)
+                items["quantisation constants"] += round(constants * own)
+                items["other weights"] += max(0, numbers - weight) * width  # the bias
+            elif module in full:
+                items["frozen copies"] += numbers * width  # PEFT keeps it beside the copy that trains
+            else:
+                items["other weights"] += numbers * width
+    return items
+
+
+def quantised_bytes(quantization: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Bytes of one quantized weight, and of its constants, as bitsandbytes 0.50 holds them."""
+    if quantization == "int8":
+        return prod(shape), shape[0] * 4
+    blocks = ceil(prod(shape) / BLOCK)
+    return ceil(prod(shape) / 2), blocks + 4 * ceil(blocks / BLOCK_OF_SCALES) + TABLES
+
+
+def loading_buffers(module_map: ModuleMap, quantised: set[str], width: int) -> int:
+    """Bytes that a weight takes for a moment while it loads, beside what stays of it; one loads after the other.
+
+    What is dequantized has its packed numbers, two float32 copies and the result there at once; experts' parameters,
+    which are put together from those of each expert, are there twice: the parts, and stacked. 0 where all weights
+    load as they stay.
+    """
+    checkpoint = module_map.checkpoint
+    dequantizes = checkpoint is not None and checkpoint.handling == "dequantized"
+    largest = 0
+    for kind in module_map.kinds:
+        each = 4 * dequantizes + 2 * width if kind.class_name == "Parameter" else 9 + width
+        passing = dequantizes or kind.experts
+        sizes = [prod(shape) for name, shape, _ in _modules(kind) if passing and (dequantizes or name in quantised)]
+        largest = max([largest, *(each * size for size in sizes)])
+    return largest
+
+
+def held_bytes(found: CheckpointFormat, out: int, width: int) -> tuple[int, int]:
+    """Bytes of one linear of a checkpoint that is used as it is, and of its constants."""
+    if found.method == "bitsandbytes":
+        if found.bits == 8 or found.double_quantized:
+            return quantised_bytes(found.quantization, (out, width))
+        return ceil(out * width / 2), 4 * ceil(out * width / found.group) + 4 * 16
+    groups = ceil(width / found.group) if found.group else 1
+    scales = 2 * groups * out + ceil(groups * out * found.bits / 8)  # and zero points
+    order = 4 * width if found.method == "gptq" else 0
+    return ceil(out * width * found.bits / 8), scales + order

@@ -1,0 +1,133 @@
+"""events.jsonl: what happened in a run, one JSON row each, one writer.
+
+Who holds the run's lock, or has its turn, is the one writer.
+Rows: {"type": "state", "state", "cause", "message"}, {"type": "metrics", "step", "loss", …},
+{"type": "eval", "step", "eval_loss", …}, {"type": "log", "text"}, {"type": "base", "revision", "commit"} (what a
+hub model is pinned to), {"type": "download", "files", "of", "bytes", "total", "speed"}; every row has "time" (seconds
+since 1970).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from trainer.common import redaction
+from trainer.runs.metrics_file import FigureWriter
+
+Event = dict[str, Any]
+
+
+class EventWriter:
+    """Appends events; a torn last line left by a killed writer is cut off first.
+
+    `figures`: keep metrics.f64 beside it, too; for the worker, which holds the run's lock.
+    """
+
+    def __init__(self, path: Path, echo: Callable[[Event], None] | None = None, figures: bool = False) -> None:
+        _cut_torn_line(path)
+        self._echo = echo
+        self._figures = FigureWriter(path) if figures else None
+        self._file: BinaryIO = path.open("ab", buffering=0)
+        self._waiting: deque[Event] = deque()
+        self._busy = False
+
+    def write(self, type: str, **values: Any) -> None:
+        """Append one event. NaN and infinity become null, so that every row is plain JSON.
+
+        Raises OSError where the disk refuses; the file then ends as it did before.
+        """
+        self._waiting.append({"type": type, "time": round(time.time(), 3), **values})
+        if self._busy:
+            return  # a signal came while an event was being written: that call writes this one, too
+        self._busy = True
+        try:
+            while self._waiting:
+                self._append(self._waiting.popleft())
+        finally:
+            self._busy = False
+
+    def _append(self, event: Event) -> None:
+        row, start = encode(event), self._file.seek(0, os.SEEK_END)
+        written = 0
+        try:
+            while written < len(row):
+                written += self._file.write(row[written:])
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(start)
+            raise
+        if self._figures:
+            self._figures.write(event, start, start + len(row))
+        if self._echo:
+            self._echo(event)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._figures:
+            self._figures.close()
+
+
+def encode(event: Event) -> bytes:
+    """One row, ending in a newline, written by a single call so that no reader sees half of it for long."""
+    clean = {key: _finite(value) for key, value in redaction.redact_values(event).items()}
+    return json.dumps(clean, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def append(path: Path, type: str, **values: Any) -> None:
+    """Append one event to a run that nobody else is writing to: take its turn first (`locks.turn`)."""
+    writer = EventWriter(path)
+    try:
+        writer.write(type, **values)
+    finally:
+        writer.close()
+
+
+def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
+    """Events from byte `offset` on, and the offset after the last whole row. A torn last row waits."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    end = data.rfind(b"\n") + 1
+    return list(parse(data[:end])), offset + end
+
+
+def parse(data: bytes) -> Iterator[Event]:
+    """The events of whole rows; what is none is passed over."""
+    for line in data.splitlines():
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue  # a row torn by a crash and followed by others
+        if isinstance(event, dict) and isinstance(event.get("type"), str):
+            yield event
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        while size:
+            start = max(0, size - 65536)
+            file.seek(start)
+            end = file.read(size - start).rfind(b"\n") + 1
+            if end or start == 0:
+                file.truncate(start + end)
+                return
+            size = start
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

@@ -1,0 +1,90 @@
+"""What made a run fail, and what to do about it: an exception -> cause and sentences with the plan's numbers."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.common.disk import disk_full
+from trainer.common.errors import UserError
+from trainer.common.formatting import size
+from trainer.config.schema import RunConfig
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+# torch and safetensors tell of a full disk in words of their own
+_DISK_WORDS = ("no space left", "os error 28", "file too large", "os error 27", "streamwriter", "unexpected pos")
+PER_TOKEN = ("activations", "logits", "workspace")
+"""Items of the plan's memory that grow with batch and length."""
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+
+
+def explain(error: BaseException, config: RunConfig | None, plan: Mapping[str, Any]) -> tuple[str, str]:
+    """Cause and message of a run that ended with `error`."""
+    if isinstance(error, UserError):
+        return error.cause, str(error)
+    chain = list(_chain(error))
+    text = " ".join(str(part) for part in chain).lower()
+    if any(isinstance(part, OSError) and part.errno in _DISK for part in chain) or _any(_DISK_WORDS, text):
+        return "disk", str(disk_full())
+    if isinstance(error, MemoryError) or _any(_MEMORY_WORDS, text):
+        where = "The device" if "cuda" in text else "The machine"
+        return "oom", f"{where} ran out of memory. {memory_advice(config, plan)}"
+    if isinstance(error, FileNotFoundError):
+        name = Path(str(error.filename)).name if error.filename else "A file"
+        return "data", f"{name} is no longer there. Put it back and resume, or start a new run."
+    return "bug", f"{type(error).__name__}: {str(error)[:300]}. worker.log has the whole story."
+
+
+def memory_advice(config: RunConfig | None, plan: Mapping[str, Any]) -> str:
+    """What to lower, with the plan's numbers."""
+    items = {key: int(value) for key, value in dict(plan.get("memory") or {}).items() if value}
+    if config is None or not items:
+        return "Lower per_device_train_batch_size or max_length."
+    largest = sorted(items.items(), key=lambda item: -item[1])[:3]
+    parts = ", ".join(f"{name} {size(value)}" for name, value in largest)
+    return f"The plan counted on {size(sum(items.values()))}: {parts}. {_cures(config, plan, items)}"
+
+
+def _grown(config: RunConfig, plan: Mapping[str, Any]) -> bool:
+    """Whether the run's micro-batches were larger than those that were asked for."""
+    own = config.training.per_device_train_batch_size
+    return int(dict(plan.get("levers") or {}).get("per_device_train_batch_size", own)) > own
+
+
+def _cures(config: RunConfig, plan: Mapping[str, Any], items: Mapping[str, int]) -> str:
+    training = config.training
+    batch = training.per_device_train_batch_size
+    half = sum(items.get(name, 0) for name in PER_TOKEN) // 2
+    cures = []
+    if batch > 1:
+        more = training.gradient_accumulation_steps * 2
+        cures.append(
+            f"per_device_train_batch_size from {batch} to {batch // 2}, with gradient_accumulation_steps {more} "
+            f"(about {size(half)} less)"
+        )
+    if training.max_length > 8:
+        cures.append(f"max_length from {training.max_length} to {training.max_length // 2} (about {size(half)} less)")
+    others = ["set micro_batches to off"] if _grown(config, plan) else []
+    if any(tick.treatment == "full" for tick in config.modules) and items.get("gradients", 0) > half:
+        full = sum(items.get(name, 0) for name in ("trained weights", "gradients", "optimiser", "optimiser, paged"))
+        others.append(f"train fewer modules in full (what trains takes {size(full)})")
+    if training.activation_checkpointing != "on":
+        others.append("set activation_checkpointing to on")
+    if config.model.quantization != "nf4" and not (plan.get("checkpoint") or {}).get("held"):
+        others.append("set quantization to nf4")
+    lower = "Lower " + ", or ".join(cures) if cures else ""
+    return ("; ".join(filter(None, [lower, *others])) or "Choose a smaller model") + "."
+
+
+def _any(words: tuple[str, ...], text: str) -> bool:
+    return any(word in text for word in words)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,90 @@
+"""runs/.index.json: the summaries of runs that are over, so that thousands of them list at once.
+
+Derived and disposable: an entry counts only while its run's files are what they were, and all of them only for
+the very code that made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+FILE = ".index.json"
+SOURCES = ("events.jsonl", "config.json", "title")
+"""Files of a run folder that its summary is made of; the first one's change tells of everything that happens."""
+Stamp = list[int]
+
+
+def stamp(folder: str) -> Stamp:
+    """Time and size of SOURCES, two numbers each; zeros for one that is not there."""
+    found = []
+    for name in SOURCES:
+        found += stamp_of(f"{folder}/{name}")
+    return found
+
+
+def stamp_of(path: str) -> Stamp:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - thousands of times a second, where a Path costs more than the call
+    except OSError:
+        return [0, 0]
+    return [status.st_mtime_ns, status.st_size]
+
+
+class Index:
+    """Run id -> stamp and summary."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._entries: dict[str, tuple[Stamp, dict[str, Any]]] = {}
+        self._changed = False
+        self._code = _code()
+        try:
+            value = json.loads(self._path.read_bytes())
+            if value["code"] == self._code:
+                self._entries = {key: (entry[0], entry[1]) for key, entry in value["runs"].items()}
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+            pass
+
+    def get(self, run_id: str, now: Stamp) -> dict[str, Any] | None:
+        """The summary, if it is of the run as it is now."""
+        entry = self._entries.get(run_id)
+        return entry[1] if entry and entry[0] == now else None
+
+    def is_over(self, run_id: str, now: Stamp) -> bool:
+        """Whether the run was over when its events.jsonl was what it is now."""
+        entry = self._entries.get(run_id)
+        return bool(entry and entry[0][:2] == now)
+
+    def put(self, run_id: str, then: Stamp, summary: dict[str, Any]) -> None:
+        self._entries[run_id] = (then, summary)
+        self._changed = True
+
+    def keep(self, ids: set[str]) -> None:
+        """Forget runs that are gone."""
+        for run_id in self._entries.keys() - ids:
+            del self._entries[run_id]
+            self._changed = True
+
+    def save(self) -> None:
+        """Write the file, if there is news; where that fails, the next reader makes the summaries anew."""
+        if not self._changed:
+            return
+        self._changed = False
+        draft = self._path.with_name(f"{FILE}-{os.getpid()}")
+        try:
+            draft.write_text(json.dumps({"code": self._code, "runs": self._entries}), encoding="utf-8")
+            draft.replace(self._path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+
+
+def _code() -> str:
+    """A name of the code that makes summaries."""
+    digest = hashlib.sha256()
+    for name in ("store.py", "history.py", "metrics_file.py", "index.py"):
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,141 @@
+"""What is done to a run from outside its worker: stop it, resume it, let it train longer, put it first.
+
+States are written under the run's turn, and only if the run still is what it was thought to be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import time
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from trainer.common import file_locks
+from trainer.common.disk import disk_full
+from trainer.common.errors import InvalidConfig, UserError
+from trainer.config.schema import RunConfig
+from trainer.config.validation import validate
+from trainer.planning.schedule import steps_per_epoch
+from trainer.runs import event_log, queue_order
+from trainer.runs.history import ACTIVE, ENDED
+from trainer.runs.store import Run, RunStore, write_json
+
+KILL_PATIENCE = 5.0
+"""Seconds that a killed process has to be gone."""
+
+
+def record(run: Run, expected: Collection[str], state: str, **values: Any) -> bool:
+    """Write a state, if no worker has the run and its recorded state is one of `expected`."""
+    with file_locks.turn(run.folder / "lock") as ours:
+        if not ours or run.history.refresh().recorded not in expected:
+            return False
+        event_log.append(run.folder / "events.jsonl", "state", state=state, **values)
+    run.history.refresh()
+    return True
+
+
+def stop_run(run: Run) -> str:
+    """Stop a run: a queued one at once, a running one after a checkpoint; a second call kills it.
+
+    Returns what was done, as a sentence. A worker that is only starting finds the request once it is up.
+    """
+    if run.history.state == "queued" and record(run, ["queued"], "stopped", message="Taken out of the queue."):
+        return "Taken out of the queue."
+    state = run.history.refresh().state
+    if state not in ACTIVE:
+        return f"This run is {state} already."
+    again = stop_asked(run) > 0 or state == "stopping"
+    with contextlib.suppress(OSError), (run.folder / "stop").open("ab") as file:  # a full disk must not keep it on
+        file.write(b"!")
+    process = file_locks.holder(run.folder / "lock")
+    if process is None or process <= 0:
+        return "It stops as soon as its worker is up."
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL if again else signal.SIGTERM)
+    if not again:
+        return "Stopping after the current step. Stop again to kill it."
+    _record_kill(run)
+    return "Killed."
+
+
+def stop_asked(run: Run) -> int:
+    """How often a stop was asked for."""
+    try:
+        return (run.folder / "stop").stat().st_size
+    except OSError:
+        return 0
+
+
+def _record_kill(run: Run) -> None:
+    deadline = time.monotonic() + KILL_PATIENCE
+    while time.monotonic() < deadline and run.history.refresh().recorded in ACTIVE:
+        with contextlib.suppress(OSError):
+            if record(run, ACTIVE, "stopped", message="Killed by a second stop."):
+                return
+        time.sleep(0.05)
+
+
+def resume_run(run: Run, state: str = "queued", worker: str = "", epochs: float = 0) -> None:
+    """Queue an ended run again, or mark it as `starting`: it goes on from the newest complete checkpoint.
+
+    `epochs`: train so many more, also after the end; the configuration then used is a file of its own.
+    Raises UserError for a run that is not over, or that has nothing left to do.
+    """
+    now, recorded = run.history.state, run.history.recorded
+    if run.problem or run.config is None or now not in ENDED:
+        what = run.problem or f"{run.title} is {now}."
+        raise UserError(what, "Only a run that is over can go on.", "data")
+    if now == "finished" and not epochs:
+        raise UserError(f"{run.title} is finished.", "Say how many more epochs it shall train.", "data")
+    values: dict[str, Any] = {"worker": worker} if worker else {}
+    try:
+        if epochs:
+            values |= {"config": _save_longer(run, run.config, epochs), "message": f"Trains {epochs:g} more epochs."}
+        queue_order.put_last(run.folder, run.folder.parent)
+        (run.folder / "stop").unlink(missing_ok=True)
+        done = record(run, [recorded], state, **values)
+        queue_order.announce(run.folder.parent)
+    except OSError as error:
+        raise disk_full() from error
+    if not done:
+        raise UserError(f"{run.title} is being started already.", "Look at its state.", "data")
+
+
+def put_first(store: RunStore, run_id: str) -> None:
+    """Put a queued run at the front of the queue. Raises UserError if it does not wait."""
+    run = store.get(run_id)
+    if run.history.state != "queued":
+        raise UserError(f"{run.title} is {run.history.state}.", "Only a queued run can be put first.", "data")
+    waiting = [other.folder for other in store.open_runs() if other.history.recorded == "queued"]
+    try:
+        queue_order.put_first(run.folder, waiting)
+    except OSError as error:
+        raise disk_full() from error
+
+
+def _save_longer(run: Run, config: RunConfig, epochs: float) -> str:
+    """Write the next numbered configuration. Raises InvalidConfig if so many epochs are none."""
+    if not math.isfinite(epochs) or epochs <= 0:
+        raise UserError(f"{epochs} is no number of epochs.", "Name a number above 0.", "data")
+    training = config.training
+    if training.max_steps > 0:
+        more = max(1, math.ceil(epochs * steps_per_epoch(training, run.history.examples)))
+        training = replace(training, max_steps=training.max_steps + more)
+    else:
+        training = replace(training, num_train_epochs=training.num_train_epochs + epochs)
+    longer = replace(config, training=training)
+    issues = validate(longer)
+    if issues:
+        raise InvalidConfig(issues)
+    name = f"config-{1 + max([1, *map(_number, run.folder.glob('config-*.json'))])}.json"
+    write_json(run.folder / name, longer.to_json())
+    return name
+
+
+def _number(path: Any) -> int:
+    text = path.stem.rpartition("-")[2]
+    return int(text) if text.isdigit() else 1

@@ -1,0 +1,300 @@
+"""Run folders: create, list, open, rename, delete. The folder is the single truth of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.common import file_locks
+from trainer.common.disk import disk_full
+from trainer.common.errors import UserError
+from trainer.config import validation
+from trainer.config.schema import RunConfig
+from trainer.planning import scenarios
+from trainer.planning.plan import Plan
+from trainer.runs import event_log, queue_order
+from trainer.runs.history import ENDED, History
+from trainer.runs.index import Index, Stamp, stamp, stamp_of
+
+RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+MAX_TITLE = 120
+FULL_LOOK = 30.0
+"""Seconds after which all runs are looked at, for those that came by other ways than the queue's."""
+KEPT = 64
+"""Runs whose histories stay in memory once opened."""
+
+
+@dataclass
+class Run:
+    """One run: its folder, its configuration, its history."""
+
+    folder: Path
+    config: RunConfig | None
+    """None where config.json cannot be read by this version; `problem` says why."""
+    problem: str
+    history: History
+    read: str = ""
+    """Which of its configurations `config` is."""
+
+    def read_config(self) -> None:
+        """Read the configuration that is in use."""
+        self.read = self.history.config
+        try:
+            self.config, self.problem = validation.load(self.folder / self.read), ""
+        except UserError as error:
+            self.config, self.problem = None, f"Its {self.read} cannot be used: {error}"
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def title(self) -> str:
+        try:
+            text = (self.folder / "title").read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            text = ""
+        if text or self.config is None:
+            return text or self.id
+        return self.config.title or scenarios.title_of(self.config.modules) or describe_ticks(self.config)[:MAX_TITLE]
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of the newest saved adapter; it exists once there is one."""
+        return self.folder / "adapter"
+
+    def plan(self) -> dict[str, Any]:
+        """plan.json as it was when the run was made; empty where it cannot be read."""
+        try:
+            value = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def summary(self) -> dict[str, Any]:
+        """The row of `runs --json` and of the page's table."""
+        history, plan = self.history.refresh(), self.plan()
+        return {
+            "id": self.id,
+            "name": self.title,
+            "state": history.state if not self.problem else "failed",
+            "cause": history.cause,
+            "message": history.message or self.problem,
+            "unchanged": history.unchanged,
+            "model": self.config.model.name if self.config else "",
+            "modules": describe_ticks(self.config) if self.config else "",
+            "step": history.step,
+            "steps": history.steps,
+            "loss": history.latest.get("loss"),
+            "eval_loss": history.latest.get("eval_loss"),
+            "best_eval_loss": history.best_eval_loss,
+            "trainable": plan.get("trainable"),
+            "adapter_bytes": plan.get("adapter_bytes"),
+            "memory_predicted": plan.get("memory_predicted"),
+            "memory_measured": int(history.latest["memory"]) if "memory" in history.latest else None,
+            "tokens_per_second": history.latest.get("tokens_per_second"),
+            "elapsed": history.elapsed(),
+            "tokens": history.latest.get("tokens"),
+            "created": created(self.id),
+        }
+
+
+class RunStore:
+    """All runs below one folder. Histories are kept, so that a refresh reads only what is new.
+
+    The folder is made if need be. Raises UserError where it cannot be used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self.folder = folder.resolve()
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = (error.strerror or str(error)).lower()
+            raise UserError(
+                f"The runs folder {folder} cannot be used: {what}.", "Name another one with --runs-dir.", "disk"
+            ) from error
+        self._runs: dict[str, Run] = {}
+        self._lock = threading.RLock()
+        self._index = Index(self.folder)
+        self._open: list[str] = []
+        self._news: Stamp = []
+        self._looked = 0.0
+
+    def create(self, config: RunConfig, plan: Plan, state: str = "queued", worker: str = "", run_id: str = "") -> Run:
+        """A new run folder; it appears whole or not at all. `run_id`: one of `new_id`, to be known before it is made.
+
+        `starting`, with the identity of the process that will train it, keeps an app from launching it, too.
+        Raises UserError where the disk is full.
+        """
+        run_id = run_id or new_id()
+        draft = None
+        try:
+            draft = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
+            draft.chmod(0o755)
+            write_json(draft / "config.json", config.to_json())
+            planned = plan.to_json()
+            write_json(draft / "plan.json", planned)
+            queue_order.put_last(draft, self.folder)
+            event_log.append(draft / "events.jsonl", "state", state=state, **({"worker": worker} if worker else {}))
+            if commit := planned.get("base", {}).get("commit"):  # what the person saw is what will be trained
+                event_log.append(draft / "events.jsonl", "base", revision=config.model.revision, commit=commit)
+            draft.rename(self.folder / run_id)
+            queue_order.announce(self.folder)
+        except OSError as error:
+            if draft is not None:
+                shutil.rmtree(draft, ignore_errors=True)
+            raise disk_full() from error
+        return self.get(run_id)
+
+    def ids(self) -> list[str]:
+        """Ids of all runs, newest first."""
+        with os.scandir(self.folder) as entries:
+            found = [entry.name for entry in entries if RUN_ID.fullmatch(entry.name)]
+        return sorted(found, reverse=True)
+
+    def get(self, run_id: str) -> Run:
+        """The run `run_id`, its history refreshed. Raises UserError if there is none."""
+        folder = self.folder / run_id
+        if not RUN_ID.fullmatch(run_id) or not folder.is_dir():
+            raise UserError(f"There is no run {run_id[:60]!r}.", "Choose one from the list of runs.", "data")
+        with self._lock:
+            run = self._runs.pop(run_id, None) or Run(folder, None, "", History(folder))
+            self._runs[run_id] = run  # the last one used is the last one forgotten
+            while len(self._runs) > KEPT:
+                self._runs.pop(next(iter(self._runs)))
+            run.history.refresh()
+            if run.read != run.history.config:
+                run.read_config()
+        return run
+
+    def all(self) -> list[Run]:
+        """All runs, newest first, each one opened; one deleted meanwhile is left out."""
+        return [run for run in map(self._try, self.ids()) if run is not None]
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """Summaries of all runs, newest first. Of runs that are over, only the changed ones are opened."""
+        ids = self.ids()
+        with self._lock:
+            self._index.keep(set(ids))
+            rows = [self._summary(run_id, stamp(f"{self.folder}/{run_id}")) for run_id in ids]
+            self._index.save()
+        return [row for row in rows if row is not None]
+
+    def summary(self, run_id: str) -> dict[str, Any] | None:
+        """The summary of one run, None if there is none. One that is over is opened only if it changed."""
+        with self._lock:
+            return self._summary(run_id, stamp(f"{self.folder}/{run_id}"))
+
+    def open_runs(self) -> list[Run]:
+        """Runs that are not recorded as over, oldest first. All are looked at only when one was queued."""
+        news = stamp_of(f"{self.folder}/{queue_order.COUNTER}")
+        with self._lock:
+            if news != self._news or time.monotonic() - self._looked > FULL_LOOK:
+                self._news, self._looked = news, time.monotonic()
+                self._open = [run_id for run_id in reversed(self.ids()) if not self._is_over(run_id)]
+            runs = [run for run in map(self._try, self._open) if run is not None]
+            found = [run for run in runs if run.history.recorded not in ENDED]
+            self._open = [run.id for run in found]
+        return found
+
+    def _is_over(self, run_id: str) -> bool:
+        """Whether a run is recorded as over; of one that is known to be, only the time of the last event is read."""
+        folder = f"{self.folder}/{run_id}"
+        if self._index.is_over(run_id, stamp_of(f"{folder}/events.jsonl")):
+            return True
+        self._summary(run_id, stamp(folder))
+        return self._index.is_over(run_id, stamp_of(f"{folder}/events.jsonl"))
+
+    def _summary(self, run_id: str, now: Stamp) -> dict[str, Any] | None:
+        row = self._index.get(run_id, now)
+        if row is not None:
+            return row
+        run = self._try(run_id)
+        if run is None:
+            return None
+        row = run.summary()
+        if run.history.recorded in ENDED:
+            self._index.put(run_id, now, row)
+        return row
+
+    def _try(self, run_id: str) -> Run | None:
+        """The run, or None if it was deleted meanwhile."""
+        try:
+            return self.get(run_id)
+        except UserError:
+            return None
+
+    def rename(self, run_id: str, title: str) -> None:
+        """Give a run another title: plain text of at most MAX_TITLE characters. Raises UserError for an empty one."""
+        run = self.get(run_id)
+        text = " ".join(title.split())[:MAX_TITLE]
+        if not text:
+            raise UserError("The name is empty.", "Write one.", "data")
+        try:
+            write_atomic(run.folder / "title", text.encode())
+        except OSError as error:
+            raise disk_full() from error
+
+    def delete(self, run_id: str) -> None:
+        """Remove a run for good. Raises UserError while it runs."""
+        run = self.get(run_id)
+        grave = self.folder / f".deleted-{run_id}"
+        state = run.history.state
+        with file_locks.turn(run.folder / "lock") as ours:
+            if not ours or state not in (*ENDED, "queued"):
+                raise UserError(f"{run.title} is still running.", "Stop it first, then delete it.", "data")
+            run.folder.rename(grave)
+        with self._lock:
+            self._runs.pop(run_id, None)
+        shutil.rmtree(grave, ignore_errors=True)
+
+
+def new_id() -> str:
+    """An id for a run made now."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def describe_ticks(config: RunConfig) -> str:
+    """Ticks in few words: `LoRA q_proj, k_proj · full lm_head`."""
+    parts = []
+    for treatment, title in (("lora", "LoRA"), ("full", "full")):
+        names = [tick.name for tick in config.modules if tick.treatment == treatment]
+        if names:
+            parts.append(f"{title} {', '.join(names)}")
+    return " · ".join(parts)
+
+
+def created(run_id: str) -> float:
+    """Seconds since 1970 at which the run was made, as its id says; 0 where that is no date."""
+    try:
+        return time.mktime(time.strptime(run_id[:15], "%Y%m%d-%H%M%S"))
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode())
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or as it was before."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)

@@ -1,0 +1,283 @@
+"""Targets of a plan -> a model that trains exactly them, through plain PEFT, and the proof that it does.
+
+A slice of a fused projection is one LoRA over the whole module whose `lora_B` is masked: only the rows
+of the slice in the slice's own columns may move. B starts at zero, so the rest stays zero, whatever the
+optimiser or weight decay, and the adapter saved is a plain PEFT one.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
+from transformers import activations
+
+from trainer.common.errors import UserError
+from trainer.config.schema import AdapterConfig
+from trainer.models.module_map import ModuleMap
+from trainer.planning.parameter_counts import tensor_sizes, trainable_count
+from trainer.planning.plan import Plan
+from trainer.planning.targets import Target
+
+_LORA = re.compile(
+    r"base_model\.model\.(.+)\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)\.default(?:\.weight)?"
+)
+_FULL = re.compile(r"base_model\.model\.(.+)\.modules_to_save\.default\.(.+)")
+_ROWS = re.compile(r"base_model\.model\.(.+)\.token_adapter\.trainable_tokens_delta\.default")
+_BIAS = re.compile(r"base_model\.model\.(.+)\.base_layer\.bias")
+
+
+def peft_config(
+    targets: Iterable[Target],
+    adapter: AdapterConfig,
+    module_map: ModuleMap,
+    new_tokens: Sequence[int] = (),
+    exclude: Iterable[str] = (),
+) -> LoraConfig:
+    """The PEFT configuration of `targets`: full paths only, never names to be matched.
+
+    `exclude`: modules that are no targets, though their paths end as a target's does.
+    """
+    targets = list(targets)
+    lora = [target for target in targets if target.treatment == "lora"]
+    modules = [target.module for target in lora if not _by_parameter(target)]
+    parameters = [f"{t.module}.weight" if t.kind.by_weight else t.module for t in lora if _by_parameter(t)]
+    full = [name for target in targets if target.treatment == "full" for name in _with_tied(target, module_map)]
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.r,
+        lora_alpha=_plain(adapter.lora_alpha),
+        lora_dropout=adapter.lora_dropout,
+        bias=adapter.bias,
+        use_rslora=adapter.use_rslora,
+        use_dora=adapter.use_dora,
+        init_lora_weights=True if adapter.init_lora_weights == "default" else adapter.init_lora_weights,
+        trainable_token_indices={t.module: list(new_tokens) for t in targets if t.treatment == "rows"} or None,
+        # PEFT's own word for an adapter that is made of modules_to_save alone
+        target_modules=modules or ([] if parameters else DUMMY_TARGET_MODULES),
+        target_parameters=parameters or None,
+        exclude_modules=list(exclude) or None,
+        modules_to_save=list(dict.fromkeys(full)) or None,
+        rank_pattern={target.module: target.r for target in lora if target.r != adapter.r},
+        alpha_pattern={
+            target.module: _plain(target.lora_alpha) for target in lora if target.lora_alpha != adapter.lora_alpha
+        },
+    )
+
+
+def attach(
+    model: nn.Module, plan: Plan, adapter: AdapterConfig, module_map: ModuleMap, new_tokens: Sequence[int] = ()
+) -> PeftModel:
+    """Wrap `model` so that the plan's targets train and nothing else does.
+
+    `new_tokens`: ids of the tokens whose rows train alone. Raises UserError where PEFT refuses a target.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        try:
+            exclude = _lookalikes(model, plan.targets)
+            wrapped = get_peft_model(model, peft_config(plan.targets, adapter, module_map, new_tokens, exclude))
+        except ValueError as error:
+            raise UserError(
+                f"PEFT refuses this selection: {str(error)[:300]}", "Untick the module it names."
+            ) from error
+    _tie_copies(wrapped, plan.targets, module_map)
+    return wrapped
+
+
+def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
+    """The last touches before training, also after a resume: float32 masters, learning rates, slice masks.
+
+    To be called after the trainer is built, since TRL casts what trains on a quantised base to bfloat16,
+    in which small updates are lost.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    for target in plan.targets:
+        for parameter in _parameters(model, target):
+            parameter.peak_lr = target.lr  # type: ignore[attr-defined]
+        if target.slices:
+            _mask(model.base_model.model.get_submodule(target.module), target)
+    if compute_dtype != torch.float32:
+        _keep_stream_narrow(model, compute_dtype)
+
+
+def _parameters(model: PeftModel, target: Target) -> list[nn.Parameter]:
+    """What PEFT made of a target and trains: LoRA's matrices and magnitudes with the bias, a copy, or rows."""
+    module: Any = model.base_model.model.get_submodule(holder(target))
+    name = target.module.rpartition(".")[2]
+    while target.kind.class_name == "Parameter" and module.parameter_name != name:
+        module = module.base_layer  # several parameters of one module: a wrapper around a wrapper
+    if target.treatment == "lora":
+        parts = [getattr(module, part, None) for part in (*module.adapter_layer_names, "lora_magnitude_vector")]
+        found = [parameter for part in parts if part is not None for parameter in part.parameters()]
+        found.append(getattr(module.base_layer, "bias", None))
+    elif target.treatment == "full":
+        found = list(module.modules_to_save.parameters())
+    else:
+        found = list(module.token_adapter.trainable_tokens_delta.parameters())
+    return [parameter for parameter in found if parameter is not None and parameter.requires_grad]
+
+
+def _keep_stream_narrow(model: PeftModel, dtype: torch.dtype) -> None:
+    """What is float32 ends there: else all that follows would be float32, up to the residual stream.
+
+    That is embeddings that train, and what autocast computes in float32 on a GPU (ATen/autocast_mode.h): LayerNorm,
+    and the powers and exponentials in activation functions.
+    """
+    embedding = model.get_input_embeddings()
+    trains = any(parameter.requires_grad for parameter in embedding.parameters())
+    widens = [m for m in model.modules() if isinstance(m, nn.LayerNorm) or type(m).__module__ == activations.__name__]
+    for module in [embedding] * trains + widens:
+        module.register_forward_hook(lambda _module, _inputs, output: output.to(dtype))
+
+
+def verify(model: PeftModel, plan: Plan, adapter: AdapterConfig, module_map: ModuleMap) -> None:
+    """Hold the plan against what really requires a gradient. Raises UserError if they differ."""
+    real: dict[tuple[str, str], int] = {}
+    for owner, name in owners(model, plan, module_map):
+        real[owner] = real.get(owner, 0) + model.get_parameter(name).numel()
+    planned: dict[tuple[str, str], int] = {}
+    for target in plan.targets:
+        key = (holder(target), target.treatment)
+        planned[key] = planned.get(key, 0) + sum(tensor_sizes(target, adapter, module_map))
+    for module, treatment in real.keys() | planned.keys():
+        there, wanted = (counts.get((module, treatment), 0) for counts in (real, planned))
+        if there != wanted:
+            raise UserError(
+                f"The plan and the model differ at {module} ({treatment}): "
+                f"planned {wanted:,} numbers, found {there:,}.",
+                "Nothing was trained. Please report this with the run's config.json.",
+                "bug",
+            )
+
+
+def owners(model: PeftModel, plan: Plan, module_map: ModuleMap) -> list[tuple[tuple[str, str], str]]:
+    """For every parameter that requires a gradient: the module and treatment it belongs to, and its name.
+
+    A tied weight belongs to the module that owns it in the map, wherever the model lists it first.
+    """
+    shared = {
+        id(model.base_model.model.get_submodule(target.module).modules_to_save["default"].weight): target.module
+        for target in plan.targets
+        if target.treatment == "full" and not target.kind.tied_to and len(_with_tied(target, module_map)) > 1
+    }
+    found = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            module, treatment = _owner(name)
+            found.append(((shared.get(id(parameter), module), treatment), name))
+    return found
+
+
+def holder(target: Target) -> str:
+    """The module under whose name PEFT keeps the target: of expert parameters, the module that has them."""
+    return target.module.rpartition(".")[0] if target.kind.class_name == "Parameter" else target.module
+
+
+def trainable_parameters(model: PeftModel, treatment: str) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters that require a gradient and belong to `treatment`: lora, full or rows."""
+    return [
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and _owner(name)[1] == treatment
+    ]
+
+
+def free_entries(model: PeftModel, plan: Plan, adapter: AdapterConfig) -> int:
+    """Numbers that training may change: all that require a gradient, less the masked ones."""
+    masked = sum(
+        parameter.numel() - int(parameter.slice_mask.sum())
+        for parameter in model.parameters()
+        if parameter.requires_grad and hasattr(parameter, "slice_mask")
+    )
+    total = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert total - masked <= sum(trainable_count(target, adapter) for target in plan.targets) or not plan.targets
+    return int(total - masked)
+
+
+def _by_parameter(target: Target) -> bool:
+    return target.kind.class_name == "Parameter" or target.kind.by_weight
+
+
+def _lookalikes(model: nn.Module, targets: Iterable[Target]) -> list[str]:
+    """Modules that PEFT would take for a target of LoRA, because their path ends with the target's."""
+    lora = {target.module for target in targets if target.treatment == "lora"}
+    return [
+        name
+        for name, _ in model.named_modules()
+        if name not in lora and any(name.endswith(f".{module}") for module in lora)
+    ]
+
+
+def _with_tied(target: Target, module_map: ModuleMap) -> list[str]:
+    """The module itself, and the one it shares its weight with."""
+    partner = [kind for kind in module_map.kinds if kind.tied_to == target.kind.name]
+    if target.kind.tied_to:
+        partner += [kind for kind in module_map.kinds if kind.name == target.kind.tied_to]
+    return [target.module, *(name for kind in partner for name in kind.modules)]
+
+
+def _tie_copies(model: PeftModel, targets: Iterable[Target], module_map: ModuleMap) -> None:
+    """Tied modules trained in full stay tied: their copies share one weight. What else they hold trains if ticked."""
+    full = [target for target in targets if target.treatment == "full"]
+    named = {target.module for target in full}
+    for target in full:
+        if target.kind.tied_to:
+            continue  # its weight is another target's
+        first, *others = (model.base_model.model.get_submodule(name) for name in _with_tied(target, module_map))
+        for name, other in zip(_with_tied(target, module_map)[1:], others, strict=True):
+            copy = other.modules_to_save["default"]
+            for key, parameter in copy.named_parameters():
+                parameter.requires_grad_(name in named or key == "weight")
+            copy.weight = first.modules_to_save["default"].weight
+
+
+def _mask(module: Any, target: Target) -> None:
+    """Let only the slices' own blocks of `lora_B` move, and their rows of DoRA's magnitude; each at its own rate."""
+    weight = module.lora_B["default"].weight
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    of_columns, of_rows = weight.new_ones(weight.shape[1]), weight.new_ones(weight.shape[0])
+    for part in target.slices:
+        of_columns[part.columns[0] : part.columns[1]] = part.lr / target.lr
+        for start, end in part.rows:
+            mask[start:end, part.columns[0] : part.columns[1]] = True
+            of_rows[start:end] = part.lr / target.lr
+    parts = [(weight, mask, of_columns), (module.lora_A["default"].weight, None, of_columns.unsqueeze(1))]
+    bias = getattr(module.base_layer, "bias", None)
+    if bias is not None and bias.requires_grad:
+        parts.append((bias, mask.any(dim=1), of_rows))
+    if "default" in module.lora_magnitude_vector:
+        magnitude = module.lora_magnitude_vector["default"].weight
+        parts.append((magnitude, mask.any(dim=1).view_as(magnitude), of_rows.view_as(magnitude)))
+    for parameter, free, rates in parts:
+        if free is not None:
+            _mask_gradient(parameter, free)
+        if any(part.lr != target.lr for part in target.slices):
+            parameter.lr_scale = rates
+
+
+def _mask_gradient(parameter: nn.Parameter, mask: torch.Tensor) -> None:
+    parameter.slice_mask = mask  # type: ignore[attr-defined]
+    parameter.register_hook(lambda gradient: gradient * mask)  # type: ignore[no-untyped-call]
+
+
+def _owner(name: str) -> tuple[str, str]:
+    """Module of the base model and treatment that a trainable parameter belongs to."""
+    for pattern, treatment in ((_LORA, "lora"), (_FULL, "full"), (_ROWS, "rows"), (_BIAS, "lora")):
+        match = pattern.fullmatch(name)
+        if match:
+            return match.group(1).replace(".base_layer", ""), treatment
+    return name, "unknown"
+
+
+def _plain(number: float) -> float:
+    """16 rather than 16.0, as PEFT writes it."""
+    return int(number) if float(number).is_integer() else number

@@ -1,0 +1,130 @@
+"""What a training tells about itself: metrics, evals and checkpoints as events; stopping when asked."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from trainer.common.disk import check_space
+from trainer.common.errors import UserError
+from trainer.training import checkpoints
+
+Sink = Callable[..., None]
+"""Called as `sink(type, **values)`: writes one event."""
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc]
+    """Writes what happens as events, stops when asked, marks checkpoints complete."""
+
+    def __init__(self, sink: Sink, stop_asked: Callable[[], bool], examples: int, before: int = 0) -> None:
+        """`before`: `memory_held()` when nothing of the model was loaded yet."""
+        self._sink, self._stop_asked, self._examples, self._before = sink, stop_asked, examples, before
+        self._elapsed = self._tokens = 0.0
+        self._resumed_at = self._last = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._elapsed = next((row["elapsed"] for row in reversed(state.log_history) if "elapsed" in row), 0.0)
+        self._resumed_at = self._last = time.monotonic()
+        self._tokens = float(state.num_input_tokens_seen)
+        self._sink("state", state="running", steps=state.max_steps, examples=self._examples)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if self._stop_asked():
+            control.should_training_stop = control.should_save = True
+        if state.global_step >= state.max_steps:
+            control.should_save = True  # so that more epochs can follow
+            control.should_evaluate = control.should_evaluate or args.eval_strategy != "no"
+        if control.should_save:
+            self._check_space(Path(args.output_dir), model)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """A stop that came during a long eval saves right after it. Transformers saves after it evaluates."""
+        if self._stop_asked() and state.global_step and not control.should_save:
+            control.should_training_stop = control.should_save = True
+            self._check_space(Path(args.output_dir), model)
+
+    def _check_space(self, folder: Path, model: Any) -> None:
+        """A checkpoint holds the trained weights and two moments of each; the one before knows better."""
+        trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+        known = checkpoints.bytes_of_newest(folder)
+        place = folder if folder.exists() else folder.parent
+        check_space(place, (known or 3 * trained) + 2**20, "a checkpoint")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        if "eval_loss" in logs:
+            loss = float(logs["eval_loss"])
+            self._sink(
+                "eval",
+                step=state.global_step,
+                eval_loss=loss,
+                perplexity=math.exp(loss) if loss < 700 else None,
+                eval_accuracy=logs.get("eval_mean_token_accuracy"),
+            )
+            self._last = time.monotonic()
+        elif "loss" in logs:
+            self._log_step(state, logs)
+
+    def _log_step(self, state: Any, logs: dict[str, Any]) -> None:
+        now = time.monotonic()
+        elapsed = self._elapsed + now - self._resumed_at
+        tokens = float(logs["num_input_tokens_seen"])
+        state.log_history[-1]["elapsed"] = elapsed  # carried by the checkpoint into a resumed run
+        self._sink(
+            "metrics",
+            step=state.global_step,
+            epoch=logs.get("epoch"),
+            loss=float(logs["loss"]),
+            learning_rate=logs.get("learning_rate"),
+            grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
+            accuracy=logs.get("mean_token_accuracy"),
+            tokens=tokens,
+            tokens_per_second=(tokens - self._tokens) / max(now - self._last, 1e-6),
+            memory=max(0, memory_peak() - self._before),
+            elapsed=elapsed,
+        )
+        self._last, self._tokens = now, tokens
+        for name in ("loss", "grad_norm"):
+            if name in logs and not math.isfinite(float(logs[name])):
+                raise UserError(
+                    f"The {name.replace('_', ' ')} is not a finite number at step {state.global_step}.",
+                    "Lower the learning rate, and look at the data around there.",
+                    "nonfinite",
+                )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir)
+        checkpoints.mark_complete(folder / f"checkpoint-{state.global_step}")
+        checkpoints.drop_old(folder)
+        self._sink("checkpoint", step=state.global_step)
+
+
+def memory_peak() -> int:
+    """The most bytes so far: that torch allocated on the GPU, or that this process had where there is none."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    try:  # getrusage's figure begins with what the process had that started this one
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory_held() -> int:
+    """Bytes held now, counted as `memory_peak` counts: on a CPU libraries and data are among them."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.memory_allocated())
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return memory_peak()
+    return pages * resource.getpagesize()

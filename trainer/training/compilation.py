@@ -1,0 +1,70 @@
+"""Regional compilation: each of a model's repeated layers is compiled, if that works and gives the same loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from trainer.training.callbacks import Sink
+
+BACKEND = "inductor"
+SHAPES = 64
+"""How often a layer's code may be compiled anew: for its sorts, for one row or several, for evaluations."""
+TOLERANCE = 0.02
+"""Relative difference of two losses that bfloat16 and other dropped inputs explain."""
+
+
+class Compiler(TrainerCallback):  # type: ignore[misc]
+    """Compiles the layers in place when training starts, with everything else that changes them done before.
+
+    The first batch is tried, forward and backward, plain and compiled. Where that fails, nothing is compiled.
+    Later on a shape that cannot be compiled is computed as it was written.
+    """
+
+    def __init__(self, trainer: Trainer, sink: Sink) -> None:
+        self._trainer, self._sink = trainer, sink
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        torch._dynamo.config.recompile_limit = SHAPES
+        model = self._trainer.model
+        layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        problem = self._try(layers) if layers else "this model has none that repeat"
+        if problem:
+            for layer in layers:
+                layer._compiled_call_impl = None
+            self._sink("log", text=f"Layers are not compiled: {problem}")
+        torch._dynamo.config.suppress_errors = True
+
+    def _try(self, layers: list[Any]) -> str:
+        """Compile; what is wrong with it, or nothing."""
+        try:
+            plain = self._loss()
+            for layer in layers:
+                layer.compile(backend=BACKEND)
+            compiled = self._loss()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler may raise
+            return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        differ = abs(plain - compiled) > TOLERANCE * max(abs(plain), 1e-3)
+        return f"the loss would be {compiled:.4f} instead of {plain:.4f}" if differ else ""
+
+    def _loss(self) -> float:
+        """The loss of the first batch, after a backward pass that leaves no trace."""
+        trainer = self._trainer
+        count = min(trainer.args.per_device_train_batch_size, len(trainer.train_dataset))
+        batch = trainer.data_collator([trainer.train_dataset[number] for number in range(count)])
+        seen = trainer.state.num_input_tokens_seen
+        trainer.model.train()
+        with torch.random.fork_rng():
+            inputs = trainer._prepare_inputs(batch)
+            with trainer.compute_loss_context_manager():
+                loss = trainer.compute_loss(trainer.model_wrapped, inputs)
+            trainer.accelerator.backward(loss)
+        trainer.model.zero_grad()
+        trainer.state.num_input_tokens_seen = seen
+        trainer._right = trainer._counted = 0
+        return float(loss.detach())

@@ -1,0 +1,179 @@
+"""Weights into memory: dtype, device, quantization."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import torch
+from safetensors import SafetensorError
+from transformers import BitsAndBytesConfig
+
+from trainer.common.errors import UserError, first_line
+from trainer.config.schema import ModelConfig
+from trainer.models.checkpoint_format import CheckpointFormat
+from trainer.models.locations import check_weights, load_config, locate
+from trainer.models.model_config import auto_class, missing_package
+from trainer.models.module_map import ModuleMap
+from trainer.planning.plan import Plan
+from trainer.planning.weight_memory import quantised_experts, quantised_modules, skipped_modules
+from trainer.training.callbacks import Sink
+from trainer.training.expert_loading import quantizing_experts
+from trainer.training.expert_quantization import quantize_experts
+from trainer.training.quantization import dequantized, quantize_rest, quantized_on_arrival
+
+
+def compute_dtype(model: ModelConfig) -> torch.dtype:
+    """The dtype of activations: as asked for; auto is bfloat16 on a GPU that has it, else float32."""
+    if model.dtype == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    return getattr(torch, model.dtype)  # type: ignore[no-any-return]
+
+
+def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: ModuleMap, sink: Sink) -> Any:
+    """The base model, quantized if asked for, with SDPA attention. Raises UserError where it cannot load whole."""
+    config = load_config(model, models_dir)
+    check_weights(model, models_dir)
+    # it tells of a cast to float16 at every call
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    checkpoint, way = module_map.checkpoint, _Way.of(model, plan, module_map)
+    if checkpoint is not None:
+        sink("log", text=checkpoint.says(model.quantization))
+    loaded, found = _read(model, models_dir, config, way)
+    _check_whole(loaded, found, model.name, sink)
+    way.finish(loaded)
+    if checkpoint is not None and checkpoint.method not in ("gptq", "awq"):  # their kernels choose their own type
+        _compute_in(loaded, compute_dtype(model))
+    _keep_weights_in_place(loaded)
+    loaded.config.use_cache = False
+    return loaded
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How weights become what the run holds: as they are, or quantized while they load."""
+
+    checkpoint: CheckpointFormat | None
+    settings: BitsAndBytesConfig | None
+    """None: nothing is quantized here."""
+    linears: set[str]
+    experts: set[str]
+
+    @classmethod
+    def of(cls, model: ModelConfig, plan: Plan, module_map: ModuleMap) -> _Way:
+        checkpoint = module_map.checkpoint
+        if model.quantization == "none" or (checkpoint is not None and checkpoint.held):
+            return cls(checkpoint, None, set(), set())
+        experts = quantised_experts(model.quantization, module_map)
+        linears = quantised_modules(model.quantization, module_map, plan.targets) - experts
+        return cls(checkpoint, _quantisation(model, plan, module_map), linears, experts)
+
+    @property
+    def dequantizes(self) -> bool:
+        return self.checkpoint is not None and not self.checkpoint.held
+
+    def keywords(self, config: Any) -> dict[str, Any]:
+        """What `from_pretrained` takes for it; may set `config`."""
+        if self.checkpoint is not None and self.dequantizes:
+            return dequantized(config, self.checkpoint)
+        return {} if self.settings is None else {"quantization_config": self.settings}
+
+    def arriving(self) -> contextlib.AbstractContextManager[None]:
+        """Around `from_pretrained`: quantizes what transformers does not."""
+        if self.settings is None:
+            return contextlib.nullcontext()
+        if self.dequantizes:
+            return quantized_on_arrival(self.linears, self.experts, self.settings)
+        return quantizing_experts(self.experts)
+
+    def finish(self, loaded: Any) -> None:
+        """Quantize what is left."""
+        if self.dequantizes and self.settings is not None:
+            quantize_rest(loaded, self.linears, self.settings)
+        quantize_experts(loaded, self.experts)  # all are by now, but where transformers does not hand them over
+
+
+def _read(model: ModelConfig, models_dir: Path, config: Any, way: _Way) -> tuple[Any, dict[str, Any]]:
+    """The model, and what `from_pretrained` says of missing and unexpected weights. Raises UserError."""
+    source, keywords = locate(model, models_dir)
+    keywords |= way.keywords(config)
+    if torch.cuda.is_available():
+        keywords["device_map"] = {"": 0}
+    try:
+        with way.arriving():
+            return auto_class(config).from_pretrained(  # type: ignore[no-any-return]
+                source,
+                config=config,
+                dtype=compute_dtype(model),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **keywords,
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except ImportError as error:
+        raise missing_package(error, model.name) from error
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"The weights of {model.name} cannot be loaded: {first_line(error)}",
+            "It needs its weights, whole, as safetensors.",
+        ) from error
+
+
+def _check_whole(loaded: Any, found: dict[str, Any], name: str, sink: Sink) -> None:
+    """Raises UserError where weights are missing; logs those that have no place."""
+    missing = sorted(found["missing_keys"] & dict(loaded.named_parameters()).keys())
+    if missing:
+        raise UserError(
+            f"The weights of {name} lack {_some(missing)}: random numbers would stand there.",
+            "Copy the model again, or correct its config.json.",
+        )
+    if unused := sorted(found["unexpected_keys"]):
+        sink("log", text=f"Weights that the model has no place for are left out: {_some(unused)}")
+
+
+def _quantisation(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
+    """NF4 with double quantisation, or LLM.int8(). What trains in full, and the head, stays as it is."""
+    return BitsAndBytesConfig(
+        load_in_4bit=model.quantization == "nf4",
+        load_in_8bit=model.quantization == "int8",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(model),
+        bnb_4bit_quant_storage=torch.uint8,
+        # a list of one's own replaces the default, which holds the head
+        llm_int8_skip_modules=skipped_modules(module_map, plan.targets),
+    )
+
+
+def _compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Have a model from a quantized checkpoint compute in `dtype`, as far as its weights are not quantized.
+
+    transformers leaves the plain weights of such a checkpoint in the type that they were saved in.
+    """
+    wide = {*(model._keep_in_fp32_modules or ()), *(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
+    packed = (bitsandbytes.nn.Params4bit, bitsandbytes.nn.Int8Params)
+    for name, parameter in model.named_parameters():
+        plain = parameter.is_floating_point() and not isinstance(parameter, packed)
+        if plain and not any(part in name for part in wide):
+            parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.compute_dtype = dtype
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and how many there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _keep_weights_in_place(model: Any) -> None:
+    """On CPUs with AVX512-BF16 an eval pass would repack 4-bit weights, and gradients would be wrong after it."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,174 @@
+"""RunConfig + event sink -> training. Reads from top to bottom: load, attach, verify, train, save."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from pyarrow import compute
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from trainer.common import devices
+from trainer.common.errors import InvalidConfig, UserError
+from trainer.config.schema import RunConfig
+from trainer.data import Bad, Prepared, prepare
+from trainer.models.added_tokens import add_tokens, grow
+from trainer.models.base_model import BaseModels
+from trainer.models.discovery.discover import discover
+from trainer.models.locations import load_config, load_tokenizer
+from trainer.planning.performance import Levers
+from trainer.planning.plan import Plan, make_plan
+from trainer.runs.store import write_json
+from trainer.training import adapter, checkpoints, weight_changes
+from trainer.training.callbacks import Recorder, Sink, memory_held
+from trainer.training.cpu_allocator import keep_freed_memory
+from trainer.training.loading import compute_dtype, load_model
+from trainer.training.trainer import build_trainer
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run reads and writes."""
+
+    folder: Path
+    models_dir: Path
+    data_dir: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    finished: bool
+    """False: it was stopped before its last step."""
+    unchanged: str = ""
+    """Why the adapter is what it was at the start, and what to do; empty where it changed."""
+
+
+def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[], bool]) -> Outcome:
+    """Train one run to its end, or until it is asked to stop.
+
+    Goes on from the newest complete checkpoint, if the folder has one. Raises UserError with what a
+    person can do; everything else that is raised is a bug.
+    """
+    keep_freed_memory()
+    transformers_logging.disable_progress_bar()
+    # names that the newest transformers has changed, and older ones still need
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    set_seed(config.training.seed)
+    sink("log", text=f"Reading {config.model.name}")
+    tokenizer = load_tokenizer(config.model, places.models_dir)
+    module_map = discover(load_config(config.model, places.models_dir), config.model.name)
+    planned = partial(make_plan, config, module_map, devices.device(), tokenizer.get_vocab())
+    base_files = BaseModels(places.models_dir).examine(config.model, module_map)
+    plan = planned().on(base_files)
+    if plan.issues:
+        raise InvalidConfig(plan.issues)
+    new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
+    sink("log", text="Reading the data")
+    data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, places.data_dir)
+    _check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
+    for note in data.notes:
+        sink("log", text=note)
+    newest = checkpoints.newest_complete(places.folder / "checkpoints")
+    plan = _settle(planned(data.size).on(base_files), places.folder / "plan.json", resumes=newest is not None)
+    sink("log", text=f"Picked for speed. {plan.levers.told()}")
+    for warning in plan.warnings:
+        sink("log", text=f"{warning.problem} {warning.fix}")
+    if data.skipped:
+        record_skipped(data.skipped, places.folder / "skipped_rows.jsonl")
+    sink("log", text=f"Loading the weights of {config.model.name}")
+    before = memory_held()
+    base = load_model(config.model, places.models_dir, plan, module_map, sink)
+    if new_tokens and len(tokenizer) > module_map.vocab_size:
+        base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+        module_map = grow(module_map, len(tokenizer))
+    model = adapter.attach(base, plan, config.adapter, module_map, new_tokens)
+    save_start(model, config, places.folder / "start")
+    trainer = build_trainer(config, plan.levers, model, tokenizer, data, places.folder / "checkpoints", sink)
+    adapter.prepare(model, plan, compute_dtype(config.model))
+    adapter.verify(model, plan, config.adapter, module_map)
+    sink("log", text=f"{plan.trainable:,} numbers train, as planned; checked against the model")
+    trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
+    start = weight_changes.Start(model)
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    save_adapter(model, config, tokenizer if new_tokens else None, places.folder)
+    unchanged = "" if start.differs(model) else weight_changes.why_not(trainer.state.log_history)
+    return Outcome(bool(trainer.state.global_step >= trainer.state.max_steps), unchanged)
+
+
+def _check_ids(data: Prepared, size: int, model: str) -> None:
+    """Raises UserError where a token of the data has no row in the model's vocabulary of `size`."""
+    parts = [part for part in (data.train, data.eval) if part is not None]
+    highest = max(compute.max(compute.list_flatten(part.data.column("input_ids"))).as_py() for part in parts)
+    if highest >= size > 0:
+        raise UserError(
+            f"The tokenizer of {model} makes a token {highest} of the data, and the model has {size} tokens.",
+            "Put the tokenizer that belongs to the model into its folder.",
+        )
+
+
+def _settle(plan: Plan, path: Path, resumes: bool) -> Plan:
+    """The plan that trains: it is what the person saw. Raises UserError if the model changed meanwhile.
+
+    Levers are picked anew for the device as it is now and written down; a run that goes on keeps those it began with.
+    """
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if saved is not None:
+        _compare(plan, saved)
+        if resumes and "levers" in saved:
+            return replace(plan, levers=Levers.from_json(saved["levers"]))
+    write_json(path, plan.to_json())
+    return plan
+
+
+def _compare(plan: Plan, saved: dict[str, Any]) -> None:
+    now = json.loads(json.dumps(plan.to_json()))
+    if (saved["receipts"], saved["trainable"]) != (now["receipts"], now["trainable"]):
+        raise UserError(
+            "The model is not the one this run was planned for: its modules have changed since.",
+            "Start a new run, and look at its plan.",
+        )
+
+
+def record_skipped(rows: Sequence[Bad], path: Path) -> None:
+    """Write down which rows the run leaves out, and why: {"file", "line", "reason"} each."""
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft.write_text("".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    draft.replace(path)
+
+
+def save_start(model: PeftModel, config: RunConfig, folder: Path) -> None:
+    """PiSSA changes the base weights at its start: keep that start, to save the difference at the end."""
+    if config.adapter.init_lora_weights == "pissa" and not folder.exists():
+        model.peft_config["default"].init_lora_weights = True  # what is saved here must load as it is
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.peft_config["default"].init_lora_weights = "pissa"
+
+
+def save_adapter(model: PeftModel, config: RunConfig, tokenizer: Any | None, folder: Path) -> None:
+    """Save the adapter as plain PEFT files into `adapter`; that folder is there whole or as it was before."""
+    target, draft = folder / "adapter", folder / f".adapter-{os.getpid()}"
+    keywords = {}
+    if config.adapter.init_lora_weights == "pissa":
+        keywords["path_initial_model_for_weight_conversion"] = str(folder / "start")
+    # "auto" would also save whole base embeddings that carry LoRA
+    model.save_pretrained(str(draft), save_embedding_layers=False, **keywords)
+    write_json(draft / "run_config.json", config.to_json())
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(draft))
+    old = folder / ".adapter-old"
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    draft.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,50 @@
+"""Which weights learn how fast: every tick at its own rate or the shared one, LoRA+'s B, blocks of fused modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from trainer.config.schema import RunConfig
+from trainer.training import adapter
+
+
+def parameter_groups(model: PeftModel, config: RunConfig) -> list[dict[str, Any]]:
+    """Groups for a torch optimizer, with the peak learning rates that `adapter.prepare` took from the plan.
+
+    B of LoRA may learn faster (LoRA+, arXiv:2402.12354). DoRA's magnitudes, biases and rows of new tokens have no
+    weight decay: it would also pull at the rows of a fused module whose slice is not ticked.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for treatment in ("lora", "full", "rows"):
+        for name, parameter in adapter.trainable_parameters(model, treatment):
+            rate: float = parameter.peak_lr  # type: ignore[attr-defined]
+            rate *= config.adapter.loraplus_lr_ratio if "lora_B" in name else 1
+            decays = parameter.dim() > 1 and treatment != "rows"
+            groups.setdefault((rate, config.training.weight_decay if decays else 0.0), []).append(parameter)
+    return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]
+
+
+def scale_slices(optimizer: torch.optim.Optimizer) -> None:
+    """Let each slice of a fused module move at its own rate.
+
+    The slices share two matrices, so one group of the optimizer, which has the rate of the fastest slice. AdamW moves
+    each number in proportion to the rate, weight decay included: the other slices keep their share of the move.
+    """
+    weights = [item for group in optimizer.param_groups for item in group["params"] if hasattr(item, "lr_scale")]
+    before: list[torch.Tensor] = []
+
+    def remember(*_: Any) -> None:
+        before[:] = [weight.detach().clone() for weight in weights]
+
+    def scale(*_: Any) -> None:
+        for weight, old in zip(weights, before, strict=True):
+            weight.data.copy_(torch.lerp(old, weight.data, weight.lr_scale))
+        before.clear()
+
+    if weights:
+        optimizer.register_step_pre_hook(remember)
+        optimizer.register_step_post_hook(scale)

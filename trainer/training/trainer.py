@@ -1,0 +1,247 @@
+"""The trainer of a run: TRL's SFTTrainer, or transformers' own where TRL's fused loss does not fit the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PrinterCallback, Trainer
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from trainer.config.schema import RunConfig
+from trainer.data import Prepared, packing
+from trainer.planning.performance import Levers
+from trainer.planning.schedule import batch_size, total_steps, warmup_steps
+from trainer.training.callbacks import Sink
+from trainer.training.collation import IGNORED, Collator, GroupedSampler
+from trainer.training.compilation import Compiler
+from trainer.training.loading import compute_dtype
+from trainer.training.optimizer import parameter_groups, scale_slices
+from trainer.training.preflight import fused_loss_is_right, head_is_plain, packing_is_exact
+
+EVALS, SAVES = 10, 5
+"""Evaluations and checkpoints of a run that does not say how often; fewer evaluations where they would take more
+than EVAL_SHARE of its time. A forward pass is a third of a step."""
+EVAL_SHARE = 0.1
+
+
+def build_trainer(
+    config: RunConfig, levers: Levers, model: PeftModel, tokenizer: Any, data: Prepared, folder: Path, sink: Sink
+) -> Trainer:
+    """The trainer, ready but for its callbacks. Which loss it takes and whether it packs is measured."""
+    arguments = _arguments(config, levers, folder, len(data.train), len(data.eval) if data.eval is not None else 0)
+    collator = Collator(config.training.max_length)
+    parts = {
+        "model": model,
+        "args": arguments,
+        "train_dataset": data.train,
+        "eval_dataset": data.eval,
+        "processing_class": tokenizer,
+        "data_collator": collator,
+    }
+    trainer: Trainer | None = _LabSFTTrainer(**parts) if head_is_plain(model) else None
+    if trainer is None or not fused_loss_is_right(trainer, model):
+        trainer = _LabTrainer(**parts)
+        sink("log", text="The loss is computed from whole logits (the fused one does not fit): more memory per token")
+    trainer.remove_callback(PrinterCallback)
+    trainer.config = config
+    trainer.args.use_liger_kernel = levers.use_liger_kernel  # read when training starts; TRL would warn of it
+    trainer.args.liger_kernel_config = _liger(model)
+    if levers.torch_compile:
+        trainer.add_callback(Compiler(trainer, sink))
+    _arrange(trainer, config, levers, data.lengths, collator, sink)
+    return trainer
+
+
+def _arrange(
+    trainer: Any, config: RunConfig, levers: Levers, lengths: np.ndarray, collator: Collator, sink: Sink
+) -> None:
+    """Decide how examples share a batch, and say so where it is not the plain way."""
+    training, way = config.training, config.training.packing
+    filled = packing.fill(lengths, levers.per_device_train_batch_size, training.max_length, training.seed)
+    if way == "bfd" or (way == "auto" and packing.pays(filled)):
+        if packing_is_exact(trainer.model, trainer.accelerator.autocast):
+            collator.packed, way = True, "bfd"
+        else:
+            way = "group_by_length"
+            sink("log", text="This model cannot keep packed examples apart: they are grouped by length instead")
+    if way == "group_by_length":
+        trainer.grouped = GroupedSampler(lengths, batch_size(training), training.seed)
+    if way in ("bfd", "group_by_length"):
+        how = "packed" if way == "bfd" else "grouped by length"
+        useful, otherwise = (f"{100 * filled[key]:.0f} %" for key in (way, "off"))
+        sink("log", text=f"Batches are {how}: {useful} useful tokens ({otherwise} otherwise)")
+
+
+def _liger(model: PeftModel) -> dict[str, bool]:
+    """Liger's kernels but for its losses, which would replace the fused one, and rotations that turn a part only."""
+    text = model.config.get_text_config(decoder=True)
+    whole = (getattr(text, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) == 1.0
+    return {"rope": whole, "cross_entropy": False, "fused_linear_cross_entropy": False}
+
+
+def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, held_out: int) -> SFTConfig:
+    training = config.training
+    steps = total_steps(training, examples)
+    on_gpu = torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=training.num_train_epochs,
+        max_steps=training.max_steps,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.lr_scheduler_type,
+        warmup_steps=warmup_steps(training, steps),
+        per_device_train_batch_size=levers.per_device_train_batch_size,
+        per_device_eval_batch_size=training.per_device_train_batch_size,
+        gradient_accumulation_steps=levers.gradient_accumulation_steps,
+        max_length=training.max_length,
+        optim=levers.optim,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        gradient_checkpointing=levers.every_n_layers > 0,
+        gradient_checkpointing_kwargs=(
+            {"use_reentrant": False, "every_n_layers": levers.every_n_layers} if levers.every_n_layers else None
+        ),
+        eval_strategy="steps" if held_out else "no",
+        eval_steps=training.eval_steps or max(1, steps // _evals(steps * batch_size(training), held_out)),
+        eval_on_start=held_out > 0,
+        save_steps=training.save_steps or max(1, steps // SAVES),
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # else a NaN loss is drawn as 0
+        seed=training.seed,
+        use_cpu=not on_gpu,
+        bf16=compute_dtype(config.model) == torch.bfloat16,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=on_gpu,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        include_num_input_tokens_seen="no",  # counted here, packed or not
+    )
+
+
+def _evals(examples: int, held_out: int) -> int:
+    """How often a run over so many examples, repeats counted, measures the held-out ones."""
+    return min(EVALS, max(1, int(3 * EVAL_SHARE * examples / max(held_out, 1))))
+
+
+class _LabTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose optimiser gives LoRA, LoRA+'s B and modules trained in full their own learning rates.
+
+    It measures held-out examples token by token: their loss is the mean over all tokens that count, in
+    whatever batches they come.
+    """
+
+    config: RunConfig
+    optimizer: torch.optim.Optimizer | None
+    grouped: GroupedSampler | None = None
+    _right: Any = 0
+    _counted: Any = 0
+    """Of the step so far, where the loss tells: tokens guessed right, and tokens that count; on the device."""
+    _sums: torch.Tensor | None = None
+    """(negative log likelihood, right guesses, tokens) of the eval so far, in float64."""
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            trained = model or self.model
+            kind, keywords = self.get_optimizer_cls_and_kwargs(self.args, trained)
+            self.optimizer = kind(parameter_groups(trained, self.config), **keywords)
+            scale_slices(self.optimizer)
+        return self.optimizer
+
+    def _get_learning_rate(self) -> float:
+        """What the run shows: the shared rate where something trains at it, else that of the first group."""
+        assert self.optimizer is not None
+        peaks = [group["initial_lr"] for group in self.optimizer.param_groups]
+        shared = self.config.training.learning_rate
+        return float(self.lr_scheduler.get_last_lr()[peaks.index(shared) if shared in peaks else 0])
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.grouped if self.grouped is not None else super()._get_train_sampler(train_dataset)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0  # nobody asks for it, and counting it walks all parameters at every batch
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        tokens = inputs.pop("tokens", 0)
+        if self.model.training:
+            self.state.num_input_tokens_seen += tokens
+        return super()._prepare_inputs(inputs)  # type: ignore[no-any-return]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The adapter alone: "auto" would add whole base embeddings, and Trainer a pickle of its arguments."""
+        self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
+
+    def log(self, logs: dict[str, float], *values: Any, **keywords: Any) -> None:
+        logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
+        super().log(logs, *values, **keywords)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Any, None, None]:
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, right, count = self._score(model, inputs)
+        if self._sums is not None:
+            self._sums += torch.tensor([float(loss), float(right), float(count)], dtype=torch.float64)
+        return loss / max(int(count), 1), None, None
+
+    def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """Sums over the tokens of a batch that count: negative log likelihood, right guesses, tokens."""
+        labels = inputs.pop("labels")[:, 1:]
+        counted = labels != IGNORED
+        logits = model(**inputs, use_cache=False).logits[:, :-1][counted].float()
+        wanted = labels[counted]
+        loss = nn.functional.cross_entropy(logits, wanted, reduction="sum")
+        return loss, (logits.argmax(-1) == wanted).sum(), wanted.numel()
+
+    def evaluation_loop(self, *values: Any, metric_key_prefix: str = "eval", **keywords: Any) -> Any:
+        self._sums = torch.zeros(3, dtype=torch.float64)
+        found = super().evaluation_loop(*values, metric_key_prefix=metric_key_prefix, **keywords)
+        loss, right, count = self._sums.tolist()
+        if count:
+            found.metrics[f"{metric_key_prefix}_loss"] = loss / count
+            found.metrics[f"{metric_key_prefix}_mean_token_accuracy"] = right / count
+        return found
+
+
+class _LabSFTTrainer(_LabTrainer, SFTTrainer):  # type: ignore[misc]
+    """The same with TRL's fused loss head, but for the entropy and for metrics that wait for the device.
+
+    TRL's own `compute_loss` reads four numbers back from the device for every batch. Here accuracy is summed up
+    there and read once a step, with the loss.
+    """
+
+    def __init__(self, *values: Any, **keywords: Any) -> None:
+        super().__init__(*values, **keywords)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:  # TRL has cast it to bfloat16, which the loss below would stumble over
+                parameter.data = parameter.data.float()
+        add_fused_lm_head(self.model.get_base_model(), outputs=("log_probs", "is_top1"))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        found = model(**inputs, use_cache=False, fused_lm_head=True)
+        count = found.label_mask.sum()
+        self._right, self._counted = self._right + found.is_top1.sum(), self._counted + count
+        loss = -found.log_probs.sum() / (count if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+        if self.aux_loss_enabled:  # a mean over the batch, where the other is a share of the step's sum
+            steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = loss + self.router_aux_loss_coef * found.aux_loss / steps
+        return (loss, found) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *values: Any, **keywords: Any) -> None:
+        if "loss" in logs:
+            logs["mean_token_accuracy"] = float(self._right / max(int(self._counted), 1))
+            self._right = self._counted = 0
+        super().log(logs, *values, **keywords)
+
+    def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
+        found = model(**inputs, use_cache=False, fused_lm_head=True)
+        return -found.log_probs.sum(), found.is_top1.sum(), found.label_mask.sum()

@@ -1,0 +1,219 @@
+"""The Data group of the Train tab, and the sheet behind "Look at the data": what was recognised, what is wrong
+with it, how long the examples are, and single ones as the model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from trainer.common.errors import UserError
+from trainer.config.schema import RunConfig
+from trainer.service.lab import Lab
+from ui.data_checks import Checks
+from ui.form import FILE, HUB, Form
+from ui.handlers import DIRECT, QUEUED, told
+from ui.theme import STATIC
+from ui.views import data_report
+from ui.views.length_chart import lengths_figure
+
+DATA_KINDS = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst"]
+COLUMNS = ("messages", "prompt", "input", "completion", "system", "text")
+MENUS = [f"data.{name}_column" for name in COLUMNS] + ["data.template", "data.loss_on", "data.bad_rows"]
+BOXES = ["data.assistant_role", "data.system_prompt", "data.held_out", "data.eval_fraction"]
+"""Settings of the sheet: a change of one makes the report anew, of a box once it is left."""
+SCRIPT = STATIC / "data_sheet.js"
+MAX_FILES = 32
+TITLE = "<h2>The data, as the model will see them</h2>"
+
+
+class DataPanel:
+    """Builds the group and the sheet, and wires them."""
+
+    def __init__(self, lab: Lab, form: Form, checks: Checks) -> None:
+        self.lab, self.form, self.checks = lab, form, checks
+        source = form.add("data.source", component=gr.Radio, label="Data", elem_id="data-source", info=None)
+        with gr.Column(visible=False, elem_classes="bare") as file_group:
+            self.upload = _upload_button("Choose files", "data-upload")
+            form.components[FILE] = gr.Textbox(
+                label="Uploaded files", interactive=False, max_lines=1, elem_id="data-file", elem_classes="setting",
+                placeholder="None yet: JSONL, JSON, CSV, TSV, Parquet or text; .gz and .zst, too",
+            )  # fmt: skip
+        with gr.Column(visible=False, elem_classes="bare") as hub_group:
+            form.components[HUB] = gr.Textbox(
+                label="Data set of the hub", placeholder="owner/name", max_lines=1, elem_classes="setting"
+            )
+            with gr.Row(elem_classes="pair"):
+                form.add("data.subset", placeholder="none")
+                form.add("data.split")
+        with gr.Row(elem_id="data-look"):
+            self.open = gr.Button("Look at the data", size="sm", elem_id="data-open")
+            self.line = gr.HTML("", apply_default_css=False, elem_id="data-line")
+        source.change(
+            lambda chosen: (gr.update(visible=chosen == "file"), gr.update(visible=chosen == "hub")),
+            source, [file_group, hub_group], queue=False, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+
+    def build_sheet(self) -> None:
+        """The sheet, which lies over the page."""
+        self.sheet = gr.Column(visible=False, elem_id="data-sheet")
+        with self.sheet, gr.Column(elem_id="data-card", elem_classes="card"):
+            with gr.Row(elem_id="data-top"):
+                script = SCRIPT.read_text(encoding="utf-8")
+                gr.HTML(TITLE, apply_default_css=False, elem_id="data-title", js_on_load=script)
+                self.cancel = gr.Button("Cancel", size="sm", elem_id="data-cancel")
+                self.close = gr.Button("Close", size="sm", elem_id="data-close")
+            self.progress = gr.HTML("", apply_default_css=False, elem_id="data-progress")
+            with gr.Column(elem_id="data-body", elem_classes="bare"):
+                with gr.Column(elem_classes="bare", elem_id="data-left"):
+                    self._build_left()
+                with gr.Column(elem_classes="bare", elem_id="data-right"):
+                    self._build_right()
+        self.number = gr.Textbox("0", label="Number of the example", visible="hidden")
+        self.opened = gr.Textbox("", label="Whether the data are looked at", visible="hidden")
+
+    def _build_left(self) -> None:
+        form = self.form
+        self.overview = gr.HTML("", apply_default_css=False, elem_id="data-overview")
+        self.problems = gr.HTML("", apply_default_css=False, elem_id="data-problems")
+        with gr.Column(elem_classes="grid bare", elem_id="data-choices"):
+            form.add("data.bad_rows")
+            form.add("data.loss_on")
+            form.add("data.template")
+            form.add("data.assistant_role", placeholder="assistant, gpt, …")
+        fold = gr.Accordion("Pick the columns by hand", open=False, elem_id="data-columns")
+        with fold, gr.Column(elem_classes="grid bare"):
+            for name in COLUMNS:
+                form.add(f"data.{name}_column", choices=[("recognised", "")], allow_custom_value=True)
+        with gr.Accordion("Held-out part and system prompt", open=False, elem_id="data-more"):
+            with gr.Column(elem_classes="grid bare"):
+                form.add("data.eval_fraction")
+                form.add("data.held_out", placeholder="none: a share")
+                form.add("data.system_prompt", lines=2, max_lines=6, elem_classes=["setting", "wide"])
+            self.held_out_upload = _upload_button("Choose a held-out file", "data-upload-held-out")
+
+    def _build_right(self) -> None:
+        self.plot = gr.Plot(show_label=False, container=False, visible=False, elem_id="data-chart", buttons=[])
+        self.suggest = gr.Button("", size="sm", visible=False, elem_id="data-suggest")
+        with gr.Row(elem_id="data-steps"):
+            self.steps = {
+                which: gr.Button(name, size="sm", elem_id=f"example-{which}")
+                for which, name in (("previous", "Previous"), ("next", "Next"), ("random", "Random"),
+                                    ("longest", "Longest"))
+            }  # fmt: skip
+        self.example = gr.HTML("", apply_default_css=False, elem_id="data-example")
+
+    @property
+    def _outputs(self) -> list[Any]:
+        columns = [self.form.components[f"data.{name}_column"] for name in COLUMNS]
+        return [self.progress, self.line, self.overview, self.problems, self.plot, self.suggest, self.example,
+                self.number, *columns]  # fmt: skip
+
+    def wire(self) -> None:
+        """Connect everything, once all settings of the page have their components."""
+        form, inputs = self.form, [self.opened, self.number, *self.form.inputs]
+        refresh = {"inputs": inputs, "outputs": self._outputs, "trigger_mode": "always_last", **QUEUED}
+        self.open.click(lambda: (gr.update(visible=True), "yes"), None, [self.sheet, self.opened], **DIRECT).then(
+            self.refresh, **refresh
+        )
+        self.cancel.click(self.checks.cancel, None, None, **DIRECT)
+        self.close.click(lambda: (gr.update(visible=False), ""), None, [self.sheet, self.opened], **DIRECT)
+        changed = [form.components[path].input for path in MENUS]
+        changed += [event for path in BOXES for event in (form.components[path].submit, form.components[path].blur)]
+        gr.on(changed, self.refresh, **refresh)
+        self.suggest.click(self._take_suggested, inputs, form.components["training.max_length"], **QUEUED).then(
+            self.refresh, **refresh
+        )
+        for which, button in self.steps.items():
+            button.click(
+                told(lambda *values, which=which: self.step(which, *values)), inputs, [self.example, self.number],
+                trigger_mode="always_last", **QUEUED,
+            )  # fmt: skip
+        self.upload.upload(told(self._keep), self.upload, form.components[FILE], **QUEUED)
+        self.held_out_upload.upload(
+            told(self._keep), self.held_out_upload, form.components["data.held_out"], **QUEUED
+        ).then(self.refresh, **refresh)
+        stale = [
+            form.components[path] for path in ("data.source", FILE, HUB, "model.name", "data.subset", "data.split")
+        ]
+        gr.on([item.change for item in stale], lambda: "", None, self.line, **DIRECT)
+
+    def refresh(
+        self, request: gr.Request, opened: str | None, number: str | None, *values: Any
+    ) -> Iterator[list[Any]]:
+        """Make the report, telling how far it is; then show it. Does nothing while the sheet is closed."""
+        config, problem = self._config(values)
+        if not opened:
+            yield [gr.skip()] * len(self._outputs)
+        elif config is None:
+            yield self._failed(problem)
+        else:
+            try:
+                report = yield from self.checks.follow(
+                    request, lambda watcher: self.lab.data_report(config, watcher), self._waiting
+                )
+                yield self._shown(report, config, number or "0")
+            except UserError as error:
+                yield self._failed(str(error))
+
+    def step(self, which: str, _opened: str | None, number: str | None, *values: Any) -> list[Any]:
+        """Another example: the previous, the next, a random one, the longest."""
+        config, problem = self._config(values)
+        if config is None:
+            raise UserError(problem, "", "data")
+        at = int(number) if (number or "").isdigit() else 0
+        which = {"previous": str(at - 1), "next": str(at + 1)}.get(which, which)
+        found = self.lab.data_example(config, which)
+        return [data_report.example(found), str(found["number"])]
+
+    def _waiting(self, stage: str, share: float) -> list[Any]:
+        return [data_report.progress(stage, share), *[gr.skip()] * (len(self._outputs) - 1)]
+
+    def _failed(self, problem: str) -> list[Any]:
+        hidden = gr.update(visible=False)
+        columns = [gr.skip()] * len(COLUMNS)
+        return [data_report.failed(problem), "", "", "", hidden, hidden, "", "0", *columns]
+
+    def _shown(self, report: dict[str, Any], config: RunConfig, number: str) -> list[Any]:
+        tokens, example = report["tokens"], ""
+        if tokens:
+            number = number if number.isdigit() and int(number) < tokens["examples"] else "0"
+            example = data_report.example(self.lab.data_example(config, number))
+        suggested = tokens["suggested_max_length"] if tokens else 0
+        differs = bool(suggested) and suggested != config.training.max_length
+        choices = [("recognised", ""), *((name, name) for name in report["columns"])]
+        return [
+            "",
+            data_report.line(report),
+            data_report.overview(report),
+            data_report.problems(report, config.data.bad_rows == "skip"),
+            gr.update(value=lengths_figure(tokens), visible=True) if tokens else gr.update(visible=False),
+            gr.update(value=f"Use the suggested maximum length: {suggested}", visible=differs),
+            example,
+            number,
+            *[gr.update(choices=choices)] * len(COLUMNS),
+        ]
+
+    def _take_suggested(self, _opened: str | None, _number: str | None, *values: Any) -> Any:
+        config, _ = self._config(values)
+        report = self.lab.data_report(config) if config is not None else {"tokens": None}
+        return str(report["tokens"]["suggested_max_length"]) if report["tokens"] else gr.skip()
+
+    def _config(self, values: tuple[Any, ...]) -> tuple[RunConfig | None, str]:
+        """The configuration that the page shows, or why its data cannot be looked at."""
+        config, issues = self.form.read(values)
+        wrong = [issue for issue in issues if issue.field.startswith(("data.", "model.", "training.max_length"))]
+        if config is None or wrong:
+            return None, " ".join(f"{issue.problem} {issue.fix}" for issue in wrong or issues)
+        return config, ""
+
+    def _keep(self, uploads: list[str]) -> str:
+        if len(uploads) > MAX_FILES:
+            raise UserError(f"These are more than {MAX_FILES} files.", "Put some of them together.", "data")
+        return " ".join(self.lab.add_data(Path(path)) for path in uploads)
+
+
+def _upload_button(label: str, name: str) -> gr.UploadButton:
+    return gr.UploadButton(label, file_types=DATA_KINDS, file_count="multiple", size="sm", elem_id=name)

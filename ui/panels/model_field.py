@@ -1,0 +1,103 @@
+"""The Model field: a text box with a list of models under it. Any name can be typed; the list helps.
+
+`model_field.js` draws it. What this machine has is sent when the list opens and filtered in the browser; the hub is
+searched by the app's server, never by the page. Its value is the model's name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from trainer.common.errors import UserError
+from trainer.models.hub import Unreachable
+from trainer.models.search import MAX_QUERY, Choice
+from trainer.service.lab import Lab
+from ui.handlers import DIRECT
+from ui.theme import STATIC
+from ui.views import text
+
+SCRIPT = STATIC / "model_field.js"
+TEMPLATE = """<div class="model-field">
+<label for="model-input">Model</label>
+<input id="model-input" type="text" role="combobox" aria-autocomplete="list" aria-expanded="false"
+ aria-controls="model-list" aria-describedby="model-note" autocomplete="off" autocapitalize="off" spellcheck="false"
+ maxlength="200" placeholder="demo, a folder’s name, or owner/name of a hub model">
+<div class="popup" hidden><div id="model-list" role="listbox" aria-label="Models"></div>
+<p id="model-note" role="status"></p></div></div>"""
+
+
+def build(lab: Lab) -> gr.HTML:
+    """The field, wired to the lab's models and to the hub's search."""
+    made = gr.HTML(
+        value="demo",
+        html_template=TEMPLATE,
+        js_on_load=SCRIPT.read_text(encoding="utf-8"),
+        here="{}",
+        found="{}",
+        elem_id="model",
+        apply_default_css=False,
+        label="Model",
+    )
+    made.look(lambda: gr.update(here=json.dumps(groups(lab))), None, made, **DIRECT)
+
+    def search(event: gr.EventData) -> Any:
+        return gr.update(found=json.dumps(found(lab, query_of(event._data))))
+
+    made.search(search, None, made, **DIRECT)
+    return made
+
+
+def query_of(value: Any) -> str:
+    """What a page asks to search for; foreign data count as nothing."""
+    query = value.get("query") if isinstance(value, dict) else ""
+    return query[:MAX_QUERY] if isinstance(query, str) else ""
+
+
+def groups(lab: Lab) -> dict[str, Any]:
+    """Models that are known without asking the hub, in groups; each stands in the first that has it."""
+    here, cached = lab.models_here(), lab.models_in_cache()
+    known = {choice.name: choice for choice in (*cached, *here)}
+    recent = [known.get(name, Choice(name)) for name in lab.recent_models()]
+    rows, seen = [], set[str]()
+    for title, choices in (("Used before", recent), ("On this machine", here), ("In the hub’s cache", cached)):
+        new = [choice for choice in choices if choice.name not in seen]
+        seen |= {choice.name for choice in new}
+        if new:
+            rows.append({"title": title, "items": [{"name": item.name, "detail": _place(item)} for item in new]})
+    return {"groups": rows}
+
+
+def _place(choice: Choice) -> str:
+    """The size of a model's weights on this machine, or that they are not here."""
+    if choice.bytes is not None:
+        return text.size(choice.bytes)
+    return "to download" if "/" in choice.name else "no weights"
+
+
+def found(lab: Lab, query: str) -> dict[str, Any]:
+    """What the hub has for a query, or, in one line, why it was not asked."""
+    if len(query.strip()) < 2:
+        return {"query": query, "items": [], "note": ""}
+    try:
+        choices: Sequence[Choice] = lab.search_hub(query)
+    except Unreachable as error:
+        return {"query": query, "items": [], "offline": True, "note": f"{error.problem} Models on this machine work."}
+    except UserError as error:
+        return {"query": query, "items": [], "note": str(error)}
+    note = "" if choices else "The hub has no language model with this in its name."
+    return {"query": query, "items": [{"name": c.name, "detail": _detail(c)} for c in choices], "note": note}
+
+
+def _detail(choice: Choice) -> str:
+    """Parameters, license, and whether its terms must be accepted."""
+    parts = (
+        f"{text.count(choice.parameters)} parameters" if choice.parameters else "",
+        choice.license or "no license given",
+        "gated" if choice.gated else "",
+        f"{text.count(choice.downloads)} downloads" if choice.downloads else "",
+    )
+    return " · ".join(part for part in parts if part)

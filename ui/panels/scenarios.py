@@ -1,0 +1,200 @@
+"""Run scenarios: a set, its scenarios as they resolve on the Train tab's model, how long they take, and the start."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from trainer.common.errors import UserError
+from trainer.config.schema import RunConfig
+from trainer.execution.analysis_process import Cancelled
+from trainer.experiments.experiment import MAX_SEEDS
+from trainer.experiments.scenario_plans import Offer
+from trainer.planning.scenarios import SETS, Scenario
+from trainer.runs.store import MAX_TITLE
+from trainer.service.lab import Lab
+from ui import form
+from ui.data_checks import Checks
+from ui.form import Form
+from ui.handlers import DIRECT, QUEUED, told
+from ui.panels.live_run import digest
+from ui.theme import STATIC
+from ui.views import comparison, data_report, text
+
+SCRIPT = STATIC / "scenarios_panel.js"
+BASIS = '<p class="quiet">With the model, the data and the settings of the Train tab, all but its ticks.</p>'
+WAITING = "The scenarios appear once the Train tab has read its model."
+
+
+class ScenariosPanel:
+    """Builds the panel inside the block that is open. `offers.value` lists the keys that were left out."""
+
+    def __init__(self, lab: Lab, train_form: Form, checks: Checks) -> None:
+        self.lab, self.form, self.checks = lab, train_form, checks
+        gr.HTML(BASIS, apply_default_css=False)
+        with gr.Column(elem_classes="grid bare"):
+            names = [(item.title, item.key) for item in SETS]
+            common: dict[str, Any] = {"elem_classes": ["setting"], "min_width": 100}
+            self.set = gr.Dropdown(
+                names, value="six", label="Set", elem_id="scenario-set", elem_classes=["setting", "wide"]
+            )
+            # without bounds of its own: Gradio's refusal reaches nobody, `_seeds` says what is wrong
+            self.seeds = gr.Number(1, label="Seeds", elem_id="scenario-seeds", **common)
+            self.equal = gr.Checkbox(False, label="Equal budget", elem_id="scenario-equal", **common)
+            self.name = gr.Textbox("", label="Name", placeholder="the set’s", max_lines=1, max_length=MAX_TITLE,
+                                   elem_id="scenario-name", elem_classes=["setting", "wide"])  # fmt: skip
+        self.offers = gr.HTML(
+            value="[]", html_template='<div class="offers"></div>', js_on_load=SCRIPT.read_text(encoding="utf-8"),
+            content="{}", apply_default_css=False, elem_id="scenario-offers", label="Scenarios",
+        )  # fmt: skip
+        self.total = gr.HTML("", apply_default_css=False, elem_id="scenario-total")
+        self.start = gr.Button("Run", variant="primary", elem_id="scenario-run")
+        self.cancel = gr.Button("Cancel", elem_id="scenario-cancel")
+        self.checked = gr.HTML("", apply_default_css=False, elem_id="scenario-progress")
+        self._build_own_sets()
+        self.seen = gr.Textbox("", label="Scenarios shown", visible="hidden")
+
+    def _build_own_sets(self) -> None:
+        with gr.Accordion("Own sets", open=False, elem_id="own-sets"):
+            gr.HTML('<p class="quiet">Keep the ticks of the Train tab as a scenario of a set of your own.</p>',
+                    apply_default_css=False)  # fmt: skip
+            with gr.Row(elem_classes="pair"):
+                self.own_set = gr.Textbox(label="Own set", max_lines=1, max_length=MAX_TITLE, elem_id="own-set",
+                                          elem_classes="setting")  # fmt: skip
+                self.own_title = gr.Textbox(label="Scenario", max_lines=1, max_length=MAX_TITLE, elem_id="own-title",
+                                            elem_classes="setting")  # fmt: skip
+            with gr.Row():
+                self.add = gr.Button("Add the ticks", size="sm", elem_id="own-add")
+                self.remove = gr.Button("Remove this set", size="sm", elem_id="own-remove")
+
+    def wire(self, tab: gr.Tab, pick: gr.HTML, compared: gr.Textbox) -> Any:
+        """Wire the panel. Returns the event of a start, after which `pick` names the new experiment."""
+        settings = [self.set, self.seeds, self.equal, self.offers]
+        shown = [self.offers, self.total, self.start, self.seen]
+        tab.select(self.choices, None, self.set, **DIRECT).then(
+            self.show, [self.seen, *settings, *self.form.inputs], shown, **DIRECT
+        )
+        self.set.change(lambda: "[]", None, self.offers, **DIRECT)
+        gr.on(
+            [item.change for item in settings], self.show, [self.seen, *settings, *self.form.inputs], shown,
+            trigger_mode="always_last", **DIRECT,
+        )  # fmt: skip
+        self.add.click(
+            told(self.add_own),
+            [self.own_set, self.own_title, *self.form.inputs],
+            [self.set, self.own_title],
+            **QUEUED,
+        )
+        self.remove.click(told(self.remove_own), self.own_set, self.set, **QUEUED)
+        self.cancel.click(self.checks.cancel, None, None, **DIRECT)
+        return self.start.click(
+            told(self.started), [self.name, *settings, *self.form.inputs],
+            [pick, self.name, compared, self.checked], **QUEUED,
+        )  # fmt: skip
+
+    def choices(self) -> Any:
+        """The sets to choose from: built in, then own."""
+        return gr.update(choices=[*((item.title, item.key) for item in SETS), *self.lab.own_sets.all()])
+
+    def show(self, seen: Any, set_name: Any, seeds: Any, equal: Any, left_out: Any, *values: Any) -> list[Any]:
+        """What the scenarios mean on this model, and how long they take; skipped if the page shows it already."""
+        try:
+            config = self._config(values)
+            if self.lab.helper.known(config.model) is None:
+                content, total, count = {"notice": WAITING}, "", 0
+            else:
+                content, total, count = self._content(config, str(set_name), seeds, equal is True, _keys(left_out))
+        except UserError as error:
+            content, total, count = {"notice": str(error)}, "", 0
+        now = digest(json.dumps([content, total, count]))
+        if now == seen:
+            return [gr.skip()] * 4
+        title = f"Run {count} runs" if count > 1 else "Run it" if count else "Run"
+        return [gr.update(content=json.dumps(content)), total, gr.update(value=title, interactive=count > 0), now]
+
+    def _content(
+        self, config: RunConfig, set_name: str, seeds: Any, equal: bool, left_out: set[str]
+    ) -> tuple[dict[str, Any], str, int]:
+        offers = self.lab.offers(config, set_name, equal, left_out)
+        number = _seeds(seeds)
+        by_key = {offer.scenario.key: offer for offer in offers}
+        rows = [_row(item, by_key.get(item.key)) for item in self.lab.scenarios(config, set_name)]
+        count = sum(offer.runs for offer in offers) * number
+        needed = self.lab.time_needed(config, offers, number)
+        known = f"about {text.seconds(needed)} in all" if needed is not None else ""
+        unknown = "how long is unknown until the first run has run" if count else "nothing to run: tick a scenario"
+        return {"rows": rows}, f'<p class="quiet">{count} runs, {known or unknown}.</p>', count
+
+    def started(
+        self, request: gr.Request, name: Any, set_name: Any, seeds: Any, equal: Any, left_out: Any, *values: Any
+    ) -> Iterator[list[Any]]:
+        """Queue the experiment and choose it in the list. To check the data may take a while."""
+        config = self._config(values)
+        chosen = (str(set_name), equal is True, _seeds(seeds), str(name or ""), _keys(left_out))
+        try:
+            made = yield from self.checks.follow(
+                request,
+                lambda watcher: self.lab.run_scenarios(config, *chosen, watcher),
+                lambda *done: [gr.skip(), gr.skip(), gr.skip(), data_report.progress(*done)],
+            )
+        except UserError as error:
+            yield [gr.skip(), gr.skip(), gr.skip(), ""]
+            if not isinstance(error, Cancelled):
+                raise
+        else:
+            yield [json.dumps({"experiment": made.id}), "", "", ""]
+
+    def add_own(self, set_name: Any, title: Any, *values: Any) -> list[Any]:
+        config, _ = self.form.read(values)
+        if config is None:
+            raise UserError("The Train tab's settings cannot be read.", "Look there for what is wrong.", "data")
+        self.lab.own_sets.add(str(set_name or ""), str(title or ""), config.modules)
+        gr.Info("Added. The set is in the list of sets now.", duration=5)
+        return [self.choices(), ""]
+
+    def remove_own(self, set_name: Any) -> Any:
+        self.lab.own_sets.remove(" ".join(str(set_name or "").split()))
+        return gr.update(**(self.choices() | {"value": "six"}))
+
+    def _config(self, values: tuple[Any, ...]) -> RunConfig:
+        """The Train tab's settings. Raises UserError where something of them but the ticks is wrong."""
+        config, issues = self.form.read(values)
+        issues = [issue for issue in issues if not issue.field.startswith("modules")]
+        if config is None or issues:
+            told_issues = (f"{form.label(issue.field)}: {issue.problem} {issue.fix}".strip(": ") for issue in issues)
+            raise UserError("The Train tab's settings have problems.", " ".join(told_issues), "data")
+        return config
+
+
+def _row(item: Scenario, offer: Offer | None) -> dict[str, Any]:
+    """A scenario of the list, as text that the script writes."""
+    row: dict[str, Any] = {"key": item.key, "title": item.title, "on": offer is not None and offer.runs}
+    row |= {"free": offer is None or offer.runs, "said": "Left out.", "receipts": [], "issues": []}
+    if offer is None:
+        return row
+    value = offer.to_json()
+    row["said"] = comparison.account(value)
+    if not offer.same_as:
+        row["issues"] = [f"{issue.problem} {issue.fix}".strip() for issue in offer.issues]
+        row["receipts"] = [
+            {"tick": receipt.tick, "text": f"{receipt.treatment}: {receipt.note}", "ok": receipt.matched > 0}
+            for receipt in offer.plan.receipts
+        ]
+    return row
+
+
+def _keys(value: Any) -> set[str]:
+    try:
+        found = json.loads(value or "[]")
+    except (TypeError, ValueError, RecursionError):
+        return set()
+    return {key for key in found if isinstance(key, str)} if isinstance(found, list) else set()
+
+
+def _seeds(value: Any) -> int:
+    if not isinstance(value, int | float) or value != value or not 1 <= value <= MAX_SEEDS or value != int(value):
+        raise UserError("The number of seeds cannot be this.", f"Write 1 to {MAX_SEEDS}.", "data")
+    return int(value)

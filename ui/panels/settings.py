@@ -1,0 +1,75 @@
+"""Settings: the study's values in sight, the rarely used ones folded away."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import gradio as gr
+
+from trainer.config.schema import Quantization
+from trainer.models.checkpoint_format import CheckpointFormat
+from ui.form import Form, settings
+from ui.labels import CHOICES
+
+QUANTIZATION = "model.quantization"
+
+
+def build_settings(form: Form) -> gr.UploadButton:
+    """The settings that most runs touch, and the fold with all others. Returns the button that loads them all."""
+    with gr.Column(elem_id="main-settings", elem_classes="grid bare"):
+        form.add("training.num_train_epochs")
+        form.add("training.learning_rate")
+        form.add("adapter.r")
+        form.add("adapter.lora_alpha")
+        form.add("training.per_device_train_batch_size")
+        form.add("training.gradient_accumulation_steps")
+        form.add("training.max_length")
+        form.add("training.full_learning_rate", placeholder="a tenth of the other")
+    with gr.Accordion("More settings", open=False, elem_id="more-settings"):
+        _build_rest(form)
+        return gr.UploadButton("Load a configuration (JSON)", file_types=[".json"], size="sm", elem_id="load-config")
+
+
+def quantization(found: CheckpointFormat | None, value: str) -> Any:
+    """The choice of quantization for a model: none where its checkpoint is quantized and used as it is."""
+    choices = [(CHOICES[item], item) for item in get_args(Quantization)]
+    if found is None:
+        return gr.update(value=value, choices=choices, interactive=True, info=settings()[QUANTIZATION].explanation)
+    if found.held:
+        only = [(found.title, found.quantization)]
+        return gr.update(value=found.quantization, choices=only, interactive=False, info=found.says())
+    return gr.update(value=value, choices=choices, interactive=found.handling == "dequantized", info=found.says())
+
+
+def _build_rest(form: Form) -> None:
+    with gr.Column(elem_classes="grid bare"):
+        for path in ("title", "model.revision", "model.quantization", "model.dtype"):
+            form.add(path, **({"placeholder": "what it trains"} if path == "title" else {}))
+        form.add("model.new_tokens", placeholder="<|first|> <|second|>")
+        form.add("adapter.train_new_tokens")
+    gr.HTML('<h4 class="part">Adapter</h4>', apply_default_css=False)
+    with gr.Column(elem_classes="grid bare"):
+        form.add("adapter.lora_dropout")
+        form.add("adapter.bias")
+        form.add("adapter.init_lora_weights")
+        form.add("adapter.use_rslora")
+        form.add("adapter.use_dora")
+        form.add("adapter.loraplus_lr_ratio")
+    gr.HTML('<h4 class="part">Training</h4>', apply_default_css=False)
+    with gr.Column(elem_classes="grid bare"):
+        form.add("training.packing")
+        form.add("training.max_steps")
+        form.add("training.lr_scheduler_type")
+        form.add("training.warmup_ratio")
+        form.add("training.optim")
+        form.add("training.weight_decay")
+        form.add("training.max_grad_norm")
+        form.add("training.eval_steps")
+        form.add("training.save_steps")
+        form.add("training.seed")
+    gr.HTML('<h4 class="part">Speed and memory</h4>', apply_default_css=False)
+    with gr.Column(elem_classes="grid bare"):
+        form.add("training.activation_checkpointing")
+        form.add("training.micro_batches")
+        form.add("training.torch_compile")
+        form.add("training.use_liger_kernel")

@@ -1,0 +1,211 @@
+"""The Compare tab: choose runs or an experiment, see curves, figures, prices, verdict, take the report along."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gradio as gr
+import plotly.graph_objects as go
+
+from trainer.common.errors import UserError
+from trainer.experiments import charts, curves
+from trainer.experiments.comparison import MAX_COMPARED, PRICES, Comparison
+from trainer.experiments.experiment import OPEN, Experiment, expand
+from trainer.runs.index import stamp
+from trainer.service.lab import Lab
+from ui import download
+from ui.handlers import DIRECT, QUEUED, told
+from ui.panels.live_run import digest
+from ui.panels.scenarios import ScenariosPanel
+from ui.tabs.train import TrainTab
+from ui.theme import STATIC
+from ui.views import comparison, text
+
+PICKER = """<div class="runs picker">
+<h3>Experiments</h3><div class="scroll experiments"></div>
+<h3>Runs</h3><div class="runs-search"><input type="search" aria-label="Search runs to compare"
+placeholder="Search runs" autocomplete="off"></div><div class="scroll singles"></div></div>"""
+CHART = '<div class="chart" role="img" aria-label="{label}"></div>'
+TABLE = """<div class="runs results"><div class="results-top"><label><input type="checkbox" class="every"> Every run
+</label><button type="button" class="link csv">Download CSV</button></div>
+<div class="scroll"><table><thead><tr></tr></thead><tbody></tbody></table></div></div>"""
+FIGURES = 13
+"""Components that `refresh` fills."""
+
+
+class CompareTab:
+    """Builds the tab; the choice comes from the browser and is checked anew each time."""
+
+    def __init__(self, lab: Lab, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
+        self.lab = lab
+        with gr.Row(elem_id="compare-bench"):
+            with gr.Column(elem_id="col-choice", min_width=0):
+                with gr.Accordion("Run scenarios", open=False, elem_id="scenarios", elem_classes="card") as fold:
+                    self.panel = ScenariosPanel(lab, train.form, train.checks)
+                self.pick = _component("compare_pick.js", PICKER, "compare-pick", card=True, lists="{}")
+            with gr.Column(elem_id="col-compared", min_width=0):
+                self._build_results()
+        self.timer = gr.Timer(3, active=False)
+        self.listed = gr.Textbox("", label="Lists shown", visible="hidden")
+        self.seen = gr.Textbox("", label="Comparison shown", visible="hidden")
+        self._wire(train, tabs, tab, fold)
+
+    def _build_results(self) -> None:
+        with gr.Column(elem_classes="card", elem_id="compare-head"):
+            self.head = gr.HTML(comparison.EMPTY, apply_default_css=False)
+            with gr.Row(elem_id="compare-buttons", visible=False) as self.buttons:
+                self.stop = gr.Button("Stop all", size="sm", elem_id="compare-stop")
+                self.resume = gr.Button("Resume all", size="sm", elem_id="compare-resume")
+                self.fetch = gr.Button("Download report", size="sm", elem_id="compare-report")
+        with gr.Column(elem_classes="card", visible=False) as self.curves_card:
+            with gr.Row(elem_classes="chart-choice"):
+                names = [(title, key) for key, title in charts.CURVES.items()]
+                self.curve = gr.Radio(names, value="eval_loss", show_label=False, elem_id="compare-curve")
+                axes = [(f"by {'time' if key == 'elapsed' else key}", key) for key in curves.AXES]
+                self.axis = gr.Radio(axes, value="step", show_label=False, elem_id="compare-axis")
+                self.width = gr.Slider(1, 200, 15, step=1, label="Smoothing, steps", visible=False)
+            self.chart = _component("compare_chart.js", CHART.format(label="Loss curves"), "compare-chart", figure="")
+        with gr.Column(elem_classes="card", visible=False) as self.table_card:
+            self.table = _component("compare_table.js", TABLE, "compare-table", content="{}")
+        with gr.Column(elem_classes="card", visible=False) as self.price_card:
+            with gr.Row(elem_classes="chart-choice"):
+                names = [(title, key) for key, title in PRICES.items()]
+                self.price = gr.Radio(names, value="trainable", show_label=False, elem_id="compare-price")
+            label = "Eval loss against its price"
+            self.prices = _component("compare_chart.js", CHART.format(label=label), "compare-prices", figure="")
+        self.details = gr.HTML("", apply_default_css=False, elem_id="compare-details")
+        # brings plotly.js, which the page holds for gr.Plot alone
+        gr.Plot(go.Figure(), show_label=False, container=False, elem_id="plotly-loader", buttons=[])
+
+    def _wire(self, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab, fold: gr.Accordion) -> None:
+        choice = [self.pick, self.curve, self.axis, self.width, self.price, self.seen]
+        shown = [self.head, self.buttons, self.stop, self.resume, self.curves_card, self.chart, self.table_card,
+                 self.table, self.price_card, self.prices, self.details, self.fetch, self.seen]  # fmt: skip
+
+        def after(event: Any) -> Any:
+            listed = event.then(self.list_all, self.listed, [self.pick, self.listed], **DIRECT)
+            return listed.then(self.refresh, choice, shown, **DIRECT)
+
+        after(tab.select(lambda: gr.Timer(active=True), None, self.timer, **DIRECT))
+        after(self.timer.tick(lambda: None, None, None, **DIRECT))
+        gr.on(
+            [self.pick.change, self.curve.change, self.axis.change, self.width.release, self.price.change],
+            self.refresh, choice, shown, trigger_mode="always_last", **DIRECT,
+        )  # fmt: skip
+        self.curve.change(lambda curve: gr.update(visible=curve == "loss"), self.curve, self.width, **DIRECT)
+        after(self.stop.click(told(self.stopped), self.pick, None, **QUEUED))
+        after(self.resume.click(told(self.resumed), self.pick, None, **QUEUED))
+        download.wire(self.fetch, told(lambda value: self.lab.report(self._names(value))), self.pick, "compare-file")
+        after(self.panel.wire(tab, self.pick, self.seen))
+        train.scenarios.click(
+            lambda: [gr.Tabs(selected="compare"), gr.Accordion(open=True), gr.Timer(active=True)],
+            None, [tabs, fold, self.timer], **DIRECT,
+        )  # fmt: skip
+
+    def list_all(self, seen: str) -> list[Any]:
+        """Experiments and runs to choose from, unless they are those that the page has."""
+        experiments = [
+            comparison.experiment_row(self.lab.experiments.summary(item)) for item in self.lab.experiments.all()
+        ]
+        runs = [comparison.run_row(row) for row in self.lab.store.summaries()]
+        lists = json.dumps({"experiments": experiments, "runs": runs})
+        return [gr.skip(), gr.skip()] if digest(lists) == seen else [gr.update(lists=lists), digest(lists)]
+
+    def refresh(self, value: Any, curve: Any, axis: Any, width: Any, price: Any, seen: Any) -> list[Any]:
+        """Everything about the choice; what the page shows already is skipped."""
+        try:
+            names = self._names(value)
+            ids, _ = expand(self.lab.experiments, names)
+        except UserError as error:
+            return self._nothing(comparison.EMPTY if not value else comparison.notice(error), seen)
+        options = [_one_of(curve, charts.CURVES), _one_of(axis, curves.AXES), _steps(width), _one_of(price, PRICES)]
+        stamps = [stamp(f"{self.lab.store.folder}/{run_id}") for run_id in ids]
+        now = digest(json.dumps([names, options, ids, stamps]))
+        if now == seen:
+            return [gr.skip()] * FIGURES
+        try:
+            found, experiment = self.lab.compare(names)
+            return [*self._filled(found, experiment, *options), now]
+        except UserError as error:  # a run was deleted meanwhile
+            return self._nothing(comparison.notice(error), seen)
+
+    def _filled(
+        self, found: Comparison, experiment: Experiment | None, curve: str, axis: str, width: int, price: str
+    ) -> list[Any]:
+        summary = self.lab.experiments.summary(experiment) if experiment else None
+        states = summary["states"] if summary else {}
+        can_stop = any(states.get(state) for state in OPEN)
+        can_resume = any(count for state, count in states.items() if state not in (*OPEN, "finished"))
+        has_runs, has_losses = bool(found.rows), any(group.losses for group in found.groups)
+        figure = charts.curves_figure(self.lab.store, found, curve, axis, width) if has_runs else {}
+        prices = charts.price_figure(found, price) if has_losses else {}
+        return [
+            comparison.head(found, summary),
+            gr.update(visible=True),
+            gr.update(visible=can_stop, value="Stop all now" if "stopping" in states else "Stop all"),
+            gr.update(visible=can_resume),
+            gr.update(visible=has_runs),
+            gr.update(figure=json.dumps(figure)),
+            gr.update(visible=has_runs),
+            gr.update(content=json.dumps(comparison.table(found))),
+            gr.update(visible=has_losses),
+            gr.update(figure=json.dumps(prices)),
+            comparison.details(found, experiment),
+            gr.update(interactive=has_runs),
+        ]
+
+    def _nothing(self, head: str, seen: Any) -> list[Any]:
+        hidden, now = gr.update(visible=False), digest(head)
+        if now == seen:
+            return [gr.skip()] * FIGURES
+        return [head, hidden, gr.skip(), gr.skip(), hidden, gr.skip(), hidden, gr.skip(), hidden, gr.skip(), "",
+                gr.skip(), now]  # fmt: skip
+
+    def stopped(self, value: Any) -> None:
+        gr.Info(text.escape(self.lab.stop(self._experiment(value))), duration=5)
+
+    def resumed(self, value: Any) -> None:
+        gr.Info(text.escape(self.lab.resume_experiment(self._experiment(value))), duration=5)
+
+    def _experiment(self, value: Any) -> str:
+        choice = _choice(value)
+        if not choice.get("experiment"):
+            raise UserError("No experiment is chosen.", "Choose one in the list.", "data")
+        return str(choice["experiment"])
+
+    def _names(self, value: Any) -> list[str]:
+        """Ids of what is chosen. Raises UserError where it is nothing, or nothing the page sends."""
+        choice = _choice(value)
+        runs = choice.get("runs")
+        if choice.get("experiment"):
+            return [str(choice["experiment"])]
+        if not isinstance(runs, list) or not runs:
+            raise UserError("Nothing is chosen.", "Tick two runs or more, or choose an experiment.", "data")
+        if len(runs) > MAX_COMPARED:
+            raise UserError(f"{len(runs)} runs are too many.", f"Choose at most {MAX_COMPARED}.", "data")
+        return [str(run) for run in runs]
+
+
+def _component(script: str, template: str, name: str, card: bool = False, **props: str) -> gr.HTML:
+    return gr.HTML(
+        value="", html_template=template, js_on_load=(STATIC / script).read_text(encoding="utf-8"), elem_id=name,
+        apply_default_css=False, elem_classes="card" if card else None, label=name.replace("-", " "), **props,
+    )  # fmt: skip
+
+
+def _choice(value: Any) -> dict[str, Any]:
+    try:
+        found = json.loads(value or "{}")
+    except (TypeError, ValueError, RecursionError):
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def _one_of(value: Any, known: dict[str, str]) -> str:
+    """The value, if it is one of these; else the first of them."""
+    return value if isinstance(value, str) and value in known else next(iter(known))
+
+
+def _steps(value: Any) -> int:
+    return int(min(max(value, 1), 200)) if isinstance(value, int | float) and value == value else 1

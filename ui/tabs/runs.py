@@ -1,0 +1,220 @@
+"""The Runs tab: every run in one table, and what can be done with the chosen one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from trainer.common.errors import UserError
+from trainer.runs.history import ACTIVE, ENDED
+from trainer.runs.store import MAX_TITLE
+from trainer.service.lab import Lab
+from ui import download
+from ui.handlers import DIRECT, QUEUED, told
+from ui.panels.live_run import digest, parts
+from ui.tabs.train import TrainTab, wanting
+from ui.theme import STATIC
+from ui.views import text
+
+SCRIPT = STATIC / "runs_table.js"
+TEMPLATE = """<div class="runs">
+<div class="runs-search"><label for="runs-search">Search runs</label>
+<input type="search" id="runs-search" placeholder="name, model, module, state" autocomplete="off"></div>
+<div class="scroll"><table><thead><tr></tr></thead><tbody></tbody></table></div>
+<div class="empty" hidden><strong></strong><span></span></div>
+</div>"""
+NOTHING = '<p class="quiet">Choose a run in the table to open, rename, download or delete it.</p>'
+
+
+class RunsTab:
+    """Builds the tab; handlers get a run's id from the browser and check it anew each time."""
+
+    def __init__(self, lab: Lab, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
+        self.lab = lab
+        self._texts: dict[str, tuple[dict[str, Any], str]] = {}
+        self.table = gr.HTML(
+            value="", html_template=TEMPLATE, js_on_load=SCRIPT.read_text(encoding="utf-8"), ended="", open="",
+            apply_default_css=False, elem_id="runs-table", elem_classes="card", label="Runs",
+        )  # fmt: skip
+        with gr.Column(elem_id="run-actions", elem_classes="card"):
+            self.facts = gr.HTML(NOTHING, apply_default_css=False)
+            with gr.Row(elem_id="run-buttons", visible=False) as self.buttons:
+                self.open = gr.Button("Open", variant="primary", size="sm", elem_id="run-open")
+                self.reuse = gr.Button("Use its settings", size="sm", elem_id="run-reuse")
+                self.resume = gr.Button("Resume", size="sm", elem_id="run-resume")
+                self.first = gr.Button("Put first", size="sm", elem_id="run-first")
+                self.stop = gr.Button("Stop", size="sm", elem_id="run-stop")
+                self.fetch = gr.Button("Download adapter", size="sm", elem_id="run-download")
+                self.delete = gr.Button("Delete…", size="sm", elem_id="run-delete")
+            with gr.Row(elem_id="run-longer", visible=False) as self.longer:
+                self.epochs = gr.Number(1, label="More epochs", minimum=0, elem_id="run-epochs")
+                self.train_on = gr.Button("Train longer", size="sm", elem_id="run-train-longer")
+            with gr.Row(elem_id="run-rename", visible=False) as self.naming:
+                self.name = gr.Textbox(label="Name", max_lines=1, max_length=MAX_TITLE, elem_id="run-name")
+                self.rename = gr.Button("Rename", size="sm", elem_id="run-rename-button")
+            with gr.Row(elem_id="run-sure", visible=False) as self.sure:
+                self.question = gr.HTML("", apply_default_css=False)
+                self.really = gr.Button("Delete for good", variant="stop", size="sm", elem_id="run-really")
+                self.keep = gr.Button("Keep it", size="sm")
+        self.timer = gr.Timer(1.5, active=False)
+        # what the page shows already; the browser keeps it, so that an answer lost on the way is sent again
+        self.rows = gr.Textbox("", label="Rows shown", visible="hidden")
+        self.seen = gr.Textbox("", label="Facts shown", visible="hidden")
+        self.asked = gr.Textbox("", label="Run to delete", visible="hidden")
+        self._wire(train, tabs, tab)
+
+    def _wire(self, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
+        live = train.live
+        chosen, table = self.table, [self.table, self.rows]
+        facts = [self.facts, self.buttons, self.naming, self.longer, self.resume, self.first, self.stop, self.fetch]
+        facts += [self.delete, self.seen]
+
+        def after(event: Any) -> Any:
+            listed = event.then(self.list_runs, self.rows, table, **DIRECT)
+            return listed.then(self.show, [chosen, self.seen], facts, **DIRECT)
+
+        after(tab.select(lambda: gr.Timer(active=True), None, self.timer, **DIRECT))
+        after(self.timer.tick(lambda: None, None, None, **DIRECT))
+        chosen.change(self.show, [chosen, self.seen], facts, **DIRECT).then(
+            self.named, chosen, [self.name, self.sure], **DIRECT
+        )
+        self.open.click(
+            told(self.opened), chosen, [live.shown, tabs, self.timer], **QUEUED
+        ).success(live.refresh, [live.shown, live.seen], live.outputs, **DIRECT)  # fmt: skip
+        train.show_after(self.reuse.click(told(self.reused), chosen, [*train.named, tabs, self.timer], **QUEUED))
+        after(self.stop.click(told(self.stopped), chosen, None, **QUEUED))
+        after(self.resume.click(told(self.resumed), chosen, None, **QUEUED))
+        after(self.first.click(told(self.put_first), chosen, None, **QUEUED))
+        after(self.train_on.click(told(self.trained_longer), [chosen, self.epochs], None, **QUEUED))
+        for event in (self.rename.click, self.name.submit):
+            after(event(told(self.renamed), [chosen, self.name], None, **QUEUED))
+        self.delete.click(told(self.ask), chosen, [self.sure, self.question, self.asked], **QUEUED)
+        self.keep.click(lambda: gr.update(visible=False), None, self.sure, **DIRECT)
+        after(self.really.click(told(self.deleted), [chosen, self.asked], [chosen, self.sure], **QUEUED))
+        download.wire(self.fetch, told(lambda run_id: self.lab.export(self._run(run_id).id)), chosen, "run-file")
+
+    def list_runs(self, seen: str) -> list[Any]:
+        """What the page has not got of the table's rows: those of runs that are over, and those of open ones."""
+        known, self._texts = self._texts, {}
+        found: dict[str, list[str]] = {"ended": [], "open": []}
+        for row in self.lab.store.summaries():
+            old = known.get(row["id"])
+            kept = self._texts[row["id"]] = old if old and old[0] is row else (row, json.dumps(_row(row)))
+            found["ended" if row["state"] in ENDED else "open"].append(kept[1])
+        rows = {name: f"[{','.join(texts)}]" for name, texts in found.items()}
+        names = [digest(text) for text in rows.values()]
+        news = {name: rows[name] for name, now, had in zip(rows, names, parts(seen, 2), strict=True) if now != had}
+        return [gr.update(**news), "|".join(names)] if news else [gr.skip(), gr.skip()]
+
+    def show(self, run_id: str | None, seen: Any) -> list[Any]:
+        """Facts and buttons of the chosen run."""
+        try:
+            run = self._run(run_id)
+        except UserError:
+            hidden = gr.update(visible=False)
+            return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 5, ""]
+        row, has_adapter = run.summary(), run.adapter.is_dir()
+        facts = _facts(row)
+        now = digest(f"{facts} {has_adapter}")
+        if now == seen:
+            return [gr.skip()] * 10
+        state = row["state"]
+        can_stop = state in ("queued", *ACTIVE)
+        can_resume = state in ("stopped", "interrupted", "failed")
+        return [
+            facts,
+            gr.update(visible=True),
+            gr.update(visible=True),
+            gr.update(visible=state in ENDED and not run.problem),
+            gr.update(visible=can_resume and not run.problem),
+            gr.update(visible=state == "queued"),
+            gr.update(value="Stop now" if state == "stopping" else "Stop", visible=can_stop),
+            gr.update(interactive=has_adapter),
+            gr.update(interactive=state not in ACTIVE),
+            now,
+        ]
+
+    def named(self, run_id: str | None) -> list[Any]:
+        """The chosen run's name in its box, and no question left open."""
+        try:
+            return [self._run(run_id).title, gr.update(visible=False)]
+        except UserError:
+            return ["", gr.update(visible=False)]
+
+    def opened(self, run_id: str | None) -> list[Any]:
+        return [self._run(run_id).id, gr.Tabs(selected="train"), gr.Timer(active=False)]
+
+    def reused(self, run_id: str | None) -> list[Any]:
+        """The chosen run's configuration for the Train tab, without its title."""
+        run = self._run(run_id)
+        if run.config is None:
+            raise UserError(run.problem, "Choose another run.", "data")
+        wanted = wanting(replace(run.config, title=""))
+        return [*wanted, gr.Tabs(selected="train"), gr.Timer(active=False)]
+
+    def stopped(self, run_id: str | None) -> None:
+        gr.Info(text.escape(self.lab.stop(self._run(run_id).id)), duration=5)
+
+    def resumed(self, run_id: str | None) -> None:
+        self.lab.resume(self._run(run_id).id)
+
+    def put_first(self, run_id: str | None) -> None:
+        self.lab.first(self._run(run_id).id)
+
+    def trained_longer(self, run_id: str | None, epochs: float | None) -> None:
+        if not isinstance(epochs, int | float) or epochs <= 0:
+            raise UserError("The number of epochs is empty.", "Write how many more to train.", "data")
+        self.lab.resume(self._run(run_id).id, epochs)
+
+    def renamed(self, run_id: str | None, title: str | None) -> None:
+        self.lab.store.rename(self._run(run_id).id, title or "")
+
+    def ask(self, run_id: str | None) -> list[Any]:
+        run = self._run(run_id)
+        question = f"<p>Delete <strong>{text.escape(run.title)}</strong> with its adapter and checkpoints?</p>"
+        return [gr.update(visible=True), question, run.id]
+
+    def deleted(self, run_id: str | None, asked: str | None) -> list[Any]:
+        if run_id != asked:
+            raise UserError("Another run was chosen meanwhile.", "Press Delete again.", "data")
+        self.lab.store.delete(self._run(run_id).id)
+        return ["", gr.update(visible=False)]
+
+    def _run(self, run_id: str | None) -> Any:
+        if not run_id:
+            raise UserError("No run is chosen.", "Choose one in the table.", "data")
+        return self.lab.store.get(str(run_id))
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """What the table needs of a summary: raw values to sort by, texts to show."""
+    keys = ("id", "state", "name", "model", "modules", "loss", "eval_loss", "trainable", "created")
+    shown = {
+        "loss": text.figure(row["loss"]),
+        "eval_loss": text.figure(row["eval_loss"]),
+        "trainable": text.count(row["trainable"]),
+        "elapsed": text.seconds(row["elapsed"]) if row["elapsed"] else "–",
+        "created": text.moment(row["created"]),
+    }
+    return {key: row[key] for key in keys} | {"elapsed": round(row["elapsed"]) or None, "shown": shown}
+
+
+def _facts(row: dict[str, Any]) -> str:
+    parts = [
+        row["model"],
+        f"step {row['step']:,} of {row['steps']:,}" if row["steps"] else "",
+        f"best eval loss {text.figure(row['best_eval_loss'])}" if row["best_eval_loss"] is not None else "",
+        f"adapter {text.size(row['adapter_bytes'])}" if row["adapter_bytes"] else "",
+        row["id"],
+    ]
+    kind = "unchanged" if row.get("unchanged") else row["state"]  # the index of an earlier version has no such key
+    message = f'<p class="message {text.escape(kind)}">{text.escape(row["message"])}</p>' if row["message"] else ""
+    return (
+        f'<div class="live-head"><h2>{text.escape(row["name"])}</h2>'
+        f'<span class="pill {text.escape(row["state"])}">{text.escape(row["state"])}</span></div>'
+        f'<p class="facts">{text.escape(row["modules"])}</p>'
+        f'<p class="facts">{text.escape(" · ".join(filter(None, parts)))}</p>{message}'
+    )
