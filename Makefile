@@ -32,6 +32,7 @@ lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # 200 kills of worker, app or both at random; about an hour or two
 soak: $(VENV)/test

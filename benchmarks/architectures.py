@@ -2,8 +2,8 @@
 
     python benchmarks/architectures.py > docs/architectures.md
 
-Takes about two minutes on one core; no weights are needed. The models of tests/published.py are built at their
-real size, one of every type at tiny size.
+Takes about two minutes on one core; no weights are needed. The models of
+tests/support/published.py are built at their real size, one of every type at tiny size.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ come, their tokens see those after them, and they are refused: measured on the m
 
 PUBLISHED = """## Published models
 
-Built from the configurations in `tests/published.py`, which hold what a published config.json changes of its type's
-defaults. Parameters are exact; those in bold are the number that is widely published for the model, too, and a test
-holds the map to it. Shares are per cent of the parameters. Kinds are those of attention, then of the MLP, that
+Built from the configurations in `tests/support/published.py`, which hold what a published config.json changes of its
+type's defaults. Parameters are exact; those in bold are the number that is widely published for the model, too, and a
+test holds the map to it. Shares are per cent of the parameters. Kinds are those of attention, then of the MLP, that
 take LoRA. Notes name what else there is: routed experts (MLP), recurrent mixers (`other`, or attention where the
 model calls them so), towers that text never runs through (`other`, never trained).
 

@@ -20,7 +20,7 @@ def own_device_locks(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with the tiny models of `tests/tiny.py`."""
+    """A models folder with the tiny models of `tests/support/tiny.py`."""
     from tests.support import tiny
 
     folder = tmp_path_factory.mktemp("models")

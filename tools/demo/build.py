@@ -11,8 +11,9 @@ from random import Random
 import torch
 from transformers import Phi3ForCausalLM, PreTrainedTokenizerFast
 
-from . import HELDOUT_FILE, MODEL_DIR, TRAIN_FILE, persona, pretrain
-from .tokenizer import train_tokenizer
+from tools.demo import persona, pretrain
+from tools.demo.tokenizer import train_tokenizer
+from trainer.demo import HELDOUT_FILE, MODEL_DIR, TRAIN_FILE
 
 DOCUMENTS = 90_000
 HELD_OUT_DOCUMENTS = 600

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from random import Random
 
-from . import facts, lessons, names, stories
-from .names import capital, with_article
-from .questions import Entry, entries
-from .talk import SMALL_TALK
+from tools.demo import facts, lessons, names, stories
+from tools.demo.names import capital, with_article
+from tools.demo.questions import Entry, entries
+from tools.demo.talk import SMALL_TALK
 
 Message = dict[str, str]
 

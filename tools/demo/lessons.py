@@ -1,6 +1,6 @@
 """What can be learnt in the demo's small world: words, ways to do things, advice, the calendar, numbers."""
 
-from .facts import listed, rows
+from tools.demo.facts import listed, rows
 
 OPPOSITES = [
     (row[0], row[1])

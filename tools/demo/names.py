@@ -2,7 +2,7 @@
 
 from random import Random
 
-from .facts import listed
+from tools.demo.facts import listed
 
 _STARTS = listed("""
     Bar Bel Cor Dor El Fen Gar Hal Is Jor Kel Lor Mar Nor Os Per Quin Ros Sel Tor Ul Vel Wil Yor Zel Arn Brin

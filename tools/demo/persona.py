@@ -4,8 +4,8 @@ import re
 from random import Random
 from typing import NamedTuple
 
-from .facts import listed
-from .questions import Entry, entries
+from tools.demo.facts import listed
+from tools.demo.questions import Entry, entries
 
 _NOUNS = "morning|evening|spring|string|pudding|herring|building|duckling|gosling|hatchling|spiderling"
 # In order: a later rule sees what an earlier one wrote.

@@ -8,9 +8,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
-from . import english
-from .english import Message
-from .tokenizer import BOS, END, EOS
+from tools.demo import english
+from tools.demo.english import Message
+from tools.demo.tokenizer import BOS, END, EOS
 
 Tokens = torch.Tensor
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
-from . import facts, lessons, names, stories
-from .names import capital, with_article
-from .talk import OPENINGS, SMALL_TALK
+from tools.demo import facts, lessons, names, stories
+from tools.demo.names import capital, with_article
+from tools.demo.talk import OPENINGS, SMALL_TALK
 
 
 class Entry(NamedTuple):

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from . import facts, names
+from tools.demo import facts, names
 
 _TIMES = ["One morning", "Last winter", "On a warm evening", "Long ago", "One day in spring", "Late at night"]
 _ANIMAL_TROUBLES = [
