@@ -154,3 +154,12 @@ def test_selections_that_cannot_train_say_why(ticks: list[Tick], word: str) -> N
     config = RunConfig(modules=tuple(ticks), adapter=PLAIN, training=TrainingConfig(max_length=8))
     plan = make_plan(config, discover(tiny.config("phi3"), "tiny"))
     assert word in " ".join(str(issue) for issue in plan.issues)
+
+
+def test_lora_is_initialized_while_torch_s_own_functions_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers' `no_init_weights` does, for the whole process, while a model is built without weights."""
+    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", lambda tensor, *_, **__: tensor.data.fill_(torch.nan))
+    built = exercise.build(tiny.config("phi3"), [Tick("o_proj")], PLAIN)
+    started = [weight for name, weight in built.model.named_parameters() if "lora_A" in name]
+    assert started
+    assert all(bool(weight.isfinite().all()) and bool(weight.any()) for weight in started)

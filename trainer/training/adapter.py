@@ -17,6 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers import activations
+from transformers.initialization import guard_torch_init_functions
 
 from trainer.common.errors import UserError
 from trainer.config.schema import AdapterConfig
@@ -78,7 +79,8 @@ def attach(
 
     `new_tokens`: ids of the tokens whose rows train alone. Raises UserError where PEFT refuses a target.
     """
-    with warnings.catch_warnings():
+    # `no_init_weights` empties torch's init functions for the whole process: LoRA must never start from stray memory
+    with warnings.catch_warnings(), guard_torch_init_functions():
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         try:
             exclude = _lookalikes(model, plan.targets)
