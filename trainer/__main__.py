@@ -1,6 +1,8 @@
 """`python -m trainer`: the command line."""
 
+import sys
+
 from trainer.cli.main import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -348,7 +348,3 @@ def _print_memory(plan: Plan) -> None:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
