@@ -162,7 +162,7 @@ def test_what_is_dequantized_is_then_held_as_the_setting_says(
 ) -> None:
     """Weight by weight: no linear's plain weights are there while another one's are."""
     waiting: list[int] = []
-    replace_one = quantization._replace
+    replace_one = quantization_module._replace
 
     def count(model: Any, name: str, settings: Any) -> None:
         linears = [module for module in model.model.layers.modules() if type(module) is torch.nn.Linear]
