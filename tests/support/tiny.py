@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2MoeConfig,
 )
+
+from trainer.common import atomic
 
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
@@ -91,7 +92,5 @@ def save_rows(path: Path, count: int = 64) -> Path:
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        draft = path.with_name(f".{path.name}-{threading.get_ident()}")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        atomic.write(path, text)
     return path

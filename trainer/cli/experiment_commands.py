@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trainer.cli.data_commands import check_data
+from trainer.common import atomic
 from trainer.common.errors import UserError
 from trainer.config import validation
 from trainer.execution.scheduler import Supervisor
@@ -25,7 +26,7 @@ from trainer.experiments.scenario_plans import Offer, Planner, make_offers
 from trainer.models.module_map import ModuleMap
 from trainer.planning.scenarios import SETS
 from trainer.runs import duration_estimates
-from trainer.runs.store import RunStore, write_atomic
+from trainer.runs.store import RunStore
 
 STOPPED, FAILED = 3, 1
 LOOK = 0.5
@@ -186,7 +187,7 @@ def resume_experiment(options: argparse.Namespace, plan: Planner) -> int:
 
 def _write(path: Path, text: str) -> None:
     try:
-        write_atomic(path, text.encode())
+        atomic.write(path, text)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.", "Name another file.", "disk") from error
     print(path, file=sys.stderr)

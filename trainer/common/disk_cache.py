@@ -11,7 +11,6 @@ import errno
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from trainer.common import file_locks
+from trainer.common import atomic, file_locks
 from trainer.common.disk import disk_full
 
 FOLDER = "cache"
@@ -72,17 +71,13 @@ def drop(data_dir: Path, wanted: int) -> int:
 
 
 def _make(target: Path, make: Callable[[Path], None]) -> Path:
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        make(draft)
-        draft.chmod(0o755)
-        draft.rename(target)
-    except BaseException:  # a stop, too, leaves nothing behind
-        shutil.rmtree(draft, ignore_errors=True)
-        if target.is_dir():
-            return target  # another process was first
-        raise
-    return target
+        with atomic.new_folder(target, durable=False) as draft:
+            make(draft)
+    except OSError:
+        if not target.is_dir():
+            raise
+    return target  # another process may have been first
 
 
 def _used(folder: Path) -> bool:

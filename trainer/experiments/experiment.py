@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.common import file_locks
+from trainer.common import atomic, file_locks
 from trainer.common.disk import disk_full
 from trainer.common.environment import machine
 from trainer.common.errors import InvalidConfig, UserError
@@ -27,7 +27,7 @@ from trainer.config.schema import RunConfig
 from trainer.experiments.scenario_plans import Offer, Planner
 from trainer.runs import duration_estimates, lifecycle
 from trainer.runs.history import ACTIVE
-from trainer.runs.store import MAX_TITLE, RUN_ID, Run, RunStore, new_id, write_json
+from trainer.runs.store import MAX_TITLE, RUN_ID, Run, RunStore, new_id
 
 FOLDER = "experiments"
 ID = re.compile(r"exp-\d{8}-\d{6}-[0-9a-f]{6}")
@@ -170,7 +170,7 @@ class Experiments:
     def _write(self, experiment: Experiment) -> None:
         try:
             self._folder.mkdir(exist_ok=True)
-            write_json(self._folder / f"{experiment.id}.json", experiment.to_json())
+            atomic.write_json(self._folder / f"{experiment.id}.json", experiment.to_json())
         except OSError as error:
             raise disk_full() from error
 

@@ -14,6 +14,7 @@ import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
 
+from trainer.common import atomic
 from trainer.common.errors import UserError
 from trainer.common.redaction import redact
 from trainer.experiments import charts, curves
@@ -94,14 +95,14 @@ def report_zip(store: RunStore, found: Comparison, experiment: Experiment | None
     }
     name = re.sub(r"[^A-Za-z0-9]+", "-", experiment.name if experiment else "comparison").strip("-")[:40]
     path = exports_dir / f"{name or 'report'}-{secrets.token_hex(4)}.zip"
-    draft = path.with_name(f".{path.name}")
     try:
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file, text in texts.items():
-                archive.writestr(file, text)
-        draft.replace(path)
+        with (
+            atomic.new_file(path, durable=False) as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            for member, text in texts.items():
+                archive.writestr(member, text)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise UserError(f"The zip cannot be written: {error.strerror}.", "Free some space.", "disk") from error
     return path
 

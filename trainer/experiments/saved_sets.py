@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer.common import file_locks
+from trainer.common import atomic, file_locks
 from trainer.common.disk import disk_full
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config import validation
 from trainer.config.schema import RunConfig, Tick
 from trainer.planning.scenarios import SETS, Scenario, ScenarioSet
-from trainer.runs.store import MAX_TITLE, write_json
+from trainer.runs.store import MAX_TITLE
 
 FILE = "scenario-sets.json"
 MAX_SETS, MAX_SCENARIOS = 100, 50
@@ -91,7 +91,7 @@ class OwnSets:
             for name, items in sets.items()
         }
         try:
-            write_json(self._path, value)
+            atomic.write_json(self._path, value)
         except OSError as error:
             raise disk_full() from error
 

@@ -4,15 +4,13 @@ no link, no local path, no token. Needs no torch."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
-import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from trainer.common import redaction
+from trainer.common import atomic, redaction
 from trainer.common.errors import UserError
 from trainer.runs.store import Run
 
@@ -33,15 +31,15 @@ def adapter_zip(run: Run, exports_dir: Path) -> Path:
     _check_weights(weights, run.title)
     name = re.sub(r"[^A-Za-z0-9]+", "-", run.title).strip("-")[:40]
     path = exports_dir / (f"{name}-{run.id}.zip" if name and name != run.id else f"adapter-{run.id}.zip")
-    draft = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
     try:
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+        with (
+            atomic.new_file(path, durable=False) as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        ):
             archive.write(weights, WEIGHTS)
-            for file, text in texts(run).items():
-                archive.writestr(file, text)
-        draft.replace(path)
+            for name, text in texts(run).items():
+                archive.writestr(name, text)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise UserError(f"The zip cannot be written: {error.strerror}.", "Free some space.", "disk") from error
     return path
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer.common import file_locks
+from trainer.common import atomic, file_locks
 from trainer.common.disk import disk_full
 from trainer.common.disk_cache import FULL
 from trainer.common.errors import InvalidConfig, UserError
@@ -174,7 +174,7 @@ def _fetch(repository: Repository, file: HubFile, stop: threading.Event) -> None
             if not blob.is_file():
                 _grow(repository, file, part, stop)
                 if not stop.is_set():
-                    part.replace(blob)
+                    atomic.publish(part, blob)
     except OSError as error:
         if error.errno in FULL:
             raise disk_full() from error

@@ -6,11 +6,14 @@ the very code that made them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+from trainer.common import atomic
 
 FILE = ".index.json"
 SOURCES = ("events.jsonl", "config.json", "title")
@@ -74,12 +77,8 @@ class Index:
         if not self._changed:
             return
         self._changed = False
-        draft = self._path.with_name(f"{FILE}-{os.getpid()}")
-        try:
-            draft.write_text(json.dumps({"code": self._code, "runs": self._entries}), encoding="utf-8")
-            draft.replace(self._path)
-        except OSError:
-            draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            atomic.write(self._path, json.dumps({"code": self._code, "runs": self._entries}), durable=False)
 
 
 def _code() -> str:

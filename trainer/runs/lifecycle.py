@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from trainer.common import file_locks
+from trainer.common import atomic, file_locks
 from trainer.common.disk import disk_full
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import RunConfig
@@ -22,7 +22,7 @@ from trainer.config.validation import validate
 from trainer.planning.schedule import steps_per_epoch
 from trainer.runs import event_log, queue_order
 from trainer.runs.history import ACTIVE, ENDED
-from trainer.runs.store import Run, RunStore, write_json
+from trainer.runs.store import Run, RunStore
 
 KILL_PATIENCE = 5.0
 """Seconds that a killed process has to be gone."""
@@ -132,7 +132,7 @@ def _save_longer(run: Run, config: RunConfig, epochs: float) -> str:
     if issues:
         raise InvalidConfig(issues)
     name = f"config-{1 + max([1, *map(_number, run.folder.glob('config-*.json'))])}.json"
-    write_json(run.folder / name, longer.to_json())
+    atomic.write_json(run.folder / name, longer.to_json())
     return name
 
 

@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from trainer.common import atomic
+
 FILE = "metrics.f64"
 FIGURES = (
     "time", "epoch", "loss", "learning_rate", "grad_norm", "accuracy", "tokens", "tokens_per_second", "memory",
@@ -142,17 +144,16 @@ def rebuild(events: Path) -> None:
     """Bring metrics.f64 up to date with events.jsonl, which nobody else may be writing meanwhile."""
     rows = load(events)
     offset = int(rows[-1, AT["end"]]) if len(rows) else 0
-    draft, target = events.parent / f".{FILE}", events.parent / FILE
+    target = events.parent / FILE
     missing = (row for row in _placed(events, offset) if row is not None)
     first = next(missing, None)
     if first is None and target.exists() and target.stat().st_size == rows.nbytes:
         return
-    with draft.open("wb") as file:
+    with atomic.new_file(target, durable=False) as file:
         for part in chunks(rows):
             file.write(part.tobytes())
         for row in ([first] if first else []), missing:
             file.writelines(_ROW.pack(*values) for values in row)
-    draft.replace(target)
 
 
 def _placed(events: Path, offset: int) -> Iterator[tuple[float, ...] | None]:

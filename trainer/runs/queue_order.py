@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from trainer.common import file_locks
+from trainer.common import atomic, file_locks
 
 FILE = "place"
 COUNTER = ".last-place"
@@ -46,6 +46,4 @@ def _read(path: Path) -> int:
 
 
 def _write(path: Path, number: int) -> None:
-    draft = path.with_name(f".{path.name}-draft")
-    draft.write_text(str(number))
-    draft.replace(path)
+    atomic.write(path, str(number), durable=False)

@@ -7,14 +7,13 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.common import file_locks
+from trainer.common import atomic, file_locks
 from trainer.common.disk import disk_full
 from trainer.common.errors import UserError
 from trainer.config import validation
@@ -137,22 +136,18 @@ class RunStore:
         Raises UserError where the disk is full.
         """
         run_id = run_id or new_id()
-        draft = None
         try:
-            draft = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
-            draft.chmod(0o755)
-            write_json(draft / "config.json", config.to_json())
-            planned = plan.to_json()
-            write_json(draft / "plan.json", planned)
-            queue_order.put_last(draft, self.folder)
-            event_log.append(draft / "events.jsonl", "state", state=state, **({"worker": worker} if worker else {}))
-            if commit := planned.get("base", {}).get("commit"):  # what the person saw is what will be trained
-                event_log.append(draft / "events.jsonl", "base", revision=config.model.revision, commit=commit)
-            draft.rename(self.folder / run_id)
+            with atomic.new_folder(self.folder / run_id) as draft:
+                atomic.write_json(draft / "config.json", config.to_json())
+                planned = plan.to_json()
+                atomic.write_json(draft / "plan.json", planned)
+                queue_order.put_last(draft, self.folder)
+                events = draft / "events.jsonl"
+                event_log.append(events, "state", state=state, **({"worker": worker} if worker else {}))
+                if commit := planned.get("base", {}).get("commit"):  # what the person saw is what will be trained
+                    event_log.append(events, "base", revision=config.model.revision, commit=commit)
             queue_order.announce(self.folder)
         except OSError as error:
-            if draft is not None:
-                shutil.rmtree(draft, ignore_errors=True)
             raise disk_full() from error
         return self.get(run_id)
 
@@ -241,7 +236,7 @@ class RunStore:
         if not text:
             raise UserError("The name is empty.", "Write one.", "data")
         try:
-            write_atomic(run.folder / "title", text.encode())
+            atomic.write(run.folder / "title", text)
         except OSError as error:
             raise disk_full() from error
 
@@ -280,21 +275,3 @@ def created(run_id: str) -> float:
         return time.mktime(time.strptime(run_id[:15], "%Y%m%d-%H%M%S"))
     except (ValueError, OverflowError):
         return 0.0
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode())
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or as it was before."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)

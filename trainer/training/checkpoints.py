@@ -8,7 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from trainer.runs.store import write_json
+from trainer.common import atomic
 
 MARKER = "complete.json"
 KEPT = 2
@@ -23,7 +23,7 @@ def mark_complete(checkpoint: Path) -> None:
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file() and path.name != MARKER
     }
-    write_json(checkpoint / MARKER, files)
+    atomic.write_json(checkpoint / MARKER, files)
 
 
 def is_complete(checkpoint: Path) -> bool:

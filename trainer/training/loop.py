@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from pyarrow import compute
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
-from trainer.common import devices
+from trainer.common import atomic, devices
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import RunConfig
 from trainer.data import Bad, Prepared, prepare
@@ -27,7 +26,6 @@ from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config, load_tokenizer
 from trainer.planning.performance import Levers
 from trainer.planning.plan import Plan, make_plan
-from trainer.runs.store import write_json
 from trainer.training import adapter, checkpoints, weight_changes
 from trainer.training.callbacks import Recorder, Sink, memory_held
 from trainer.training.cpu_allocator import keep_freed_memory
@@ -127,7 +125,7 @@ def _settle(plan: Plan, path: Path, resumes: bool) -> Plan:
         _compare(plan, saved)
         if resumes and "levers" in saved:
             return replace(plan, levers=Levers.from_json(saved["levers"]))
-    write_json(path, plan.to_json())
+    atomic.write_json(path, plan.to_json())
     return plan
 
 
@@ -142,9 +140,7 @@ def _compare(plan: Plan, saved: dict[str, Any]) -> None:
 
 def record_skipped(rows: Sequence[Bad], path: Path) -> None:
     """Write down which rows the run leaves out, and why: {"file", "line", "reason"} each."""
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    draft.write_text("".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    draft.replace(path)
+    atomic.write(path, "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows))
 
 
 def save_start(model: PeftModel, config: RunConfig, folder: Path) -> None:
@@ -157,18 +153,14 @@ def save_start(model: PeftModel, config: RunConfig, folder: Path) -> None:
 
 def save_adapter(model: PeftModel, config: RunConfig, tokenizer: Any | None, folder: Path) -> None:
     """Save the adapter as plain PEFT files into `adapter`; that folder is there whole or as it was before."""
-    target, draft = folder / "adapter", folder / f".adapter-{os.getpid()}"
+    for draft in folder.glob(".adapter-*"):  # left by a worker that was killed just here
+        shutil.rmtree(draft, ignore_errors=True)
     keywords = {}
     if config.adapter.init_lora_weights == "pissa":
         keywords["path_initial_model_for_weight_conversion"] = str(folder / "start")
-    # "auto" would also save whole base embeddings that carry LoRA
-    model.save_pretrained(str(draft), save_embedding_layers=False, **keywords)
-    write_json(draft / "run_config.json", config.to_json())
-    if tokenizer is not None:
-        tokenizer.save_pretrained(str(draft))
-    old = folder / ".adapter-old"
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    draft.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    with atomic.new_folder(folder / "adapter", replace=True) as draft:
+        # "auto" would also save whole base embeddings that carry LoRA
+        model.save_pretrained(str(draft), save_embedding_layers=False, **keywords)
+        atomic.write_json(draft / "run_config.json", config.to_json())
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(draft))

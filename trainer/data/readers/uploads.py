@@ -7,11 +7,10 @@ import hashlib
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainer.common import disk_cache
+from trainer.common import atomic, disk_cache
 from trainer.common.errors import UserError
 
 MAX_UPLOAD_BYTES = 6 * 2**30
@@ -36,12 +35,8 @@ def keep_data(upload: Path, data_dir: Path) -> str:
         data_dir.mkdir(parents=True, exist_ok=True)
         if not (data_dir / name).exists():
             check_room((data_dir,), size)
-            draft = data_dir / f".{name}-{uuid.uuid4().hex}"  # the same file may come twice at once
-            try:
-                shutil.copyfile(upload, draft)
-                draft.replace(data_dir / name)
-            finally:
-                draft.unlink(missing_ok=True)
+            with atomic.new_file(data_dir / name) as file:
+                shutil.copyfile(upload, file.name)
     except OSError as error:
         raise UserError(
             f"{safe_name(upload.name)} cannot be read: {error.strerror}.", "Choose another file.", "data"
