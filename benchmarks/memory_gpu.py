@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig  # noqa: E402
+from trainer.planning.schedule import batch_size  # noqa: E402
 
 SHAPES: dict[str, dict[str, int]] = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
@@ -160,7 +161,7 @@ def _data(run: RunConfig) -> Any:
     from trainer.data import Prepared
 
     training = run.training
-    count = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.max_steps
+    count = batch_size(training) * training.max_steps
     ids = torch.randint(3, 32000, (count, training.max_length)).tolist()
     rows = [row[: len(row) - number % 2] for number, row in enumerate(ids)]
     sizes = [len(row) for row in rows]

@@ -20,6 +20,7 @@ from tests.support.lab import small_config
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick
 from trainer.data import packing, prepare
 from trainer.data.readers.uploads import keep_data
+from trainer.planning import schedule
 from trainer.training import loop
 from trainer.training.preflight import packing_is_exact
 
@@ -81,6 +82,21 @@ def test_packed_and_unpacked_runs_have_the_same_figures(kind: str, config: RunCo
     for left, right in zip(figures(plain), figures(tight), strict=True):
         assert left == pytest.approx(right, rel=2e-5)
     assert figures(tight)[0][0] != figures(tight)[0][-1]
+
+
+@pytest.mark.parametrize("way", ["bfd", "group_by_length"])
+def test_however_batches_are_filled_a_run_takes_the_steps_that_were_planned(
+    way: str, config: RunConfig, train: Any
+) -> None:
+    training = replace(
+        config.training, max_steps=0, num_train_epochs=1.5, per_device_train_batch_size=4,
+        gradient_accumulation_steps=3,
+    )  # fmt: skip
+    config = replace(config, training=training)
+    events = train(packed(config, way))
+    started = next(event for event in events if event["type"] == "state")
+    assert started["steps"] == schedule.total_steps(training, started["examples"]) > 5
+    assert [event["step"] for event in events if event["type"] == "metrics"][-1] == started["steps"]
 
 
 def test_the_held_out_part_is_measured_at_the_end(config: RunConfig, train: Any) -> None:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
 
 from trainer.config import overrides, validation
 from trainer.config.schema import RunConfig, TrainingConfig
-from trainer.planning.schedule import total_steps, warmup_steps
+from trainer.planning.schedule import (
+    CHECKPOINTS,
+    EVALS,
+    eval_steps,
+    extended,
+    save_steps,
+    total_steps,
+    warmup_steps,
+)
 from trainer.planning.short_runs import SENSIBLE_STEPS, warnings
 
 
@@ -68,6 +78,67 @@ def test_steps_and_rates_are_those_of_transformers(
     if steps >= 10:  # the study's warmup of a tenth, bit for bit
         theirs = trained(tmp_path, training, examples, training.warmup_ratio).state.log_history
         assert rates == [row["learning_rate"] for row in theirs if "loss" in row]
+
+
+class Begun(Exception):
+    """Raised by a Trainer that knows how many steps it will take."""
+
+
+class StopAtOnce(TrainerCallback):  # type: ignore[misc]
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        raise Begun
+
+
+GRID = product((1, 64, 65, 1000), (1, 7, 64), (1, 8), (0.35, 1.1, 100))
+"""Examples, micro-batch, accumulation, epochs."""
+
+
+def test_all_of_the_grid_counts_as_transformers_counts(tmp_path: Path) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    trainer = Trainer(Line(), arguments, train_dataset=[{"x": torch.ones(1)}] * 1000, callbacks=[StopAtOnce()])
+    for examples, micro, accumulation, epochs in GRID:
+        values = {
+            "per_device_train_batch_size": micro,
+            "gradient_accumulation_steps": accumulation,
+            "num_train_epochs": epochs,
+        }
+        for name, value in values.items():
+            setattr(trainer.args, name, value)
+        trainer.train_dataset = [{"x": torch.ones(1)}] * examples
+        with pytest.raises(Begun):
+            trainer.train()
+        training = TrainingConfig(**values)
+        steps = total_steps(training, examples)
+        assert steps == trainer.state.max_steps, training
+        assert 1 <= ceil(steps / eval_steps(training, examples, 1)) <= EVALS
+        assert 1 <= ceil(steps / save_steps(training, examples)) <= CHECKPOINTS
+
+
+@pytest.mark.parametrize(("held_out", "evaluations"), [(4, 10), (650, 3), (65_000, 1)])
+def test_a_run_over_few_rows_is_evaluated_as_often_as_promised(
+    held_out: int, evaluations: int, tmp_path: Path
+) -> None:
+    """65 rows, batch 64, 100 epochs: 200 steps, of which every second sees one row."""
+    training = TrainingConfig(
+        per_device_train_batch_size=64, gradient_accumulation_steps=1, num_train_epochs=100, max_steps=-1
+    )
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
+        num_train_epochs=100, per_device_train_batch_size=64, eval_strategy="steps",
+        eval_steps=eval_steps(training, 65, held_out),
+    )  # fmt: skip
+    rows = [{"x": torch.ones(1)}] * 65
+    trainer = Trainer(Line(), arguments, train_dataset=rows, eval_dataset=rows[:1])
+    trainer.train()
+    assert trainer.state.max_steps == total_steps(training, 65) == 200
+    assert sum("eval_loss" in row for row in trainer.state.log_history) == evaluations
+
+
+def test_more_epochs_are_as_many_more_steps() -> None:
+    by_epochs = TrainingConfig(num_train_epochs=2, max_steps=-1)
+    assert total_steps(extended(by_epochs, 3, 65), 65) == total_steps(replace(by_epochs, num_train_epochs=5), 65)
+    by_steps = TrainingConfig(max_steps=7)
+    assert total_steps(extended(by_steps, 3, 65), 65) == 7 + 3 * 2
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.03, 0.1, 0.5, 0.9])

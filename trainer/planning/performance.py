@@ -16,6 +16,7 @@ from trainer.config.schema import RunConfig
 from trainer.models.checkpoint_format import held
 from trainer.models.module_map import ModuleMap
 from trainer.planning.memory import Estimate
+from trainer.planning.schedule import batch_size
 
 KEPT_FREE = 0.15
 """Share of the device's room that no pick may touch: for fragments, and for errors of the estimate."""
@@ -74,7 +75,7 @@ def pick(
     training = config.training
     why: dict[str, str] = {}
     every, batch, needs = _memory(config, module_map, device, costs)
-    accumulation = training.per_device_train_batch_size * training.gradient_accumulation_steps // batch
+    accumulation = batch_size(training) // batch
     why["activation_checkpointing"] = _why_checkpointing(training.activation_checkpointing, every, device)
     why["micro_batches"] = _why_batches(config, module_map, device, batch, accumulation)
     compiles, why["torch_compile"] = _compile(config, module_map, device, trained)
@@ -98,8 +99,7 @@ def _memory(
     """Which layers recompute, and the micro-batch: the quickest that fit; of equally quick ones the one that is set,
     or the smallest."""
     training = config.training
-    micro, steps = training.per_device_train_batch_size, training.gradient_accumulation_steps
-    batch = micro * steps
+    micro, batch = training.per_device_train_batch_size, batch_size(training)
     others = range(1, min(batch, LARGEST) + 1) if _free(config, module_map, device) else ()
     sizes = [size for size in others if batch % size == 0] or [micro]
     room = device.room * (1 - KEPT_FREE)

@@ -1,11 +1,17 @@
-"""How many steps a run takes, how many of them warm up, and to which learning rate. One formula for each."""
+"""The one formula for each number of a run's schedule: batch, steps, warmup, evaluations, checkpoints, peak learning
+rate. Everything that shows, plans or trains takes them from here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from trainer.config.schema import TrainingConfig
+
+EVALS, CHECKPOINTS = 10, 5
+"""At most so many of each in a run whose configuration does not say how often."""
+EVAL_SHARE = 0.1
+"""Evaluations are fewer than EVALS where they would take a larger share of the training time than this."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,29 @@ def total_steps(training: TrainingConfig, examples: int) -> int:
     if training.max_steps > 0:
         return training.max_steps
     return ceil(training.num_train_epochs * steps_per_epoch(training, examples))
+
+
+def eval_steps(training: TrainingConfig, examples: int, held_out: int) -> int:
+    """Steps between evaluations: at most EVALS of them over the run, and at least one. A forward pass over an example
+    takes a third of what training on it takes."""
+    if training.eval_steps:
+        return training.eval_steps
+    steps = total_steps(training, examples)
+    affordable = int(3 * EVAL_SHARE * examples_seen(training, steps, examples) / max(held_out, 1))
+    return max(1, ceil(steps / max(1, min(EVALS, affordable))))
+
+
+def save_steps(training: TrainingConfig, examples: int) -> int:
+    """Steps between checkpoints: at most CHECKPOINTS of them over the run, and at least one."""
+    return training.save_steps or max(1, ceil(total_steps(training, examples) / CHECKPOINTS))
+
+
+def extended(training: TrainingConfig, epochs: float, examples: int) -> TrainingConfig:
+    """The same for `epochs` more epochs, counted in steps where `max_steps` ends the run."""
+    if training.max_steps <= 0:
+        return replace(training, num_train_epochs=training.num_train_epochs + epochs)
+    more = max(1, ceil(epochs * steps_per_epoch(training, examples)))
+    return replace(training, max_steps=training.max_steps + more)
 
 
 def total_tokens(training: TrainingConfig, size: Size) -> int:

@@ -37,10 +37,9 @@ def warnings(training: TrainingConfig, examples: int) -> list[Issue]:
 def _with_enough_steps(training: TrainingConfig, examples: int) -> TrainingConfig:
     """The same with SENSIBLE_STEPS or more: as few more epochs as possible, then as large a batch as possible."""
     batches = _smaller_batches(training)
-    most = max(steps_per_epoch(item, examples) for item in batches)
     epochs = training.num_train_epochs
-    if ceil(epochs * most) < SENSIBLE_STEPS:
-        epochs = ceil(SENSIBLE_STEPS / most)
+    if max(total_steps(item, examples) for item in batches) < SENSIBLE_STEPS:
+        epochs = ceil(SENSIBLE_STEPS / max(steps_per_epoch(item, examples) for item in batches))
     tried = (replace(item, num_train_epochs=epochs) for item in batches)
     return next(item for item in tried if total_steps(item, examples) >= SENSIBLE_STEPS)
 

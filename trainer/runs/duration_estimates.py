@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from trainer.common import devices
+from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig, ModelConfig, RunConfig, Tick
 from trainer.planning.schedule import Size, examples_seen, total_tokens
 from trainer.runs import event_log
@@ -43,7 +44,7 @@ def paces(store: RunStore, model: ModelConfig) -> list[Pace]:
     for run_id in store.ids()[:LOOKED_AT]:
         try:
             run = store.get(run_id)
-        except Exception:  # deleted meanwhile
+        except UserError:  # deleted meanwhile
             continue
         pace = _pace(run, model)
         if pace is not None:

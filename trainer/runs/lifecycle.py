@@ -19,7 +19,7 @@ from trainer.common.disk import disk_full
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import RunConfig
 from trainer.config.validation import validate
-from trainer.planning.schedule import steps_per_epoch
+from trainer.planning import schedule
 from trainer.runs import event_log, queue_order
 from trainer.runs.history import ACTIVE, ENDED
 from trainer.runs.store import Run, RunStore
@@ -121,13 +121,7 @@ def _save_longer(run: Run, config: RunConfig, epochs: float) -> str:
     """Write the next numbered configuration. Raises InvalidConfig if so many epochs are none."""
     if not math.isfinite(epochs) or epochs <= 0:
         raise UserError(f"{epochs} is no number of epochs.", "Name a number above 0.", "data")
-    training = config.training
-    if training.max_steps > 0:
-        more = max(1, math.ceil(epochs * steps_per_epoch(training, run.history.examples)))
-        training = replace(training, max_steps=training.max_steps + more)
-    else:
-        training = replace(training, num_train_epochs=training.num_train_epochs + epochs)
-    longer = replace(config, training=training)
+    longer = replace(config, training=schedule.extended(config.training, epochs, run.history.examples))
     issues = validate(longer)
     if issues:
         raise InvalidConfig(issues)

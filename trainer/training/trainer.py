@@ -15,19 +15,14 @@ from trl.trainer.utils import add_fused_lm_head
 
 from trainer.config.schema import RunConfig
 from trainer.data import Prepared, packing
+from trainer.planning import schedule
 from trainer.planning.performance import Levers
-from trainer.planning.schedule import batch_size, total_steps, warmup_steps
 from trainer.training.callbacks import Sink
 from trainer.training.collation import IGNORED, Collator, GroupedSampler
 from trainer.training.compilation import Compiler
 from trainer.training.loading import compute_dtype
 from trainer.training.optimizer import parameter_groups, scale_slices
 from trainer.training.preflight import fused_loss_is_right, head_is_plain, packing_is_exact
-
-EVALS, SAVES = 10, 5
-"""Evaluations and checkpoints of a run that does not say how often; fewer evaluations where they would take more
-than EVAL_SHARE of its time. A forward pass is a third of a step."""
-EVAL_SHARE = 0.1
 
 
 def build_trainer(
@@ -71,7 +66,7 @@ def _arrange(
             way = "group_by_length"
             sink("log", text="This model cannot keep packed examples apart: they are grouped by length instead")
     if way == "group_by_length":
-        trainer.grouped = GroupedSampler(lengths, batch_size(training), training.seed)
+        trainer.grouped = GroupedSampler(lengths, schedule.batch_size(training), training.seed)
     if way in ("bfd", "group_by_length"):
         how = "packed" if way == "bfd" else "grouped by length"
         useful, otherwise = (f"{100 * filled[key]:.0f} %" for key in (way, "off"))
@@ -87,15 +82,14 @@ def _liger(model: PeftModel) -> dict[str, bool]:
 
 def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, held_out: int) -> SFTConfig:
     training = config.training
-    steps = total_steps(training, examples)
     on_gpu = torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=training.num_train_epochs,
-        max_steps=training.max_steps,
+        max_steps=training.max_steps if training.max_steps > 0 else -1,  # transformers takes 0 for a number of steps
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler_type,
-        warmup_steps=warmup_steps(training, steps),
+        warmup_steps=schedule.warmup_steps(training, schedule.total_steps(training, examples)),
         per_device_train_batch_size=levers.per_device_train_batch_size,
         per_device_eval_batch_size=training.per_device_train_batch_size,
         gradient_accumulation_steps=levers.gradient_accumulation_steps,
@@ -108,9 +102,9 @@ def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, h
             {"use_reentrant": False, "every_n_layers": levers.every_n_layers} if levers.every_n_layers else None
         ),
         eval_strategy="steps" if held_out else "no",
-        eval_steps=training.eval_steps or max(1, steps // _evals(steps * batch_size(training), held_out)),
+        eval_steps=schedule.eval_steps(training, examples, held_out),
         eval_on_start=held_out > 0,
-        save_steps=training.save_steps or max(1, steps // SAVES),
+        save_steps=schedule.save_steps(training, examples),
         logging_steps=1,
         logging_nan_inf_filter=False,  # else a NaN loss is drawn as 0
         seed=training.seed,
@@ -123,11 +117,6 @@ def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, h
         remove_unused_columns=False,
         include_num_input_tokens_seen="no",  # counted here, packed or not
     )
-
-
-def _evals(examples: int, held_out: int) -> int:
-    """How often a run over so many examples, repeats counted, measures the held-out ones."""
-    return min(EVALS, max(1, int(3 * EVAL_SHARE * examples / max(held_out, 1))))
 
 
 class _LabTrainer(Trainer):  # type: ignore[misc]
