@@ -13,10 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from trainer.common import file_locks
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
-_MEMINFO = Path("/proc/meminfo")
 FRESH = 1.0
 """Seconds for which what a device has free is not asked again."""
 
@@ -86,7 +87,8 @@ def lock_path(device: str) -> Path:
 def _look(name: str) -> Device:
     busy = file_locks.holder(lock_path(name)) not in (None, os.getpid())
     if name == "cpu":
-        return Device(name, *_machine_memory(), busy=busy)
+        memory = psutil.virtual_memory()
+        return Device(name, memory.total, memory.available, busy=busy)
     return Device(name, *_gpu(place(name)), busy=busy)
 
 
@@ -144,16 +146,3 @@ def _nvml() -> Any:
     except pynvml.NVMLError:
         return None
     return pynvml
-
-
-def _machine_memory() -> tuple[int, int]:
-    """Total and available bytes of the machine's memory."""
-    try:
-        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
-        sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
-        return sizes["MemTotal"], sizes["MemAvailable"]
-    except (OSError, ValueError, LookupError):
-        pass
-    with contextlib.suppress(OSError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 0
-    return 0, 0

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import psutil
+
 HOLDER, WRITER = 0, 1
 """Bytes of a lock file: who lives there, and whose turn it is to write. A worker holds both."""
 _TURN = threading.Lock()
@@ -67,17 +69,18 @@ def holder(path: Path) -> int | None:
 
 
 def identity(process: int) -> str:
-    """A name of a living process that no later one gets: its id and, where /proc tells, when it started."""
+    """A name of a living process that no later one gets: its id and when it started; empty where it is gone.
+
+    Linux counts from the boot in hundredths of a second, which no change of the clock moves.
+    """
     try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        if Path("/proc/self/stat").exists():
+        found = psutil.Process(process)
+        if found.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return ""
-        with contextlib.suppress(OSError):
-            os.kill(process, 0)
-            return f"{process}-0"
+        started = found.create_time() - (psutil.boot_time() if psutil.LINUX else 0)
+    except psutil.NoSuchProcess:
         return ""
-    return "" if fields[0] in "ZX" else f"{process}-{fields[19]}"
+    return f"{process}-{round(started * 100)}"
 
 
 def alive(name: str) -> bool:

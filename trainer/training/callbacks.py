@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import TrainerCallback
 
@@ -110,7 +111,8 @@ def memory_peak() -> int:
     """The most bytes so far: that torch allocated on the GPU, or that this process had where there is none."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    try:  # getrusage's figure begins with what the process had that started this one
+    # getrusage's figure begins with what the process had that started this one, and psutil knows no peak on Linux
+    try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     except (OSError, ValueError, IndexError):
@@ -123,8 +125,4 @@ def memory_held() -> int:
     """Bytes held now, counted as `memory_peak` counts: on a CPU libraries and data are among them."""
     if torch.cuda.is_available():
         return int(torch.cuda.memory_allocated())
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return memory_peak()
-    return pages * resource.getpagesize()
+    return int(psutil.Process().memory_info().rss)
