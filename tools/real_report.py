@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -22,6 +20,8 @@ from typing import Any
 
 from tools.real_model import MODEL, MODEL_NAME, ROOT, prepare_model
 from trainer import demo
+from trainer.common.environment import machine
+from trainer.common.formatting import duration, loss, size
 from trainer.config.schema import DataConfig
 from trainer.data.readers.uploads import keep_data
 
@@ -144,7 +144,7 @@ def report(results: list[Result], asked: list[dict[str, str]], base: list[str], 
     lines = [
         "# A real LLM on a CPU",
         "",
-        f"Made by `python -m tools.real_report --steps {steps}` on {cpu_name()}, {os.cpu_count()} cores "
+        f"Made by `python -m tools.real_report --steps {steps}` on {machine()['Processor']} "
         f"({packages}). {MODEL_NAME}, weights in bfloat16, computed in float32; the demo's pirate rows, "
         f"{HELD_OUT_ROWS} held out; {steps} steps of {TRAINING['per_device_train_batch_size']} examples, "
         f"learning rate {TRAINING['learning_rate']:g} (full modules 0.1 × that), one seed. One seed shows that "
@@ -171,30 +171,19 @@ def table_rows(results: list[Result]) -> list[str]:
     """Figures, a column for each run."""
     rows = {
         "Trainable parameters": [f"{result.plan['trainable']:,}" for result in results],
-        "Adapter file, planned": [megabytes(result.plan["adapter_bytes"]) for result in results],
-        "Adapter file": [megabytes((r.folder / "adapter/adapter_model.safetensors").stat().st_size) for r in results],
-        "Eval loss before training": [f"{result.evals[0][1]:.3f}" for result in results],
-        "Eval loss after training": [f"{result.evals[-1][1]:.3f}" for result in results],
-        "Peak memory, predicted": [megabytes(result.plan["memory_predicted"]) for result in results],
-        "Peak memory, measured": [megabytes(result.memory) for result in results],
-        "Time from the command to the saved adapter": [f"{result.seconds / 60:.1f} min" for result in results],
+        "Adapter file, planned": [size(result.plan["adapter_bytes"]) for result in results],
+        "Adapter file": [size((r.folder / "adapter/adapter_model.safetensors").stat().st_size) for r in results],
+        "Eval loss before training": [loss(result.evals[0][1]) for result in results],
+        "Eval loss after training": [loss(result.evals[-1][1]) for result in results],
+        "Peak memory, predicted": [size(result.plan["memory_predicted"]) for result in results],
+        "Peak memory, measured": [size(result.memory) for result in results],
+        "Time from the command to the saved adapter": [duration(result.seconds) for result in results],
     }
     return [f"| {name} | " + " | ".join(values) + " |" for name, values in rows.items()]
 
 
-def megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"
-
-
 def one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def cpu_name() -> str:
-    """The processor's model name, where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    found = [line for line in path.read_text().splitlines() if line.startswith("model name")] if path.exists() else []
-    return found[0].partition(":")[2].strip() if found else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

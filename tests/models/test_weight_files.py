@@ -300,7 +300,7 @@ def test_an_index_that_counts_other_weights_is_a_warning(folder: Path) -> None:
     (folder / INDEX).write_text(json.dumps(value | {"metadata": {"total_size": 9_900_000_000}}))
     found = examined(folder)
     assert found.issues == ()
-    assert "counts 9.9 GB of weights" in found.warnings[0].problem
+    assert "counts 9.90 GB of weights" in found.warnings[0].problem
 
 
 def test_links_and_folders_that_are_never_read_do_no_harm(folder: Path) -> None:

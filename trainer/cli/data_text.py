@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainer.common.formatting import duration, percent
 from trainer.data.format_detection import SHAPES
 
 COLOURS = {"counts": "\033[30;42m", "context": "\033[2m", "cut": "\033[9;31m"}
@@ -25,7 +26,7 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     tokens = report["tokens"]
     if tokens:
         yield f"{tokens['examples']:,} training examples, {report['held_out']['examples']:,} held out"
-        yield f"{tokens['total']:,} tokens, {tokens['counted']:,} count for the loss ({tokens['share']:.1%})"
+        yield f"{tokens['total']:,} tokens, {tokens['counted']:,} count for the loss ({percent(tokens['share'])})"
         yield "lengths: " + ", ".join(f"{name} {size:,}" for name, size in tokens["quantiles"].items())
         yield (
             f"max_length {tokens['max_length']}: {tokens['longer']:,} longer, {tokens['answers_cut']:,} answers cut; "
@@ -33,12 +34,12 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     if report["batches"]:
         batches = report["batches"]
-        useful, otherwise = (f"{100 * batches[key]:.0f} %" for key in ("fill", "unpacked"))
+        useful, otherwise = (percent(batches[key]) for key in ("fill", "unpacked"))
         yield f"batches: {batches['way']}, {useful} useful tokens ({otherwise} otherwise)"
     if report["training"]:
         training = report["training"]
         seconds = training.get("seconds")
-        pace = f"about {seconds / 60:,.1f} minutes" if seconds else "time unknown: no run of this model yet"
+        pace = f"about {duration(seconds)}" if seconds else "time unknown: no run of this model yet"
         yield f"{training['steps']:,} steps, {training['tokens']:,} tokens, {pace}"
     for issue in (*report["warnings"], *report["issues"]):
         yield f"{issue['problem']} {issue['fix']}"

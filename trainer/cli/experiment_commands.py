@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trainer.cli.data_commands import check_data
-from trainer.common import atomic
+from trainer.common import atomic, formatting
 from trainer.common.errors import UserError
 from trainer.config import validation
 from trainer.execution.scheduler import Supervisor
@@ -67,7 +67,7 @@ def run_scenarios(options: argparse.Namespace, module_map: Callable[..., ModuleM
     time_needed = duration_estimates.total(configs, duration_estimates.paces(store, base.model))
     if not options.json:
         _print_offers(offers)
-        print(f"{len(configs)} runs, {_long(time_needed, 'as long as the first run will tell')}")
+        print(f"{len(configs)} runs, {_about(time_needed, 'as long as the first run will tell')}")
     if configs:
         check_data(base, options)
     experiments = Experiments(store)
@@ -142,7 +142,7 @@ class Shown:
     def _tell(self, run_id: str, state: str) -> None:
         run = self._experiments.store.get(run_id)
         loss = run.history.latest.get("eval_loss")
-        figure = "" if loss is None else f"  eval loss {loss:.4f}"
+        figure = "" if loss is None else f"  eval loss {formatting.loss(loss)}"
         if not self._quiet:
             tqdm.write(f"{state:11} {run.title}{figure}  {run.history.message}".rstrip())
             sys.stdout.flush()
@@ -150,7 +150,7 @@ class Shown:
     def _line(self, run_id: str) -> str:
         run = self._experiments.store.get(run_id)
         left = self._experiments.summary(self._experiment)["remaining"]
-        return f"{run.title}: step {run.history.step} of {run.history.steps}, {_long(left, 'time unknown')}"
+        return f"{run.title}: step {run.history.step} of {run.history.steps}, {_about(left, 'time unknown')}"
 
 
 def list_experiments(options: argparse.Namespace) -> int:
@@ -230,8 +230,5 @@ def _print_result(found: Comparison, experiment: Experiment | None, as_json: boo
             print(f"  {setting}: {' | '.join(values)}")
 
 
-def _long(seconds: float | None, unknown: str) -> str:
-    if seconds is None:
-        return unknown
-    minutes = round(seconds / 60)
-    return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"about {max(minutes, 1)} min"
+def _about(seconds: float | None, unknown: str) -> str:
+    return unknown if seconds is None else f"about {formatting.duration(seconds)}"

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from trainer.cli import data_commands, experiment_commands
-from trainer.cli.progress import Progress, figure
-from trainer.common import devices, file_locks
+from trainer.cli.progress import Progress
+from trainer.common import devices, file_locks, formatting
 from trainer.common.errors import InvalidConfig, Issue, UserError
-from trainer.common.formatting import size
+from trainer.common.formatting import percent, size
 from trainer.config import overrides, validation
 from trainer.config.lenient import checked
 from trainer.config.schema import ModelConfig, RunConfig, default_config
@@ -215,7 +215,7 @@ def _runs(options: argparse.Namespace) -> int:
         return 0
     for row in summaries:
         steps = f"{row['step']}/{row['steps']}"
-        loss = f"loss {figure(row['loss'])}  eval {figure(row['eval_loss'])}"
+        loss = f"loss {formatting.loss(row['loss'])}  eval {formatting.loss(row['eval_loss'])}"
         print(f"{row['id']}  {row['state']:11} {steps:>12}  {loss}  {row['name']}  {row['model']}  {row['modules']}")
     return 0
 
@@ -305,7 +305,7 @@ def _base_models(models_dir: Path) -> BaseModels:
 def _print_plan(plan: Plan) -> None:
     for receipt in plan.receipts:
         print(f"{receipt.tick:24} {receipt.treatment:5} {receipt.note}")
-    print(f"{plan.trainable:,} of {plan.total:,} parameters train ({plan.share:.2%})")
+    print(f"{plan.trainable:,} of {plan.total:,} parameters train ({percent(plan.share)})")
     print(f"adapter: {size(plan.adapter_bytes)}")
     if plan.base.bytes:
         print(f"to download first: {size(plan.base.bytes)} in {plan.base.files} files")

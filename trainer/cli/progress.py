@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trainer.common.formatting import size
+from trainer.common.formatting import learning_rate, loss, size
 from trainer.runs.event_log import Event
 
 
@@ -27,7 +27,7 @@ class Progress:
         elif event["type"] == "download":
             self._download(event)
         elif event["type"] == "metrics" and self._bar is not None:
-            self._bar.set_postfix_str(f"loss {figure(event['loss'])}", refresh=False)
+            self._bar.set_postfix_str(f"loss {loss(event['loss'])}", refresh=False)
             self._bar.update(event["step"] - self._bar.n)
         elif line := _line(event):
             tqdm.write(line)
@@ -60,16 +60,11 @@ class Progress:
             self._bar = None
 
 
-def figure(value: Any) -> str:
-    """A loss with four digits behind the point."""
-    return "–" if value is None else f"{value:.4f}"
-
-
 def _line(event: Event) -> str:
     if event["type"] == "metrics":
-        return f"step {event['step']:6}  loss {figure(event['loss'])}  lr {event['learning_rate']:.3g}"
+        return f"step {event['step']:6}  loss {loss(event['loss'])}  lr {learning_rate(event['learning_rate'])}"
     if event["type"] == "eval":
-        return f"step {event['step']:6}  eval loss {figure(event['eval_loss'])}"
+        return f"step {event['step']:6}  eval loss {loss(event['eval_loss'])}"
     if event["type"] == "log":
         return str(event["text"])
     if event["type"] == "state":

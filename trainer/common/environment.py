@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import psutil
+
+from trainer.common.formatting import size
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 
 
 def machine() -> dict[str, str]:
     """Processor, memory, GPUs, system, and versions, by name; what this system does not tell is left out."""
+    # psutil knows no processor's name
     processor = _first("/proc/cpuinfo", r"model name.*: (.+)") or platform.machine()
     found = {
-        "Processor": f"{processor}, {os.cpu_count()} cores",
-        "Memory": _memory(),
+        "Processor": f"{processor}, {psutil.cpu_count()} cores",
+        "Memory": size(psutil.virtual_memory().total),
         "GPUs": _gpus(),
         "System": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
         **{name: _version(name) for name in LIBRARIES},
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _memory() -> str:
-    kilobytes = _first("/proc/meminfo", r"MemTotal: +(\d+) kB")
-    return f"{int(kilobytes) / 2**20:.1f} GiB" if kilobytes else ""
 
 
 def _gpus() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.common.formatting import LOSS_DECIMALS
 from trainer.experiments import curves
 from trainer.experiments.comparison import PRICES, Comparison
 from trainer.runs.store import RunStore
@@ -40,7 +41,7 @@ def curves_figure(
                 "showlegend": place == 0, "mode": "lines+markers" if curve == "eval_loss" else "lines",
                 "line": {"width": 1.8, "color": COLOURS[number % len(COLOURS)], "dash": dash(number)},
                 "marker": {"size": 5}, "opacity": 0.9 if len(group.rows) == 1 else 0.7,
-                "hovertemplate": f"%{{y:.4f}}<extra>{plotly_text(row.title)}</extra>",
+                "hovertemplate": f"%{{y:.{LOSS_DECIMALS}f}}<extra>{plotly_text(row.title)}</extra>",
             })  # fmt: skip
     layout = _layout(curves.AXES[axis], CURVES[curve].lower())
     layout |= {"uirevision": f"{curve} {axis}", "hovermode": "closest"}
@@ -79,7 +80,7 @@ def price_figure(found: Comparison, price: str) -> dict[str, Any]:
             "type": "scatter", "uid": group.name, "x": [x], "y": [y], "name": group.name, "mode": "markers",
             "marker": {"size": 11, "color": COLOURS[number % len(COLOURS)], "symbol": _symbol(number)},
             "error_y": {"type": "data", "array": [group.spread("eval_loss") or 0], "thickness": 1, "width": 3},
-            "hovertemplate": f"%{{x:.4s}}, %{{y:.4f}}<extra>{plotly_text(group.name)}</extra>",
+            "hovertemplate": f"%{{x:.3s}}, %{{y:.{LOSS_DECIMALS}f}}<extra>{plotly_text(group.name)}</extra>",
         })  # fmt: skip
     layout = _layout(
         PRICES[price].lower() + {"memory": ", bytes", "elapsed": ", s"}.get(price, ""), "final eval loss"

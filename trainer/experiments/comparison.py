@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.config.differences import differences
 from trainer.config.schema import RunConfig
@@ -34,6 +35,19 @@ COLUMNS = {
     "elapsed": "Time, s",
 }
 """Figures of the table, in its order."""
+SPREAD = ("eval_loss", "best_eval_loss", "perplexity")
+"""Those whose standard deviation over the seeds is shown."""
+
+
+def shown(key: str, value: float | None) -> str:
+    """One of COLUMNS as people read it."""
+    if key in ("adapter_bytes", "memory"):
+        return formatting.size(value)
+    if key in ("trainable", "tokens_per_second"):
+        return formatting.count(value)
+    if key == "elapsed":
+        return formatting.duration(value)
+    return formatting.decimals(value) if key == "perplexity" else formatting.loss(value)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from trainer.common.environment import machine
 from trainer.common.redaction import redact
-from trainer.experiments.comparison import COLUMNS, PRICES, Comparison, Group, Row
+from trainer.experiments.comparison import COLUMNS, PRICES, SPREAD, Comparison, Group, Row, shown
 from trainer.experiments.experiment import Experiment
 from trainer.export.adapter_zip import clean
 from trainer.runs.store import RunStore
@@ -88,22 +88,9 @@ def cells(group: Group) -> tuple[str, ...]:
     figures = []
     for key in COLUMNS:
         value, spread = group.mean(key), group.spread(key)
-        shown = figure(key, value)
-        figures.append(f"{shown} ± {spread:.4f}" if spread is not None and key.endswith("loss") else shown)
+        text = shown(key, value)
+        figures.append(f"{text} ± {shown(key, spread)}" if spread is not None and key in SPREAD else text)
     return (group.name, *figures)
-
-
-def figure(key: str, value: float | None) -> str:
-    """One of COLUMNS as people read it."""
-    if value is None:
-        return "–"
-    if key.endswith("bytes") or key == "memory":
-        return f"{value / 1e6:,.1f} MB" if value < 1e9 else f"{value / 1e9:,.2f} GB"
-    if key in ("trainable", "tokens_per_second"):
-        return f"{value:,.0f}"
-    if key == "perplexity":
-        return f"{value:,.2f}"
-    return f"{value:,.1f} s" if key == "elapsed" else f"{value:.4f}"
 
 
 def _verdict(found: Comparison) -> Iterator[Block]:
@@ -149,19 +136,20 @@ def _curves(store: RunStore, found: Comparison) -> Table:
             for step, loss in zip(steps.tolist(), losses.tolist(), strict=True):
                 means[group.name].setdefault(int(step), []).append(loss)
     every = sorted({step for losses in means.values() for step in losses})
-    shown = every if len(every) <= SHOWN else [every[round(n * (len(every) - 1) / (SHOWN - 1))] for n in range(SHOWN)]
+    few = min(len(every), SHOWN)
+    chosen = [every[round(n * (len(every) - 1) / max(few - 1, 1))] for n in range(few)]
     rows = tuple(
         (
             f"{step:,}",
-            *(figure("eval_loss", fmean(found[step]) if step in found else None) for found in means.values()),
+            *(shown("eval_loss", fmean(found[step]) if step in found else None) for found in means.values()),
         )
-        for step in shown
+        for step in chosen
     )
     return Table(("Eval loss at step", *means), rows)
 
 
 def _figures(row: Row) -> tuple[str, ...]:
-    return tuple(figure(key, getattr(row, key)) for key in COLUMNS)
+    return tuple(shown(key, getattr(row, key)) for key in COLUMNS)
 
 
 def _scenarios(experiment: Experiment) -> Iterator[Block]:

@@ -13,6 +13,8 @@ from math import cos, pi, sin, sqrt, tan
 from statistics import mean, stdev
 from typing import Any
 
+from trainer.common.formatting import loss, percent
+
 LEVEL = 0.95
 ALONE = "One seed cannot show whether that is more than chance: run 3 seeds."
 
@@ -94,7 +96,7 @@ def verdict(losses: Mapping[str, Mapping[int, float]], trainable: Mapping[str, i
     least = min(price, key=lambda name: price[name], default=best)
     if best in price and least != best and price[least] < price[best]:
         share = price[least] / price[best]
-        told.append(f"{least} does as well, as far as these seeds show, with {share:.0%} of the parameters.")
+        told.append(f"{least} does as well, as far as these seeds show, with {percent(share)} of the parameters.")
     if len(pairs) > 1:
         told.append("Each interval holds by itself: of twenty such comparisons, expect one to mislead.")
     return told
@@ -103,8 +105,8 @@ def verdict(losses: Mapping[str, Mapping[int, float]], trainable: Mapping[str, i
 def spread_text(values: Sequence[float]) -> str:
     """`0.5123 on average over 3 seeds (spread 0.0021)`; of one value, the value."""
     if len(values) == 1:
-        return f"{values[0]:.4f}"
-    return f"{mean(values):.4f} on average over {len(values)} seeds (standard deviation {stdev(values):.4f})"
+        return loss(values[0])
+    return f"{loss(mean(values))} on average over {len(values)} seeds (standard deviation {loss(stdev(values))})"
 
 
 def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from trainer.common import atomic, redaction
+from trainer.common import atomic, formatting, redaction
 from trainer.common.errors import UserError
 from trainer.runs.store import Run
 
@@ -146,8 +146,8 @@ def model_card(run: Run) -> str:
         for receipt in plan.get("receipts", [])
     )
     facts = {
-        "Training loss": _number(history.latest.get("loss")),
-        "Held-out loss": _number(history.latest.get("eval_loss")),
+        "Training loss": formatting.loss(history.latest.get("loss")),
+        "Held-out loss": formatting.loss(history.latest.get("eval_loss")),
         "Steps": f"{history.step} of {history.steps}",
         "Trainable parameters": f"{plan.get('trainable', 0):,}",
         "Data": _prose(run.config.data.path or run.config.data.source),
@@ -208,10 +208,6 @@ def _plain(text: str) -> str:
 def _prose(text: str) -> str:
     """Text that Markdown shows as it is."""
     return re.sub(r"([*_#!~&])", r"\\\1", _plain(text))
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 def _dump(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from trainer.common.errors import Issue
+from trainer.common.formatting import percent
 from trainer.config.schema import RunConfig, Tick
 from trainer.models.module_map import ModuleKind, ModuleMap
 from trainer.planning.parameter_counts import trainable_count
@@ -104,7 +105,7 @@ def _experts_trained(
     numbers = sum(trainable_count(target, config.adapter) for target in own)
     share = numbers / sum(trainable_count(target, config.adapter) for target in targets)
     problem = (
-        f"Each of the {chosen[0][1].shape[0]} experts gets factors of its own: {_percent(share)} of what trains. "
+        f"Each of the {chosen[0][1].shape[0]} experts gets factors of its own: {percent(share)} of what trains. "
         f"A token reaches {active} of them."
     )
     names = _names(kind for _, kind in chosen)
@@ -129,11 +130,7 @@ def _stacks(kinds: Iterable[ModuleKind]) -> set[str]:
 
 
 def _share(kinds: Iterable[ModuleKind], module_map: ModuleMap) -> str:
-    return _percent(sum(kind.parameters for kind in kinds) / module_map.parameters)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if 0.01 <= share < 0.99 else f"{100 * share:.1f} %"
+    return percent(sum(kind.parameters for kind in kinds) / module_map.parameters)
 
 
 def _names(kinds: Iterable[ModuleKind]) -> str:

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from trainer.common.formatting import percent
 from trainer.config.schema import RunConfig
 from trainer.data import Prepared, packing
 from trainer.planning import schedule
@@ -69,7 +70,7 @@ def _arrange(
         trainer.grouped = GroupedSampler(lengths, schedule.batch_size(training), training.seed)
     if way in ("bfd", "group_by_length"):
         how = "packed" if way == "bfd" else "grouped by length"
-        useful, otherwise = (f"{100 * filled[key]:.0f} %" for key in (way, "off"))
+        useful, otherwise = (percent(filled[key]) for key in (way, "off"))
         sink("log", text=f"Batches are {how}: {useful} useful tokens ({otherwise} otherwise)")
 
 

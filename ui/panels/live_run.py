@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.runs.history import ACTIVE, History
 from trainer.runs.store import Run, describe_ticks
@@ -184,8 +185,8 @@ def _progress(history: History, state: str, message: str) -> str:
     if state == "running" and history.latest.get("time"):
         elapsed += max(0.0, time.time() - history.latest["time"])
     left = history.remaining() if state == "running" else None
-    times = f"<span>elapsed {text.seconds(elapsed)}</span>" if elapsed else ""
-    times += f"<span>about {text.seconds(left)} left</span>" if left is not None else ""
+    times = f"<span>elapsed {formatting.duration(elapsed)}</span>" if elapsed else ""
+    times += f"<span>about {formatting.duration(left)} left</span>" if left is not None else ""
     kind = "unchanged" if history.unchanged else state
     times += f'<span class="message {text.escape(kind)}">{text.escape(message)}</span>' if message else ""
     busy = " busy" if state in ("starting", "stopping") else ""
@@ -200,11 +201,11 @@ def _progress(history: History, state: str, message: str) -> str:
 def _download(done: dict[str, float]) -> str:
     """How far the download of a hub model is: files, bytes, speed, time left."""
     share = done["bytes"] / done["total"]
-    left = text.seconds((done["total"] - done["bytes"]) / done["speed"]) if done["speed"] else ""
+    left = formatting.duration((done["total"] - done["bytes"]) / done["speed"]) if done["speed"] else ""
     parts = (
-        f"{text.size(done['bytes'])} of {text.size(done['total'])}",
+        f"{formatting.size(done['bytes'])} of {formatting.size(done['total'])}",
         f"{done['files']:,.0f} of {done['of']:,.0f} files",
-        f"{text.size(done['speed'])}/s" if done["speed"] else "waiting for the hub",
+        f"{formatting.size(done['speed'])}/s" if done["speed"] else "waiting for the hub",
         f"about {left} left" if left else "",
     )
     cells = "".join(f"<span>{part}</span>" for part in parts if part)
@@ -220,18 +221,20 @@ def _figures(run: Run) -> str:
     predicted = run.plan().get("memory_predicted")
     known = latest.get("perplexity") is not None and latest.get("eval_accuracy") is not None
     quality = (
-        f"Perplexity {text.figure(latest['perplexity'])}, {text.percent(latest['eval_accuracy'])} of the tokens right"
+        f"Perplexity {formatting.decimals(latest['perplexity'])}, "
+        f"{formatting.percent(latest['eval_accuracy'])} of the tokens right"
         if known
         else ""
     )
-    best = f"best {text.figure(history.best_eval_loss)}" if history.best_eval_loss is not None else ""
+    planned = f"of ≈ {formatting.size(predicted)}" if predicted else ""
+    best = f"best {formatting.loss(history.best_eval_loss)}" if history.best_eval_loss is not None else ""
     items = (
-        ("Train loss", text.figure(latest.get("loss")), "", ""),
-        ("Eval loss", text.figure(latest.get("eval_loss")), best, quality),
-        ("Learning rate", text.short(latest.get("learning_rate")), "", ""),
-        ("Gradient norm", text.figure(latest.get("grad_norm"), 3), "", ""),
-        ("Tokens/s", text.count(latest.get("tokens_per_second")), "", ""),
-        ("Memory", text.size(latest.get("memory")), f"of ≈ {text.size(predicted)}" if predicted else "", ""),
+        ("Train loss", formatting.loss(latest.get("loss")), "", ""),
+        ("Eval loss", formatting.loss(latest.get("eval_loss")), best, quality),
+        ("Learning rate", formatting.learning_rate(latest.get("learning_rate")), "", ""),
+        ("Gradient norm", formatting.decimals(latest.get("grad_norm")), "", ""),
+        ("Tokens/s", formatting.count(latest.get("tokens_per_second")), "", ""),
+        ("Memory", formatting.size(latest.get("memory")), planned, ""),
     )
     cells = "".join(
         f"<div title='{title}'><dt>{name}</dt><dd>{value}</dd><dd class='more'>{more}</dd></div>"

@@ -12,13 +12,13 @@ from typing import Any
 
 import gradio as gr
 
+from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.models.hub import Unreachable
 from trainer.models.search import MAX_QUERY, Choice
 from trainer.service.lab import Lab
 from ui.handlers import DIRECT
 from ui.theme import STATIC
-from ui.views import text
 
 SCRIPT = STATIC / "model_field.js"
 TEMPLATE = """<div class="model-field">
@@ -74,7 +74,7 @@ def groups(lab: Lab) -> dict[str, Any]:
 def _place(choice: Choice) -> str:
     """The size of a model's weights on this machine, or that they are not here."""
     if choice.bytes is not None:
-        return text.size(choice.bytes)
+        return formatting.size(choice.bytes)
     return "to download" if "/" in choice.name else "no weights"
 
 
@@ -95,9 +95,9 @@ def found(lab: Lab, query: str) -> dict[str, Any]:
 def _detail(choice: Choice) -> str:
     """Parameters, license, and whether its terms must be accepted."""
     parts = (
-        f"{text.count(choice.parameters)} parameters" if choice.parameters else "",
+        f"{formatting.count(choice.parameters)} parameters" if choice.parameters else "",
         choice.license or "no license given",
         "gated" if choice.gated else "",
-        f"{text.count(choice.downloads)} downloads" if choice.downloads else "",
+        f"{formatting.count(choice.downloads)} downloads" if choice.downloads else "",
     )
     return " · ".join(part for part in parts if part)

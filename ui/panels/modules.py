@@ -12,13 +12,14 @@ from typing import Any
 
 import gradio as gr
 
+from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.config.schema import Tick
 from trainer.models.module_map import GROUP_TITLES, GROUPS, ModuleKind, ModuleMap
 from trainer.planning.scenarios import SIX
 from trainer.planning.targets import Receipt
 from ui.theme import STATIC
-from ui.views import block_picture, text
+from ui.views import block_picture
 
 SCRIPT = STATIC / "modules_panel.js"
 TEMPLATE = """<div class="modules-and-picture"><p class="fact"></p><div class="modules" aria-live="off"></div>
@@ -126,7 +127,7 @@ def _first_choice(kind: ModuleKind) -> str:
 
 
 def _size(kind: ModuleKind) -> str:
-    return "tied" if kind.tied_to else text.count(kind.parameters)
+    return "tied" if kind.tied_to else formatting.count(kind.parameters)
 
 
 def _note(kind: ModuleKind) -> str:
@@ -145,7 +146,7 @@ def _note(kind: ModuleKind) -> str:
 def _fact(module_map: ModuleMap) -> str:
     layers = f"{module_map.layers} layers" if module_map.layers else ""
     published = f"published in {module_map.checkpoint.title}" if module_map.checkpoint else ""
-    parts = (module_map.model_type, f"{text.count(module_map.parameters)} parameters", layers, published)
+    parts = (module_map.model_type, f"{formatting.count(module_map.parameters)} parameters", layers, published)
     return " · ".join(part for part in parts if part)
 
 

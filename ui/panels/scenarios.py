@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.config.schema import RunConfig
 from trainer.execution.analysis_process import Cancelled
@@ -22,7 +23,7 @@ from ui.form import Form
 from ui.handlers import DIRECT, QUEUED, told
 from ui.panels.live_run import digest
 from ui.theme import STATIC
-from ui.views import comparison, data_report, text
+from ui.views import comparison, data_report
 
 SCRIPT = STATIC / "scenarios_panel.js"
 BASIS = '<p class="quiet">With the model, the data and the settings of the Train tab, all but its ticks.</p>'
@@ -124,7 +125,7 @@ class ScenariosPanel:
         rows = [_row(item, by_key.get(item.key)) for item in self.lab.scenarios(config, set_name)]
         count = sum(offer.runs for offer in offers) * number
         needed = self.lab.time_needed(config, offers, number)
-        known = f"about {text.seconds(needed)} in all" if needed is not None else ""
+        known = f"about {formatting.duration(needed)} in all" if needed is not None else ""
         unknown = "how long is unknown until the first run has run" if count else "nothing to run: tick a scenario"
         return {"rows": rows}, f'<p class="quiet">{count} runs, {known or unknown}.</p>', count
 

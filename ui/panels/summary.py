@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import gradio as gr
 
+from trainer.common import formatting
 from trainer.common.errors import Issue, Value
 from trainer.common.formatting import number_text
 from trainer.planning.plan import Plan
@@ -35,9 +36,9 @@ def summary(
 
 def _figures(plan: Plan) -> str:
     items = (
-        ("Trainable", text.count(plan.trainable), f"{plan.trainable:,} parameters"),
-        ("Share", text.percent(plan.share), f"of {plan.total:,} parameters"),
-        ("Adapter", text.size(plan.adapter_bytes), f"{plan.stored:,} numbers in float32"),
+        ("Trainable", formatting.count(plan.trainable), f"{plan.trainable:,} parameters"),
+        ("Share", formatting.percent(plan.share), f"of {plan.total:,} parameters"),
+        ("Adapter", formatting.size(plan.adapter_bytes), f"{plan.stored:,} numbers in float32"),
     )
     cells = "".join(
         f'<div title="{text.escape(title)}"><dt>{name}</dt><dd>{text.escape(value)}</dd></div>'
@@ -48,7 +49,7 @@ def _figures(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     rows = "".join(
-        f"<tr><th scope='row'>{text.escape(name)}</th><td>{text.size(number)}</td></tr>"
+        f"<tr><th scope='row'>{text.escape(name)}</th><td>{formatting.size(number)}</td></tr>"
         for name, number in plan.memory.items()
         if number
     )
@@ -56,7 +57,7 @@ def _memory(plan: Plan) -> str:
     return (
         f'<div class="memory{short}"><dt>Memory</dt><dd><details>'
         '<summary title="At the peak, as an estimate; open for its parts">'
-        f"≈ {text.size(plan.needed)}</summary><table>{rows}</table></details></dd></div>"
+        f"≈ {formatting.size(plan.needed)}</summary><table>{rows}</table></details></dd></div>"
     )
 
 
@@ -67,7 +68,7 @@ def _room(plan: Plan) -> str:
         return ""
     what = "GPU" if device.is_gpu else "machine"
     state = f" ({what} busy now)" if device.busy else f" free on this {what}" if device.free else f" on this {what}"
-    has = text.size(device.room) + state
+    has = formatting.size(device.room) + state
     batch, longest = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
     found = [f"{batch:,} × {plan.length:,}"] * (batch > 0) + [f"1 × {longest:,}"] * (
         longest > plan.length or not batch
@@ -80,7 +81,7 @@ def _checkpoint(plan: Plan) -> str:
     """What a quantized checkpoint is, and how the run holds it."""
     if not plan.checkpoint:
         return ""
-    way = f" Loading peaks at {text.size(plan.loading)}." if plan.loading else ""
+    way = f" Loading peaks at {formatting.size(plan.loading)}." if plan.loading else ""
     return f'<p class="room">{text.escape(plan.checkpoint["says"] + way)}</p>'
 
 
@@ -98,7 +99,7 @@ def _download(plan: Plan) -> str:
     if not plan.base.bytes:
         return ""
     files = "one file" if plan.base.files == 1 else f"{plan.base.files} files"
-    return f'<p class="quiet">The model is downloaded first: {text.size(plan.base.bytes)} in {files}.</p>'
+    return f'<p class="quiet">The model is downloaded first: {formatting.size(plan.base.bytes)} in {files}.</p>'
 
 
 def _matching_nothing(plan: Plan) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.runs.history import ACTIVE, ENDED
 from trainer.runs.store import MAX_TITLE
@@ -193,11 +194,11 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     """What the table needs of a summary: raw values to sort by, texts to show."""
     keys = ("id", "state", "name", "model", "modules", "loss", "eval_loss", "trainable", "created")
     shown = {
-        "loss": text.figure(row["loss"]),
-        "eval_loss": text.figure(row["eval_loss"]),
-        "trainable": text.count(row["trainable"]),
-        "elapsed": text.seconds(row["elapsed"]) if row["elapsed"] else "–",
-        "created": text.moment(row["created"]),
+        "loss": formatting.loss(row["loss"]),
+        "eval_loss": formatting.loss(row["eval_loss"]),
+        "trainable": formatting.count(row["trainable"]),
+        "elapsed": formatting.duration(row["elapsed"]) if row["elapsed"] else "–",
+        "created": formatting.moment(row["created"]),
     }
     return {key: row[key] for key in keys} | {"elapsed": round(row["elapsed"]) or None, "shown": shown}
 
@@ -206,8 +207,8 @@ def _facts(row: dict[str, Any]) -> str:
     parts = [
         row["model"],
         f"step {row['step']:,} of {row['steps']:,}" if row["steps"] else "",
-        f"best eval loss {text.figure(row['best_eval_loss'])}" if row["best_eval_loss"] is not None else "",
-        f"adapter {text.size(row['adapter_bytes'])}" if row["adapter_bytes"] else "",
+        f"best eval loss {formatting.loss(row['best_eval_loss'])}" if row["best_eval_loss"] is not None else "",
+        f"adapter {formatting.size(row['adapter_bytes'])}" if row["adapter_bytes"] else "",
         row["id"],
     ]
     kind = "unchanged" if row.get("unchanged") else row["state"]  # the index of an earlier version has no such key

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.experiments.charts import COLOURS
-from trainer.experiments.comparison import COLUMNS, Comparison, Group, Row
+from trainer.experiments.comparison import COLUMNS, SPREAD, Comparison, Group, Row
+from trainer.experiments.comparison import shown as figure
 from trainer.experiments.experiment import Experiment
 from ui.views import text
 
@@ -25,15 +27,15 @@ def notice(error: UserError) -> str:
 
 def experiment_row(summary: dict[str, Any]) -> dict[str, Any]:
     """An experiment in the list."""
-    left = f" · about {text.seconds(summary['remaining'])} left" if summary["remaining"] is not None else ""
+    left = f" · about {formatting.duration(summary['remaining'])} left" if summary["remaining"] is not None else ""
     note = f"{summary['finished']} of {summary['runs']} runs finished{left}"
     return {"id": summary["id"], "name": summary["name"], "state": summary["state"], "note": note}
 
 
 def run_row(row: dict[str, Any]) -> dict[str, Any]:
     """A run in the list."""
-    loss = f"eval loss {text.figure(row['eval_loss'])}" if row["eval_loss"] is not None else "no eval loss yet"
-    note = " · ".join((row["model"], loss, text.moment(row["created"])))
+    loss = f"eval loss {formatting.loss(row['eval_loss'])}" if row["eval_loss"] is not None else "no eval loss yet"
+    note = " · ".join((row["model"], loss, formatting.moment(row["created"])))
     return {"id": row["id"], "name": row["name"], "state": row["state"], "note": note}
 
 
@@ -82,11 +84,11 @@ def table(found: Comparison) -> dict[str, Any]:
 
 def _group(number: int, group: Group) -> dict[str, Any]:
     raw = {key: group.mean(key) for key in COLUMNS}
-    shown = {key: _figure(key, value) for key, value in raw.items()}
-    for key in ("eval_loss", "best_eval_loss", "perplexity"):
+    shown = {key: figure(key, value) for key, value in raw.items()}
+    for key in SPREAD:
         spread = group.spread(key)
         if spread is not None:
-            shown[key] += f" ± {text.figure(spread)}"
+            shown[key] += f" ± {figure(key, spread)}"
     name = group.name if len(group.rows) == 1 else f"{group.name} · {len(group.finished)} of {len(group.rows)} seeds"
     return {"colour": _colour(number), "raw": raw | {"name": name}, "shown": shown | {"name": name}}
 
@@ -94,16 +96,8 @@ def _group(number: int, group: Group) -> dict[str, Any]:
 def _run(number: int, row: Row) -> dict[str, Any]:
     raw = {key: getattr(row, key) for key in COLUMNS}
     name = f"{row.title} ({row.state})" if row.state != "finished" else row.title
-    shown = {key: _figure(key, value) for key, value in raw.items()}
+    shown = {key: figure(key, value) for key, value in raw.items()}
     return {"colour": _colour(number), "raw": raw | {"name": name}, "shown": shown | {"name": name}}
-
-
-def _figure(key: str, value: float | None) -> str:
-    if key in ("adapter_bytes", "memory"):
-        return text.size(value)
-    if key in ("trainable", "tokens_per_second"):
-        return text.count(value)
-    return text.seconds(value) if key == "elapsed" else text.figure(value)
 
 
 def _colour(number: int) -> str:

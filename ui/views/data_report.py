@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from trainer.common import formatting
 from ui.views import text
 
 SHAPES = {
@@ -37,7 +38,8 @@ def line(report: Mapping[str, Any]) -> str:
         problem = text.escape(issues[0]["problem"])
         return f'<p class="data-line bad" title="{problem}">{problem}</p>'
     tokens = report["tokens"]
-    parts = [f"{report['good']:,} rows", SHAPES.get(report["shape"], ""), f"{text.percent(tokens['share'])} counts"]
+    counts = f"{formatting.percent(tokens['share'])} counts"
+    parts = [f"{report['good']:,} rows", SHAPES.get(report["shape"], ""), counts]
     parts += [f"{len(report['bad']):,} left out"] if report["bad"] else []
     shown = text.escape(" · ".join(filter(None, parts)))
     return f'<p class="data-line" title="{shown}">{shown}</p>'
@@ -80,19 +82,19 @@ def _figures(report: Mapping[str, Any]) -> str:
         held = report["held_out"]["examples"]
         items += [
             ("Training", f"{tokens['examples']:,}", f"{held:,} held out"),
-            ("Tokens", text.count(tokens["total"]), "per epoch"),
-            ("Count", text.percent(tokens["share"]), f"{text.count(tokens['counted'])} tokens"),
+            ("Tokens", formatting.count(tokens["total"]), "per epoch"),
+            ("Count", formatting.percent(tokens["share"]), f"{formatting.count(tokens['counted'])} tokens"),
         ]
     if training:
         seconds = training["seconds"]
-        pace = f"{text.count(training['tokens'] / seconds)} tokens/s" if seconds else "no run of this model yet"
+        pace = f"{formatting.count(training['tokens'] / seconds)} tokens/s" if seconds else "no run of this model yet"
         items += [
             ("Steps", f"{training['steps']:,}", f"{training['steps_per_epoch']:,} per epoch"),
-            ("Time", f"≈ {text.seconds(seconds)}" if seconds else "unknown", pace),
+            ("Time", f"≈ {formatting.duration(seconds)}" if seconds else "unknown", pace),
         ]
     if batches:
-        other = f", {text.percent(batches['unpacked'])} else" if batches["way"] != "off" else ""
-        items.append(("Fill of batches", text.percent(batches["fill"]), f"{WAYS[batches['way']]}{other}"))
+        other = f", {formatting.percent(batches['unpacked'])} else" if batches["way"] != "off" else ""
+        items.append(("Fill of batches", formatting.percent(batches["fill"]), f"{WAYS[batches['way']]}{other}"))
     if report["duplicates"]:
         items.append(("Duplicates", f"{report['duplicates']:,}", "exact copies"))
     cells = "".join(

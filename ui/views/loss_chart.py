@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from trainer.common.formatting import LOSS_DECIMALS
 from trainer.experiments.curves import smooth, thin
 from trainer.runs.history import ENDED, History
 from ui.theme import ACCENT_CHART, EVAL_CHART
@@ -25,15 +26,15 @@ def loss_figure(history: History, run_id: str) -> go.Figure:
     eval_x, eval_y = _small(*thin(eval_steps, eval_losses))
     figure.add_scatter(
         x=raw_x, y=raw_y, name="train loss", mode=_mode(raw_y), opacity=0.5,
-        line={"width": 1, "color": ACCENT_CHART}, marker={"size": 4}, hovertemplate="%{y:.4f}",
+        line={"width": 1, "color": ACCENT_CHART}, marker={"size": 4}, hovertemplate=f"%{{y:.{LOSS_DECIMALS}f}}",
     )  # fmt: skip
     figure.add_scatter(
         x=smooth_x, y=smooth_y, name="smoothed", mode=_mode(smooth_y),
-        line={"width": 2.2, "color": ACCENT_CHART}, marker={"size": 4}, hovertemplate="%{y:.4f}",
+        line={"width": 2.2, "color": ACCENT_CHART}, marker={"size": 4}, hovertemplate=f"%{{y:.{LOSS_DECIMALS}f}}",
     )  # fmt: skip
     figure.add_scatter(
         x=eval_x, y=eval_y, name="eval loss", mode="lines+markers",
-        line={"width": 1.8, "color": EVAL_CHART}, marker={"size": 6}, hovertemplate="%{y:.4f}",
+        line={"width": 1.8, "color": EVAL_CHART}, marker={"size": 6}, hovertemplate=f"%{{y:.{LOSS_DECIMALS}f}}",
     )  # fmt: skip
     figure.update_layout(_layout(history, run_id))
     return figure

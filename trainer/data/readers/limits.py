@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from trainer.common.errors import UserError
+from trainer.common.formatting import size
 
 Row = dict[str, Any]
 PROBLEM = "\0problem"
@@ -59,7 +60,7 @@ def refuse_binary(head: bytes, name: str) -> None:
 def too_much(name: str) -> UserError:
     """What is told of a file that is larger than any that is read."""
     return UserError(
-        f"{name} has more than {MAX_ROWS:,} rows, or more than {MAX_TEXT_BYTES >> 20:,} MiB of text.",
+        f"{name} has more than {MAX_ROWS:,} rows, or more than {size(MAX_TEXT_BYTES)} of text.",
         "Take a part of it.",
         "data",
     )

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainer.common import atomic, disk_cache
+from trainer.common import atomic, disk_cache, formatting
 from trainer.common.errors import UserError
 
 MAX_UPLOAD_BYTES = 6 * 2**30
@@ -27,7 +27,9 @@ def keep_data(upload: Path, data_dir: Path) -> str:
         size = upload.stat().st_size
         if size > MAX_UPLOAD_BYTES or not upload.is_file():
             raise UserError(
-                f"{safe_name(upload.name)} is no file of at most {MAX_UPLOAD_BYTES >> 30} GiB.", "Split it.", "data"
+                f"{safe_name(upload.name)} is no file of at most {formatting.size(MAX_UPLOAD_BYTES)}.",
+                "Split it.",
+                "data",
             )
         with upload.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
@@ -67,7 +69,7 @@ def check_room(folders: Iterable[Path], size: int) -> None:
             used -= disk_cache.drop(folder, used + size - QUOTA_BYTES)
     if used + size > QUOTA_BYTES:
         raise UserError(
-            f"Uploaded data would pass its quota of {QUOTA_BYTES / 2**30:.0f} GiB.",
+            f"Uploaded data would pass its quota of {formatting.size(QUOTA_BYTES)}.",
             "Remove files that no run needs from the data folder below the runs folder.",
             "disk",
         )
