@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all test-real real real-report lint soak demo report clean
+.PHONY: run test test-all test-real real real-report lint lock soak demo report clean
 
 run: $(VENV)/run
 	@exec $(BIN)/python app.py
@@ -44,6 +44,16 @@ demo: $(VENV)/run
 # the demo's six scenarios, three seeds each; a quarter of an hour or two. Goes on where it was broken off
 report: $(VENV)/run
 	$(BIN)/python -m tools.six_scenarios
+
+# the exact versions of everything, direct or not, from pyproject.toml. Versions that still fit stay: to raise one, delete
+# its line from requirements.txt first
+LOCK = $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --annotation-style line \
+  --custom-compile-command "make lock"
+lock: | $(BIN)/python
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.13,<0.14"
+	$(LOCK) -o requirements.txt
+	$(LOCK) -c requirements.txt --extra test -o tests/requirements.txt
+	$(LOCK) -c requirements.txt --extra real -o tools/requirements.txt
 
 clean:
 	rm -rf $(VENV)
