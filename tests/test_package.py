@@ -1,4 +1,4 @@
-"""What `pip install .` installs: one package, whose `trainer` and `ui` are found even where others have such names."""
+"""What `pip install .` installs: one package, which finds its own `trainer` and `ui` beside others of these names."""
 
 from __future__ import annotations
 

@@ -57,9 +57,7 @@ def _json(text: str, name: str) -> Any:
             f"Mend that place, or start from `{COMMAND} config`.",
         ) from error
     except (RecursionError, ValueError) as error:
-        raise UserError(
-            f"{name} is not valid JSON: {_reason(error)}.", f"Start from `{COMMAND} config`."
-        ) from error
+        raise UserError(f"{name} is not valid JSON: {_reason(error)}.", f"Start from `{COMMAND} config`.") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
