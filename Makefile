@@ -63,7 +63,7 @@ clean:
 	rm -rf $(VENV)
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; this is %s. Name another: make run PYTHON=python3.12" % sys.version.split()[0])'
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 14) or sys.exit("Python 3.11 to 3.14 is needed; this is %s. Name another: make run PYTHON=python3.12" % sys.version.split()[0])'
 	@$(PYTHON) -m venv $(VENV)
 
 # torch comes with the rest in one go, so that nothing else pulls in another build of it
