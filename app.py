@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from trainer.common import redaction
 from trainer.common.errors import UserError
+from trainer.common.program import APP
 from trainer.service.lab import Lab, Settings
 
 FIRST_PORT = 7860
@@ -32,7 +33,7 @@ class Access:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="app.py", description="LoRA Module Lab: a page to train LoRA adapters.")
+    parser = argparse.ArgumentParser(prog=APP, description="LoRA Module Lab: a page to train LoRA adapters.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, help="port (default: $PORT, else 7860 or the next free one)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")

@@ -1,9 +1,8 @@
-"""The app in a process of its own and a browser before it. Without Chromium these are skipped; in CI they fail."""
+"""The app in a process of its own, and a browser in front of it. Without Chromium these tests fail."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright import sync_api
 
-sync_api = pytest.importorskip("playwright.sync_api")
+from tests.browser import chromium
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
@@ -51,12 +51,8 @@ def app(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[sync_api.Browser]:
+    path = chromium.find() or pytest.fail(chromium.MISSING)
     with sync_api.sync_playwright() as playwright:
-        bundled = Path(playwright.chromium.executable_path)
-        path = str(bundled) if bundled.exists() else shutil.which("chromium") or shutil.which("google-chrome")
-        if path is None:
-            missing = "no Chromium: `apt-get install chromium`, or `.venv/bin/playwright install chromium`"
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
         opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield opened
         opened.close()

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from trainer.cli.data_commands import check_data
 from trainer.common import atomic, formatting
 from trainer.common.errors import UserError
+from trainer.common.program import COMMAND
 from trainer.config import validation
 from trainer.execution.scheduler import Supervisor
 from trainer.experiments.comparison import Comparison, compare
@@ -101,7 +102,7 @@ def watch(experiments: Experiments, experiment: Experiment, options: argparse.Na
     found = compare(experiments.store, experiment.runs, experiment)
     _print_result(found, experiment, options.json)
     if stopped or "stopped" in states:
-        print(f"Go on with: python -m trainer resume {experiment.id}", file=sys.stderr)
+        print(f"Go on with: {COMMAND} resume {experiment.id}", file=sys.stderr)
         return STOPPED
     return 0 if all(state == "finished" for state in states) else FAILED
 

@@ -1,4 +1,4 @@
-"""python -m trainer: everything that the page can do, from the command line.
+"""The command line: everything that the page can do.
 
 Exit codes: 0 done, 1 the run failed, 2 bad input (every problem is printed), 3 the run was stopped.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,11 +17,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+from trainer import __version__
 from trainer.cli import data_commands, experiment_commands
 from trainer.cli.progress import Progress
 from trainer.common import devices, file_locks, formatting
 from trainer.common.errors import InvalidConfig, Issue, UserError
 from trainer.common.formatting import percent, size
+from trainer.common.program import APP, COMMAND, HOME
 from trainer.config import overrides, validation
 from trainer.config.lenient import checked
 from trainer.config.schema import ModelConfig, RunConfig, default_config
@@ -39,11 +42,16 @@ from trainer.planning.schedule import Size
 from trainer.runs import lifecycle
 from trainer.runs.store import Run, RunStore
 
+ABOUT = "Train LoRA adapters: everything that the page can do, from the command line."
 BAD_INPUT = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, flags = parser.parse_known_args(arguments)
+    options.flags = flags  # those of the page, which app.py reads
+    if flags and options.command is not _app:
+        parser.error(f"unrecognized arguments: {' '.join(flags)}")
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -58,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=ABOUT)
+    parser.add_argument("--version", action="version", version=f"LoRA Module Lab {__version__}")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--models-dir", type=Path, default=Path("models"), help="folder of models (default: models)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -68,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
+    page = commands.add_parser("app", help="start the page, which is used in a browser", add_help=False)
+    page.set_defaults(command=_app)
     config = add("config", _config, "print a configuration to start from")
     config.add_argument("model", nargs="?", default="demo")
     config.add_argument(
@@ -114,6 +125,14 @@ def _add_run_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         command.add_argument("--json", action="store_true")
     resume.add_argument("--epochs", type=float, default=0, help="train so many epochs more than before")
     export.add_argument("-o", "--output", type=Path, help="file to write (default: the working folder, its own name)")
+
+
+def _app(options: argparse.Namespace) -> int:
+    """Start the page, as `python app.py` does. It is run and not imported: the trainer knows no page."""
+    folders = ["--runs-dir", str(options.runs_dir), "--models-dir", str(options.models_dir)]
+    sys.argv = [APP, *folders, *options.flags]
+    runpy.run_path(str(HOME / "app.py"), run_name="__main__")
+    return 0
 
 
 def _config(options: argparse.Namespace) -> int:

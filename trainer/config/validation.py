@@ -19,6 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from trainer.common import redaction
 from trainer.common.errors import InvalidConfig, Issue, UserError
+from trainer.common.program import COMMAND
 from trainer.config.schema import SCHEMA, DataConfig, RunConfig
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -53,12 +54,10 @@ def _json(text: str, name: str) -> Any:
     except json.JSONDecodeError as error:
         raise UserError(
             f"{name} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}.",
-            "Mend that place, or start from `python -m trainer config`.",
+            f"Mend that place, or start from `{COMMAND} config`.",
         ) from error
     except (RecursionError, ValueError) as error:
-        raise UserError(
-            f"{name} is not valid JSON: {_reason(error)}.", "Start from `python -m trainer config`."
-        ) from error
+        raise UserError(f"{name} is not valid JSON: {_reason(error)}.", f"Start from `{COMMAND} config`.") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
