@@ -113,7 +113,7 @@ def ours(task: Task, clock: Clock, folder: Path) -> None:
         clock.names = [name for name, weight in model.named_parameters() if weight.requires_grad]
         return build_trainer(config, levers, model, *rest)
 
-    loop.build_trainer = build
+    loop.__dict__["build_trainer"] = build
     loop.train(config, loop.Places(folder / "run", folder / "models", folder / "data"), sink, lambda: False)
 
 

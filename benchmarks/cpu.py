@@ -132,7 +132,7 @@ def run(task: Row, python: str) -> Row:
     )
     if done.returncode:
         raise SystemExit(f"{task['who']} failed:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def make_llamafactory(folder: Path) -> str:

@@ -122,12 +122,14 @@ def _dequantise(out: int, width: int, device: str, dtype: torch.dtype) -> float:
 def _attention(shape: Shape, device: str, dtype: torch.dtype) -> float:
     head = shape.hidden // shape.heads
     counts = (shape.heads, shape.key_value_heads, shape.key_value_heads)
-    made = [_random((shape.rows, count, shape.length, head), device, dtype).requires_grad_() for count in counts]
-    gradient = torch.ones_like(made[0])
+    query, key, value = (
+        _random((shape.rows, count, shape.length, head), device, dtype).requires_grad_() for count in counts
+    )
+    gradient = torch.ones_like(query)
 
     def both_ways() -> None:
-        out = scaled_dot_product_attention(*made, is_causal=True, enable_gqa=True)
-        torch.autograd.grad(out, made, gradient)
+        out = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        torch.autograd.grad(out, (query, key, value), gradient)
 
     return seconds(both_ways, device)
 

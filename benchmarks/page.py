@@ -148,7 +148,7 @@ def measure_slowdown(windows: int, folder: Path) -> float:
     from gradio_client import Client
 
     config = replace(default_config(), modules=scenario("5").modules)
-    endless = {"max_steps": 100_000, "eval_steps": 100_000, "save_steps": 100_000}
+    endless: dict[str, Any] = {"max_steps": 100_000, "eval_steps": 100_000, "save_steps": 100_000}
     config = replace(config, training=replace(config.training, **endless))
     steps = {True: 0, False: 0}
     with served_app(folder / "shown") as address, chromium() as page:

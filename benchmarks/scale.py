@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,8 @@ def measure_model(folder: Path, layers: int) -> dict[str, str]:
             (folder / "models" / name).mkdir(parents=True)
             (folder / "models" / name / "config.json").write_text(json.dumps(PHI3 | {"num_hidden_layers": layers}))
             run = replace(default_config(name), modules=scenario("3").modules)
-            maps.append(timed(lambda run=run: lab.module_map(run))[0])
-            plans.append(timed(lambda run=run: lab.plan(run))[0])
+            maps.append(timed(partial(lab.module_map, run))[0])
+            plans.append(timed(partial(lab.plan, run))[0])
     finally:
         lab.close()
     return {"module map": median(maps[1:]), "plan of scenario 3": median(plans[1:])}

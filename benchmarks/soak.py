@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +55,7 @@ def soak(bench: Bench, kills: int, deadline: float, chance: random.Random) -> Co
             app.wait()
         if target != "app" and worker:
             os.kill(worker, 9)
-            wait_for(lambda gone=worker: file_locks.holder(run.folder / "lock") != gone, 5)
+            wait_for(partial(_held_by_another, run.folder / "lock", worker), 5)
         # only the app that started a worker learns how it died
         end = "interrupted" if target == "both" or adopted else "failed"
         _check(bench, run, "" if target == "app" else end, worker)
@@ -80,6 +81,10 @@ def _reach(bench: Bench, run: Run, moment: str) -> None:
     if moment == "training":
         before = bench.run(run).history.step
         wait_for(lambda: bench.run(run).history.step > before or bench.state(run) in ENDED, PATIENCE)
+
+
+def _held_by_another(lock: Path, process: int) -> bool:
+    return file_locks.holder(lock) != process
 
 
 def _check(bench: Bench, run: Run, end: str, worker: int | None) -> None:

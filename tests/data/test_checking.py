@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,12 @@ def test_the_same_content_is_checked_and_tokenised_once(tmp_path: Path, monkeypa
     data = keep(tmp_path, "a.jsonl", lines(PAIR, {"question": "Where?", "answer": "There."}))
     made: list[str] = []
     real = disk_cache._make
-    monkeypatch.setattr(disk_cache, "_make", lambda target, make: made.append(target.name) or real(target, make))
+
+    def made_again(target: Path, make: Callable[[Path], None]) -> Any:
+        made.append(target.name)
+        return real(target, make)
+
+    monkeypatch.setattr(disk_cache, "_make", made_again)
     first = look(data, tiny.tokenizer(), 0, tmp_path)
     look(data, tiny.tokenizer(), 1, tmp_path)
     assert len(made) == 2

@@ -11,9 +11,9 @@ from tests.support.templates import FAMILIES
 from trainer.config.schema import DataConfig
 from trainer.data.chat_templates import choose
 from trainer.data.conversations import BadRow
+from trainer.data.encoding import Encoder
 from trainer.data.loss_mask import Masker, Rendered
 from trainer.data.preview import pieces
-from trainer.data.tokenization import Encoder
 
 SYSTEM = {"role": "system", "content": "Answer briefly."}
 USER, MORE = {"role": "user", "content": "Is it? Yes. or No."}, {"role": "user", "content": "Yes.\n\nAnd  now?"}

@@ -154,6 +154,7 @@ def test_held_out_figures_are_those_of_all_tokens(
     tokenizer = AutoTokenizer.from_pretrained(models_dir / "phi3")
     data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, tmp_path / "data")
     model = AutoModelForCausalLM.from_pretrained(models_dir / "phi3").eval()
+    assert data.eval is not None
     loss = right = count = 0.0
     for example in data.eval:
         ids = torch.tensor(example["input_ids"][: config.training.max_length])[None]

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,16 @@ BASE = RunConfig(model=ModelConfig(quantization="none"), training=TrainingConfig
 
 @pytest.fixture(scope="module")
 def module_map() -> ModuleMap:
+    return phi3_map()
+
+
+@cache
+def phi3_map() -> ModuleMap:
     return discover(tiny.config("phi3"), "phi3")
 
 
 def add_run(
     store: RunStore,
-    module_map: ModuleMap,
     title: str,
     ticks: tuple[str, ...],
     seed: int,
@@ -48,7 +53,7 @@ def add_run(
     """A finished run of `steps` steps whose eval loss ends at `loss`."""
     training = replace(BASE.training, seed=seed)
     config = replace(BASE, title=title, modules=tuple(map(Tick, ticks)), training=training)
-    run = store.create(config, make_plan(config, module_map))
+    run = store.create(config, make_plan(config, phi3_map()))
     writer = EventWriter(run.folder / "events.jsonl")
     writer.write("state", state="running", steps=steps, examples=64)
     for step in range(1, steps + 1):
@@ -64,8 +69,8 @@ def add_run(
 def three_against_three(store: RunStore, module_map: ModuleMap, worse: list[float]) -> Comparison:
     ids = []
     for seed, (good, bad) in enumerate(zip([1.0, 1.1, 1.2], worse, strict=True)):
-        ids.append(add_run(store, module_map, "Big", ("q_proj", "o_proj", "down_proj"), seed, good))
-        ids.append(add_run(store, module_map, "Small", ("o_proj",), seed, bad))
+        ids.append(add_run(store, "Big", ("q_proj", "o_proj", "down_proj"), seed, good))
+        ids.append(add_run(store, "Small", ("o_proj",), seed, bad))
     return compare(store, ids)
 
 
@@ -126,8 +131,8 @@ def test_no_difference_is_said_as_such_with_what_it_saves(tmp_path: Path, module
 
 def test_what_does_not_compare_is_named(tmp_path: Path, module_map: ModuleMap) -> None:
     store = RunStore(tmp_path)
-    first = add_run(store, module_map, "A", ("o_proj",), 1, 1.0)
-    second = add_run(store, module_map, "B", ("down_proj",), 1, 2.0, steps=20)
+    first = add_run(store, "A", ("o_proj",), 1, 1.0)
+    second = add_run(store, "B", ("down_proj",), 1, 2.0, steps=20)
     config = replace(BASE, title="C", model=replace(BASE.model, name="other"), modules=(Tick("o_proj"),))
     queued = store.create(config, make_plan(config, module_map)).id
     found = compare(store, [first, second, queued, first])
@@ -143,7 +148,7 @@ def test_what_does_not_compare_is_named(tmp_path: Path, module_map: ModuleMap) -
 
 def test_curves_over_steps_tokens_and_time_stay_small(tmp_path: Path, module_map: ModuleMap) -> None:
     store = RunStore(tmp_path)
-    ids = [add_run(store, module_map, EVIL, (name,), 1, 1.0, 3000) for name in ("o_proj", "down_proj")]
+    ids = [add_run(store, EVIL, (name,), 1, 1.0, 3000) for name in ("o_proj", "down_proj")]
     found = compare(store, ids)
     for axis, last in (("step", 3000), ("tokens", 300_000), ("elapsed", 6000)):
         figure = charts.curves_figure(store, found, "loss", axis, 15)
@@ -157,7 +162,7 @@ def test_curves_over_steps_tokens_and_time_stay_small(tmp_path: Path, module_map
 
 def test_the_page_shows_foreign_titles_as_text(tmp_path: Path, module_map: ModuleMap) -> None:
     store = RunStore(tmp_path)
-    found = compare(store, [add_run(store, module_map, f"{EVIL}{name}", (name,), 1, 1.0) for name in ("o_proj", "x")])
+    found = compare(store, [add_run(store, f"{EVIL}{name}", (name,), 1, 1.0) for name in ("o_proj", "x")])
     item = {"title": EVIL, "note": EVIL, "trainable": 1, "budget": EVIL, "issues": [{"problem": EVIL, "fix": EVIL}]}
     item["receipts"] = [{"tick": EVIL, "treatment": EVIL, "note": EVIL, "matched": 0}]
     summary = {"name": EVIL, "question": EVIL, "state": EVIL, "finished": 1, "runs": 2, "remaining": 3.0, "id": EVIL}
@@ -168,7 +173,7 @@ def test_the_page_shows_foreign_titles_as_text(tmp_path: Path, module_map: Modul
 
 def test_csv_reads_back_and_is_no_formula(tmp_path: Path, module_map: ModuleMap) -> None:
     store = RunStore(tmp_path)
-    found = compare(store, [add_run(store, module_map, EVIL, ("o_proj",), 7, 1.25)])
+    found = compare(store, [add_run(store, EVIL, ("o_proj",), 7, 1.25)])
     (row,) = csv.DictReader(io.StringIO(found.to_csv()))
     assert row["Run"] == f"'{EVIL}"
     assert (row["Seed"], float(row["Final eval loss"]), row["Steps"]) == ("7", 1.25, "40")
@@ -177,7 +182,7 @@ def test_csv_reads_back_and_is_no_formula(tmp_path: Path, module_map: ModuleMap)
 
 def test_the_report_holds_everything_and_no_foreign_markup(tmp_path: Path, module_map: ModuleMap) -> None:
     store = RunStore(tmp_path)
-    ids = [add_run(store, module_map, title, (name,), 1, loss) for title, name, loss in
+    ids = [add_run(store, title, (name,), 1, loss) for title, name, loss in
            ((EVIL, "o_proj", 1.0), ("Plain", "down_proj", 2.0))]  # fmt: skip
     found = compare(store, ids)
     page = html_report(store, found)

@@ -88,10 +88,10 @@ def test_two_hundred_runs_list_and_every_change_is_seen(bench: Bench) -> None:
     lifecycle.resume_run(again.get(runs[8].id), epochs=1)
     store.delete(runs[9].id)
     for reader in (again, store, RunStore(store.folder)):
-        rows = {row["id"]: row for row in reader.summaries()}
-        assert len(rows) == 199
-        assert rows[runs[7].id]["name"] == "another name"
-        assert rows[runs[8].id]["state"] == "queued"
+        by_id = {row["id"]: row for row in reader.summaries()}
+        assert len(by_id) == 199
+        assert by_id[runs[7].id]["name"] == "another name"
+        assert by_id[runs[8].id]["state"] == "queued"
         assert [run.id for run in reader.open_runs()] == [runs[8].id]
 
 

@@ -20,7 +20,7 @@ from tests.support import hub, tiny
 from tests.support.lab import small_config
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import ModelConfig, Tick
-from trainer.models import base_model, search
+from trainer.models import search
 from trainer.models.base_model import BaseModels
 from trainer.models.download import fetch
 from trainer.models.hub import Hub, Unreachable
@@ -131,7 +131,7 @@ def test_a_disk_without_room_is_said_before_anything_is_downloaded(
     served: hub.StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(base_model.shutil, "disk_usage", lambda _: usage._replace(free=1_200_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_200_000))
     found = issues(tmp_path)
     assert "own/small needs 144 kB more on this machine" in found and "has 1.00 MB free" in found
     with pytest.raises(InvalidConfig, match="HF_HOME"):

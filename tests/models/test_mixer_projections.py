@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ SCANS = {"mamba_selective_scan": MAMBA, "mamba2_chunk_scan": MAMBA2, "torch_chun
 LATER = {"x": True, "z": False, "B": True, "C": False, "dt": True, "q": False, "k": True, "v": True, "b": True}
 """Whether rows at the first token, past the convolution, change outputs of later tokens."""
 
-SPLIT = {
+SPLIT: dict[str, Any] = {
     **{name: {"in_proj": "xz"} for name in ("falcon_mamba", "jamba", "mamba")},
     **{
         name: {"in_proj": ["z", "x", "B", "C", "dt"]}
@@ -76,7 +77,7 @@ def test_each_slice_is_what_the_scan_calls_it(model_type: str) -> None:
         for name in kind.modules:
             plain, _ = run(model, name)
             for role, part in parts_of(model_type, kind).items():
-                (scan, changed), _ = run(model, name, lambda y, part=part: rows_set(y, part, 0.0))
+                (scan, changed), _ = run(model, name, partial(rows_set, part=part, value=0.0))
                 mine = SCANS[scan][role] | ({"z"} & changed.keys() if role == "z" else set())
                 for argument, value in plain[1].items():
                     assert constant(value) is False
@@ -90,9 +91,10 @@ def test_a_gate_at_zero_shuts_off_the_mixer(model_type: str) -> None:
     for kind in mixers(model_type):
         parts = parts_of(model_type, kind)
         gate = parts.get("z", parts.get("C"))
-        for name in kind.modules if gate else ():
+        for name in kind.modules if gate is not None else ():
+            assert gate is not None
             assert not constant(run(model, name)[1])
-            assert constant(run(model, name, lambda y, gate=gate: rows_set(y, gate, 0.0))[1])
+            assert constant(run(model, name, partial(rows_set, part=gate, value=0.0))[1])
 
 
 @pytest.mark.parametrize("model_type", SCANNED)
@@ -104,7 +106,7 @@ def test_what_reaches_later_tokens(model_type: str) -> None:
             with one_token(model, name):
                 _, plain = run(model, name)
                 for role, part in parts_of(model_type, kind).items():
-                    _, output = run(model, name, lambda y, part=part: rows_moved(y, part))
+                    _, output = run(model, name, partial(rows_moved, part=part))
                     changed = (output - plain).abs().amax((0, 2)) > 1e-6 * plain.abs().max()
                     wanted = [role != "a", LATER.get(role, False)]
                     assert [bool(changed[0]), bool(changed[1:].any())] == wanted, (name, role)
@@ -117,7 +119,12 @@ def test_a_gated_convolution_is_given_the_product_of_b_and_x(model_type: str) ->
     parts = parts_of(model_type, kind)
     for name in kind.modules:
         seen: list[torch.Tensor] = []
-        (_, arguments), _ = run(model, name, lambda y, seen=seen: seen.append(y) or y)
+
+        def look(y: torch.Tensor, seen: list[torch.Tensor] = seen) -> torch.Tensor:
+            seen.append(y)
+            return y
+
+        (_, arguments), _ = run(model, name, look)
         b, x = (torch.cat([seen[0][..., start:end] for start, end in parts[role].rows or ()], -1) for role in "Bx")
         assert torch.equal(arguments["hidden_states"][0], (b * x).transpose(1, 2))
 
@@ -147,10 +154,14 @@ def run(
         calls.append(inspect.signature(native).bind(*args, **kwargs).arguments)
         return native(*args, **kwargs)
 
+    def end(_module: Any, _args: Any, y: torch.Tensor) -> None:
+        outputs.append(y)
+        ended.append(list(calls))
+
     handles = [
         model.get_submodule(name).register_forward_hook(lambda module, args, y: change(y)),
         mixer.register_forward_pre_hook(lambda module, args: calls.clear()),
-        mixer.register_forward_hook(lambda module, args, y: outputs.append(y) or ended.append(list(calls))),
+        mixer.register_forward_hook(end),
     ]
     ended: list[list[dict[str, Any]]] = []
     setattr(code, scan, spy)

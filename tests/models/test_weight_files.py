@@ -114,7 +114,10 @@ def lengthen(folder: Path) -> None:
 
 
 def write(name: str, content: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(content) and None
+    def change(folder: Path) -> None:
+        (folder / name).write_text(content)
+
+    return change
 
 
 def remove(*names: str) -> Callable[[Path], None]:

@@ -42,16 +42,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_config(
-    kind: str, ticks: str, quantization: str = "none", dtype: str = "float32", dropout: float = 0.0, **training: Any
+    kind: str, ticks: str, quantization: Any = "none", dtype: Any = "float32", dropout: float = 0.0, **training: Any
 ) -> RunConfig:
     """`ticks`: names with spaces between them; a `*` before one trains it in full."""
-    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_length": 64, "max_steps": 2}
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "max_length": 64,
+        "max_steps": 2,
+    }
     settings |= {"optim": "adamw_torch", "activation_checkpointing": "off", "packing": "off"}
     return RunConfig(
-        model=ModelConfig(name=kind, quantization=quantization, dtype=dtype),  # type: ignore[arg-type]
+        model=ModelConfig(name=kind, quantization=quantization, dtype=dtype),
         modules=tuple(Tick(name.lstrip("*"), "full" if name[0] == "*" else "lora") for name in ticks.split()),
         adapter=AdapterConfig(r=8, lora_dropout=dropout),
-        training=TrainingConfig(**settings | training),  # type: ignore[arg-type]
+        training=TrainingConfig(**settings | training),
     )
 
 

@@ -103,7 +103,7 @@ def run_of(
     length: int = 512,
     slices: bool = False,
     lora_dropout: float = 0.05,
-    quantization: str = "nf4",
+    quantization: Any = "nf4",
 ) -> RunConfig:
     """LoRA on all linears of attention and MLP, of fused ones as a whole or by their slices."""
     kinds = [kind for kind in module_map.kinds if kind.group in ("attention", "mlp") and "lora" in kind.treatments]

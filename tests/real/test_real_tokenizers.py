@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 from tools.real_model import TOKENIZERS
 from trainer.config.schema import DataConfig
 from trainer.data.chat_templates import choose
+from trainer.data.encoding import Encoder
 from trainer.data.loss_mask import Masker
-from trainer.data.tokenization import Encoder
 
 CHAT = [
     {"role": "system", "content": "Answer briefly."},

@@ -4,7 +4,9 @@ import errno
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +90,7 @@ def test_a_derived_file_never_changes_what_is_told(harm: str, tmp_path: Path) ->
     (tmp_path / "plain" / "events.jsonl").write_bytes(path.read_bytes())
     (tmp_path / "other").mkdir()
     written(tmp_path / "other", 41)
-    {
+    harms: dict[str, Callable[[], object]] = {
         "none": lambda: None,
         "missing": derived.unlink,
         "torn": lambda: derived.write_bytes(rows[:-7]),
@@ -97,7 +99,8 @@ def test_a_derived_file_never_changes_what_is_told(harm: str, tmp_path: Path) ->
         "of another run": lambda: derived.write_bytes((tmp_path / "other" / metrics_file.FILE).read_bytes()),
         "ahead": lambda: derived.write_bytes(rows + rows[-width:]),
         "wrong": lambda: derived.write_bytes(bytes(reversed(rows))),
-    }[harm]()
+    }
+    harms[harm]()
     assert told(tmp_path) == told(tmp_path / "plain")
     EventWriter(path, figures=True).close()
     assert derived.read_bytes() == rows, "a writer makes it whole again"
@@ -106,11 +109,13 @@ def test_a_derived_file_never_changes_what_is_told(harm: str, tmp_path: Path) ->
 
 def test_a_long_run_is_not_parsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path, 2000)
-    parsed = []
-    monkeypatch.setattr(
-        "trainer.runs.event_log.json.loads",
-        lambda line: parsed.append(line) or json.JSONDecoder().decode(line.decode()),
-    )
+    parsed: list[bytes] = []
+
+    def loads(line: bytes) -> Any:
+        parsed.append(line)
+        return json.JSONDecoder().decode(line.decode())
+
+    monkeypatch.setattr("trainer.runs.event_log.json.loads", loads)
     assert len(History(tmp_path).refresh().train) == 2000
     assert len(parsed) < 30
 

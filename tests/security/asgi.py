@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 
-def ask(
+def ask(  # noqa: PLR0913  the parts of a request
     app: Any,
     path: str = "/",
     method: str = "GET",

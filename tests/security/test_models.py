@@ -14,6 +14,7 @@ from trainer.common.errors import UserError
 from trainer.config.schema import ModelConfig, RunConfig
 from trainer.models import locations
 from trainer.models.discovery.discover import discover
+from trainer.models.weight_files import INDEX
 from trainer.planning.plan import make_plan
 from trainer.planning.scenarios import SIX
 from trainer.training.loading import load_model
@@ -242,10 +243,10 @@ def test_a_folder_in_the_working_folder_cannot_shadow_a_hub_id(
 def test_an_index_may_name_only_safetensors_of_its_own_folder(name: Any, tmp_path: Path) -> None:
     folder = folder_with(tmp_path, {"model_type": "llama"})
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (folder / locations.INDEX).write_text(json.dumps(index))
+    (folder / INDEX).write_text(json.dumps(index))
     locations.check_weights(ModelConfig(name="model"), tmp_path)
     index["weight_map"]["b"] = name
-    (folder / locations.INDEX).write_text(json.dumps(index))
+    (folder / INDEX).write_text(json.dumps(index))
     with pytest.raises(UserError, match="no safetensors of its own folder"):
         locations.check_weights(ModelConfig(name="model"), tmp_path)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from tests.security.test_export import NoPlan
@@ -46,10 +48,10 @@ def test_the_live_side_escapes(run: Run) -> None:
 
 def test_buttons_mean_the_run_that_the_page_shows(run: Run) -> None:
     """And not one that was made a moment ago, which the next refresh will show."""
-    lab = type("Lab", (), {"store": RunStore(run.folder.parent)})
-    seen = live_run.refresh(lab, "", "")[-1]  # type: ignore[arg-type]
+    lab: Any = SimpleNamespace(store=RunStore(run.folder.parent))
+    seen = live_run.refresh(lab, "", "")[-1]
     lab.store.create(RunConfig(), NoPlan())
-    assert live_run.displayed(lab, seen).id == run.id  # type: ignore[arg-type]
+    assert live_run.displayed(lab, seen).id == run.id
 
 
 def test_the_runs_tab_escapes(run: Run) -> None:
@@ -69,7 +71,7 @@ def test_messages_escape() -> None:
     def handler() -> Any:
         raise UserError(EVIL)
 
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(gr.Error) as caught:
         handler()
     assert is_safe(caught.value.message)
 

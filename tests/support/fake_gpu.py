@@ -76,7 +76,8 @@ class CallsLikeAGpu(TorchFunctionMode):
     """Calls the kernels of a GPU, on whatever device the tensors are."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        other = {"dropout": _dropout, "scaled_dot_product_attention": _attention}.get(getattr(func, "__name__", ""))
+        replaced: dict[str, Any] = {"dropout": _dropout, "scaled_dot_product_attention": _attention}
+        other = replaced.get(getattr(func, "__name__", ""))
         return (other or func)(*args, **(kwargs or {}))
 
 
@@ -98,7 +99,7 @@ def _dropout(value: torch.Tensor, p: float = 0.5, training: bool = True, inplace
     return torch.native_dropout(value, p, True)[0] if training and p else value
 
 
-def _attention(
+def _attention(  # noqa: PLR0913  the signature of scaled_dot_product_attention
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -145,7 +146,7 @@ def _masks(model: Any, shape: torch.Size | None) -> Iterator[None]:
     """Masks of this shape, or none: how they are made depends on numbers, which fake tensors do not have."""
     code = importlib.import_module(type(model.get_base_model()).__module__)
     names = [name for name in dir(code) if name.startswith("create_") and name.endswith("mask")]
-    made = dict.fromkeys(names, lambda *_, **__: shape and torch.zeros(shape, dtype=torch.bool))
+    made: dict[str, Any] = dict.fromkeys(names, lambda *_, **__: shape and torch.zeros(shape, dtype=torch.bool))
     with mock.patch.multiple(code, **made):
         yield
 
@@ -169,8 +170,8 @@ def _make_fake(model: nn.Module) -> list[torch.Tensor]:
             module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype) if buffer is not None else None
         if four_bit:
             constants += _quantise(module)
-    for old, weight in stand_ins.items():
-        weight.stand_in = made[old]
+    for number, weight in stand_ins.items():
+        weight.stand_in = made[number]
         weight.packed, weight.state = _nf4(weight.stand_in.shape)
         constants += [tensor for part in weight.tensors().values() for tensor in part]
     return constants

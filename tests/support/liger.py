@@ -81,7 +81,7 @@ def train(config: RunConfig, folder: Path, liger: bool) -> dict[str, Any]:
         made.append(build_trainer(config, replace(levers, use_liger_kernel=liger), model, *rest))
         return made[0]
 
-    loop.build_trainer = build  # type: ignore[assignment]
+    loop.__dict__["build_trainer"] = build
     events: list[dict[str, Any]] = []
     run = folder / f"run-{config.model.name}-{liger}"
     run.mkdir()

@@ -6,7 +6,7 @@ import copy
 import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import bitsandbytes as bnb
 import pytest
@@ -68,7 +68,7 @@ class Loaded:
         return model
 
 
-def load(model_type: str, folder: Path, quantization: str = "nf4") -> Loaded:
+def load(model_type: str, folder: Path, quantization: Any = "nf4") -> Loaded:
     config = tiny_config(model_type)
     if model_type == "gemma4_text":
         config = shrink(
@@ -87,7 +87,7 @@ def load(model_type: str, folder: Path, quantization: str = "nf4") -> Loaded:
     names = [kind.name for kind in special if "lora" in kind.treatments]
     linear = next(k for k in module_map.kinds if k.class_name == "Linear" and k.treatments == ("lora", "full"))
     run = RunConfig(
-        model=ModelConfig(name=model_type, quantization=quantization, dtype="float32"),  # type: ignore[arg-type]
+        model=ModelConfig(name=model_type, quantization=quantization, dtype="float32"),
         modules=tuple(Tick(name) for name in [*names, linear.name]),
         adapter=LORA,
         training=TRAINING,
@@ -103,7 +103,7 @@ def load(model_type: str, folder: Path, quantization: str = "nf4") -> Loaded:
 
 def loss(model: Any, config: PreTrainedConfig) -> torch.Tensor:
     ids = batch(config)
-    return model(input_ids=ids, labels=ids, use_cache=False, **extra_inputs(config)).loss  # type: ignore[no-any-return]
+    return model(input_ids=ids, labels=ids, use_cache=False, **extra_inputs(config)).loss
 
 
 def attached(model: Any, found: Loaded) -> PeftModel:
@@ -296,9 +296,10 @@ def test_a_whole_run_in_nf4_loses_no_more_than_its_noise(models_dir: Path, tmp_p
     losses: dict[str, list[float]] = {}
     evals: dict[str, list[float]] = {}
     ticks = (Tick("experts.gate_up_proj"), Tick("experts.down_proj"), Tick("q_proj"))
-    for way in ("nf4", "none"):
+    ways: tuple[Literal["nf4", "none"], ...] = ("nf4", "none")
+    for way in ways:
         run = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=6)
-        run = replace(run, model=ModelConfig(name="moe", quantization=way), modules=ticks, adapter=LORA)  # type: ignore[arg-type]
+        run = replace(run, model=ModelConfig(name="moe", quantization=way), modules=ticks, adapter=LORA)
         places = loop.Places(tmp_path / way, models_dir, tmp_path / "data")
         places.folder.mkdir()
         events: list[dict[str, Any]] = []

@@ -18,7 +18,7 @@ from tests.support.lab import small_config
 from trainer.cli.main import _plan_of
 from trainer.common.errors import UserError
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick
-from trainer.training import loop
+from trainer.training import adapter, loop
 
 Events = list[dict[str, Any]]
 Train = Callable[..., Events]
@@ -63,7 +63,7 @@ def evals(events: Events) -> list[float]:
 def adapted(folder: Path, base: Any) -> torch.Tensor:
     ids = torch.arange(3, 60).unsqueeze(0)
     with torch.no_grad():
-        return PeftModel.from_pretrained(base, str(folder)).eval()(input_ids=ids).logits  # type: ignore[no-any-return]
+        return PeftModel.from_pretrained(base, str(folder)).eval()(input_ids=ids).logits
 
 
 @pytest.mark.parametrize("names", [["lm_head"], ["lm_head", "q_proj"]])
@@ -171,7 +171,7 @@ def test_pissa_is_refused_where_it_cannot_start_or_be_saved(
 def test_a_model_that_trains_more_than_planned_does_not_begin(
     config: RunConfig, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = loop.adapter.prepare
+    prepare = adapter.prepare
 
     def careless(model: Any, *values: Any) -> None:
         prepare(model, *values)

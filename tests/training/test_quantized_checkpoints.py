@@ -57,14 +57,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, settings in (("nf4", NF4), ("fp4", FP4), ("int8", INT8)):
         quantized.save_bitsandbytes(folder / name, folder / "llama", settings)
     quantized.save_bitsandbytes(folder / "nf4-moe", folder / "moe", NF4)
-    for name, kind, pack, settings in (
+    published: tuple[tuple[str, str, Any, Any], ...] = (
         ("fp8", "llama", quantized.fp8, FP8),
         ("fbgemm", "llama", quantized.fp8_rows, FBGEMM),
         ("fp8-moe", "moe", quantized.fp8, FP8),
         ("mxfp4", "gpt_oss", quantized.mxfp4, MXFP4),
         ("w4a16", "llama", quantized.int4, W4A16),
         ("w8", "llama", quantized.fp8_rows, W8),
-    ):
+    )
+    for name, kind, pack, settings in published:
         quantized.save_as(folder / name, folder / kind, pack, settings)
     return folder
 
@@ -118,7 +119,7 @@ def logits(model: Any) -> torch.Tensor:
     ids = torch.arange(3, 67).view(2, 32)
     model.eval()
     with torch.no_grad():
-        return model(input_ids=ids).logits.float()  # type: ignore[no-any-return]
+        return model(input_ids=ids).logits.float()
 
 
 def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -300,7 +301,7 @@ def test_gptq_and_awq_are_refused_in_the_plan_where_they_cannot_train(
     plan = planned(GPU)
     assert plan.issues == () and plan.levers.torch_compile is False
     assert any("was measured yet" in warning.problem for warning in plan.warnings)
-    weights = sum(module_map.get(kind).parameters for kind in LINEARS)  # type: ignore[union-attr]
+    weights = sum(kind.parameters for kind in module_map.kinds if kind.name in LINEARS)
     assert plan.memory["quantised weights"] == weights // 2
     with_dora = replace(config, adapter=replace(config.adapter, use_dora=True), modules=(Tick("q_proj"),))
     assert any("DoRA" in issue.problem for issue in make_plan(with_dora, module_map, GPU).issues)

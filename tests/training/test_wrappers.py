@@ -25,6 +25,7 @@ from trainer.export.adapter_zip import model_card
 from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config
 from trainer.models.module_map import ModuleMap
+from trainer.planning.plan import make_plan
 from trainer.runs.store import RunStore
 from trainer.training import loop
 
@@ -139,7 +140,7 @@ def test_packed_examples_of_a_wrapper_do_not_see_one_another(models_dir: Path, t
 
 def test_the_model_card_names_the_class_that_loads_it(models_dir: Path, tmp_path: Path) -> None:
     config = run_config("mistral3", tmp_path)
-    plan = loop.make_plan(config, discover(load_config(config.model, models_dir), "mistral3"))
+    plan = make_plan(config, discover(load_config(config.model, models_dir), "mistral3"))
     run = RunStore(tmp_path / "runs").create(config, plan)
     assert "from transformers import AutoModelForImageTextToText\n" in model_card(run)
     assert "AutoModelForCausalLM" not in model_card(run)

@@ -64,7 +64,7 @@ def _tokenizer(model: ModelConfig, models_dir: Path) -> tuple[Any, int | None]:
 
 
 @lru_cache(2)
-def _read(model: ModelConfig, models_dir: Path, stamp: object) -> tuple[Any, int | None]:
+def _read(model: ModelConfig, models_dir: Path, _stamp: object) -> tuple[Any, int | None]:
     """As `_tokenizer`, kept until the model has another stamp."""
     text = load_config(model, models_dir).get_text_config()
     tokenizer = load_tokenizer(model, models_dir)

@@ -88,14 +88,14 @@ def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
             parts = by_module.setdefault(target.module, [])
             if target not in parts:  # a tied weight ticked twice is one weight
                 parts.append(target)
-    for module, parts in by_module.items():
+    for parts in by_module.values():
         if not parts[0].slices and len(parts) > 1:
             found.issues.append(_rate_issue(parts[0].kind, module_map))
             continue
         if parts[0].slices and not _one_scale(parts, config.adapter):
             found.issues.append(_scale_issue(parts))
             continue
-        found.targets.append(_join(module, parts, config.adapter))
+        found.targets.append(_join(parts, config.adapter))
     if config.model.new_tokens:
         _resolve_new_tokens(config, module_map, found)
     _check_start(config, module_map, found)
@@ -201,7 +201,7 @@ def _targets(tick: Tick, kind: ModuleKind, module_map: ModuleMap, config: RunCon
     return targets
 
 
-def _join(module: str, parts: list[Target], adapter: AdapterConfig) -> Target:
+def _join(parts: list[Target], adapter: AdapterConfig) -> Target:
     """The slices of one fused module as one LoRA: ranks add up, each slice owns its columns of B."""
     if len(parts) == 1:
         return parts[0]

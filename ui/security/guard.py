@@ -25,7 +25,7 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
-WILDCARDS = ("0.0.0.0", "::")
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  compared with, not bound to
 READING = ("GET", "HEAD", "OPTIONS")
 MAX_BODY_BYTES = 4_000_000
 UPLOAD = "/gradio_api/upload"

@@ -143,7 +143,7 @@ def quickly_read(data: DataConfig, data_dir: Path) -> bool:
 
 
 @lru_cache(64)
-def _digest(path: Path, size: int, changed: int) -> str:
+def _digest(path: Path, _size: int, _changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

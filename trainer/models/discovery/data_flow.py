@@ -86,11 +86,11 @@ class FlowFinder:
                 self._watch(f"{name}.{conv}", module, self._call, self._result)
 
     def _watch(self, name: str, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
-        def pre(module: nn.Module, args: Any, kwargs: Any) -> None:
+        def pre(_module: nn.Module, args: Any, kwargs: Any) -> None:
             if self.open and not self.skeleton.replay:
                 before(name, _nodes((args, kwargs)))
 
-        def post(module: nn.Module, args: Any, output: Any) -> None:
+        def post(_module: nn.Module, _args: Any, output: Any) -> None:
             if self.open and not self.skeleton.replay:
                 after(name, _nodes(output))
 

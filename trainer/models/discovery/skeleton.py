@@ -111,7 +111,7 @@ class Skeleton:
         if not own:
             return False
 
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def note(_module: nn.Module, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
             self.called.add(name)
             if not args:
                 self.by_keyword.add(name)
@@ -139,7 +139,7 @@ class Skeleton:
         meta = dict(module._parameters)
         native = type(module).forward
 
-        def forward(x: torch.Tensor, *args: Any) -> torch.Tensor:
+        def forward(x: torch.Tensor, *_args: Any) -> torch.Tensor:
             if name in self.override:
                 return self.override[name]
             if name in self.misshapen:
