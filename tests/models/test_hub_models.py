@@ -133,7 +133,7 @@ def test_a_disk_without_room_is_said_before_anything_is_downloaded(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_200_000))
     found = issues(tmp_path)
-    assert "own/small needs 144 kB more on this machine" in found and "has 1.00 MB free" in found
+    assert "own/small needs 144 kB more on this machine" in found and "has 1.20 MB free" in found
     with pytest.raises(InvalidConfig, match="HF_HOME"):
         fetched(tmp_path)
     assert served.sent == 0

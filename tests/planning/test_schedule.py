@@ -89,7 +89,7 @@ class StopAtOnce(TrainerCallback):  # type: ignore[misc]
         raise Begun
 
 
-GRID = product((1, 65, 1000), (7, 64), (1, 8), (0.35, 100))
+GRID = product((1, 65, 1000), (7, 64), (1, 8), (1.1,))
 """Examples, micro-batch, accumulation, epochs."""
 
 
@@ -131,7 +131,7 @@ def test_a_run_over_few_rows_is_evaluated_as_often_as_promised(
     trainer = Trainer(Line(), arguments, train_dataset=rows, eval_dataset=rows[:1])
     trainer.train()
     assert trainer.state.max_steps == total_steps(training, 65) == 200
-    assert sum("eval_loss" in row for row in trainer.state.log_history) == evaluations
+    assert sum("eval_runtime" in row for row in trainer.state.log_history) == evaluations
 
 
 def test_more_epochs_are_as_many_more_steps() -> None:
