@@ -81,6 +81,9 @@ def test_columns_are_picked_and_a_file_of_no_use_says_so(page: Page, tmp_path: P
         page.get_by_role("option", name=column).wait_for(state="hidden")  # its list closes slowly
     page.wait_for_selector('#data-overview:has-text("Picked as")')
     page.wait_for_selector("#data-example .example")
+    shown = page.inner_text("#data-example .example")
+    assert "Wo ist" in shown and "Hier." in shown, "the picked columns are what is trained on"
+    assert page.locator("#data-example .t.counts").count() > 0
     for width in (1440, 420):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_function("most => document.querySelector('#data-card').scrollWidth <= most", arg=width)

@@ -116,15 +116,17 @@ def test_a_killed_worker_is_told_as_it_is(lab: Lab, tmp_path: Path) -> None:
 def test_the_worker_outlives_the_app_and_a_new_app_finds_it(lab: Lab, tmp_path: Path, models_dir: Path) -> None:
     run = lab.train(small_config(lab.settings.data_dir, tmp_path / "rows.jsonl", steps=100_000))
     wait_for(lambda: lab.store.get(run.id).history.step >= 1)
+    worker = file_locks.holder(run.folder / "lock")
     lab.close()
     again = open_lab(tmp_path, models_dir)
     again.start()
     try:
         seen = again.store.get(run.id).history.step
         wait_for(lambda: again.store.get(run.id).history.step > seen + 2)
+        assert file_locks.holder(run.folder / "lock") == worker, "the same worker, not a second one"
         again.stop(run.id)
-        again.stop(run.id)
-        wait_for(lambda: state_of(again, run.id) in ("stopped", "interrupted"))
+        wait_for(lambda: state_of(again, run.id) == "stopped")
+        assert again.export(run.id).is_file(), "the new app stops it as the old one would, and nothing is lost"
     finally:
         again.close()
 
