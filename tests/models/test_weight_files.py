@@ -21,6 +21,8 @@ from trainer.models.base_model import Base, BaseModels
 from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config, locate
 from trainer.models.weight_files import INDEX, SINGLE
+from trainer.service import experiments, planning, runs
+from trainer.service.experiments import Request
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 134408\n"
 
@@ -320,14 +322,13 @@ def test_finished_downloads_may_leave_traces(folder: Path) -> None:
 def test_no_run_is_queued_on_a_model_without_weights(folder: Path, tmp_path: Path) -> None:
     only("pytorch_model.bin")(folder)
     lab = open_lab(tmp_path, folder.parent)
-    lab.helper.call = lab.data_helper.call  # type: ignore[method-assign]
     try:
         config = short(default_config("mine"))
-        assert "pytorch_model.bin only" in str(lab.plan(config).issues[0])
+        assert "pytorch_model.bin only" in str(planning.plan(lab, config).issues[0])
         with pytest.raises(InvalidConfig, match=r"pytorch_model\.bin only"):
-            lab.train(config)
+            runs.start(lab, config, planning.plan(lab, config))
         with pytest.raises(UserError, match=r"pytorch_model\.bin only"):
-            lab.run_scenarios(config, "six")
+            experiments.start(lab, config, Request("six"))
         assert lab.store.ids() == [] and lab.experiments.ids() == []
     finally:
         lab.close()
