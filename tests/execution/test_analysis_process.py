@@ -9,7 +9,7 @@ import gradio as gr
 import psutil
 import pytest
 
-from tests.support.lab import open_lab
+from tests.support.lab import open_lab, wait_for
 from trainer.common.errors import UserError
 from trainer.config.schema import ModelConfig
 from trainer.service import Lab, Settings, models
@@ -52,9 +52,8 @@ def test_a_closed_lab_leaves_no_process_and_starts_none(tmp_path: Path) -> None:
     before = set(psutil.Process().children())
     lab = Lab(Settings(runs_dir=tmp_path / "runs"))
     lab.start()
-    assert models.module_map(lab, ModelConfig(name="demo")).layers
     lab.data_analysis.start()
-    assert len(set(psutil.Process().children()) - before) == 3
+    wait_for(lambda: len(set(psutil.Process().children()) - before) == 3)
     lab.close()
     with pytest.raises(UserError, match="shutting down"):
         models.vocabulary(lab, ModelConfig(name="demo"))

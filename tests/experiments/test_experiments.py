@@ -190,12 +190,8 @@ def test_the_command_line_lists_compares_and_writes_reports(
     assert json.loads(capsys.readouterr().out.partition("\n")[2])[0]["state"] == "stopped"
     assert main([*places, "compare", made.id, "--csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 5
-    assert (
-        main(
-            [*places, "compare", *made.runs, "--html", str(tmp_path / "r.html"), "--markdown", str(tmp_path / "r.md")]
-        )
-        == 0
-    )
+    files = ["--html", str(tmp_path / "r.html"), "--markdown", str(tmp_path / "r.md")]
+    assert main([*places, "compare", *made.runs, *files]) == 0
     assert (tmp_path / "r.html").stat().st_size > 4e6
     assert "Not finished" in (tmp_path / "r.md").read_text()
     assert main([*places, "compare", "nothing"]) == 2

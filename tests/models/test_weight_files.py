@@ -319,7 +319,9 @@ def test_finished_downloads_may_leave_traces(folder: Path) -> None:
     assert "unfinished" not in told(folder)
 
 
-def test_no_run_is_queued_on_a_model_without_weights(folder: Path, tmp_path: Path) -> None:
+def test_no_run_is_queued_on_a_model_without_weights(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     only("pytorch_model.bin")(folder)
     lab = open_lab(tmp_path, folder.parent)
     try:
@@ -329,9 +331,25 @@ def test_no_run_is_queued_on_a_model_without_weights(folder: Path, tmp_path: Pat
             runs.start(lab, config, planning.plan(lab, config))
         with pytest.raises(UserError, match=r"pytorch_model\.bin only"):
             experiments.start(lab, config, Request("six"))
+        (tmp_path / "run.json").write_text(json.dumps(config.to_json()))
+        places = ["--runs-dir", str(lab.settings.runs_dir), "--models-dir", str(folder.parent)]
+        assert command_line.main([*places, "scenarios", str(tmp_path / "run.json")]) == 2
+        assert "pytorch_model.bin only" in capsys.readouterr().err
         assert lab.store.ids() == [] and lab.experiments.ids() == []
     finally:
         lab.close()
+
+
+def test_an_experiment_whose_model_lost_its_weights_is_not_queued_again(folder: Path, tmp_path: Path) -> None:
+    lab = open_lab(tmp_path, folder.parent)
+    made = experiments.start(lab, short(default_config("mine")), Request("six"))
+    runs.stop(lab, made.id)
+    lab.store.delete(made.runs[-1])
+    only("pytorch_model.bin")(folder)
+    with pytest.raises(InvalidConfig, match=r"pytorch_model\.bin only"):
+        experiments.resume(lab, made.id)
+    assert {row["state"] for row in lab.store.summaries()} == {"stopped"}
+    lab.close()
 
 
 def test_a_config_alone_can_be_planned_and_not_trained(
