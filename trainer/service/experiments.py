@@ -92,7 +92,8 @@ def seconds(lab: Lab, config: RunConfig, offered: Iterable[Offer], seeds: int) -
     """How long these scenarios will take with so many seeds; None where no earlier run tells."""
     configs = [offer.config for offer in offered if offer.runs] * seeds
     paces = duration_estimates.paces(lab.store, config.model)
-    return duration_estimates.total(configs, paces, data.size(lab, config)) if configs else None
+    size = lab.data_sizes.get(data.read_as(config))  # of the demo, earlier runs tell the length of an example, too
+    return duration_estimates.total(configs, paces, size) if configs else None
 
 
 def start(
