@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -76,12 +77,20 @@ def _config(options: argparse.Namespace) -> RunConfig:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[ProgressMonitor]:
-    """A progress bar while data are read, where a person looks at it."""
-    with tqdm(total=100, disable=not sys.stderr.isatty(), leave=False, bar_format="{desc}{bar}{n:3.0f} %") as bar:
+    """A progress bar from the first progress on, where a person looks at it."""
+    bar: Any = None
 
-        def show(stage: str, share: float) -> None:
-            bar.set_description(stage, refresh=False)
-            bar.n = share * 100
-            bar.refresh()
+    def show(stage: str, share: float) -> None:
+        nonlocal bar
+        if bar is None:
+            quiet = not sys.stderr.isatty()
+            bar = tqdm(total=100, disable=quiet, leave=False, bar_format="{desc}{bar}{n:3.0f} %")
+        bar.set_description(stage, refresh=False)
+        bar.n = share * 100
+        bar.refresh()
 
+    try:
         yield ProgressMonitor(show)
+    finally:
+        if bar is not None:
+            bar.close()
