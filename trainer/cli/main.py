@@ -14,21 +14,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from trainer import __version__
 from trainer.cli import data_commands, experiment_commands
+from trainer.cli.plan_text import print_issue, print_plan
 from trainer.cli.progress import Progress
 from trainer.common import formatting
 from trainer.common.errors import InvalidConfig, Issue, UserError
-from trainer.common.formatting import percent, size
 from trainer.common.program import APP, COMMAND, HOME
 from trainer.config import overrides, validation
 from trainer.config.schema import ModelConfig
 from trainer.service import data, exports, models, planning, runs
 from trainer.service.lab import Lab, Settings
 from trainer.service.models import Unreachable
-from trainer.service.planning import Plan
 from trainer.service.runs import Run
 
 ABOUT = "Train LoRA adapters: everything that the page can do, from the command line."
@@ -166,7 +165,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(plan.to_json())
     else:
-        _print_plan(plan)
+        print_plan(plan)
     return 0 if planning.lacks_only_weights(plan, config.model.name) else BAD_INPUT
 
 
@@ -179,7 +178,7 @@ def _train(options: argparse.Namespace) -> int:
     with data_commands.progress_bar() as monitor:
         run = runs.start_here(lab, config, planning.plan(lab, config), monitor)
     for warning in run.plan()["warnings"]:
-        _print_issue(Issue(**warning), sys.stderr)
+        print_issue(Issue(**warning), sys.stderr)
     if options.json:
         print(json.dumps({"type": "run", "id": run.id, "folder": str(run.folder)}), flush=True)
     else:
@@ -259,50 +258,6 @@ def _export(options: argparse.Namespace) -> int:
 def _configuration(options: argparse.Namespace) -> Any:
     """The parsed JSON of the configuration file, with what `--set` changes in it."""
     return overrides.apply(validation.load_json(options.config), overrides.from_options(options.set))
-
-
-def _print_plan(plan: Plan) -> None:
-    for receipt in plan.receipts:
-        print(f"{receipt.tick:24} {receipt.treatment:5} {receipt.note}")
-    print(f"{plan.trainable:,} of {plan.total:,} parameters train ({percent(plan.share)})")
-    print(f"adapter: {size(plan.adapter_bytes)}")
-    if plan.base.bytes:
-        print(f"to download first: {size(plan.base.bytes)} in {plan.base.files} files")
-    if plan.checkpoint:
-        print(plan.checkpoint["says"])
-    _print_memory(plan)
-    print("picked for speed:")
-    for name, reason in plan.levers.why.items():
-        print(f"  {name:24} {reason}")
-    print(f"steps: {plan.steps:,}" if plan.steps else "steps: known once the data are read")
-    for issue in (*plan.warnings, *plan.issues):
-        _print_issue(issue)
-
-
-def _print_issue(issue: Issue, file: TextIO | None = None) -> None:
-    """A problem, and below it the options that cure it."""
-    print(issue, file=file)
-    if issue.changes:
-        print(f"    {overrides.as_options(issue.changes)}", file=file)
-
-
-def _print_memory(plan: Plan) -> None:
-    """The memory by item, what the device has, and what would fit."""
-    print("memory at the peak, as an estimate:")
-    for name, count in plan.memory.items():
-        if count:
-            print(f"  {name:24} {size(count):>9}")
-    device = plan.device
-    has = f", of {size(device.free)} free and {size(device.total)} in all" if device.total else ""
-    print(f"  {'together':24} {size(plan.needed):>9}{has} on {device.name}")
-    if plan.loading:
-        print(f"  {'while it loads':24} {size(plan.loading):>9}")
-    if plan.fits:
-        batch, length = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
-        found = [f"batch {batch} at this max_length"] * (batch > 0) + [f"max_length {length} at batch 1"] * (
-            length > 0
-        )
-        print(f"largest that fits: {', '.join(found)}" if found else "nothing fits")
 
 
 def _print_json(value: Any) -> None:
