@@ -153,11 +153,6 @@ def open_lab(settings: Settings) -> Lab:
         return Lab(settings)
     except UserError as error:
         return refuse(str(error))
-    except OSError as error:  # of the folders within it
-        return refuse(
-            f"The runs folder {settings.runs_dir} cannot be used: {(error.strerror or str(error)).lower()}. "
-            "Name another one with --runs-dir."
-        )
 
 
 def main() -> None:

@@ -112,7 +112,7 @@ def ours(task: Task, folder: Path) -> Task:
     from trainer.planning.plan import make_plan
     from trainer.training import adapter
     from trainer.training.loading import compute_dtype, load_model
-    from trainer.training.trainer import build_trainer
+    from trainer.training.trainer import Outputs, build_trainer
 
     run, models = run_config(task), Path(task["folder"])
     module_map = discover(load_config(run.model, models), run.model.name)
@@ -137,7 +137,7 @@ def ours(task: Task, folder: Path) -> Task:
         def note(type: str, **values: Any) -> None:
             found["notes"].append(values["text"])
 
-        trainer = build_trainer(run, picked, model, tokenizer(), data, folder / mode, note)
+        trainer = build_trainer(run, picked, model, tokenizer(), data, Outputs(folder / mode, note))
         adapter.prepare(model, plan, compute_dtype(run.model))
         trainer.args.save_strategy = "no"
         trainer.add_callback(clock.callback)

@@ -101,7 +101,7 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     from trainer.planning.plan import make_plan
     from trainer.training import adapter
     from trainer.training.loading import compute_dtype, load_model
-    from trainer.training.trainer import build_trainer
+    from trainer.training.trainer import Outputs, build_trainer
 
     models = Path(folder)
     if not (models / name / "config.json").exists():
@@ -111,7 +111,8 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     plan = make_plan(run, module_map, devices.device())
     assert not plan.issues, plan.issues
     model = adapter.attach(load_model(run.model, models, plan, module_map, _silent), plan, run.adapter, module_map)
-    trainer = build_trainer(run, plan.levers, model, tokenizer(), _data(run), models / "out", _silent)
+    outputs = Outputs(models / "out", _silent)
+    trainer = build_trainer(run, plan.levers, model, tokenizer(), _data(run), outputs)
     adapter.prepare(model, plan, compute_dtype(run.model))
     trainer.args.save_strategy = "no"
     trainer.train()

@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from app import free_port  # noqa: E402
 from benchmarks.scale import RUNS, STEPS, measure_list, measure_model, measure_run  # noqa: E402
+from trainer import service  # noqa: E402
 from trainer.config.schema import default_config  # noqa: E402
 from trainer.planning.scenarios import scenario  # noqa: E402
 from trainer.runs.history import ENDED, History  # noqa: E402
@@ -84,13 +85,13 @@ def measure_first_loss(rounds: int, folder: Path, warm: bool) -> float:
         lab.start()
         try:
             config = replace(default_config(), modules=scenario("5").modules)
-            lab.plan(config)
+            service.planning.plan(lab, config)
             if warm:
                 time.sleep(25)  # the spare worker's imports
             else:
-                lab.supervisor.drop_spare()
+                lab.scheduler.drop_spare()
             started = time.perf_counter()
-            run = lab.train(config)
+            run = service.runs.start(lab, config, service.planning.plan(lab, config))
             while not lab.store.get(run.id).history.train:
                 time.sleep(0.02)
             times.append(time.perf_counter() - started)
@@ -102,7 +103,7 @@ def measure_first_loss(rounds: int, folder: Path, warm: bool) -> float:
 
 def end(lab: Lab, run_id: str) -> None:
     """Stop a run and wait until it is over."""
-    lab.stop(run_id)
+    service.runs.stop(lab, run_id)
     while lab.store.get(run_id).history.state not in ENDED:
         time.sleep(0.1)
 

@@ -22,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from trainer import service  # noqa: E402
 from trainer.common import atomic  # noqa: E402
 from trainer.config.schema import default_config  # noqa: E402
 from trainer.planning.scenarios import scenario  # noqa: E402
@@ -142,7 +143,7 @@ def measure_run(folder: Path, steps: int) -> dict[str, str]:
 
 
 def measure_model(folder: Path, layers: int) -> dict[str, str]:
-    """Map and plan of Phi-3-medium's shape with so many layers (40 are 14B), from its config alone, helper warm."""
+    """Map and plan of Phi-3-medium's shape with so many layers (40 are 14B), from its config, analysis warm."""
     lab = Lab(Settings(runs_dir=folder, models_dir=folder / "models"))
     maps, plans = [], []
     try:
@@ -151,8 +152,8 @@ def measure_model(folder: Path, layers: int) -> dict[str, str]:
             (folder / "models" / name).mkdir(parents=True)
             (folder / "models" / name / "config.json").write_text(json.dumps(PHI3 | {"num_hidden_layers": layers}))
             run = replace(default_config(name), modules=scenario("3").modules)
-            maps.append(timed(partial(lab.module_map, run))[0])
-            plans.append(timed(partial(lab.plan, run))[0])
+            maps.append(timed(partial(service.models.module_map, lab, run.model))[0])
+            plans.append(timed(partial(service.planning.plan, lab, run))[0])
     finally:
         lab.close()
     return {"module map": median(maps[1:]), "plan of scenario 3": median(plans[1:])}

@@ -17,14 +17,14 @@ import sys
 from pathlib import Path
 from dataclasses import replace
 import app, ui
-from trainer.service.lab import Lab, Settings
+from trainer.service import Lab, Settings, planning
 from trainer.config.schema import Tick, default_config
 lab = Lab(Settings(runs_dir=Path({str(tmp_path)!r}) / "runs"))
 page = ui.build(lab)
-plan = lab.plan(replace(default_config(), modules=(Tick("q_proj"),)))
+plan = planning.plan(lab, replace(default_config(), modules=(Tick("q_proj"),)))
 assert plan.trainable > 0
 lab.store.all()
-lab.helper.close()
+lab.close()
 print(sorted(set(sys.modules) & set({HEAVY!r})))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

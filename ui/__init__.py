@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from trainer.data.readers.uploads import MAX_UPLOAD_BYTES
+from trainer.service.data import MAX_UPLOAD_BYTES
 from trainer.service.lab import Lab
 from ui import api
 from ui.security.auth import Login

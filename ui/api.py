@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
+from trainer import service
 from trainer.common.errors import UserError
 from trainer.config import validation
 from trainer.config.schema import ModelConfig
-from trainer.experiments.comparison import MAX_COMPARED
+from trainer.service.experiments import MAX_COMPARED, Request
 from trainer.service.lab import Lab
 
 
@@ -20,62 +21,68 @@ def build(lab: Lab) -> None:
 
     def modules(model: str, revision: str = "main") -> dict:
         """The modules of a model, by kind."""
-        return _told(lambda: lab.helper.module_map(ModelConfig(_text(model), _text(revision))).to_json())
+        return _in_words(lambda: service.models.module_map(lab, ModelConfig(_text(model), _text(revision))).to_json())
 
     def plan(config: dict) -> dict:
         """What a configuration would train: counts, sizes, memory, steps, receipts, issues."""
 
         def planned() -> dict:
-            found = lab.read(config)
-            lab.count(found)
-            return lab.plan(found).to_json()
+            found = service.planning.check(lab, config)
+            service.data.read_if_quick(lab, found)
+            return service.planning.plan(lab, found).to_json()
 
-        return _told(planned)
+        return _in_words(planned)
 
     def train(config: dict) -> str:
         """Queue a run of a configuration; returns its id."""
-        return _told(lambda: lab.train(lab.read(config)).id)
+
+        def started() -> str:
+            found = service.planning.check(lab, config)
+            return service.runs.start(lab, found, service.planning.plan(lab, found)).id
+
+        return _in_words(started)
 
     def runs() -> list:
         """Summaries of all runs, newest first."""
-        return _told(lambda: lab.store.summaries())
+        return _in_words(lambda: lab.store.summaries())
 
     def run(run_id: str) -> dict:
         """The summary of one run."""
-        return _told(lambda: lab.store.get(_text(run_id)).summary())
+        return _in_words(lambda: lab.store.get(_text(run_id)).summary())
 
     def stop(run_id: str) -> str:
         """Stop a run or an experiment; returns what was done."""
-        return _told(lambda: lab.stop(_text(run_id)))
+        return _in_words(lambda: service.runs.stop(lab, _text(run_id)))
 
     def scenarios(config: dict, set: str = "six", equal_budget: bool = False, seeds: int = 1) -> dict:
         """Queue the scenarios of a set as one experiment: its id, its runs, what each scenario means."""
 
         def queued() -> dict:
-            made = lab.run_scenarios(validation.from_json(config), _text(set), equal_budget is True, _whole(seeds))
+            request = Request(_text(set), equal_budget is True, _whole(seeds))
+            made = service.experiments.start(lab, validation.from_json(config), request)
             # without their configurations: a client takes whatever has a `path` for a file to fetch
             plain = [{key: item[key] for key in item if key != "config"} for item in made.scenarios]
             return made.to_json() | {"scenarios": plain}
 
-        return _told(queued)
+        return _in_words(queued)
 
     def compare(runs: list) -> dict:
         """Compare runs, or those of an experiment, by their ids."""
-        return _told(lambda: lab.compare([_text(run) for run in _list(runs)])[0].to_json())
+        return _in_words(lambda: service.experiments.compare(lab, [_text(run) for run in _list(runs)])[0].to_json())
 
     for endpoint in (modules, plan, train, runs, run, stop, scenarios, compare):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None, queue=False)
 
     def export(run_id: str) -> str:
         """The adapter of a run as a zip."""
-        return _told(lambda: str(lab.export(_text(run_id))))
+        return _in_words(lambda: str(service.exports.adapter(lab, _text(run_id))))
 
     # a file needs components, so that the client fetches it
     box, file = gr.Textbox(visible=False, label="run_id"), gr.File(visible=False, label="adapter")
     gr.Button(visible=False).click(export, box, file, api_name="export", queue=False)
 
 
-def _told(action: Callable[[], Any]) -> Any:
+def _in_words(action: Callable[[], Any]) -> Any:
     """The result of `action`; a UserError becomes the message that the caller gets."""
     try:
         return action()

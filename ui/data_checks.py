@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from trainer.execution.analysis_process import Watcher
+from trainer.common.progress import ProgressMonitor
 
 QUICK = 0.3
 """Seconds within which an answer needs no progress bar."""
@@ -20,29 +20,29 @@ class Checks:
     """The checks of all open pages."""
 
     def __init__(self) -> None:
-        self._watchers: dict[str, Watcher] = {}
+        self._monitors: dict[str, ProgressMonitor] = {}
         """By the page's session."""
 
     def follow(
-        self, request: gr.Request, ask: Callable[[Watcher], Any], show: Callable[[str, float], Any]
+        self, request: gr.Request, ask: Callable[[ProgressMonitor], Any], show: Callable[[str, float], Any]
     ) -> Generator[Any, None, Any]:
         """Yields `show(stage, share)` while `ask` is under way; returns what it returns, raises what it raises.
 
         It goes on where nobody follows it any more: the browser may be closed.
         """
         told: queue.Queue[tuple[str, float] | None] = queue.Queue()
-        watcher = Watcher(lambda stage, share: told.put((stage, share)))
+        monitor = ProgressMonitor(lambda stage, share: told.put((stage, share)))
         answer: Future[Any] = Future()
 
         def work() -> None:
             try:
-                answer.set_result(ask(watcher))
+                answer.set_result(ask(monitor))
             except BaseException as error:
                 answer.set_exception(error)
             told.put(None)
 
         page = str(request.session_hash)
-        self._watchers[page] = watcher
+        self._monitors[page] = monitor
         threading.Thread(target=work, name="data check", daemon=True).start()
         try:
             item = _within(QUICK, told)
@@ -51,14 +51,14 @@ class Checks:
                 item = told.get()
             return answer.result()
         finally:
-            if self._watchers.get(page) is watcher:
-                del self._watchers[page]
+            if self._monitors.get(page) is monitor:
+                del self._monitors[page]
 
     def cancel(self, request: gr.Request) -> None:
         """Break off the page's check."""
-        watcher = self._watchers.get(str(request.session_hash))
-        if watcher is not None:
-            watcher.cancel()
+        monitor = self._monitors.get(str(request.session_hash))
+        if monitor is not None:
+            monitor.cancel()
 
 
 def _within(seconds: float, told: queue.Queue[tuple[str, float] | None]) -> tuple[str, float] | None:

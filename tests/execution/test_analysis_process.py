@@ -1,4 +1,4 @@
-"""What the app learns of a model through its helper: kept as long as the model is the same."""
+"""What the app learns of a model through its analysis: kept as long as the model is the same."""
 
 from __future__ import annotations
 
@@ -6,45 +6,55 @@ import shutil
 from pathlib import Path
 
 import gradio as gr
+import psutil
 import pytest
 
-from tests.support.lab import open_lab
+from tests.support.lab import open_lab, wait_for
+from trainer.common.errors import UserError
 from trainer.config.schema import ModelConfig
-from trainer.execution import analysis_process
-from trainer.service.lab import Lab
+from trainer.service import Lab, Settings, models
 from ui.tabs.train import TrainTab
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
-    """A lab that reads models in this process, too."""
-    made = open_lab(tmp_path, tmp_path / "models")
-    calls = analysis_process.calls(tmp_path / "models", tmp_path, lambda *_: None)
-    made.helper.call = lambda name, watcher=None, **arguments: calls[name](**arguments)  # type: ignore[method-assign]
-    return made
+    return open_lab(tmp_path, tmp_path / "models")
 
 
-def test_a_folder_with_another_model_in_it_is_read_anew(lab: Lab, models_dir: Path, tmp_path: Path) -> None:
+def test_a_folder_with_another_model_in_it_is_read_again(lab: Lab, models_dir: Path, tmp_path: Path) -> None:
     folder, model = tmp_path / "models" / "mine", ModelConfig(name="mine")
     shutil.copytree(models_dir / "phi3", folder)
-    first = lab.helper.module_map(model)
-    assert lab.helper.module_map(model) is first is lab.helper.known(model), "an unchanged model is read once"
-    assert "<|pirate|>" not in lab.helper.vocabulary(model)
+    first = models.module_map(lab, model)
+    assert models.module_map(lab, model) is first is models.known(lab, model), "an unchanged model is read once"
+    assert "<|pirate|>" not in models.vocabulary(lab, model)
     shutil.rmtree(folder)
     shutil.copytree(models_dir / "gpt2", folder)
     written = (folder / "tokenizer.json").read_text(encoding="utf-8")
     (folder / "tokenizer.json").write_text(written.replace("<|system|>", "<|pirate|>"), encoding="utf-8")
-    assert lab.helper.known(model) is None
-    assert lab.helper.module_map(model).model_type == "gpt2"
-    assert "<|pirate|>" in lab.helper.vocabulary(model)
+    assert models.known(lab, model) is None
+    assert models.module_map(lab, model).model_type == "gpt2"
+    assert "<|pirate|>" in models.vocabulary(lab, model)
 
 
 def test_new_tokens_without_a_tokenizer_are_a_problem_of_the_form(lab: Lab, models_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(models_dir / "phi3", tmp_path / "models" / "mute", ignore=shutil.ignore_patterns("tokenizer*"))
-    lab.helper.module_map(ModelConfig(name="mute"))
+    models.module_map(lab, ModelConfig(name="mute"))
     with gr.Blocks() as page:
         tab = TrainTab(lab, page)
     values = {path: component.value for path, component in tab.form.components.items()}
     values |= {"model.name": "mute", "model.new_tokens": "<|pirate|>"}
     _, summary = tab.plan(*values.values())
     assert "The tokenizer of mute cannot be loaded" in summary
+
+
+def test_a_closed_lab_leaves_no_process_and_starts_none(tmp_path: Path) -> None:
+    """Each would keep half a gigabyte: the two analysis processes, and the spare worker."""
+    before = set(psutil.Process().children())
+    lab = Lab(Settings(runs_dir=tmp_path / "runs"))
+    lab.start()
+    lab.data_analysis.start()
+    wait_for(lambda: len(set(psutil.Process().children()) - before) == 3)
+    lab.close()
+    with pytest.raises(UserError, match="shutting down"):
+        models.vocabulary(lab, ModelConfig(name="demo"))
+    assert set(psutil.Process().children()) <= before

@@ -14,7 +14,7 @@ from tests.security.test_export import NoPlan
 from tests.support.lab import wait_for
 from trainer.common import devices, file_locks
 from trainer.config.schema import RunConfig
-from trainer.execution.scheduler import Supervisor
+from trainer.execution.scheduler import Scheduler
 from trainer.runs.store import RunStore
 
 TRAINING = (
@@ -61,16 +61,16 @@ def test_a_worker_sees_its_own_gpu_alone_from_its_first_breath(
     held = file_locks.acquire(devices.lock_path("cuda:0"))
     assert held is not None
     store = RunStore(tmp_path)
-    supervisor = Supervisor(store, tmp_path / "models", tmp_path / "data")
-    supervisor.start()
+    scheduler = Scheduler(store, tmp_path / "models", tmp_path / "data")
+    scheduler.start()
     try:
         assert wait_for(lambda: seen_by_workers() == {"GPU-a"}), "the spare waits for the first GPU"
         run = store.create(RunConfig(), NoPlan())  # type: ignore[arg-type]
-        supervisor.kick()
+        scheduler.kick()
         wait_for(lambda: "GPU-b" in seen_by_workers())
         wait_for(lambda: run.history.refresh().recorded == "failed", 60)  # there is no such GPU, and no such plan
     finally:
-        supervisor.close()
+        scheduler.close()
         held.close()
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,31 +20,20 @@ from trainer.common import file_locks
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import RunConfig, Tick
 from trainer.experiments.experiment import MAX_SEEDS, Experiment
-from trainer.models.discovery.discover import discover
-from trainer.models.module_map import ModuleMap
 from trainer.planning.schedule import Size, total_steps
 from trainer.runs import duration_estimates, event_log
+from trainer.service import data, exports, runs
+from trainer.service.experiments import Request, compare, offers, resume, seconds, start
 from trainer.service.lab import Lab
 
 
-@pytest.fixture(scope="module")
-def module_map() -> ModuleMap:
-    return discover(tiny.config("phi3"), "phi3")
-
-
-def a_lab(tmp_path: Path, models_dir: Path, module_map: ModuleMap) -> Lab:
-    """A lab that knows its model already, and starts no process for it."""
-    lab = open_lab(tmp_path, models_dir)
-    lab.helper._maps["phi3", "main"] = module_map
-    return lab
-
-
 @pytest.fixture
-def lab(tmp_path: Path, models_dir: Path, module_map: ModuleMap) -> Iterator[Lab]:
-    lab = a_lab(tmp_path, models_dir, module_map)
+def lab(tmp_path: Path, models_dir: Path) -> Iterator[Lab]:
+    lab = open_lab(tmp_path, models_dir)
     for name in ("o_proj", "down_proj"):
         lab.own_sets.add("two", name, (Tick(name),))
     yield lab
+    lab.close()
     for run in lab.store.all():
         process = file_locks.holder(run.folder / "lock")
         if process:
@@ -65,7 +55,7 @@ def folders(lab: Lab) -> list[str]:
 
 
 def test_runs_differ_in_ticks_and_seed_alone(lab: Lab, config: RunConfig) -> None:
-    made = lab.run_scenarios(config, "two", seeds=3, name=" A <b>name</b>\n")
+    made = start(lab, config, Request("two", seeds=3, name=" A <b>name</b>\n"))
     assert made.name == "A <b>name</b>"
     assert [(member.scenario, member.seed) for member in made.members] == [
         (name, seed) for seed in (42, 43, 44) for name in ("o_proj", "down_proj")
@@ -87,17 +77,17 @@ def test_runs_differ_in_ticks_and_seed_alone(lab: Lab, config: RunConfig) -> Non
 
 
 def test_stop_and_resume_as_one_and_what_is_missing_is_made_again(
-    lab: Lab, config: RunConfig, tmp_path: Path, module_map: ModuleMap
+    lab: Lab, config: RunConfig, tmp_path: Path
 ) -> None:
-    made = lab.run_scenarios(config, "two", seeds=2)
-    assert lab.stop(made.id) == "Stopping 4 runs."
+    made = start(lab, config, Request("two", seeds=2))
+    assert runs.stop(lab, made.id) == "Stopping 4 runs."
     assert states(lab, made) == ["stopped"] * 4
     shutil.rmtree(lab.store.folder / made.runs[1])
     assert states(lab, made)[1] == "not made"
-    assert any("not there" in line for line in lab.compare([made.id])[0].warnings)
-    other = a_lab(tmp_path, lab.settings.models_dir, module_map)
-    assert other.resume_experiment(made.id) == "4 runs are in the queue again."
-    assert other.resume_experiment(made.id) == "0 runs are in the queue again."
+    assert any("not there" in line for line in compare(lab, [made.id])[0].warnings)
+    other = open_lab(tmp_path, lab.settings.models_dir)
+    assert resume(other, made.id) == "4 runs are in the queue again."
+    assert resume(other, made.id) == "0 runs are in the queue again."
     again = lab.experiments.get(made.id)
     assert states(lab, again) == ["queued"] * 4
     assert [old == new for old, new in zip(made.runs, again.runs, strict=True)] == [True, False, True, True]
@@ -110,8 +100,8 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     lab: Lab, config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     longer = replace(config, training=replace(config.training, max_steps=6))
-    offers = lab.offers(longer, "two", False)
-    assert lab.time_needed(longer, offers, 2) is None
+    found = offers(lab, longer, Request("two"))
+    assert seconds(lab, longer, found, 2) is None
     (tmp_path / "run.json").write_text(json.dumps(longer.to_json()))
     assert main([*folders(lab), "scenarios", str(tmp_path / "run.json"), "--set", "two"]) == 0
     told = capsys.readouterr().out
@@ -119,16 +109,16 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     assert told.count("finished    ") == 2
     (made,) = lab.experiments.all()
     assert states(lab, made) == ["finished"] * 2
-    found, experiment = lab.compare([made.id])
+    compared, experiment = compare(lab, [made.id])
     assert experiment == made
-    assert [group.name for group in found.groups] == ["o_proj", "down_proj"]
-    assert "lowest held-out loss" in found.verdict[0]
+    assert [group.name for group in compared.groups] == ["o_proj", "down_proj"]
+    assert "lowest held-out loss" in compared.verdict[0]
     assert (
-        found.rows[0].adapter_bytes
+        compared.rows[0].adapter_bytes
         == (lab.store.get(made.runs[0]).adapter / "adapter_model.safetensors").stat().st_size
     )
-    assert lab.report([made.id]).parent == lab.settings.exports_dir
-    needed, one = lab.time_needed(longer, offers, 2), lab.time_needed(longer, offers, 1)
+    assert exports.report(lab, [made.id]).parent == lab.settings.exports_dir
+    needed, one = seconds(lab, longer, found, 2), seconds(lab, longer, found, 1)
     assert needed and one
     assert needed == pytest.approx(2 * one)
     (pace, *_) = known = duration_estimates.paces(lab.store, longer.model)[:1]
@@ -139,11 +129,11 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     whole = replace(longer, training=replace(longer.training, max_steps=-1))
     assert total_steps(whole.training, pace.size.examples) == 14
     rows = tiny.save_rows(tmp_path / "others.jsonl", 24)
-    others = replace(whole, data=replace(whole.data, path=lab.add_data(rows)))
-    offers = lab.offers(others, "two", False)
-    assert lab.time_needed(others, offers, 1) is None
-    lab.data_report(others)
-    assert lab.time_needed(others, offers, 1), "what was looked at is known to take so long"
+    others = replace(whole, data=replace(whole.data, path=data.add(lab, rows)))
+    found = offers(lab, others, Request("two"))
+    assert seconds(lab, others, found, 1) is None
+    data.report(lab, others)
+    assert seconds(lab, others, found, 1), "what was looked at is known to take so long"
     orders = [
         [
             event["tokens"]
@@ -156,25 +146,25 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
 
 
 def test_what_cannot_be_is_refused_and_leaves_nothing(lab: Lab, config: RunConfig) -> None:
-    for seeds in (0, -1, MAX_SEEDS + 1):
+    for number in (0, -1, MAX_SEEDS + 1):
         with pytest.raises(UserError, match="seeds cannot be"):
-            lab.run_scenarios(config, "two", seeds=seeds)
+            start(lab, config, Request("two", seeds=number))
     with pytest.raises(UserError, match="There is no set"):
-        lab.run_scenarios(config, "../two")
+        start(lab, config, Request("../two"))
     with pytest.raises(UserError, match="None of these scenarios can run"):
-        lab.run_scenarios(replace(config, training=replace(config.training, max_length=9999)), "two")
+        start(lab, replace(config, training=replace(config.training, max_length=9999)), Request("two"))
     with pytest.raises(InvalidConfig):
-        lab.run_scenarios(replace(config, training=replace(config.training, seed=2**32 - 1)), "two", seeds=2)
+        start(lab, replace(config, training=replace(config.training, seed=2**32 - 1)), Request("two", seeds=2))
     with pytest.raises(InvalidConfig, match="There is no data file"):
-        lab.run_scenarios(replace(config, data=replace(config.data, path="gone.jsonl")), "two")
+        start(lab, replace(config, data=replace(config.data, path="gone.jsonl")), Request("two"))
     assert lab.store.ids() == lab.experiments.ids() == []
-    for act in (lab.experiments.get, lab.resume_experiment, lab.experiments.stop):
+    for act in (lab.experiments.get, partial(resume, lab), lab.experiments.stop):
         with pytest.raises(UserError, match="no experiment"):
             act("../config")
 
 
 def test_a_damaged_file_says_so_and_hides_nothing_else(lab: Lab, config: RunConfig) -> None:
-    made = lab.run_scenarios(config, "two")
+    made = start(lab, config, Request("two"))
     path = lab.store.folder / "experiments" / f"{made.id}.json"
     value = json.loads(path.read_text())
     bad = path.with_name("exp-20260101-000000-000000.json")
@@ -193,18 +183,16 @@ def test_a_damaged_file_says_so_and_hides_nothing_else(lab: Lab, config: RunConf
 def test_the_command_line_lists_compares_and_writes_reports(
     lab: Lab, config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = lab.run_scenarios(config, "two", seeds=2)
-    runs = folders(lab)
-    assert main([*runs, "stop", made.id]) == 0
-    assert main([*runs, "experiments", "--json"]) == 0
+    made = start(lab, config, Request("two", seeds=2))
+    places = folders(lab)
+    assert main([*places, "stop", made.id]) == 0
+    assert main([*places, "experiments", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.partition("\n")[2])[0]["state"] == "stopped"
-    assert main([*runs, "compare", made.id, "--csv"]) == 0
+    assert main([*places, "compare", made.id, "--csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 5
-    assert (
-        main([*runs, "compare", *made.runs, "--html", str(tmp_path / "r.html"), "--markdown", str(tmp_path / "r.md")])
-        == 0
-    )
+    files = ["--html", str(tmp_path / "r.html"), "--markdown", str(tmp_path / "r.md")]
+    assert main([*places, "compare", *made.runs, *files]) == 0
     assert (tmp_path / "r.html").stat().st_size > 4e6
     assert "Not finished" in (tmp_path / "r.md").read_text()
-    assert main([*runs, "compare", "nothing"]) == 2
+    assert main([*places, "compare", "nothing"]) == 2
     assert "There is no run" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from trainer.planning.plan import Plan
 from trainer.runs import event_log
 from trainer.runs.history import ACTIVE
 from trainer.runs.store import Run
+from trainer.service import planning
 
 ROOT = Path(__file__).parents[2]
 ENDLESS = 100_000
@@ -39,12 +40,10 @@ class Bench:
         self._plans: dict[RunConfig, Plan] = {}
 
     def create(self, steps: int = ENDLESS, state: str = "queued", worker: str = "", **training: Any) -> Run:
-        """A run in the queue. Its plan is made here, so that no helper process has to start."""
-        from trainer.cli.main import _plan_of
-
+        """A run in the queue."""
         config = small_config(self.lab.settings.data_dir, self.folder / "rows.jsonl", steps, **training)
         if config not in self._plans:
-            self._plans[config] = _plan_of(config, self.models_dir)
+            self._plans[config] = planning.plan(self.lab, config)
         return self.lab.store.create(config, self._plans[config], state, worker)
 
     def app(self) -> subprocess.Popen[str]:

@@ -10,7 +10,7 @@ from trainer.service.lab import Lab, Settings
 
 if __name__ == "__main__":
     lab = Lab(Settings(runs_dir=Path(sys.argv[1]), models_dir=Path(sys.argv[2])))
-    lab.supervisor.start()
+    lab.scheduler.start()
     print("ready", flush=True)
     while True:
         time.sleep(60)

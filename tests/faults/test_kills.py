@@ -87,7 +87,7 @@ def test_two_apps_and_twenty_starts_at_once(bench: Bench) -> None:
     # the first to be complete starts, which need not be the first that was asked for
     started = wait_for(lambda: next((run for run in order if bench.state(run) == "running"), None))
     order.insert(0, order.pop(order.index(started)))
-    bench.lab.first(order[-1].id)
+    lifecycle.put_first(bench.lab.store, order[-1].id)
     states = [row["state"] for row in bench.lab.store.summaries()]
     assert sorted(states) == ["queued"] * 19 + ["running"]
     os.kill(first.pid, signal.SIGKILL)

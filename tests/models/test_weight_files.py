@@ -21,6 +21,8 @@ from trainer.models.base_model import Base, BaseModels
 from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config, locate
 from trainer.models.weight_files import INDEX, SINGLE
+from trainer.service import experiments, planning, runs
+from trainer.service.experiments import Request
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 134408\n"
 
@@ -320,20 +322,37 @@ def test_finished_downloads_may_leave_traces(folder: Path) -> None:
     assert "unfinished" not in told(folder)
 
 
-def test_no_run_is_queued_on_a_model_without_weights(folder: Path, tmp_path: Path) -> None:
+def test_no_run_is_queued_on_a_model_without_weights(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     only("pytorch_model.bin")(folder)
     lab = open_lab(tmp_path, folder.parent)
-    lab.helper.call = lab.data_helper.call  # type: ignore[method-assign]
     try:
         config = short(default_config("mine"))
-        assert "pytorch_model.bin only" in str(lab.plan(config).issues[0])
+        assert "pytorch_model.bin only" in str(planning.plan(lab, config).issues[0])
         with pytest.raises(InvalidConfig, match=r"pytorch_model\.bin only"):
-            lab.train(config)
+            runs.start(lab, config, planning.plan(lab, config))
         with pytest.raises(UserError, match=r"pytorch_model\.bin only"):
-            lab.run_scenarios(config, "six")
+            experiments.start(lab, config, Request("six"))
+        (tmp_path / "run.json").write_text(json.dumps(config.to_json()))
+        places = ["--runs-dir", str(lab.settings.runs_dir), "--models-dir", str(folder.parent)]
+        assert command_line.main([*places, "scenarios", str(tmp_path / "run.json")]) == 2
+        assert "pytorch_model.bin only" in capsys.readouterr().err
         assert lab.store.ids() == [] and lab.experiments.ids() == []
     finally:
         lab.close()
+
+
+def test_an_experiment_whose_model_lost_its_weights_is_not_queued_again(folder: Path, tmp_path: Path) -> None:
+    lab = open_lab(tmp_path, folder.parent)
+    made = experiments.start(lab, short(default_config("mine")), Request("six"))
+    runs.stop(lab, made.id)
+    lab.store.delete(made.runs[-1])
+    only("pytorch_model.bin")(folder)
+    with pytest.raises(InvalidConfig, match=r"pytorch_model\.bin only"):
+        experiments.resume(lab, made.id)
+    assert {row["state"] for row in lab.store.summaries()} == {"stopped"}
+    lab.close()
 
 
 def test_a_config_alone_can_be_planned_and_not_trained(

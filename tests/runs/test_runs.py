@@ -18,7 +18,10 @@ from tests.support import tiny
 from tests.support.lab import open_lab, small_config, wait_for
 from trainer.common import file_locks
 from trainer.common.errors import InvalidConfig, UserError
+from trainer.config.schema import RunConfig
 from trainer.runs import event_log
+from trainer.runs.store import Run
+from trainer.service import data, exports, planning, runs
 from trainer.service.lab import Lab
 
 
@@ -34,17 +37,21 @@ def lab(tmp_path: Path, models_dir: Path) -> Iterator[Lab]:
             os.kill(process, signal.SIGKILL)
 
 
+def train(lab: Lab, config: RunConfig) -> Run:
+    return runs.start(lab, config, planning.plan(lab, config))
+
+
 def state_of(lab: Lab, run_id: str) -> str:
     return lab.store.get(run_id).history.state
 
 
 def test_a_run_from_the_queue_to_an_adapter_that_works_everywhere(lab: Lab, tmp_path: Path, models_dir: Path) -> None:
     config = small_config(lab.settings.data_dir, tmp_path / "rows.jsonl")
-    run = lab.train(config)
-    second = lab.train(config)
+    run = train(lab, config)
+    second = train(lab, config)
     wait_for(lambda: state_of(lab, run.id) == "running")
     assert state_of(lab, second.id) == "queued", "one run per device at a time"
-    assert lab.stop(second.id) == "Taken out of the queue."
+    assert runs.stop(lab, second.id) == "Taken out of the queue."
     wait_for(lambda: state_of(lab, run.id) == "finished", 90)
     history = lab.store.get(run.id).history
     assert history.train.curve("loss")[0].tolist() == list(range(1, 9))
@@ -52,13 +59,13 @@ def test_a_run_from_the_queue_to_an_adapter_that_works_everywhere(lab: Lab, tmp_
     assert steps.tolist() == [0, 4, 8]
     assert losses[-1] < losses[0]
     summary = lab.store.get(run.id).summary()
-    assert summary["memory_predicted"] == lab.plan(config).needed
+    assert summary["memory_predicted"] == planning.plan(lab, config).needed
     assert 0 < summary["memory_measured"] < 2**30, "what training took, without the libraries"
     _check_export(lab, run.id, tmp_path, models_dir)
 
 
 def _check_export(lab: Lab, run_id: str, tmp_path: Path, models_dir: Path) -> None:
-    with zipfile.ZipFile(lab.export(run_id)) as archive:
+    with zipfile.ZipFile(exports.adapter(lab, run_id)) as archive:
         assert sorted(archive.namelist()) == [
             "README.md",
             "adapter_config.json",
@@ -83,17 +90,17 @@ def _check_export(lab: Lab, run_id: str, tmp_path: Path, models_dir: Path) -> No
 
 
 def test_stop_saves_what_is_there_and_resume_goes_on(lab: Lab, tmp_path: Path) -> None:
-    run = lab.train(small_config(lab.settings.data_dir, tmp_path / "rows.jsonl", steps=100_000))
+    run = train(lab, small_config(lab.settings.data_dir, tmp_path / "rows.jsonl", steps=100_000))
     wait_for(lambda: lab.store.get(run.id).history.step >= 3)
     with pytest.raises(UserError, match="still running"):
         lab.store.delete(run.id)
-    lab.stop(run.id)
+    runs.stop(lab, run.id)
     wait_for(lambda: state_of(lab, run.id) == "stopped")
-    assert lab.export(run.id).is_file()
+    assert exports.adapter(lab, run.id).is_file()
     step = lab.store.get(run.id).history.step
-    lab.resume(run.id)
+    runs.resume(lab, run.id)
     wait_for(lambda: lab.store.get(run.id).history.step > step + 2)
-    lab.stop(run.id)
+    runs.stop(lab, run.id)
     wait_for(lambda: state_of(lab, run.id) == "stopped")
     steps = [event["step"] for event in event_log.read(run.folder / "events.jsonl")[0] if event["type"] == "metrics"]
     assert steps == list(range(1, steps[-1] + 1)), "it went on with the very next step"
@@ -102,7 +109,7 @@ def test_stop_saves_what_is_there_and_resume_goes_on(lab: Lab, tmp_path: Path) -
 
 
 def test_a_killed_worker_is_told_as_it_is(lab: Lab, tmp_path: Path) -> None:
-    run = lab.train(small_config(lab.settings.data_dir, tmp_path / "rows.jsonl", steps=100_000))
+    run = train(lab, small_config(lab.settings.data_dir, tmp_path / "rows.jsonl", steps=100_000))
     wait_for(lambda: lab.store.get(run.id).history.step >= 3)
     worker = file_locks.holder(run.folder / "lock")
     assert worker is not None
@@ -114,7 +121,7 @@ def test_a_killed_worker_is_told_as_it_is(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_the_worker_outlives_the_app_and_a_new_app_finds_it(lab: Lab, tmp_path: Path, models_dir: Path) -> None:
-    run = lab.train(small_config(lab.settings.data_dir, tmp_path / "rows.jsonl", steps=100_000))
+    run = train(lab, small_config(lab.settings.data_dir, tmp_path / "rows.jsonl", steps=100_000))
     wait_for(lambda: lab.store.get(run.id).history.step >= 1)
     worker = file_locks.holder(run.folder / "lock")
     lab.close()
@@ -124,9 +131,9 @@ def test_the_worker_outlives_the_app_and_a_new_app_finds_it(lab: Lab, tmp_path: 
         seen = again.store.get(run.id).history.step
         wait_for(lambda: again.store.get(run.id).history.step > seen + 2)
         assert file_locks.holder(run.folder / "lock") == worker, "the same worker, not a second one"
-        again.stop(run.id)
+        runs.stop(again, run.id)
         wait_for(lambda: state_of(again, run.id) == "stopped")
-        assert again.export(run.id).is_file(), "the new app stops it as the old one would, and nothing is lost"
+        assert exports.adapter_zip(again, run.id).is_file(), "the new app stops it as the old one would, and nothing is lost"
     finally:
         again.close()
 
@@ -134,7 +141,7 @@ def test_the_worker_outlives_the_app_and_a_new_app_finds_it(lab: Lab, tmp_path: 
 def test_what_cannot_train_does_not_become_a_run(lab: Lab, tmp_path: Path) -> None:
     config = small_config(lab.settings.data_dir, tmp_path / "rows.jsonl", learning_rate=0.0, max_length=4)
     with pytest.raises(InvalidConfig) as caught:
-        lab.train(config)
+        train(lab, config)
     assert {issue.field for issue in caught.value.issues} == {"training.learning_rate", "training.max_length"}
     assert lab.store.ids() == []
 
@@ -145,7 +152,7 @@ def test_data_that_cannot_be_used_do_not_become_a_run_and_name_their_lines(lab: 
     bad = tmp_path / "bad.jsonl"
     bad.write_text(rows.read_text() + '{"instruction": "x"}\n{"instruction": "x", "response": ""}\n{oops\n')
     with pytest.raises(InvalidConfig) as caught:
-        lab.train(replace(config, data=replace(config.data, path=lab.add_data(bad))))
+        train(lab, replace(config, data=replace(config.data, path=data.add(lab, bad))))
     (issue,) = caught.value.issues
     for line in (65, 66, 67):
         assert f"line {line}:" in issue.problem

@@ -17,11 +17,13 @@ import zstandard
 
 from tests.security import fuzz
 from trainer.common.errors import InvalidConfig, UserError
+from trainer.common.progress import ProgressMonitor
 from trainer.config import validation
 from trainer.config.lenient import mend
 from trainer.config.schema import DataConfig, Tick, default_config
 from trainer.data import check
 from trainer.execution import analysis_process
+from trainer.execution.analysis import Folders, LocalAnalysis
 from trainer.models.locations import locate
 from trainer.models.model_config import _clean, _refuse_kernels, _walk
 from trainer.runs import event_log
@@ -158,40 +160,37 @@ def test_an_event_with_an_endless_number_costs_nothing(key: str, tmp_path: Path)
     assert history.state
 
 
-def here(lab: Any) -> Any:
-    """The helper's answers without its process."""
-    calls = {"modules": analysis_process._modules, "vocabulary": analysis_process._vocabulary}
+class Here(LocalAnalysis):
+    """The analysis process's answers without its process: what fails unexpectedly is told as it tells it."""
 
-    def call(name: str, **arguments: Any) -> Any:
-        answer = analysis_process._answer(
-            lambda **values: calls[name](**values, models_dir=lab.settings.models_dir), arguments
-        )
-        if "problem" in answer:
-            raise UserError(answer["problem"], answer["fix"], answer["cause"])
-        return answer["result"]
-
-    return call
+    def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:
+        folders = Folders(self.models_dir, self.data_dir, lambda *_: None)
+        found = analysis_process.answer(folders, request, arguments)
+        if "problem" in found:
+            raise UserError(found["problem"], found["fix"], found["cause"])
+        return found["result"]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
-    """A client of the real app and its lab, with one run in it. Nothing trains: the supervisor is not started."""
+    """A client of the real app and its lab, with one run in it. Nothing trains: the scheduler is not started."""
     from starlette.testclient import TestClient
 
     import app
     import ui
-    from trainer.service.lab import Lab, Settings
+    from trainer.service import Lab, Settings, planning
 
     lab = Lab(Settings(runs_dir=tmp_path_factory.mktemp("fuzz") / "runs"))
-    lab.helper.call = here(lab)  # type: ignore[method-assign]
+    lab.model_analysis = Here(lab.settings.models_dir, lab.settings.data_dir)
     config = validation.from_json(CONFIG)
-    lab.store.create(config, lab.plan(config))
+    lab.store.create(config, planning.plan(lab, config))
     served_app = ui.serve(lab, "127.0.0.1", app.free_port("127.0.0.1"))
     with TestClient(served_app, base_url="http://127.0.0.1", raise_server_exceptions=True) as client:
         yield client, lab
     import gradio
 
     gradio.close_all()
+    lab.close()
 
 
 def test_payloads_by_name_and_by_index(served: tuple[Any, Any], capfd: pytest.CaptureFixture[str]) -> None:

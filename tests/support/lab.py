@@ -9,8 +9,11 @@ from typing import Any
 
 from tests.support import tiny
 from trainer.config.schema import AdapterConfig, DataConfig, ModelConfig, RunConfig, Tick, TrainingConfig
-from trainer.execution import analysis_process
-from trainer.service.lab import Lab, Settings, keep_data
+from trainer.execution.analysis import LocalAnalysis
+from trainer.models.module_map import ModuleMap
+from trainer.planning.plan import Plan
+from trainer.service import Lab, Settings, models, planning
+from trainer.service.data import keep_data
 
 
 def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) -> RunConfig:
@@ -37,12 +40,23 @@ def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) ->
 
 
 def open_lab(tmp_path: Path, models_dir: Path) -> Lab:
-    """A lab that reads data in this process: one of its own would import for seconds what is here already."""
+    """The app's lab, but that models and data are read in this process, which has imported torch already."""
     lab = Lab(Settings(runs_dir=tmp_path / "runs", models_dir=models_dir))
-    calls = analysis_process.calls(models_dir, lab.settings.data_dir, lambda *_: None)
-    lab.data_helper.call = lambda name, watcher=None, **arguments: calls[name](**arguments)  # type: ignore[method-assign]
-    lab.data_helper.start = lambda: None  # type: ignore[method-assign]
+    lab.model_analysis = lab.data_analysis = LocalAnalysis(models_dir, lab.settings.data_dir)
     return lab
+
+
+def command_lab(models_dir: Path) -> Lab:
+    """The lab of one command: reads models in this process, makes no folder."""
+    return Lab(Settings(models_dir=models_dir), in_process=True)
+
+
+def module_map_of(model: ModelConfig, models_dir: Path) -> ModuleMap:
+    return models.module_map(command_lab(models_dir), model)
+
+
+def plan_of(config: RunConfig, models_dir: Path) -> Plan:
+    return planning.plan(command_lab(models_dir), config)
 
 
 def wait_for(ready: Callable[[], Any], seconds: float = 60.0) -> Any:

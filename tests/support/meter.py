@@ -25,7 +25,7 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan, make_plan
 from trainer.training import adapter
 from trainer.training.loading import compute_dtype, load_model
-from trainer.training.trainer import build_trainer
+from trainer.training.trainer import Outputs, build_trainer
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 1024,
@@ -72,9 +72,8 @@ class Real:
         folder = Path(tempfile.mkdtemp(dir=models_dir))
         rows = _rows(run, padded)
         data = Prepared(rows, None, (), (), np.asarray(rows["length"]))
-        self.trainer = build_trainer(
-            run, self.plan.levers, self.model, tiny.tokenizer(), data, folder, lambda *_, **__: None
-        )
+        outputs = Outputs(folder, lambda *_, **__: None)
+        self.trainer = build_trainer(run, self.plan.levers, self.model, tiny.tokenizer(), data, outputs)
         adapter.prepare(self.model, self.plan, compute_dtype(run.model))
 
     def saved(self) -> int:

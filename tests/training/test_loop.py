@@ -14,8 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from tests.support.lab import small_config
-from trainer.cli.main import _plan_of
+from tests.support.lab import plan_of, small_config
 from trainer.common.errors import UserError
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick
 from trainer.training import adapter, loop
@@ -127,7 +126,7 @@ def test_new_tokens_train_alone_and_travel_with_the_adapter(
 def test_new_tokens_that_nothing_trains_are_warned_of(config: RunConfig, models_dir: Path) -> None:
     model = replace(config.model, new_tokens=NEW_TOKENS)
     adapter = replace(config.adapter, train_new_tokens=False)
-    plan = _plan_of(replace(config, model=model, adapter=adapter, modules=(Tick("lm_head", "full"),)), models_dir)
+    plan = plan_of(replace(config, model=model, adapter=adapter, modules=(Tick("lm_head", "full"),)), models_dir)
     assert [warning.problem for warning in plan.warnings if warning.field == "model.new_tokens"] == [
         "The 20 new tokens have rows in embed_tokens that nothing trains."
     ]
@@ -144,7 +143,7 @@ def test_pissa_is_saved_as_plain_lora(config: RunConfig, train: Train, models_di
     assert evals(events)[-1] < evals(events)[0]
     assert 1e-6 < float((adapted(tmp_path / "run" / "adapter", base) - plain).abs().max()) < 1.0
     size = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").stat().st_size
-    assert size == pytest.approx(_plan_of(config, models_dir).adapter_bytes, rel=0.03)
+    assert size == pytest.approx(plan_of(config, models_dir).adapter_bytes, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +161,7 @@ def test_pissa_is_refused_where_it_cannot_start_or_be_saved(
     modules: tuple[Tick, ...], settings: dict[str, Any], tokens: tuple[str, ...], config: RunConfig, models_dir: Path
 ) -> None:
     adapter = replace(config.adapter, init_lora_weights="pissa", **settings)
-    plan = _plan_of(
+    plan = plan_of(
         replace(config, adapter=adapter, modules=modules, model=replace(config.model, new_tokens=tokens)), models_dir
     )
     assert ["PiSSA" in issue.problem for issue in plan.issues] == [True]

@@ -22,9 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.planning.test_memory import held as held_in_memory
 from tests.support import quantized
-from tests.support.lab import small_config
+from tests.support.lab import module_map_of, plan_of, small_config
 from tests.support.quantized import FBGEMM, FP4, FP8, MXFP4, NF4, W4A16, W8
-from trainer.cli.main import _module_map, _plan_of
 from trainer.common.devices import CPU, Device
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick
 from trainer.export.adapter_zip import model_card
@@ -134,7 +133,7 @@ def on(config: RunConfig, name: str, quantization: Any = "none") -> RunConfig:
 def test_a_run_trains_on_it_and_its_adapter_loads_on_the_published_checkpoint(
     name: str, config: RunConfig, train: Callable[[RunConfig], SimpleNamespace], models: Path
 ) -> None:
-    plan = _plan_of(on(config, name), models)
+    plan = plan_of(on(config, name), models)
     done, plain = train(on(config, name)), train(on(config, PLAIN[name]))
     assert done.evals[-1] < done.evals[0] - 0.2
     assert done.losses == pytest.approx(plain.losses, rel=0.05)
@@ -196,7 +195,7 @@ def test_what_stays_in_memory_is_what_the_plan_says(
     name: str, quantization: Any, config: RunConfig, models: Path
 ) -> None:
     config = on(config, name, quantization)
-    module_map = _module_map(config.model, models)
+    module_map = module_map_of(config.model, models)
     plan = make_plan(config, module_map)
     model = load_model(config.model, models, plan, module_map, lambda *_, **__: None)
     model = adapter.attach(model, plan, config.adapter, module_map)
@@ -205,7 +204,7 @@ def test_what_stays_in_memory_is_what_the_plan_says(
     measured = held_in_memory(SimpleNamespace(model=model))  # type: ignore[arg-type]
     for item in ("quantised weights", "quantisation constants", "other weights", "trained weights"):
         assert plan.memory.get(item, 0) == pytest.approx(measured.get(item, 0), rel=0.01, abs=64), item
-    assert module_map.parameters == _module_map(ModelConfig(name=_plain(name)), models).parameters
+    assert module_map.parameters == module_map_of(ModelConfig(name=_plain(name)), models).parameters
     assert (plan.loading > sum(measured.values()) - measured["trained weights"]) == (name not in HELD)
 
 
@@ -223,15 +222,15 @@ def kind_of(module_map: ModuleMap, name: str) -> tuple[tuple[str, ...], str]:
 
 
 def test_what_is_held_quantized_cannot_train_in_full_and_says_so(config: RunConfig, models: Path) -> None:
-    module_map = _module_map(ModelConfig(name="nf4"), models)
+    module_map = module_map_of(ModelConfig(name="nf4"), models)
     treatments, reason = kind_of(module_map, "down_proj")
     assert treatments == ("lora",)
     assert "4-bit NF4 (bitsandbytes)" in reason and "unquantized" in reason
     assert kind_of(module_map, "lm_head") == (("lora", "full"), "")
-    some = kind_of(_module_map(ModelConfig(name="int8"), models), "down_proj")
+    some = kind_of(module_map_of(ModelConfig(name="int8"), models), "down_proj")
     assert some[0] == ("lora",) and "in 2 of 3 layers" in some[1], "llm_int8_skip_modules leaves one plain"
-    assert kind_of(_module_map(ModelConfig(name="fp8"), models), "down_proj")[0] == ("lora", "full")
-    plan = _plan_of(replace(on(config, "nf4"), modules=(Tick("down_proj", "full"),)), models)
+    assert kind_of(module_map_of(ModelConfig(name="fp8"), models), "down_proj")[0] == ("lora", "full")
+    plan = plan_of(replace(on(config, "nf4"), modules=(Tick("down_proj", "full"),)), models)
     assert any("cannot train in full" in issue.fix for issue in plan.issues)
 
 
@@ -244,13 +243,13 @@ def test_peft_cannot_train_what_is_held_quantized_in_full(models: Path) -> None:
 
 
 def test_a_setting_without_effect_is_told_and_changes_nothing(config: RunConfig, models: Path) -> None:
-    fits, other = _plan_of(on(config, "nf4", "nf4"), models), _plan_of(on(config, "nf4", "int8"), models)
+    fits, other = plan_of(on(config, "nf4", "nf4"), models), plan_of(on(config, "nf4", "int8"), models)
     assert fits.issues == other.issues == ()
     (warning,) = set(other.warnings) - set(fits.warnings)
     assert warning.field == "model.quantization" and "no effect" in warning.problem
     assert fits.memory == other.memory and fits.checkpoint == other.checkpoint
     pissa = AdapterConfig(r=4, lora_dropout=0.0, init_lora_weights="pissa")
-    refused = _plan_of(replace(on(config, "nf4"), adapter=pissa), models)
+    refused = plan_of(replace(on(config, "nf4"), adapter=pissa), models)
     assert any("PiSSA cannot decompose" in issue.problem for issue in refused.issues)
 
 
@@ -286,7 +285,7 @@ def test_gptq_and_awq_are_refused_in_the_plan_where_they_cannot_train(
     folder.mkdir(exist_ok=True)
     plain = json.loads((models / "llama" / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(plain | {"quantization_config": settings}), encoding="utf-8")
-    module_map = _module_map(ModelConfig(name=folder.name), models)
+    module_map = module_map_of(ModelConfig(name=folder.name), models)
 
     def planned(device: Device) -> Plan:
         return make_plan(replace(on(config, name), modules=(Tick("q_proj"),)), module_map, device)
@@ -311,7 +310,7 @@ def test_a_package_that_is_missing_is_named_in_the_plan(
     config: RunConfig, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_format, "_installed", lambda package: not package.startswith("compressed"))
-    (issue,) = _plan_of(on(config, "w4a16"), models).issues
+    (issue,) = plan_of(on(config, "w4a16"), models).issues
     assert "compressed-tensors (pack-quantized) checkpoint" in issue.problem
     assert 'pip install "compressed-tensors>=0.15.0", or choose the unquantized model' in issue.fix
 
@@ -333,9 +332,9 @@ def test_experts_that_were_quantized_one_by_one_are_refused_in_the_plan(config: 
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     old = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"transformers_version": "4.51.3"}
     (folder / "config.json").write_text(json.dumps(old), encoding="utf-8")
-    (issue,) = _plan_of(on(config, folder.name), models).issues
+    (issue,) = plan_of(on(config, folder.name), models).issues
     assert "experts were quantized one by one" in issue.problem
-    assert _plan_of(on(config, "nf4-moe"), models).issues == ()
+    assert plan_of(on(config, "nf4-moe"), models).issues == ()
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
@@ -349,7 +348,7 @@ def test_experts_in_gptq_and_awq_are_refused_in_the_plan(
     plain = json.loads((models / "moe" / "config.json").read_text(encoding="utf-8"))
     settings = {"quantization_config": {"quant_method": method, "bits": 4, "group_size": 128}}
     (models / name / "config.json").write_text(json.dumps(plain | settings), encoding="utf-8")
-    module_map = _module_map(ModelConfig(name=name), models)
+    module_map = module_map_of(ModelConfig(name=name), models)
     (issue,) = make_plan(on(config, f"{owner}/{name}"), module_map, GPU).issues
     assert "experts were quantized one by one" in issue.problem and "pip" not in issue.fix
     sibling = "Qwen/Qwen3-235B-A22B," if method == "gptq" else "the unquantized model that it was made from,"
@@ -370,13 +369,13 @@ def test_a_config_that_cannot_be_read_is_refused_in_the_plan(settings: Any, conf
     folder.mkdir(exist_ok=True)
     plain = json.loads((models / "llama" / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(plain | {"quantization_config": settings}), encoding="utf-8")
-    issue = _plan_of(on(config, "damaged"), models).issues[0]
+    issue = plan_of(on(config, "damaged"), models).issues[0]
     assert issue.field == "model.name" and "damaged is a checkpoint in" in issue.problem
 
 
 def test_the_way_there_is_in_the_plan(config: RunConfig, models: Path) -> None:
     """A device on which the run fits, but not the dequantizing of its largest weight."""
-    module_map = _module_map(ModelConfig(name="fp8-moe"), models)
+    module_map = module_map_of(ModelConfig(name="fp8-moe"), models)
     config = on(config, "fp8-moe", "nf4")
     training = replace(config.training, max_length=8, per_device_train_batch_size=1)
     config = replace(config, training=training, modules=(Tick("v_proj", layers="2"),))
@@ -393,7 +392,7 @@ def test_the_model_card_names_the_checkpoint_that_was_the_base(
     cards = {}
     for name, quantization in (("nf4", "nf4"), ("mxfp4", "nf4"), ("llama", "nf4")):
         own = on(config, name, quantization)
-        cards[name] = model_card(store.create(own, _plan_of(own, models)))
+        cards[name] = model_card(store.create(own, plan_of(own, models)))
     assert "as it is, in 4-bit NF4 (bitsandbytes)" in cards["nf4"]
     assert "quantization_config=as_trained" in cards["mxfp4"] and "Mxfp4Config(dequantize=True)" in cards["mxfp4"]
     assert "published in MXFP4" in cards["mxfp4"] and "quantized to nf4" in cards["mxfp4"]

@@ -1,4 +1,4 @@
-"""The command `data`, and the check of the data before the command line starts a run."""
+"""The command `data`, and the progress bar while data are read."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from trainer import demo
+from trainer.cli import data_text
 from trainer.common.errors import InvalidConfig
+from trainer.common.progress import ProgressMonitor
 from trainer.config import validation
-from trainer.config.schema import RunConfig, default_config, is_bundled
-from trainer.data.readers.files import quickly_read
-from trainer.data.readers.uploads import keep_data
-from trainer.models.locations import HUB_ID
-from trainer.planning.schedule import Size
-from trainer.runs import duration_estimates
-from trainer.runs.store import RunStore
+from trainer.config.schema import RunConfig, default_config
+from trainer.service import data as data_service
+from trainer.service.data import HUB_ID
 
 UNUSABLE = 2
 
@@ -42,14 +40,9 @@ def add_command(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def look_at(options: argparse.Namespace) -> int:
     """Print the report and examples. Returns UNUSABLE where nothing can be trained on."""
-    from trainer.cli import data_text
-    from trainer.data import inspection
-
-    store = RunStore(options.runs_dir)
-    config, places = _config(options), (options.models_dir, options.runs_dir / "data")
-    known = duration_estimates.paces(store, config.model)
-    with _bar() as progress:
-        found = duration_estimates.with_seconds(inspection.data_report(config, *places, progress), config, known)
+    lab, config = options.lab, _config(options)
+    with progress_bar() as monitor:
+        found = data_service.report(lab, config, monitor)
     if options.json:
         print(json.dumps(found, ensure_ascii=False, indent=2))
     else:
@@ -59,41 +52,16 @@ def look_at(options: argparse.Namespace) -> int:
     for number in range(min(options.show, trainable)):
         print(
             ("" if number else f"\n{data_text.legend(colours)}\n\n")
-            + data_text.example_text(inspection.data_example(config, str(number), *places), colours)
+            + data_text.example_text(data_service.example(lab, config, str(number)), colours)
         )
     return 0 if trainable else UNUSABLE
-
-
-def check_data(config: RunConfig, options: argparse.Namespace) -> None:
-    """Raises InvalidConfig where the data are such that no run can start."""
-    if is_bundled(config):
-        return
-    from trainer.data import inspection
-
-    with _bar() as progress:
-        issues = inspection.data_issues(config, options.models_dir, options.runs_dir / "data", progress)
-    if issues:
-        raise InvalidConfig(issues)
-
-
-def known_size(config: RunConfig, options: argparse.Namespace, look: bool = False) -> Size | None:
-    """How much there is to train on: of data that are read in seconds, or, with `look`, of any; else None."""
-    data_dir = options.runs_dir / "data"
-    if not (look or quickly_read(config.data, data_dir)):
-        return None
-    if is_bundled(config):
-        return Size(demo.examples(), 0.0)
-    from trainer.data import inspection
-
-    with _bar() as progress:
-        return inspection.data_size(config, options.models_dir, data_dir, progress)
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
     """The configuration that `data` looks at. Raises UserError where there is no such file."""
     config = validation.load(options.config) if options.config else default_config(options.model or "demo")
     if Path(options.files[0]).exists() or not HUB_ID.fullmatch(options.files[0]):
-        names = " ".join(keep_data(Path(file), options.runs_dir / "data") for file in options.files)
+        names = " ".join(data_service.add(options.lab, Path(file)) for file in options.files)
         data = replace(config.data, source="file", path=names)
     else:
         data = replace(config.data, source="hub", path=options.files[0])
@@ -108,13 +76,21 @@ def _config(options: argparse.Namespace) -> RunConfig:
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar while data are read, where a person looks at it."""
-    with tqdm(total=100, disable=not sys.stderr.isatty(), leave=False, bar_format="{desc}{bar}{n:3.0f} %") as bar:
+def progress_bar() -> Iterator[ProgressMonitor]:
+    """A progress bar from the first progress on, where a person looks at it."""
+    bar: Any = None
 
-        def progress(stage: str, share: float) -> None:
-            bar.set_description(stage, refresh=False)
-            bar.n = share * 100
-            bar.refresh()
+    def show(stage: str, share: float) -> None:
+        nonlocal bar
+        if bar is None:
+            quiet = not sys.stderr.isatty()
+            bar = tqdm(total=100, disable=quiet, leave=False, bar_format="{desc}{bar}{n:3.0f} %")
+        bar.set_description(stage, refresh=False)
+        bar.n = share * 100
+        bar.refresh()
 
-        yield progress
+    try:
+        yield ProgressMonitor(show)
+    finally:
+        if bar is not None:
+            bar.close()

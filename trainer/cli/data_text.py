@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainer.common.formatting import duration, percent
-from trainer.data.format_detection import SHAPES
+from trainer.service.data import SHAPES
 
 COLOURS = {"counts": "\033[30;42m", "context": "\033[2m", "cut": "\033[9;31m"}
 BRACKETS = {"counts": ("⟦", "⟧"), "context": ("", ""), "cut": ("✂", "✂")}

@@ -12,33 +12,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trainer.cli.data_commands import check_data
-from trainer.common import atomic, formatting
-from trainer.common.errors import UserError
+from trainer.cli.data_commands import progress_bar
+from trainer.common import formatting
 from trainer.common.program import COMMAND
 from trainer.config import validation
-from trainer.execution.scheduler import Supervisor
-from trainer.experiments.comparison import Comparison, compare
-from trainer.experiments.experiment import GONE, MAX_SEEDS, OPEN, Experiment, Experiments, default_name, expand
-from trainer.experiments.report import cells, document, markdown
-from trainer.experiments.report_html import html_report
-from trainer.experiments.saved_sets import OwnSets
-from trainer.experiments.scenario_plans import Offer, Planner, make_offers
-from trainer.models.module_map import ModuleMap
-from trainer.planning.scenarios import SETS
-from trainer.runs import duration_estimates
-from trainer.runs.store import RunStore
+from trainer.service import experiments, exports, runs
+from trainer.service.experiments import GONE, MAX_SEEDS, OPEN, SETS, Comparison, Experiment, Offer, Request, cells
+from trainer.service.lab import Lab
 
 STOPPED, FAILED = 3, 1
 LOOK = 0.5
 """Seconds between two looks at the runs."""
 
 
-def add_commands(
-    add: Callable[..., argparse.ArgumentParser], module_map: Callable[..., ModuleMap], plan: Any
-) -> None:
-    """Add the commands to the command line. `module_map` and `plan` read a model and plan a configuration."""
-    scenarios = add("scenarios", lambda options: run_scenarios(options, module_map, plan), "run a set of scenarios")
+def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands to the command line."""
+    scenarios = add("scenarios", run_scenarios, "run a set of scenarios")
     scenarios.add_argument("config", type=Path)
     names = ", ".join(item.key for item in SETS)
     scenarios.add_argument("--set", default="six", help=f"{names}, or the name of an own set (default: six)")
@@ -54,38 +43,29 @@ def add_commands(
     compared.add_argument("--csv", action="store_true", help="print the table of runs as CSV")
 
 
-def run_scenarios(options: argparse.Namespace, module_map: Callable[..., ModuleMap], plan: Any) -> int:
-    base = validation.load(options.config)
-    found = module_map(base.model, options.models_dir)
-    store = RunStore(options.runs_dir)
-    chosen = OwnSets(store.folder).find(options.set)
-
-    def planner(config: Any) -> Any:
-        return plan(config, options.models_dir, found)
-
-    offers = make_offers(base, chosen.make(found), found, planner, options.equal_budget)
-    configs = [offer.config for offer in offers if offer.runs] * options.seeds
-    time_needed = duration_estimates.total(configs, duration_estimates.paces(store, base.model))
+def run_scenarios(options: argparse.Namespace) -> int:
+    lab, base = options.lab, validation.load(options.config)
+    request = Request(options.set, options.equal_budget, options.seeds)
+    offers = experiments.offers(lab, base, request)
+    seconds = experiments.seconds(lab, base, offers, options.seeds)
     if not options.json:
         _print_offers(offers)
-        print(f"{len(configs)} runs, {_about(time_needed, 'as long as the first run will tell')}")
-    if configs:
-        check_data(base, options)
-    experiments = Experiments(store)
-    name = default_name(chosen.title, base.model.name, options.equal_budget)
-    experiment = experiments.create(name, chosen.question, offers, options.seeds, options.equal_budget, planner)
+        count = sum(offer.runs for offer in offers) * options.seeds
+        print(f"{count} runs, {_about(seconds, 'as long as the first run will tell')}")
+    with progress_bar() as monitor:
+        experiment = experiments.start(lab, base, request, offers, monitor)
     if options.json:
-        value = {"type": "experiment", "id": experiment.id, "seconds": time_needed}
+        value = {"type": "experiment", "id": experiment.id, "seconds": seconds}
         print(json.dumps(value | {"scenarios": [offer.to_json() for offer in offers]}), flush=True)
-    return watch(experiments, experiment, options)
+    return watch(experiment, options)
 
 
-def watch(experiments: Experiments, experiment: Experiment, options: argparse.Namespace) -> int:
+def watch(experiment: Experiment, options: argparse.Namespace) -> int:
     """Train what is in the queue until no run of the experiment is open. Ctrl+C stops it; twice, it kills."""
-    supervisor = Supervisor(experiments.store, options.models_dir, options.runs_dir / "data")
-    supervisor.start()
+    lab: Lab = options.lab
+    lab.scheduler.start()
     stopped = False
-    shown = Shown(experiments, experiment, options.json)
+    shown = Shown(lab, experiment, options.json)
     try:
         while True:
             try:
@@ -94,13 +74,12 @@ def watch(experiments: Experiments, experiment: Experiment, options: argparse.Na
                 time.sleep(LOOK)
             except KeyboardInterrupt:
                 stopped = True
-                tqdm.write(experiments.stop(experiment.id), file=sys.stderr)
+                tqdm.write(runs.stop(lab, experiment.id), file=sys.stderr)
     finally:
         shown.close()
-        supervisor.close()
-    states = experiments.states(experiment)
-    found = compare(experiments.store, experiment.runs, experiment)
-    _print_result(found, experiment, options.json)
+        lab.scheduler.close()
+    states = lab.experiments.states(experiment)
+    _print_result(*experiments.compare(lab, [experiment.id]), options.json)
     if stopped or "stopped" in states:
         print(f"Go on with: {COMMAND} resume {experiment.id}", file=sys.stderr)
         return STOPPED
@@ -110,8 +89,8 @@ def watch(experiments: Experiments, experiment: Experiment, options: argparse.Na
 class Shown:
     """The progress of an experiment: one line on a terminal, else a line for every run that ends."""
 
-    def __init__(self, experiments: Experiments, experiment: Experiment, as_json: bool) -> None:
-        self._experiments, self._experiment = experiments, experiment
+    def __init__(self, lab: Lab, experiment: Experiment, as_json: bool) -> None:
+        self._lab, self._experiment = lab, experiment
         self._quiet = as_json
         self._told: set[str] = set()
         total = len(experiment.members)
@@ -121,7 +100,7 @@ class Shown:
 
     def look(self) -> bool:
         """Show what is new. Returns whether a run is still to come."""
-        states = self._experiments.states(self._experiment)
+        states = self._lab.experiments.states(self._experiment)
         running = ""
         for run_id, state in zip(self._experiment.runs, states, strict=True):
             if state == GONE:
@@ -141,7 +120,7 @@ class Shown:
             self._bar.close()
 
     def _tell(self, run_id: str, state: str) -> None:
-        run = self._experiments.store.get(run_id)
+        run = self._lab.store.get(run_id)
         loss = run.history.latest.get("eval_loss")
         figure = "" if loss is None else f"  eval loss {formatting.loss(loss)}"
         if not self._quiet:
@@ -149,14 +128,14 @@ class Shown:
             sys.stdout.flush()
 
     def _line(self, run_id: str) -> str:
-        run = self._experiments.store.get(run_id)
-        left = self._experiments.summary(self._experiment)["remaining"]
+        run = self._lab.store.get(run_id)
+        left = self._lab.experiments.summary(self._experiment)["remaining"]
         return f"{run.title}: step {run.history.step} of {run.history.steps}, {_about(left, 'time unknown')}"
 
 
 def list_experiments(options: argparse.Namespace) -> int:
-    experiments = Experiments(RunStore(options.runs_dir))
-    found = [experiments.summary(item) for item in experiments.all()]
+    lab: Lab = options.lab
+    found = [lab.experiments.summary(item) for item in lab.experiments.all()]
     if options.json:
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return 0
@@ -166,13 +145,11 @@ def list_experiments(options: argparse.Namespace) -> int:
 
 
 def compare_runs(options: argparse.Namespace) -> int:
-    store = RunStore(options.runs_dir)
-    ids, experiment = expand(Experiments(store), options.runs)
-    found = compare(store, ids, experiment)
-    if options.html:
-        _write(options.html, html_report(store, found, experiment))
-    if options.markdown:
-        _write(options.markdown, markdown(document(store, found, experiment)))
+    found, experiment = experiments.compare(options.lab, options.runs)
+    for path, write in ((options.html, exports.write_html), (options.markdown, exports.write_markdown)):
+        if path:
+            write(options.lab, found, experiment, path)
+            print(path, file=sys.stderr)
     if options.csv:
         print(found.to_csv(), end="")
     elif options.json or not (options.html or options.markdown):
@@ -180,18 +157,10 @@ def compare_runs(options: argparse.Namespace) -> int:
     return 0
 
 
-def resume_experiment(options: argparse.Namespace, plan: Planner) -> int:
-    experiments = Experiments(RunStore(options.runs_dir))
-    print(experiments.resume(options.run, plan), file=sys.stderr)
-    return watch(experiments, experiments.get(options.run), options)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        atomic.write(path, text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.", "Name another file.", "disk") from error
-    print(path, file=sys.stderr)
+def resume_experiment(options: argparse.Namespace) -> int:
+    lab: Lab = options.lab
+    print(experiments.resume(lab, options.run), file=sys.stderr)
+    return watch(lab.experiments.get(options.run), options)
 
 
 def _print_offers(offers: Sequence[Offer]) -> None:

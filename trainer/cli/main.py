@@ -13,34 +13,22 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from trainer import __version__
 from trainer.cli import data_commands, experiment_commands
+from trainer.cli.plan_text import print_issue, print_plan
 from trainer.cli.progress import Progress
-from trainer.common import devices, file_locks, formatting
+from trainer.common import formatting
 from trainer.common.errors import InvalidConfig, Issue, UserError
-from trainer.common.formatting import percent, size
 from trainer.common.program import APP, COMMAND, HOME
 from trainer.config import overrides, validation
-from trainer.config.lenient import checked
-from trainer.config.schema import ModelConfig, RunConfig, default_config
-from trainer.data.readers.uploads import keep_data
-from trainer.experiments.experiment import ID, OPEN, Experiments
-from trainer.export.adapter_zip import adapter_zip
-from trainer.models.base_model import BaseModels
-from trainer.models.checkpoint_format import settle
-from trainer.models.hub import Unreachable
-from trainer.models.locations import load_config, load_tokenizer
-from trainer.models.module_map import ModuleMap
-from trainer.models.weight_files import no_tokenizer, nothing_yet
-from trainer.planning import scenarios
-from trainer.planning.plan import Plan, make_plan
-from trainer.planning.schedule import Size
-from trainer.runs import lifecycle
-from trainer.runs.store import Run, RunStore
+from trainer.config.schema import ModelConfig
+from trainer.service import data, exports, models, planning, runs
+from trainer.service.lab import Lab, Settings
+from trainer.service.models import Unreachable
+from trainer.service.runs import Run
 
 ABOUT = "Train LoRA adapters: everything that the page can do, from the command line."
 BAD_INPUT = 2
@@ -53,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     if flags and options.command is not _app:
         parser.error(f"unrecognized arguments: {' '.join(flags)}")
     command: Callable[[argparse.Namespace], int] = options.command
+    options.lab = Lab(Settings(runs_dir=options.runs_dir, models_dir=options.models_dir), in_process=True)
     try:
         return command(options)
     except InvalidConfig as error:
@@ -82,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     config = add("config", _config, "print a configuration to start from")
     config.add_argument("model", nargs="?", default="demo")
     config.add_argument(
-        "--scenario", choices=[item.key for item in scenarios.SIX],
+        "--scenario", choices=[item.key for item in planning.SIX],
         help="the study's job with one of its six scenarios; without it: LoRA on the attention and MLP of the model",
     )  # fmt: skip
     modules = add("modules", _modules, "show the modules of a model, by group")
@@ -100,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
     _add_changes(train)
     _add_run_commands(add)
-    experiment_commands.add_commands(add, _module_map, _plan_of)
+    experiment_commands.add_commands(add)
     return parser
 
 
@@ -136,31 +125,22 @@ def _app(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> int:
-    """Without a scenario: ticks that fit the model, as the page starts with. With one, nothing is read.
-
-    A hub model that cannot be reached now is given the study's names, which most models have.
-    """
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
+    """Without a scenario: what the page starts with on this model. With one, nothing is read."""
     if options.scenario:
-        chosen = scenarios.scenario(options.scenario)
-        _print_json(scenarios.study_job(options.model, chosen).to_json())
+        _print_json(planning.study_job(options.model, planning.scenario(options.scenario)).to_json())
         return 0
-    config = default_config(options.model)
+    model = ModelConfig(name=options.model)
     try:
-        found = _module_map(config.model, options.models_dir)
-        config = settle(replace(config, modules=scenarios.starting_ticks(found)), found.checkpoint)
-    except UserError as error:
-        if not isinstance(error.__cause__, LocalEntryNotFoundError | Unreachable):
-            raise
-        config = replace(config, modules=scenarios.LORA)
+        config = planning.start_from(options.lab, model)
+    except Unreachable as error:
+        config = planning.starting_config(model, None)
         print(f"{error}\nThe study's seven names are ticked; `plan` says what they match.", file=sys.stderr)
     _print_json(config.to_json())
     return 0
 
 
 def _modules(options: argparse.Namespace) -> int:
-    found = _module_map(ModelConfig(name=options.model, revision=options.revision), options.models_dir)
+    found = models.module_map(options.lab, ModelConfig(name=options.model, revision=options.revision))
     if options.json:
         _print_json(found.to_json())
         return 0
@@ -178,37 +158,27 @@ def _modules(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    config = checked(_configuration(options), lambda config: _plan_of(config, options.models_dir).issues)
-    plan = _plan_of(config, options.models_dir, size=data_commands.known_size(config, options))
+    config = planning.check(options.lab, _configuration(options))
+    with data_commands.progress_bar() as monitor:
+        data.read_if_quick(options.lab, config, monitor)
+    plan = planning.plan(options.lab, config)
     if options.json:
         _print_json(plan.to_json())
     else:
-        _print_plan(plan)
-    return 0 if _can_plan(plan, config.model.name) else BAD_INPUT
-
-
-def _can_plan(plan: Plan, name: str) -> bool:
-    """Whether nothing is wrong but that the model's weights are not here yet: a config.json is enough for a plan."""
-    absent = {nothing_yet(name), no_tokenizer(name)} if nothing_yet(name) in plan.issues else set()
-    return not set(plan.issues) - absent
+        print_plan(plan)
+    return 0 if planning.lacks_only_weights(plan, config.model.name) else BAD_INPUT
 
 
 def _train(options: argparse.Namespace) -> int:
-    store = RunStore(options.runs_dir)
-
-    config = checked(_configuration(options), lambda config: _plan_of(config, options.models_dir).issues)
+    lab: Lab = options.lab
+    config = planning.check(lab, _configuration(options))
     if options.data_file:
-        name = keep_data(options.data_file, options.runs_dir / "data")
+        name = data.add(lab, options.data_file)
         config = replace(config, data=replace(config.data, source="file", path=name))
-    module_map = _module_map(config.model, options.models_dir)
-    plan = _plan_of(config, options.models_dir, module_map)
-    if plan.issues:
-        raise InvalidConfig(plan.issues)
-    data_commands.check_data(config, options)
-    plan = _plan_of(config, options.models_dir, module_map, data_commands.known_size(config, options, look=True))
-    for warning in plan.warnings:
-        _print_issue(warning, sys.stderr)
-    run = store.create(config, plan, "starting", file_locks.identity(os.getpid()))
+    with data_commands.progress_bar() as monitor:
+        run = runs.start_here(lab, config, planning.plan(lab, config), monitor)
+    for warning in run.plan()["warnings"]:
+        print_issue(Issue(**warning), sys.stderr)
     if options.json:
         print(json.dumps({"type": "run", "id": run.id, "folder": str(run.folder)}), flush=True)
     else:
@@ -217,18 +187,12 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _work(run: Run, options: argparse.Namespace) -> int:
-    from trainer.execution import worker
-
-    os.environ["LAB_MODELS_DIR"] = str(options.models_dir.resolve())
-    os.environ["LAB_DATA_DIR"] = str((options.runs_dir / "data").resolve())
-    code = worker.work(run.folder, devices.devices(), echo=Progress(options.json))
-    if code == worker.TAKEN:
-        raise UserError("Another process trains this run already.", "Watch it with `runs`.", "data")
+    code = runs.train(options.lab, run, Progress(options.json))
     return BAD_INPUT if run.history.refresh().cause in ("data", "model") else code
 
 
 def _runs(options: argparse.Namespace) -> int:
-    summaries = RunStore(options.runs_dir).summaries()
+    summaries = options.lab.store.summaries()
     if options.json:
         _print_json(summaries)
         return 0
@@ -240,28 +204,25 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    store = RunStore(options.runs_dir)
-    experiments, is_run = Experiments(store), not ID.fullmatch(options.run)
-    states = [store.get(options.run).history.state] if is_run else experiments.states(experiments.get(options.run))
-    if not set(states) & set(OPEN):
+    if not runs.is_open(options.lab, options.run):
         raise UserError(f"{options.run} is over already.", "`runs` shows what waits or runs.", "data")
-    done = lifecycle.stop_run(store.get(options.run)) if is_run else experiments.stop(options.run)
+    done = runs.stop(options.lab, options.run)
     print(json.dumps({"id": options.run, "done": done}) if options.json else done)
     return 0
 
 
 def _first(options: argparse.Namespace) -> int:
-    lifecycle.put_first(RunStore(options.runs_dir), options.run)
+    runs.put_first(options.lab, options.run)
     return 0
 
 
 def _rename(options: argparse.Namespace) -> int:
-    RunStore(options.runs_dir).rename(options.run, options.name)
+    options.lab.store.rename(options.run, options.name)
     return 0
 
 
 def _delete(options: argparse.Namespace) -> int:
-    store = RunStore(options.runs_dir)
+    store = options.lab.store
     if not options.yes:
         title = store.get(options.run).title
         raise UserError(
@@ -272,17 +233,15 @@ def _delete(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    if ID.fullmatch(options.run):
+    if runs.is_experiment(options.run):
         if options.epochs:
             raise UserError("An experiment does not train longer.", "Name one of its runs, or leave --epochs out.")
-        return experiment_commands.resume_experiment(options, lambda config: _plan_of(config, options.models_dir))
-    run = RunStore(options.runs_dir).get(options.run)
-    lifecycle.resume_run(run, "starting", file_locks.identity(os.getpid()), options.epochs)
-    return _work(run, options)
+        return experiment_commands.resume_experiment(options)
+    return _work(runs.resume_here(options.lab, options.run, options.epochs), options)
 
 
 def _export(options: argparse.Namespace) -> int:
-    made = adapter_zip(RunStore(options.runs_dir).get(options.run), options.runs_dir)
+    made = exports.adapter(options.lab, options.run, options.runs_dir)
     target = options.output or Path.cwd() / made.name
     try:
         shutil.move(made, target / made.name if target.is_dir() else target)
@@ -296,73 +255,9 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _module_map(model: ModelConfig, models_dir: Path) -> ModuleMap:
-    from trainer.models.discovery.discover import discover
-
-    return discover(load_config(model, models_dir), model.name)
-
-
 def _configuration(options: argparse.Namespace) -> Any:
     """The parsed JSON of the configuration file, with what `--set` changes in it."""
     return overrides.apply(validation.load_json(options.config), overrides.from_options(options.set))
-
-
-def _plan_of(
-    config: RunConfig, models_dir: Path, module_map: ModuleMap | None = None, size: Size | None = None
-) -> Plan:
-    vocabulary = load_tokenizer(config.model, models_dir).get_vocab() if config.model.new_tokens else ()
-    module_map = module_map or _module_map(config.model, models_dir)
-    plan = make_plan(config, module_map, devices.device(), vocabulary, size)
-    return plan.on(_base_models(models_dir).examine(config.model, module_map))
-
-
-@cache
-def _base_models(models_dir: Path) -> BaseModels:
-    return BaseModels(models_dir)
-
-
-def _print_plan(plan: Plan) -> None:
-    for receipt in plan.receipts:
-        print(f"{receipt.tick:24} {receipt.treatment:5} {receipt.note}")
-    print(f"{plan.trainable:,} of {plan.total:,} parameters train ({percent(plan.share)})")
-    print(f"adapter: {size(plan.adapter_bytes)}")
-    if plan.base.bytes:
-        print(f"to download first: {size(plan.base.bytes)} in {plan.base.files} files")
-    if plan.checkpoint:
-        print(plan.checkpoint["says"])
-    _print_memory(plan)
-    print("picked for speed:")
-    for name, reason in plan.levers.why.items():
-        print(f"  {name:24} {reason}")
-    print(f"steps: {plan.steps:,}" if plan.steps else "steps: known once the data are read")
-    for issue in (*plan.warnings, *plan.issues):
-        _print_issue(issue)
-
-
-def _print_issue(issue: Issue, file: TextIO | None = None) -> None:
-    """A problem, and below it the options that cure it."""
-    print(issue, file=file)
-    if issue.changes:
-        print(f"    {overrides.as_options(issue.changes)}", file=file)
-
-
-def _print_memory(plan: Plan) -> None:
-    """The memory by item, what the device has, and what would fit."""
-    print("memory at the peak, as an estimate:")
-    for name, count in plan.memory.items():
-        if count:
-            print(f"  {name:24} {size(count):>9}")
-    device = plan.device
-    has = f", of {size(device.free)} free and {size(device.total)} in all" if device.total else ""
-    print(f"  {'together':24} {size(plan.needed):>9}{has} on {device.name}")
-    if plan.loading:
-        print(f"  {'while it loads':24} {size(plan.loading):>9}")
-    if plan.fits:
-        batch, length = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
-        found = [f"batch {batch} at this max_length"] * (batch > 0) + [f"max_length {length} at batch 1"] * (
-            length > 0
-        )
-        print(f"largest that fits: {', '.join(found)}" if found else "nothing fits")
 
 
 def _print_json(value: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trainer.common.formatting import learning_rate, loss, size
-from trainer.runs.event_log import Event
+from trainer.service.runs import Event
 
 
 class Progress:

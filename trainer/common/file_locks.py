@@ -1,4 +1,4 @@
-"""File locks: one worker per run, one writer per run, one run per device, one supervisor per runs folder.
+"""File locks: one worker per run, one writer per run, one run per device, one scheduler per runs folder.
 
 `lockf`, since `flock` stays held by forked children. Its locks belong to the process, and closing any handle of
 the file drops them: so threads take turns here, and a lock that this process holds is never opened again.

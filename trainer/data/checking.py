@@ -6,7 +6,7 @@ What is found is kept in the cache as rows.arrow (memory-mapped) and account.jso
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +19,7 @@ import xxhash
 from trainer import demo
 from trainer.common import disk_cache
 from trainer.common.errors import UserError
+from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
 from trainer.data.conversations import BadRow, Example
 from trainer.data.format_detection import Recogniser
@@ -31,9 +32,6 @@ ROWS, ACCOUNT = "rows.arrow", "account.json"
 BATCH, BATCH_BYTES = 2000, 2**23
 SCHEMA = pa.schema([("file", pa.int16()), ("line", pa.int64()), ("example", pa.large_binary()), ("key", pa.uint64())])
 """`example` is JSON; `key` is a hash of it, equal for equal examples."""
-
-Progress = Callable[[str, float], None]
-"""Called as progress(stage, share): what is being done, and how much of it is done."""
 
 
 class Source(Protocol):

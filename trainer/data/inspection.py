@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from trainer.common.errors import Issue, UserError
-from trainer.config.schema import ModelConfig, RunConfig, is_bundled
+from trainer.common.progress import Progress
+from trainer.config.schema import ModelConfig, RunConfig
 from trainer.data import look, preview
-from trainer.data.checking import Progress
 from trainer.data.quality_report import broken, issues, report
 from trainer.models.added_tokens import add_tokens
 from trainer.models.locations import files_stamp, load_config, load_tokenizer
@@ -29,27 +29,22 @@ def data_report(
     return report(config, tokenizer, data_dir, most, progress)
 
 
-def data_issues(config: RunConfig, models_dir: Path, data_dir: Path, progress: Progress | None = None) -> list[Issue]:
-    """What of the data keeps a run from starting. Reads all of them, unless they are known already."""
-    if is_bundled(config):
-        return []
-    try:
-        tokenizer, _ = _tokenizer(config.model, models_dir)
-        return issues(look(config.data, tokenizer, config.training.seed, data_dir, progress), config)
-    except UserError as error:
-        return [Issue("data", error.problem, error.fix)]
+def data_check(
+    config: RunConfig, models_dir: Path, data_dir: Path, progress: Progress | None = None
+) -> tuple[list[Issue], Size | None]:
+    """What of the data keeps a run from starting, and how much it trains on; None where no run can start.
 
-
-def data_size(config: RunConfig, models_dir: Path, data_dir: Path, progress: Progress | None = None) -> Size | None:
-    """How much a run trains on; None where no run can start on these data. Reads all that is not known already."""
+    Reads all of the data, unless they are known already.
+    """
     most = config.training.max_length
     try:
         tokenizer, _ = _tokenizer(config.model, models_dir)
         found = look(config.data, tokenizer, config.training.seed, data_dir, progress)
-    except UserError:
-        return None
+    except UserError as error:
+        return [Issue("data", error.problem, error.fix)], None
+    problems = issues(found, config)
     lengths = np.minimum(found.train.fitting(most).column("length"), most)
-    return Size(len(lengths), float(lengths.mean())) if len(lengths) and not issues(found, config) else None
+    return problems, Size(len(lengths), float(lengths.mean())) if len(lengths) and not problems else None
 
 
 def data_example(config: RunConfig, which: str, models_dir: Path, data_dir: Path) -> dict[str, Any]:

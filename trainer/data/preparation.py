@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from trainer.common.errors import UserError
+from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
 from trainer.data import lengths
 from trainer.data.chat_templates import Template, choose
-from trainer.data.checking import Bad, Checked, Progress, check
+from trainer.data.checking import Bad, Checked, check
 from trainer.data.splits import split, without
 from trainer.data.tokenization import Tokens, tokenise
 from trainer.planning.schedule import Size

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from trainer.common.errors import Issue, UserError
+from trainer.common.progress import Progress
 from trainer.config.schema import RunConfig, TrainingConfig
 from trainer.data import lengths, packing
-from trainer.data.checking import Bad, Progress
+from trainer.data.checking import Bad
 from trainer.data.preparation import Look, Part, grouped, look, nothing_counts, places, refuse
 from trainer.planning.schedule import Size, steps_per_epoch, total_steps, total_tokens
 

@@ -19,9 +19,10 @@ import orjson
 import pyarrow as pa
 
 from trainer.common import disk_cache
+from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
 from trainer.data.chat_templates import Template, choose
-from trainer.data.checking import BATCH, Bad, Checked, Progress
+from trainer.data.checking import BATCH, Bad, Checked
 from trainer.data.conversations import BadRow, Example
 from trainer.data.encoding import Encoder
 from trainer.data.loss_mask import Masker, Rendered

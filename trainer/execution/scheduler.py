@@ -2,7 +2,7 @@
 
 It holds no state of its own: what runs is what the run folders and their locks say, so that an app
 started anew goes on where the last one was. Workers outlive the app. Of several apps on one runs folder,
-one supervises it; another one takes over when that one ends.
+one schedules; another one takes over when that one ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trainer.runs.store import Run, RunStore
 POLL = 1.0
 
 
-class Supervisor:
+class Scheduler:
     """Queue and start. One thread; `kick` wakes it at once."""
 
     def __init__(self, store: RunStore, models_dir: Path, data_dir: Path) -> None:
@@ -41,14 +41,14 @@ class Supervisor:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 2) - 1)),
         }
         self._lock: BinaryIO | None = None
-        """Held by the one supervisor of a runs folder."""
+        """Held by the one scheduler of a runs folder; its file has the name that earlier versions look for."""
         self._children: dict[str, tuple[subprocess.Popen[bytes], str]] = {}
         """Run id -> its worker and the device that it was given."""
         self._spare: subprocess.Popen[bytes] | None = None
         self._spare_device = ""
         self._wake = threading.Event()
         self._closing = False
-        self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="scheduler", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

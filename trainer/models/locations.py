@@ -155,7 +155,7 @@ def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, 
     try:
         path = in_time(CONFIG_PATIENCE, lambda: _file(source, keywords, "config.json"))
     except (LocalEntryNotFoundError, Unreachable) as error:
-        raise UserError(
+        raise Unreachable(
             f"{name} is not on this machine and the hub cannot be reached.",
             "Check the network, or put the model into the models folder.",
         ) from error

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from trainer.common.errors import UserError
-from trainer.config.schema import DataConfig, RunConfig, Tick, Treatment, default_config
+from trainer.config.schema import DataConfig, ModelConfig, RunConfig, Tick, Treatment, default_config
+from trainer.models.checkpoint_format import settle
 from trainer.models.module_map import GROUP_TITLES, ModuleKind, ModuleMap
 
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -66,6 +67,24 @@ def study_job(model: str, chosen: Scenario) -> RunConfig:
     return replace(
         config, data=DOLLY, training=replace(config.training, full_learning_rate=config.training.learning_rate)
     )
+
+
+def starting_config(model: ModelConfig, module_map: ModuleMap | None) -> RunConfig:
+    """What a person starts from on a model: ticks, quantization and max_length that fit it.
+
+    `module_map`: None where the model cannot be read now; the study's seven names stand in, which most models have.
+    """
+    config = default_config(model.name)
+    config = replace(config, model=replace(config.model, revision=model.revision), modules=LORA)
+    if module_map is None:
+        return config
+    longest = min(config.training.max_length, module_map.max_positions or config.training.max_length)
+    config = replace(
+        config,
+        modules=starting_ticks(module_map),
+        training=replace(config.training, max_length=longest),
+    )
+    return settle(config, module_map.checkpoint)
 
 
 def starting_ticks(module_map: ModuleMap) -> tuple[Tick, ...]:

@@ -1,0 +1,17 @@
+"""Every use case, once. The page, the API and the command line call these functions, and nothing deeper.
+
+lab.py          what they all work on: settings, run folders, analyses, scheduler
+models.py       find models, read their modules
+planning.py     start, check and plan a configuration
+data.py         upload, check, report and preview data
+runs.py         start, stop and resume runs
+experiments.py  scenarios, experiments, comparisons
+exports.py      adapters and reports as files
+
+The types that a use case takes or returns are imported from its module.
+"""
+
+from trainer.service import data, experiments, exports, models, planning, runs
+from trainer.service.lab import Lab, Settings
+
+__all__ = ["Lab", "Settings", "data", "experiments", "exports", "models", "planning", "runs"]

@@ -30,7 +30,7 @@ from trainer.training import adapter, checkpoints, weight_changes
 from trainer.training.callbacks import Recorder, Sink, memory_held
 from trainer.training.cpu_allocator import keep_freed_memory
 from trainer.training.loading import compute_dtype, load_model
-from trainer.training.trainer import build_trainer
+from trainer.training.trainer import Outputs, build_trainer
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
         module_map = grow(module_map, len(tokenizer))
     model = adapter.attach(base, plan, config.adapter, module_map, new_tokens)
     save_start(model, config, places.folder / "start")
-    trainer = build_trainer(config, plan.levers, model, tokenizer, data, places.folder / "checkpoints", sink)
+    outputs = Outputs(places.folder / "checkpoints", sink)
+    trainer = build_trainer(config, plan.levers, model, tokenizer, data, outputs)
     adapter.prepare(model, plan, compute_dtype(config.model))
     adapter.verify(model, plan, config.adapter, module_map)
     sink("log", text=f"{plan.trainable:,} numbers train, as planned; checked against the model")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,12 +26,22 @@ from trainer.training.optimizer import parameter_groups, scale_slices
 from trainer.training.preflight import fused_loss_is_right, head_is_plain, packing_is_exact
 
 
+class Outputs(NamedTuple):
+    """Where a training writes."""
+
+    checkpoints: Path
+    """Folder of its checkpoints."""
+    sink: Sink
+    """Receives its events."""
+
+
 def build_trainer(
-    config: RunConfig, levers: Levers, model: PeftModel, tokenizer: Any, data: Prepared, folder: Path, sink: Sink
+    config: RunConfig, levers: Levers, model: PeftModel, tokenizer: Any, data: Prepared, outputs: Outputs
 ) -> Trainer:
     """The trainer, ready but for its callbacks. Which loss it takes and whether it packs is measured."""
-    arguments = _arguments(config, levers, folder, len(data.train), len(data.eval) if data.eval is not None else 0)
-    collator = Collator(config.training.max_length)
+    held_out = len(data.eval) if data.eval is not None else 0
+    arguments = _arguments(config, levers, outputs.checkpoints, len(data.train), held_out)
+    sink, collator = outputs.sink, Collator(config.training.max_length)
     parts = {
         "model": model,
         "args": arguments,
@@ -40,9 +50,9 @@ def build_trainer(
         "processing_class": tokenizer,
         "data_collator": collator,
     }
-    trainer: Trainer | None = _LabSFTTrainer(**parts) if head_is_plain(model) else None
+    trainer: Trainer | None = _ModulesSFTTrainer(**parts) if head_is_plain(model) else None
     if trainer is None or not fused_loss_is_right(trainer, model):
-        trainer = _LabTrainer(**parts)
+        trainer = _ModulesTrainer(**parts)
         sink("log", text="The loss is computed from whole logits (the fused one does not fit): more memory per token")
     trainer.remove_callback(PrinterCallback)
     trainer.config = config
@@ -120,8 +130,8 @@ def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, h
     )
 
 
-class _LabTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer whose optimiser gives LoRA, LoRA+'s B and modules trained in full their own learning rates.
+class _ModulesTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose optimizer gives LoRA, LoRA+'s B and modules trained in full their own learning rates.
 
     It measures held-out examples token by token: their loss is the mean over all tokens that count, in
     whatever batches they come.
@@ -198,7 +208,7 @@ class _LabTrainer(Trainer):  # type: ignore[misc]
         return found
 
 
-class _LabSFTTrainer(_LabTrainer, SFTTrainer):  # type: ignore[misc]
+class _ModulesSFTTrainer(_ModulesTrainer, SFTTrainer):  # type: ignore[misc]
     """The same with TRL's fused loss head, but for the entropy and for metrics that wait for the device.
 
     TRL's own `compute_loss` reads four numbers back from the device for every batch. Here accuracy is summed up

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from trainer import service
 from trainer.common.errors import UserError
 from trainer.config.schema import RunConfig
 from trainer.service.lab import Lab
@@ -152,7 +153,7 @@ class DataPanel:
         else:
             try:
                 report = yield from self.checks.follow(
-                    request, lambda watcher: self.lab.data_report(config, watcher), self._waiting
+                    request, lambda monitor: service.data.report(self.lab, config, monitor), self._waiting
                 )
                 yield self._shown(report, config, number or "0")
             except UserError as error:
@@ -165,7 +166,7 @@ class DataPanel:
             raise UserError(problem, "", "data")
         at = int(number) if (number or "").isdigit() else 0
         which = {"previous": str(at - 1), "next": str(at + 1)}.get(which, which)
-        found = self.lab.data_example(config, which)
+        found = service.data.example(self.lab, config, which)
         return [data_report.example(found), str(found["number"])]
 
     def _waiting(self, stage: str, share: float) -> list[Any]:
@@ -180,7 +181,7 @@ class DataPanel:
         tokens, example = report["tokens"], ""
         if tokens:
             number = number if number.isdigit() and int(number) < tokens["examples"] else "0"
-            example = data_report.example(self.lab.data_example(config, number))
+            example = data_report.example(service.data.example(self.lab, config, number))
         suggested = tokens["suggested_max_length"] if tokens else 0
         differs = bool(suggested) and suggested != config.training.max_length
         choices = [("recognised", ""), *((name, name) for name in report["columns"])]
@@ -198,7 +199,7 @@ class DataPanel:
 
     def _take_suggested(self, _opened: str | None, _number: str | None, *values: Any) -> Any:
         config, _ = self._config(values)
-        report = self.lab.data_report(config) if config is not None else {"tokens": None}
+        report = service.data.report(self.lab, config) if config is not None else {"tokens": None}
         return str(report["tokens"]["suggested_max_length"]) if report["tokens"] else gr.skip()
 
     def _config(self, values: tuple[Any, ...]) -> tuple[RunConfig | None, str]:
@@ -212,7 +213,7 @@ class DataPanel:
     def _keep(self, uploads: list[str]) -> str:
         if len(uploads) > MAX_FILES:
             raise UserError(f"These are more than {MAX_FILES} files.", "Put some of them together.", "data")
-        return " ".join(self.lab.add_data(Path(path)) for path in uploads)
+        return " ".join(service.data.take(self.lab, Path(path)) for path in uploads)
 
 
 def _upload_button(label: str, name: str) -> gr.UploadButton:

@@ -10,11 +10,11 @@ from typing import Any
 
 import gradio as gr
 
+from trainer import service
 from trainer.common import formatting
 from trainer.common.errors import UserError
-from trainer.runs.history import ACTIVE, History
-from trainer.runs.store import Run, describe_ticks
 from trainer.service.lab import Lab
+from trainer.service.runs import ACTIVE, History, Run, describe_ticks
 from ui import download
 from ui.handlers import DIRECT, QUEUED, told
 from ui.theme import STATIC
@@ -83,7 +83,9 @@ def build(lab: Lab) -> Live:
     stop.click(told(lambda value: _stop(lab, value)), seen, None, **QUEUED).then(
         live.refresh, [shown, seen], live.outputs, **DIRECT
     )
-    download.wire(fetch, told(lambda value: lab.export(displayed(lab, value).id)), seen, "live-file")
+    download.wire(
+        fetch, told(lambda value: service.exports.adapter(lab, displayed(lab, value).id)), seen, "live-file"
+    )
     return live
 
 
@@ -152,7 +154,7 @@ def displayed(lab: Lab, seen: str | None) -> Run:
 
 
 def _stop(lab: Lab, seen: str | None) -> None:
-    gr.Info(text.escape(lab.stop(displayed(lab, seen).id)), duration=5)
+    gr.Info(text.escape(service.runs.stop(lab, displayed(lab, seen).id)), duration=5)
 
 
 def _stop_button(state: str) -> Any:

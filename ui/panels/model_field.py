@@ -12,11 +12,11 @@ from typing import Any
 
 import gradio as gr
 
+from trainer import service
 from trainer.common import formatting
 from trainer.common.errors import UserError
-from trainer.models.hub import Unreachable
-from trainer.models.search import MAX_QUERY, Choice
 from trainer.service.lab import Lab
+from trainer.service.models import MAX_QUERY, Choice, Unreachable
 from ui.handlers import DIRECT
 from ui.theme import STATIC
 
@@ -59,9 +59,9 @@ def query_of(value: Any) -> str:
 
 def groups(lab: Lab) -> dict[str, Any]:
     """Models that are known without asking the hub, in groups; each stands in the first that has it."""
-    here, cached = lab.models_here(), lab.models_in_cache()
+    here, cached = service.models.here(lab), service.models.in_cache()
     known = {choice.name: choice for choice in (*cached, *here)}
-    recent = [known.get(name, Choice(name)) for name in lab.recent_models()]
+    recent = [known.get(name, Choice(name)) for name in service.models.recent(lab)]
     rows, seen = [], set[str]()
     for title, choices in (("Used before", recent), ("On this machine", here), ("In the hub’s cache", cached)):
         new = [choice for choice in choices if choice.name not in seen]
@@ -83,7 +83,7 @@ def found(lab: Lab, query: str) -> dict[str, Any]:
     if len(query.strip()) < 2:
         return {"query": query, "items": [], "note": ""}
     try:
-        choices: Sequence[Choice] = lab.search_hub(query)
+        choices: Sequence[Choice] = service.models.search(lab, query)
     except Unreachable as error:
         return {"query": query, "items": [], "offline": True, "note": f"{error.problem} Models on this machine work."}
     except UserError as error:

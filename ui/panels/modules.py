@@ -15,9 +15,8 @@ import gradio as gr
 from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.config.schema import Tick
-from trainer.models.module_map import GROUP_TITLES, GROUPS, ModuleKind, ModuleMap
-from trainer.planning.scenarios import SIX
-from trainer.planning.targets import Receipt
+from trainer.service.models import GROUP_TITLES, GROUPS, ModuleKind, ModuleMap
+from trainer.service.planning import SIX, Receipt
 from ui.theme import STATIC
 from ui.views import block_picture
 

@@ -8,14 +8,12 @@ from typing import Any
 
 import gradio as gr
 
+from trainer import service
 from trainer.common import formatting
 from trainer.common.errors import UserError
+from trainer.common.progress import Cancelled
 from trainer.config.schema import RunConfig
-from trainer.execution.analysis_process import Cancelled
-from trainer.experiments.experiment import MAX_SEEDS
-from trainer.experiments.scenario_plans import Offer
-from trainer.planning.scenarios import SETS, Scenario
-from trainer.runs.store import MAX_TITLE
+from trainer.service.experiments import MAX_SEEDS, MAX_TITLE, SETS, Offer, Request, Scenario
 from trainer.service.lab import Lab
 from ui import form
 from ui.data_checks import Checks
@@ -104,10 +102,11 @@ class ScenariosPanel:
         """What the scenarios mean on this model, and how long they take; skipped if the page shows it already."""
         try:
             config = self._config(values)
-            if self.lab.helper.known(config.model) is None:
+            if service.models.known(self.lab, config.model) is None:
                 content, total, count = {"notice": WAITING}, "", 0
             else:
-                content, total, count = self._content(config, str(set_name), seeds, equal is True, _keys(left_out))
+                request = Request(str(set_name), equal is True, _seeds(seeds), _keys(left_out))
+                content, total, count = self._content(config, request)
         except UserError as error:
             content, total, count = {"notice": str(error)}, "", 0
         now = digest(json.dumps([content, total, count]))
@@ -116,15 +115,14 @@ class ScenariosPanel:
         title = f"Run {count} runs" if count > 1 else "Run it" if count else "Run"
         return [gr.update(content=json.dumps(content)), total, gr.update(value=title, interactive=count > 0), now]
 
-    def _content(
-        self, config: RunConfig, set_name: str, seeds: Any, equal: bool, left_out: set[str]
-    ) -> tuple[dict[str, Any], str, int]:
-        offers = self.lab.offers(config, set_name, equal, left_out)
-        number = _seeds(seeds)
+    def _content(self, config: RunConfig, request: Request) -> tuple[dict[str, Any], str, int]:
+        offers = service.experiments.offers(self.lab, config, request)
         by_key = {offer.scenario.key: offer for offer in offers}
-        rows = [_row(item, by_key.get(item.key)) for item in self.lab.scenarios(config, set_name)]
-        count = sum(offer.runs for offer in offers) * number
-        needed = self.lab.time_needed(config, offers, number)
+        rows = [
+            _row(item, by_key.get(item.key)) for item in service.experiments.scenarios(self.lab, config, request.set)
+        ]
+        count = sum(offer.runs for offer in offers) * request.seeds
+        needed = service.experiments.seconds(self.lab, config, offers, request.seeds)
         known = f"about {formatting.duration(needed)} in all" if needed is not None else ""
         unknown = "how long is unknown until the first run has run" if count else "nothing to run: tick a scenario"
         return {"rows": rows}, f'<p class="quiet">{count} runs, {known or unknown}.</p>', count
@@ -134,11 +132,11 @@ class ScenariosPanel:
     ) -> Iterator[list[Any]]:
         """Queue the experiment and choose it in the list. To check the data may take a while."""
         config = self._config(values)
-        chosen = (str(set_name), equal is True, _seeds(seeds), str(name or ""), _keys(left_out))
+        chosen = Request(str(set_name), equal is True, _seeds(seeds), _keys(left_out), str(name or ""))
         try:
             made = yield from self.checks.follow(
                 request,
-                lambda watcher: self.lab.run_scenarios(config, *chosen, watcher),
+                lambda monitor: service.experiments.start(self.lab, config, chosen, monitor=monitor),
                 lambda *done: [gr.skip(), gr.skip(), gr.skip(), data_report.progress(*done)],
             )
         except UserError as error:
@@ -187,12 +185,12 @@ def _row(item: Scenario, offer: Offer | None) -> dict[str, Any]:
     return row
 
 
-def _keys(value: Any) -> set[str]:
+def _keys(value: Any) -> frozenset[str]:
     try:
         found = json.loads(value or "[]")
     except (TypeError, ValueError, RecursionError):
-        return set()
-    return {key for key in found if isinstance(key, str)} if isinstance(found, list) else set()
+        return frozenset()
+    return frozenset(key for key in found if isinstance(key, str)) if isinstance(found, list) else frozenset()
 
 
 def _seeds(value: Any) -> int:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import gradio as gr
 
 from trainer.config.schema import Quantization
-from trainer.models.checkpoint_format import CheckpointFormat
+from trainer.service.models import CheckpointFormat
 from ui.form import Form, settings
 from ui.labels import CHOICES
 

@@ -10,7 +10,7 @@ import gradio as gr
 from trainer.common import formatting
 from trainer.common.errors import Issue, Value
 from trainer.common.formatting import number_text
-from trainer.planning.plan import Plan
+from trainer.service.planning import Plan
 from ui import form
 from ui.labels import CHOICES, LABELS
 from ui.theme import STATIC

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from gradio.route_utils import FnIndexInferError
 
 from trainer.common.errors import UserError
-from trainer.data.readers.uploads import MAX_UPLOAD_BYTES, check_room
+from trainer.service.data import MAX_UPLOAD_BYTES, check_room
 from ui.handlers import UNEXPECTED
 
 Scope = MutableMapping[str, Any]

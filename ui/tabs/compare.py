@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import plotly.graph_objects as go
 
+from trainer import service
 from trainer.common.errors import UserError
-from trainer.experiments import charts, curves
-from trainer.experiments.comparison import MAX_COMPARED, PRICES, Comparison
-from trainer.experiments.experiment import OPEN, Experiment, expand
-from trainer.runs.index import stamp
+from trainer.service.experiments import AXES, CURVES, MAX_COMPARED, OPEN, PRICES, Comparison, Experiment, price_figure
 from trainer.service.lab import Lab
 from ui import download
 from ui.handlers import DIRECT, QUEUED, told
@@ -60,9 +59,9 @@ class CompareTab:
                 self.fetch = gr.Button("Download report", size="sm", elem_id="compare-report")
         with gr.Column(elem_classes="card", visible=False) as self.curves_card:
             with gr.Row(elem_classes="chart-choice"):
-                names = [(title, key) for key, title in charts.CURVES.items()]
+                names = [(title, key) for key, title in CURVES.items()]
                 self.curve = gr.Radio(names, value="eval_loss", show_label=False, elem_id="compare-curve")
-                axes = [(f"by {'time' if key == 'elapsed' else key}", key) for key in curves.AXES]
+                axes = [(f"by {'time' if key == 'elapsed' else key}", key) for key in AXES]
                 self.axis = gr.Radio(axes, value="step", show_label=False, elem_id="compare-axis")
                 self.width = gr.Slider(1, 200, 15, step=1, label="Smoothing, steps", visible=False)
             self.chart = _component("compare_chart.js", CHART.format(label="Loss curves"), "compare-chart", figure="")
@@ -96,7 +95,7 @@ class CompareTab:
         self.curve.change(lambda curve: gr.update(visible=curve == "loss"), self.curve, self.width, **DIRECT)
         after(self.stop.click(told(self.stopped), self.pick, None, **QUEUED))
         after(self.resume.click(told(self.resumed), self.pick, None, **QUEUED))
-        download.wire(self.fetch, told(lambda value: self.lab.report(self._names(value))), self.pick, "compare-file")
+        download.wire(self.fetch, told(self.report), self.pick, "compare-file")
         after(self.panel.wire(tab, self.pick, self.seen))
         train.scenarios.click(
             lambda: [gr.Tabs(selected="compare"), gr.Accordion(open=True), gr.Timer(active=True)],
@@ -116,16 +115,15 @@ class CompareTab:
         """Everything about the choice; what the page shows already is skipped."""
         try:
             names = self._names(value)
-            ids, _ = expand(self.lab.experiments, names)
+            version = service.experiments.version(self.lab, names)
         except UserError as error:
             return self._nothing(comparison.EMPTY if not value else comparison.notice(error), seen)
-        options = [_one_of(curve, charts.CURVES), _one_of(axis, curves.AXES), _steps(width), _one_of(price, PRICES)]
-        stamps = [stamp(f"{self.lab.store.folder}/{run_id}") for run_id in ids]
-        now = digest(json.dumps([names, options, ids, stamps]))
+        options = [_one_of(curve, CURVES), _one_of(axis, AXES), _steps(width), _one_of(price, PRICES)]
+        now = digest(json.dumps([names, options, version]))
         if now == seen:
             return [gr.skip()] * FIGURES
         try:
-            found, experiment = self.lab.compare(names)
+            found, experiment = service.experiments.compare(self.lab, names)
             return [*self._filled(found, experiment, *options), now]
         except UserError as error:  # a run was deleted meanwhile
             return self._nothing(comparison.notice(error), seen)
@@ -138,8 +136,8 @@ class CompareTab:
         can_stop = any(states.get(state) for state in OPEN)
         can_resume = any(count for state, count in states.items() if state not in (*OPEN, "finished"))
         has_runs, has_losses = bool(found.rows), any(group.losses for group in found.groups)
-        figure = charts.curves_figure(self.lab.store, found, curve, axis, width) if has_runs else {}
-        prices = charts.price_figure(found, price) if has_losses else {}
+        figure = service.experiments.curves_figure(self.lab, found, curve, axis, width) if has_runs else {}
+        prices = price_figure(found, price) if has_losses else {}
         return [
             comparison.head(found, summary),
             gr.update(visible=True),
@@ -162,11 +160,14 @@ class CompareTab:
         return [head, hidden, gr.skip(), gr.skip(), hidden, gr.skip(), hidden, gr.skip(), hidden, gr.skip(), "",
                 gr.skip(), now]  # fmt: skip
 
+    def report(self, value: Any) -> Path:
+        return service.exports.report(self.lab, self._names(value))
+
     def stopped(self, value: Any) -> None:
-        gr.Info(text.escape(self.lab.stop(self._experiment(value))), duration=5)
+        gr.Info(text.escape(service.runs.stop(self.lab, self._experiment(value))), duration=5)
 
     def resumed(self, value: Any) -> None:
-        gr.Info(text.escape(self.lab.resume_experiment(self._experiment(value))), duration=5)
+        gr.Info(text.escape(service.experiments.resume(self.lab, self._experiment(value))), duration=5)
 
     def _experiment(self, value: Any) -> str:
         choice = _choice(value)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from trainer import service
 from trainer.common import formatting
 from trainer.common.errors import UserError
-from trainer.runs.history import ACTIVE, ENDED
-from trainer.runs.store import MAX_TITLE
 from trainer.service.lab import Lab
+from trainer.service.runs import ACTIVE, ENDED, MAX_TITLE
 from ui import download
 from ui.handlers import DIRECT, QUEUED, told
 from ui.panels.live_run import digest, parts
@@ -95,7 +96,7 @@ class RunsTab:
         self.delete.click(told(self.ask), chosen, [self.sure, self.question, self.asked], **QUEUED)
         self.keep.click(lambda: gr.update(visible=False), None, self.sure, **DIRECT)
         after(self.really.click(told(self.deleted), [chosen, self.asked], [chosen, self.sure], **QUEUED))
-        download.wire(self.fetch, told(lambda run_id: self.lab.export(self._run(run_id).id)), chosen, "run-file")
+        download.wire(self.fetch, told(self.exported), chosen, "run-file")
 
     def list_runs(self, seen: str) -> list[Any]:
         """What the page has not got of the table's rows: those of runs that are over, and those of open ones."""
@@ -157,18 +158,21 @@ class RunsTab:
         return [*wanted, gr.Tabs(selected="train"), gr.Timer(active=False)]
 
     def stopped(self, run_id: str | None) -> None:
-        gr.Info(text.escape(self.lab.stop(self._run(run_id).id)), duration=5)
+        gr.Info(text.escape(service.runs.stop(self.lab, self._run(run_id).id)), duration=5)
+
+    def exported(self, run_id: str | None) -> Path:
+        return service.exports.adapter(self.lab, self._run(run_id).id)
 
     def resumed(self, run_id: str | None) -> None:
-        self.lab.resume(self._run(run_id).id)
+        service.runs.resume(self.lab, self._run(run_id).id)
 
     def put_first(self, run_id: str | None) -> None:
-        self.lab.first(self._run(run_id).id)
+        service.runs.put_first(self.lab, self._run(run_id).id)
 
     def trained_longer(self, run_id: str | None, epochs: float | None) -> None:
         if not isinstance(epochs, int | float) or epochs <= 0:
             raise UserError("The number of epochs is empty.", "Write how many more to train.", "data")
-        self.lab.resume(self._run(run_id).id, epochs)
+        service.runs.resume(self.lab, self._run(run_id).id, epochs)
 
     def renamed(self, run_id: str | None, title: str | None) -> None:
         self.lab.store.rename(self._run(run_id).id, title or "")

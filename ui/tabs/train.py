@@ -10,13 +10,13 @@ from typing import Any
 
 import gradio as gr
 
+from trainer import service
 from trainer.common.errors import InvalidConfig, Issue, UserError
+from trainer.common.progress import Cancelled
 from trainer.config import validation
-from trainer.config.schema import ModelConfig, RunConfig, default_config
-from trainer.execution.analysis_process import Cancelled
-from trainer.planning.plan import Plan
-from trainer.planning.scenarios import starting_ticks
+from trainer.config.schema import ModelConfig, RunConfig
 from trainer.service.lab import Lab
+from trainer.service.planning import Plan
 from ui.data_checks import Checks
 from ui.form import TICKS, Form
 from ui.handlers import DIRECT, QUEUED, told
@@ -98,21 +98,20 @@ class TrainTab:
         name = (name or "").strip()
         untouched = [gr.skip()] * len(self.form.filled)
         model = ModelConfig(name=name, revision=(revision or "").strip() or "main")
-        if self.lab.helper.known(model) is None:
+        if service.models.known(self.lab, model) is None:
             yield [modules.update(modules.reading(name)), summary(None, (), waiting=READING), *untouched]
         try:
             if not name:
                 raise UserError("No model is chosen.", "Choose the demo, a folder, or write a hub id owner/name.")
-            found = self.lab.module_map(RunConfig(model=model))
+            found = service.models.module_map(self.lab, model)
         except UserError as error:
             yield [modules.update(modules.failed(error)), gr.skip(), *untouched]
             return
-        config = _wanted(wanted, model)
-        ticks = config.modules if config else starting_ticks(found)
-        shown = config or default_config(name)
-        values = dict(zip(self.form.filled, self.form.fill(shown, whole=config is not None), strict=True))
+        loaded = _wanted(wanted, model)
+        shown = loaded or service.planning.starting_config(model, found)
+        values = dict(zip(self.form.filled, self.form.fill(shown, whole=loaded is not None), strict=True))
         values[settings.QUANTIZATION] = settings.quantization(found.checkpoint, shown.model.quantization)
-        yield [modules.update(modules.payload(found), ticks), gr.skip(), *values.values()]
+        yield [modules.update(modules.payload(found), shown.modules), gr.skip(), *values.values()]
 
     def plan(self, *values: Any) -> list[Any]:
         """Receipts and summary of what the page shows. Light: arithmetic over a map that is read already."""
@@ -126,7 +125,7 @@ class TrainTab:
         config, issues = self.form.read(values)
         if config is not None and not any(issue.field.startswith(COUNTED) for issue in issues):
             with contextlib.suppress(UserError):  # what is wrong, a look at the data says, and so does Train
-                self.lab.count(config)
+                service.data.read_if_quick(self.lab, config)
 
     def change(self, event: gr.EventData) -> list[Any]:
         """Fill in the settings that a problem's button names."""
@@ -140,15 +139,15 @@ class TrainTab:
         """Start a run, or show every problem at once and start nothing. To check the data may take a while."""
         config, issues = self.form.read(values)
         if config is not None:
-            self.lab.module_map(config)  # waits while it is being read; says why where it cannot be
+            service.models.module_map(self.lab, config.model)  # waits while it is read; says why where it cannot be
         plan, issues, _ = self._judge(values)
-        if config is None or issues:
+        if config is None or plan is None or issues:
             yield [summary(plan, issues, refused=True), gr.skip()]
             return
         try:
             run = yield from self.checks.follow(
                 request,
-                lambda watcher: self.lab.train(config, watcher),
+                lambda monitor: service.runs.start(self.lab, config, plan, monitor),
                 lambda *done: [summary(plan, (), progress=data_report.progress(*done)), gr.skip()],
             )
         except Cancelled:
@@ -164,10 +163,10 @@ class TrainTab:
     def _judge(self, values: tuple[Any, ...]) -> tuple[Plan | None, list[Issue], str]:
         """The plan, all problems, and, where there is no plan, what it waits for."""
         config, issues = self.form.read(values)
-        if config is None or self.lab.helper.known(config.model) is None:
+        if config is None or service.models.known(self.lab, config.model) is None:
             return None, issues, READING
         try:
-            plan = self.lab.plan(config)
+            plan = service.planning.plan(self.lab, config)
         except UserError as error:  # new tokens for a model without a tokenizer that could be read
             return None, [*issues, Issue("model.new_tokens", error.problem, error.fix)], ""
         return plan, [*issues, *plan.issues], ""

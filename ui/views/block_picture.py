@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from trainer.models.block_graph import INPUT, JOINS, Block, Part
-from trainer.models.module_map import ModuleKind, ModuleMap
+from trainer.service.models import INPUT, JOINS, Block, ModuleKind, ModuleMap, Part
 from ui.theme import STATIC
 
 SCRIPT = STATIC / "block_picture.js"

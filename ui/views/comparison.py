@@ -7,10 +7,8 @@ from typing import Any
 
 from trainer.common import formatting
 from trainer.common.errors import UserError
-from trainer.experiments.charts import COLOURS
-from trainer.experiments.comparison import COLUMNS, SPREAD, Comparison, Group, Row
-from trainer.experiments.comparison import shown as figure
-from trainer.experiments.experiment import Experiment
+from trainer.service.experiments import COLOURS, COLUMNS, SPREAD, Comparison, Experiment, Group, Row
+from trainer.service.experiments import shown as figure
 from ui.views import text
 
 EMPTY = (

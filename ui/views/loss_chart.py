@@ -8,8 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from trainer.common.formatting import LOSS_DECIMALS
-from trainer.experiments.curves import smooth, thin
-from trainer.runs.history import ENDED, History
+from trainer.service.experiments import smooth, thin
+from trainer.service.runs import ENDED, History
 from ui.theme import ACCENT_CHART, EVAL_CHART
 
 GRID = "rgba(128, 140, 155, 0.18)"

@@ -1,0 +1,45 @@
+"""What a person takes along: adapters and reports, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.common import atomic
+from trainer.common.errors import UserError
+from trainer.experiments.comparison import Comparison
+from trainer.experiments.experiment import Experiment
+from trainer.experiments.report import document, markdown
+from trainer.experiments.report_html import html_report, report_zip
+from trainer.export.adapter_zip import adapter_zip
+from trainer.service import experiments
+from trainer.service.lab import Lab
+
+__all__ = ["adapter", "report", "write_html", "write_markdown"]
+
+
+def adapter(lab: Lab, run_id: str, folder: Path | None = None) -> Path:
+    """The adapter of a run as a zip in `folder`, else in the exports folder. Raises UserError where none is saved."""
+    return adapter_zip(lab.store.get(run_id), folder or lab.settings.exports_dir)
+
+
+def report(lab: Lab, names: Sequence[str]) -> Path:
+    """The report of a comparison as a zip in the exports folder."""
+    return report_zip(lab.store, *experiments.compare(lab, names), lab.settings.exports_dir)
+
+
+def write_html(lab: Lab, found: Comparison, experiment: Experiment | None, path: Path) -> None:
+    """The report of a comparison as one HTML file. Raises UserError where it cannot be written."""
+    _write(path, html_report(lab.store, found, experiment))
+
+
+def write_markdown(lab: Lab, found: Comparison, experiment: Experiment | None, path: Path) -> None:
+    """The report of a comparison as Markdown. Raises UserError where it cannot be written."""
+    _write(path, markdown(document(lab.store, found, experiment)))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        atomic.write(path, text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.", "Name another file.", "disk") from error

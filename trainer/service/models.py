@@ -1,0 +1,80 @@
+"""Find models, and read their modules. Each model is read once, for as long as its files stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import asdict
+
+from trainer.config.schema import ModelConfig
+from trainer.models import search as model_search
+from trainer.models.block_graph import INPUT, JOINS, Block, Part
+from trainer.models.checkpoint_format import CheckpointFormat
+from trainer.models.hub import Unreachable
+from trainer.models.locations import files_stamp
+from trainer.models.module_map import GROUP_TITLES, GROUPS, ModuleKind, ModuleMap
+from trainer.models.search import MAX_QUERY, Choice, in_cache
+from trainer.service.lab import Lab
+
+__all__ = [
+    "GROUPS",
+    "GROUP_TITLES",
+    "INPUT",
+    "JOINS",
+    "MAX_QUERY",
+    "Block",
+    "CheckpointFormat",
+    "Choice",
+    "ModuleKind",
+    "ModuleMap",
+    "Part",
+    "Unreachable",
+    "here",
+    "in_cache",
+    "known",
+    "module_map",
+    "recent",
+    "search",
+    "vocabulary",
+]
+
+
+def module_map(lab: Lab, model: ModelConfig) -> ModuleMap:
+    """The modules of a model. Raises UserError where it cannot be read."""
+    key = _key(lab, model)
+    if key not in lab.module_maps:
+        found = lab.model_analysis.call("modules", model=asdict(model))
+        lab.module_maps[key] = ModuleMap.from_json(found)
+    return lab.module_maps[key]
+
+
+def known(lab: Lab, model: ModelConfig) -> ModuleMap | None:
+    """The modules of a model if they have been read already; asks nobody."""
+    return lab.module_maps.get(_key(lab, model))
+
+
+def vocabulary(lab: Lab, model: ModelConfig) -> frozenset[str]:
+    """The tokens of a model's tokenizer. Raises UserError where it cannot be read."""
+    key = _key(lab, model)
+    if key not in lab.vocabularies:
+        lab.vocabularies[key] = frozenset(lab.model_analysis.call("vocabulary", model=asdict(model)))
+    return lab.vocabularies[key]
+
+
+def recent(lab: Lab) -> list[str]:
+    """Names of the models that were trained last."""
+    return model_search.recent(lab.store.summaries())
+
+
+def here(lab: Lab) -> list[Choice]:
+    """The demo, then the folders of the models folder."""
+    return model_search.here(lab.settings.models_dir)
+
+
+def search(lab: Lab, text: str) -> list[Choice]:
+    """Models of the hub. Raises Unreachable where the hub gives no answer, UserError where it refuses."""
+    return model_search.on_hub(lab.base_models.hub, text)
+
+
+def _key(lab: Lab, model: ModelConfig) -> Hashable:
+    """Name, revision and the state of a model's files: a folder that is replaced is read again."""
+    return model.name.strip(), model.revision, files_stamp(model, lab.settings.models_dir)

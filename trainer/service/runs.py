@@ -1,0 +1,119 @@
+"""Runs: start, train here, stop, resume. `Lab.store` lists, opens, renames and deletes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from trainer.common import devices, file_locks
+from trainer.common.errors import InvalidConfig, UserError
+from trainer.common.progress import ProgressMonitor
+from trainer.config.schema import RunConfig
+from trainer.config.validation import validate
+from trainer.experiments.experiment import ID, OPEN
+from trainer.planning.plan import Plan
+from trainer.runs import lifecycle
+from trainer.runs.event_log import Event
+from trainer.runs.history import ACTIVE, ENDED, History
+from trainer.runs.store import MAX_TITLE, Run, describe_ticks
+from trainer.service import data, planning
+from trainer.service.lab import Lab
+
+__all__ = [
+    "ACTIVE",
+    "ENDED",
+    "MAX_TITLE",
+    "OPEN",
+    "Event",
+    "History",
+    "Run",
+    "check",
+    "describe_ticks",
+    "is_experiment",
+    "is_open",
+    "put_first",
+    "resume",
+    "resume_here",
+    "start",
+    "start_here",
+    "stop",
+    "train",
+]
+
+
+def check(lab: Lab, config: RunConfig, plan: Plan, monitor: ProgressMonitor | None = None) -> None:
+    """Everything that must hold before a run of `config` exists. Raises InvalidConfig with every problem at once.
+
+    Data are read last, and only if all else is right; `monitor` may cancel that, which raises Cancelled.
+    """
+    issues = [*validate(config), *plan.issues]
+    if issues:
+        raise InvalidConfig(issues)
+    data.check(lab, config, monitor)
+
+
+def start(lab: Lab, config: RunConfig, plan: Plan, monitor: ProgressMonitor | None = None) -> Run:
+    """Queue a run. `plan`: that of `config`. Raises as `check`, and then there is no run."""
+    run = lab.store.create(config, _checked_plan(lab, config, plan, monitor))
+    lab.scheduler.kick()
+    return run
+
+
+def start_here(lab: Lab, config: RunConfig, plan: Plan, monitor: ProgressMonitor | None = None) -> Run:
+    """As `start`, but the run is this process's own, which then must `train` it."""
+    made = _checked_plan(lab, config, plan, monitor)
+    return lab.store.create(config, made, "starting", file_locks.identity(os.getpid()))
+
+
+def train(lab: Lab, run: Run, echo: Callable[[Event], None]) -> int:
+    """Train a run of this process to its end; `echo` receives its events. Returns the exit code of a worker."""
+    from trainer.execution import worker
+
+    os.environ["LAB_MODELS_DIR"] = str(lab.settings.models_dir.resolve())
+    os.environ["LAB_DATA_DIR"] = str(lab.settings.data_dir.resolve())
+    code = worker.work(run.folder, devices.devices(), echo)
+    if code == worker.TAKEN:
+        raise UserError("Another process trains this run already.", "Watch it with `runs`.", "data")
+    return code
+
+
+def is_experiment(run_id: str) -> bool:
+    """Whether an id is that of an experiment, not of a run."""
+    return ID.fullmatch(run_id) is not None
+
+
+def is_open(lab: Lab, run_id: str) -> bool:
+    """Whether a run, or any run of an experiment, waits or runs. Raises UserError where there is none of this id."""
+    if is_experiment(run_id):
+        return bool({*lab.experiments.states(lab.experiments.get(run_id))} & {*OPEN})
+    return lab.store.get(run_id).history.state in OPEN
+
+
+def stop(lab: Lab, run_id: str) -> str:
+    """Stop a run, or an experiment with all its runs; the second time, kill. Returns what was done."""
+    return lab.experiments.stop(run_id) if is_experiment(run_id) else lifecycle.stop_run(lab.store.get(run_id))
+
+
+def resume(lab: Lab, run_id: str, epochs: float = 0) -> None:
+    """Queue a run that is over again: it goes on where it was, for `epochs` more. Raises UserError."""
+    lifecycle.resume_run(lab.store.get(run_id), epochs=epochs)
+    lab.scheduler.kick()
+
+
+def resume_here(lab: Lab, run_id: str, epochs: float = 0) -> Run:
+    """As `resume`, but the run is this process's own, which then must `train` it."""
+    run = lab.store.get(run_id)
+    lifecycle.resume_run(run, "starting", file_locks.identity(os.getpid()), epochs)
+    return run
+
+
+def put_first(lab: Lab, run_id: str) -> None:
+    """Put a queued run at the front of the queue. Raises UserError if it does not wait."""
+    lifecycle.put_first(lab.store, run_id)
+
+
+def _checked_plan(lab: Lab, config: RunConfig, plan: Plan, monitor: ProgressMonitor | None) -> Plan:
+    """The plan, checked; made again only where its data have been read since, and so its steps are known now."""
+    known = data.size(lab, config)
+    check(lab, config, plan, monitor)
+    return plan if data.size(lab, config) == known else planning.plan(lab, config)
