@@ -18,71 +18,83 @@ from trainer.service.lab import Lab
 
 def build(lab: Lab) -> None:
     """Add the endpoints to the Blocks that is being built."""
+    calls = Endpoints(lab)
+    for name in ("modules", "plan", "train", "runs", "run", "stop", "scenarios", "compare"):
+        gr.api(getattr(calls, name), api_name=name, concurrency_limit=None, queue=False)  # type: ignore[attr-defined]
+    # a file needs components, so that the client fetches it
+    box, file = gr.Textbox(visible=False, label="run_id"), gr.File(visible=False, label="adapter")
+    gr.Button(visible=False).click(calls.export, box, file, api_name="export", queue=False)
 
-    def modules(model: str, revision: str = "main") -> dict:
+
+class Endpoints:
+    """What programs can ask for. Each method's docstring and types are its documentation on /?view=api."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    def modules(self, model: str, revision: str = "main") -> dict[str, Any]:
         """The modules of a model, by kind."""
-        return _in_words(lambda: service.models.module_map(lab, ModelConfig(_text(model), _text(revision))).to_json())
+        return _answer(
+            lambda: service.models.module_map(self._lab, ModelConfig(_text(model), _text(revision))).to_json()
+        )
 
-    def plan(config: dict) -> dict:
+    def plan(self, config: dict[str, Any]) -> dict[str, Any]:
         """What a configuration would train: counts, sizes, memory, steps, receipts, issues."""
 
-        def planned() -> dict:
-            found = service.planning.check(lab, config)
-            service.data.read_if_quick(lab, found)
-            return service.planning.plan(lab, found).to_json()
+        def planned() -> Any:
+            checked = service.planning.check(self._lab, config)
+            service.data.read_if_quick(self._lab, checked)
+            return service.planning.plan(self._lab, checked).to_json()
 
-        return _in_words(planned)
+        return _answer(planned)
 
-    def train(config: dict) -> str:
+    def train(self, config: dict[str, Any]) -> str:
         """Queue a run of a configuration; returns its id."""
 
-        def started() -> str:
-            found = service.planning.check(lab, config)
-            return service.runs.start(lab, found, service.planning.plan(lab, found)).id
+        def started() -> Any:
+            checked = service.planning.check(self._lab, config)
+            return service.runs.start(self._lab, checked, service.planning.plan(self._lab, checked)).id
 
-        return _in_words(started)
+        return _answer(started)
 
-    def runs() -> list:
+    def runs(self) -> list[Any]:
         """Summaries of all runs, newest first."""
-        return _in_words(lambda: lab.store.summaries())
+        return _answer(self._lab.store.summaries)
 
-    def run(run_id: str) -> dict:
+    def run(self, run_id: str) -> dict[str, Any]:
         """The summary of one run."""
-        return _in_words(lambda: lab.store.get(_text(run_id)).summary())
+        return _answer(lambda: self._lab.store.get(_text(run_id)).summary())
 
-    def stop(run_id: str) -> str:
+    def stop(self, run_id: str) -> str:
         """Stop a run or an experiment; returns what was done."""
-        return _in_words(lambda: service.runs.stop(lab, _text(run_id)))
+        return _answer(lambda: service.runs.stop(self._lab, _text(run_id)))
 
-    def scenarios(config: dict, set: str = "six", equal_budget: bool = False, seeds: int = 1) -> dict:
+    def scenarios(
+        self, config: dict[str, Any], set: str = "six", equal_budget: bool = False, seeds: int = 1
+    ) -> dict[str, Any]:
         """Queue the scenarios of a set as one experiment: its id, its runs, what each scenario means."""
 
-        def queued() -> dict:
+        def queued() -> Any:
             request = Request(_text(set), equal_budget is True, _whole(seeds))
-            made = service.experiments.start(lab, validation.from_json(config), request)
+            made = service.experiments.start(self._lab, validation.from_json(config), request)
             # without their configurations: a client takes whatever has a `path` for a file to fetch
             plain = [{key: item[key] for key in item if key != "config"} for item in made.scenarios]
             return made.to_json() | {"scenarios": plain}
 
-        return _in_words(queued)
+        return _answer(queued)
 
-    def compare(runs: list) -> dict:
+    def compare(self, runs: list[Any]) -> dict[str, Any]:
         """Compare runs, or those of an experiment, by their ids."""
-        return _in_words(lambda: service.experiments.compare(lab, [_text(run) for run in _list(runs)])[0].to_json())
+        return _answer(
+            lambda: service.experiments.compare(self._lab, [_text(run) for run in _list(runs)])[0].to_json()
+        )
 
-    for endpoint in (modules, plan, train, runs, run, stop, scenarios, compare):
-        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None, queue=False)
-
-    def export(run_id: str) -> str:
+    def export(self, run_id: str) -> str:
         """The adapter of a run as a zip."""
-        return _in_words(lambda: str(service.exports.adapter(lab, _text(run_id))))
-
-    # a file needs components, so that the client fetches it
-    box, file = gr.Textbox(visible=False, label="run_id"), gr.File(visible=False, label="adapter")
-    gr.Button(visible=False).click(export, box, file, api_name="export", queue=False)
+        return _answer(lambda: str(service.exports.adapter(self._lab, _text(run_id))))
 
 
-def _in_words(action: Callable[[], Any]) -> Any:
+def _answer(action: Callable[[], Any]) -> Any:
     """The result of `action`; a UserError becomes the message that the caller gets."""
     try:
         return action()

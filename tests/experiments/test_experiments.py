@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,12 +169,13 @@ def test_a_damaged_file_says_so_and_hides_nothing_else(lab: Lab, config: RunConf
     path = lab.store.folder / "experiments" / f"{made.id}.json"
     value = json.loads(path.read_text())
     bad = path.with_name("exp-20260101-000000-000000.json")
-    for change in (
+    changes: tuple[dict[str, Any], ...] = (
         {"members": [{"scenario": "o_proj", "seed": 1, "run": "../x"}]},
         {"members": None},
         {"scenarios": []},
         {"scenarios": [item | {"config": {"schema": 99}} for item in value["scenarios"]]},
-    ):
+    )
+    for change in changes:
         bad.write_text(json.dumps(value | change))
         with pytest.raises(UserError, match="damaged"):
             lab.experiments.get(bad.stem)

@@ -15,6 +15,7 @@ from tests.faults.bench import ROOT, Bench
 from tests.support.lab import wait_for
 from trainer.common.errors import UserError
 from trainer.runs import lifecycle
+from trainer.service import exports
 from trainer.training import checkpoints
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -75,11 +76,11 @@ def test_an_export_to_a_full_disk_leaves_nothing_behind(small_disk: Bench) -> No
     run = bench.create(steps=2, state="starting")
     assert bench.worker(run).wait(timeout=90) == 0
     filling = fill(bench.folder)
-    exports = bench.lab.settings.exports_dir
+    folder = bench.lab.settings.exports_dir
     with pytest.raises(UserError, match="Free some space") as caught:
         exports.adapter(bench.lab, run.id)
     assert caught.value.cause == "disk"
-    assert list(exports.iterdir()) == []
+    assert list(folder.iterdir()) == []
     bench.page_shows(run, "finished")
     filling.unlink()
     assert exports.adapter(bench.lab, run.id).is_file()

@@ -14,7 +14,7 @@ import torch
 
 from tests.support import meter
 from tests.support.tiny_configs import tiny_config
-from trainer.cli import main as command
+from trainer.cli import plan_text
 from trainer.common import devices
 from trainer.common.devices import Device
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig, default_config
@@ -226,7 +226,7 @@ def test_where_nothing_fits_the_fix_is_one_that_helps(capsys: pytest.CaptureFixt
         assert set(plan.fits.values()) == {0}
         (warning,) = [issue for issue in plan.warnings if issue.problem.startswith("This needs")]
         assert warning.changes == {}
-        command._print_memory(plan)
+        plan_text._print_memory(plan)
         assert capsys.readouterr().out.endswith("nothing fits\n")
         assert "· nothing fits" in summary(plan, ())
         return warning.fix

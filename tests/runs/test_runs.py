@@ -133,7 +133,7 @@ def test_the_worker_outlives_the_app_and_a_new_app_finds_it(lab: Lab, tmp_path: 
         assert file_locks.holder(run.folder / "lock") == worker, "the same worker, not a second one"
         runs.stop(again, run.id)
         wait_for(lambda: state_of(again, run.id) == "stopped")
-        assert exports.adapter_zip(again, run.id).is_file(), "the new app stops it as the old one would, and nothing is lost"
+        assert exports.adapter(again, run.id).is_file(), "the new app stops it as the old one would"
     finally:
         again.close()
 

@@ -19,6 +19,7 @@ from trainer.common.progress import ProgressMonitor
 from trainer.config import validation
 from trainer.config.schema import RunConfig
 from trainer.execution.analysis import LocalAnalysis
+from trainer.planning.plan import make_plan
 from trainer.service import Lab, data, planning
 from ui.form import FILE, TICKS
 from ui.tabs.train import TrainTab
@@ -79,13 +80,13 @@ def test_one_click_on_train_plans_once_and_reads_the_data_once(
         count["plan"] += 1
         return native(*arguments)
 
-    native = planning.make_plan
+    native = make_plan
     lab.model_analysis = lab.data_analysis = Counting(lab.settings.models_dir, lab.settings.data_dir)
     name = data.add(lab, tiny.save_rows(tmp_path / "rows.jsonl"))
     values = choose(tab, "phi3") | {"data.source": "file", FILE: name, "model.new_tokens": "<|parrot|>"}
     tab.count(*values.values())  # as the page does once the file is chosen
     tab.plan(*values.values())
-    monkeypatch.setattr(planning, "make_plan", counted)
+    monkeypatch.setattr("trainer.service.planning.make_plan", counted)
     count.clear()
     click = SimpleNamespace(session_hash="a page")
     *_, (summary, run_id) = tab.train(click, *values.values())  # type: ignore[arg-type]
