@@ -39,6 +39,7 @@ def build(lab: Lab) -> gr.Blocks:
     os.environ["GRADIO_TEMP_DIR"] = str(uploads_dir(lab))
     # who calls is who connects: uvicorn would believe any X-Forwarded-For that this machine sends
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
+    page: gr.Blocks
     with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(DAY, DAY)) as page:
         api.build(lab)  # first, so that its names are free
         gr.HTML(HEADER, apply_default_css=False, elem_id="header")

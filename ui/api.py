@@ -4,7 +4,7 @@ scenarios, compare."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -14,6 +14,9 @@ from trainer.config import validation
 from trainer.config.schema import ModelConfig
 from trainer.service.experiments import MAX_COMPARED, Request
 from trainer.service.lab import Lab
+
+
+Answer = TypeVar("Answer")
 
 
 def build(lab: Lab) -> None:
@@ -41,7 +44,7 @@ class Endpoints:
     def plan(self, config: dict[str, Any]) -> dict[str, Any]:
         """What a configuration would train: counts, sizes, memory, steps, receipts, issues."""
 
-        def planned() -> Any:
+        def planned() -> dict[str, Any]:
             checked = service.planning.check(self._lab, config)
             service.data.read_if_quick(self._lab, checked)
             return service.planning.plan(self._lab, checked).to_json()
@@ -51,7 +54,7 @@ class Endpoints:
     def train(self, config: dict[str, Any]) -> str:
         """Queue a run of a configuration; returns its id."""
 
-        def started() -> Any:
+        def started() -> str:
             checked = service.planning.check(self._lab, config)
             return service.runs.start(self._lab, checked, service.planning.plan(self._lab, checked)).id
 
@@ -74,7 +77,7 @@ class Endpoints:
     ) -> dict[str, Any]:
         """Queue the scenarios of a set as one experiment: its id, its runs, what each scenario means."""
 
-        def queued() -> Any:
+        def queued() -> dict[str, Any]:
             request = Request(_text(set), equal_budget is True, _whole(seeds))
             made = service.experiments.start(self._lab, validation.from_json(config), request)
             # without their configurations: a client takes whatever has a `path` for a file to fetch
@@ -94,7 +97,7 @@ class Endpoints:
         return _answer(lambda: str(service.exports.adapter(self._lab, _text(run_id))))
 
 
-def _answer(action: Callable[[], Any]) -> Any:
+def _answer(action: Callable[[], Answer]) -> Answer:
     """The result of `action`; a UserError becomes the message that the caller gets."""
     try:
         return action()

@@ -93,13 +93,19 @@ class Form:
     """The page's inputs by path, in the order in which handlers receive their values."""
 
     defaults: RunConfig = field(default_factory=default_config)
-    components: dict[str, gr.components.Component] = field(default_factory=dict)
+    components: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, path: str, **options: Any) -> gr.components.Component:
-        """Make the component of one setting at this place of the page."""
+    def add(self, path: str, **options: Any) -> Any:
+        """Make the component of one setting at this place of the page: a Dropdown, Checkbox or Textbox."""
         setting, value = settings()[path], get(self.defaults, path)
-        common = {"label": LABELS[path], "info": setting.explanation, "elem_classes": ["setting"], "min_width": 100}
+        common: dict[str, Any] = {
+            "label": LABELS[path],
+            "info": setting.explanation,
+            "elem_classes": ["setting"],
+            "min_width": 100,
+        }
         common |= {"elem_id": path.replace(".", "-")} | options
+        made: gr.components.Component
         if "choices" in common:
             made = gr.Dropdown(value=value, **common)
         elif get_origin(setting.kind) is Literal:
@@ -118,7 +124,7 @@ class Form:
         return made
 
     @property
-    def inputs(self) -> list[gr.components.Component]:
+    def inputs(self) -> list[Any]:
         return list(self.components.values())
 
     def read(self, values: Sequence[Any]) -> tuple[RunConfig | None, list[Issue]]:

@@ -95,7 +95,7 @@ GRID = product((1, 65, 1000), (7, 64), (1, 8), (1.1,))
 
 def test_all_of_the_grid_counts_as_transformers_counts(tmp_path: Path) -> None:
     for examples, micro, accumulation, epochs in GRID:
-        values = {
+        values: dict[str, Any] = {
             "per_device_train_batch_size": micro,
             "gradient_accumulation_steps": accumulation,
             "num_train_epochs": epochs,

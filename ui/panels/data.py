@@ -164,7 +164,7 @@ class DataPanel:
         config, problem = self._config(values)
         if config is None:
             raise UserError(problem, "", "data")
-        at = int(number) if (number or "").isdigit() else 0
+        at = int(number) if number and number.isdigit() else 0
         which = {"previous": str(at - 1), "next": str(at + 1)}.get(which, which)
         found = service.data.example(self.lab, config, which)
         return [data_report.example(found), str(found["number"])]

@@ -44,7 +44,7 @@ def build() -> gr.HTML:
 
 def update(content: dict[str, Any], ticks: tuple[Tick, ...] | None = None) -> Any:
     """New content for the panel, with new ticks where some are given."""
-    value = {} if ticks is None else {"value": encode(ticks)}
+    value: dict[str, Any] = {} if ticks is None else {"value": encode(ticks)}
     return gr.update(map=json.dumps(content), **value)
 
 

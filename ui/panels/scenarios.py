@@ -71,7 +71,7 @@ class ScenariosPanel:
 
     def wire(self, tab: gr.Tab, pick: gr.HTML, compared: gr.Textbox) -> Any:
         """Wire the panel. Returns the event of a start, after which `pick` names the new experiment."""
-        settings = [self.set, self.seeds, self.equal, self.offers]
+        settings: list[Any] = [self.set, self.seeds, self.equal, self.offers]
         shown = [self.offers, self.total, self.start, self.seen]
         tab.select(self.choices, None, self.set, **DIRECT).then(
             self.show, [self.seen, *settings, *self.form.inputs], shown, **DIRECT

@@ -132,7 +132,8 @@ async def _read_password(receive: Any) -> str:
         if not message.get("more_body"):
             break
     try:
-        return parse_qs(body.decode(), max_num_fields=10).get("password", [""])[0]
+        typed: str = parse_qs(body.decode(), max_num_fields=10).get("password", [""])[0]
+        return typed
     except ValueError:
         return ""
 

@@ -118,7 +118,7 @@ class CompareTab:
             version = service.experiments.version(self.lab, names)
         except UserError as error:
             return self._nothing(comparison.EMPTY if not value else comparison.notice(error), seen)
-        options = [_one_of(curve, CURVES), _one_of(axis, AXES), _steps(width), _one_of(price, PRICES)]
+        options: list[Any] = [_one_of(curve, CURVES), _one_of(axis, AXES), _steps(width), _one_of(price, PRICES)]
         now = digest(json.dumps([names, options, version]))
         if now == seen:
             return [gr.skip()] * FIGURES
@@ -188,7 +188,7 @@ class CompareTab:
         return [str(run) for run in runs]
 
 
-def _component(script: str, template: str, name: str, card: bool = False, **props: str) -> gr.HTML:
+def _component(script: str, template: str, name: str, card: bool = False, **props: Any) -> gr.HTML:
     return gr.HTML(
         value="", html_template=template, js_on_load=(STATIC / script).read_text(encoding="utf-8"), elem_id=name,
         apply_default_css=False, elem_classes="card" if card else None, label=name.replace("-", " "), **props,

@@ -108,7 +108,9 @@ class RunsTab:
             found["ended" if row["state"] in ENDED else "open"].append(kept[1])
         rows = {name: f"[{','.join(texts)}]" for name, texts in found.items()}
         names = [digest(text) for text in rows.values()]
-        news = {name: rows[name] for name, now, had in zip(rows, names, parts(seen, 2), strict=True) if now != had}
+        news: dict[str, Any] = {
+            name: rows[name] for name, now, had in zip(rows, names, parts(seen, 2), strict=True) if now != had
+        }
         return [gr.update(**news), "|".join(names)] if news else [gr.skip(), gr.skip()]
 
     def show(self, run_id: str | None, seen: Any) -> list[Any]:
