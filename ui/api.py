@@ -15,7 +15,6 @@ from trainer.config.schema import ModelConfig
 from trainer.service.experiments import MAX_COMPARED, Request
 from trainer.service.lab import Lab
 
-
 Answer = TypeVar("Answer")
 
 
