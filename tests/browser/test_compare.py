@@ -23,7 +23,7 @@ def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> 
     page.wait_for_selector(".offers section >> nth=11")
     offers = page.locator(".offers > div")
     assert offers.count() == 12, "six scenarios, each in both readings"
-    assert "the very same weights as" in offers.nth(3).inner_text()
+    assert "the same weights as" in offers.nth(3).inner_text()
     assert offers.nth(3).locator("input").is_disabled()
     page.wait_for_function("document.querySelector('#scenario-run').innerText === 'Run 8 runs'")
     page.locator("#scenario-equal input").check()

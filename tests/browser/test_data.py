@@ -108,7 +108,7 @@ def test_a_long_check_is_shown_and_can_be_broken_off(page: Page, app: str, tmp_p
         page.locator(cancel).click()
         page.wait_for_selector(f"{place} .progress", state="detached")
         assert page.locator(cancel).is_hidden()
-    assert "broken off" in page.inner_text("#data-progress")
+    assert "canceled" in page.inner_text("#data-progress")
     page.keyboard.press("Escape")
     assert page.locator("#summary .issues").count() == 0
     assert len(client.predict(api_name="/runs")) == len(runs), "nothing was started"

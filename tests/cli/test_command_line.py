@@ -116,7 +116,7 @@ def test_runs_are_listed_renamed_and_deleted_and_what_is_over_is_not_stopped(
     assert rows[run.id]["name"] == "A better name"
     assert "A better name" in lab("runs")[1]
     code, told = lab("stop", run.id)
-    assert (code, "over already" in told) == (2, True)
+    assert (code, "already ended" in told) == (2, True)
     code, told = lab("delete", run.id)
     assert (code, "“A better name”" in told) == (2, True)
     assert run.folder.is_dir()

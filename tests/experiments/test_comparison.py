@@ -138,7 +138,7 @@ def test_what_does_not_compare_is_named(tmp_path: Path, module_map: ModuleMap) -
     found = compare(store, [first, second, queued, first])
     assert len(found.rows) == 3
     told = " ".join(found.warnings)
-    assert "Not finished, and so not judged: C (queued)." in told
+    assert "Not finished, so left out of the verdict: C (queued)." in told
     assert "The model differs" in told
     assert "different numbers of steps: 20, 40" in told
     assert "run 3 seeds" in " ".join(found.verdict)

@@ -85,10 +85,10 @@ def test_stop_and_resume_as_one_and_what_is_missing_is_made_again(
     assert states(lab, made) == ["stopped"] * 4
     shutil.rmtree(lab.store.folder / made.runs[1])
     assert states(lab, made)[1] == "not made"
-    assert any("not there" in line for line in compare(lab, [made.id])[0].warnings)
+    assert any("are missing" in line for line in compare(lab, [made.id])[0].warnings)
     other = open_lab(tmp_path, lab.settings.models_dir)
-    assert resume(other, made.id) == "4 runs are in the queue again."
-    assert resume(other, made.id) == "0 runs are in the queue again."
+    assert resume(other, made.id) == "4 runs are queued again."
+    assert resume(other, made.id) == "0 runs are queued again."
     again = lab.experiments.get(made.id)
     assert states(lab, again) == ["queued"] * 4
     assert [old == new for old, new in zip(made.runs, again.runs, strict=True)] == [True, False, True, True]
@@ -106,7 +106,7 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     (tmp_path / "run.json").write_text(json.dumps(longer.to_json()))
     assert main([*folders(lab), "scenarios", str(tmp_path / "run.json"), "--set", "two"]) == 0
     told = capsys.readouterr().out
-    assert "3 of 3 layers" in told.partition("2 runs, as long as the first run will tell")[0]
+    assert "3 of 3 layers" in told.partition("2 runs, duration known after the first run")[0]
     assert told.count("finished    ") == 2
     (made,) = lab.experiments.all()
     assert states(lab, made) == ["finished"] * 2
@@ -148,7 +148,7 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
 
 def test_what_cannot_be_is_refused_and_leaves_nothing(lab: Lab, config: RunConfig) -> None:
     for number in (0, -1, MAX_SEEDS + 1):
-        with pytest.raises(UserError, match="seeds cannot be"):
+        with pytest.raises(UserError, match="between 1 and"):
             start(lab, config, Request("two", seeds=number))
     with pytest.raises(UserError, match="There is no set"):
         start(lab, config, Request("../two"))

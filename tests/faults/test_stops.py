@@ -32,7 +32,7 @@ def test_sigterm_in_any_phase_saves_what_there_is_and_ends(phase: str, bench: Be
     if phase == "before its worker is up":
         run.history.refresh()
         lifecycle.record(run, ["starting"], "starting", worker=file_locks.identity(worker.pid))
-        assert lifecycle.stop_run(run) == "It stops as soon as its worker is up."
+        assert lifecycle.stop_run(run) == "It will stop as soon as its worker has started."
     else:
         if phase == "saving":
             wait_for(lambda: list((run.folder / "checkpoints").glob("checkpoint-*")))

@@ -51,7 +51,7 @@ def run_scenarios(options: argparse.Namespace) -> int:
     if not options.json:
         _print_offers(offers)
         count = sum(offer.runs for offer in offers) * options.seeds
-        print(f"{count} runs, {_about(seconds, 'as long as the first run will tell')}")
+        print(f"{count} runs, {_about(seconds, 'duration known after the first run')}")
     with progress_bar() as monitor:
         experiment = experiments.start(lab, base, request, offers, monitor)
     if options.json:
@@ -167,14 +167,14 @@ def _print_offers(offers: Sequence[Offer]) -> None:
     for offer in offers:
         print(f"{offer.scenario.title}: {offer.scenario.note}".removesuffix(": "))
         if offer.same_as:
-            print(f"    the very same weights as “{offer.same_as}”: offered once")
+            print(f"    the same weights as “{offer.same_as}”: offered once")
             continue
         for receipt in offer.plan.receipts:
             print(f"    {receipt.tick:24} {receipt.treatment:5} {receipt.note}")
         rank = f", r {offer.r}" if offer.r else ""
         print(f"    {offer.plan.trainable:,} parameters train{rank}. {offer.budget}".rstrip())
         for issue in offer.issues:
-            print(f"    does not run: {issue}")
+            print(f"    cannot run: {issue}")
 
 
 def _print_result(found: Comparison, experiment: Experiment | None, as_json: bool) -> None:

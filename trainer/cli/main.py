@@ -30,7 +30,7 @@ from trainer.service.lab import Lab, Settings
 from trainer.service.models import Unreachable
 from trainer.service.runs import Run
 
-ABOUT = "Train LoRA adapters: everything that the page can do, from the command line."
+ABOUT = "Train LoRA adapters: everything the page can do, from the command line."
 BAD_INPUT = 2
 
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader went away; there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader went away; there is nobody to write to
     return BAD_INPUT
 
 
@@ -205,7 +205,7 @@ def _runs(options: argparse.Namespace) -> int:
 
 def _stop(options: argparse.Namespace) -> int:
     if not runs.is_open(options.lab, options.run):
-        raise UserError(f"{options.run} is over already.", "`runs` shows what waits or runs.", "data")
+        raise UserError(f"{options.run} has already ended.", "`runs` lists the queued and running ones.", "data")
     done = runs.stop(options.lab, options.run)
     print(json.dumps({"id": options.run, "done": done}) if options.json else done)
     return 0
@@ -226,7 +226,7 @@ def _delete(options: argparse.Namespace) -> int:
     if not options.yes:
         title = store.get(options.run).title
         raise UserError(
-            f"This would delete “{title}” with its adapter and checkpoints.", "Say so with --yes.", "data"
+            f"This would delete “{title}” with its adapter and checkpoints.", "Confirm with --yes.", "data"
         )
     store.delete(options.run)
     return 0
@@ -235,7 +235,7 @@ def _delete(options: argparse.Namespace) -> int:
 def _resume(options: argparse.Namespace) -> int:
     if runs.is_experiment(options.run):
         if options.epochs:
-            raise UserError("An experiment does not train longer.", "Name one of its runs, or leave --epochs out.")
+            raise UserError("An experiment cannot be trained longer.", "Name one of its runs, or leave --epochs out.")
         return experiment_commands.resume_experiment(options)
     return _work(runs.resume_here(options.lab, options.run, options.epochs), options)
 

@@ -23,7 +23,7 @@ def print_plan(plan: Plan) -> None:
     print("picked for speed:")
     for name, reason in plan.levers.why.items():
         print(f"  {name:24} {reason}")
-    print(f"steps: {plan.steps:,}" if plan.steps else "steps: known once the data are read")
+    print(f"steps: {plan.steps:,}" if plan.steps else "steps: known once the data has been read")
     for issue in (*plan.warnings, *plan.issues):
         print_issue(issue)
 
@@ -43,7 +43,7 @@ def _print_memory(plan: Plan) -> None:
             print(f"  {name:24} {size(count):>9}")
     device = plan.device
     has = f", of {size(device.free)} free and {size(device.total)} in all" if device.total else ""
-    print(f"  {'together':24} {size(plan.needed):>9}{has} on {device.name}")
+    print(f"  {'total':24} {size(plan.needed):>9}{has} on {device.name}")
     if plan.loading:
         print(f"  {'while it loads':24} {size(plan.loading):>9}")
     if plan.fits:

@@ -19,7 +19,7 @@ class Progress:
         self._as_json = as_json
         self._bar: Any = None
         self._tenth = 0
-        """How much of a download was told, in tenths."""
+        """How much of a download has been reported, in tenths."""
 
     def __call__(self, event: Event) -> None:
         if self._as_json:

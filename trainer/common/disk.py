@@ -1,4 +1,4 @@
-"""What is told where a disk is full."""
+"""What the user sees when a disk is full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer.common.formatting import size
 
 
 def disk_full() -> UserError:
-    """What is told where a disk refuses to take more."""
+    """What the user sees when a disk takes no more data."""
     return UserError(
         "The disk is full, or refuses to write.", "Free some space, then resume: what was saved is kept.", "disk"
     )

@@ -1,4 +1,4 @@
-"""What was checked and tokenised once: folders named by the content and the settings they were made from.
+"""What was checked and tokenized once: folders named by the content and the settings they were made from.
 
 A folder appears whole or not at all; of two processes that want the same one, the second waits for the first.
 The cache lies in the data folder, counts towards its quota, and is what goes first when that is passed.

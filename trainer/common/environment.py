@@ -15,7 +15,7 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate
 
 
 def machine() -> dict[str, str]:
-    """Processor, memory, GPUs, system, and versions, by name; what this system does not tell is left out."""
+    """Processor, memory, GPUs, system, and versions, by name; what the system does not report is left out."""
     # psutil knows no processor's name
     processor = _first("/proc/cpuinfo", r"model name.*: (.+)") or platform.machine()
     found = {

@@ -1,4 +1,4 @@
-"""What a person is told when something fails.
+"""What the user sees when something fails.
 
 UserError
  └─ InvalidConfig   a configuration with problems, all of them listed
@@ -33,7 +33,7 @@ class Issue:
 
 
 class UserError(Exception):
-    """The only exception whose text a person is shown.
+    """The only exception whose text the user sees.
 
     `problem` says what is wrong and where, `fix` says what to do; both are whole sentences.
     `cause` is one of the causes of a failed run (oom, nonfinite, disk, data, model, bug).

@@ -12,11 +12,11 @@ Progress = Callable[[str, float], None]
 """Called as progress(stage, share done)."""
 
 
-class Cancelled(UserError):
-    """A call was cancelled."""
+class Canceled(UserError):
+    """A call was canceled."""
 
     def __init__(self) -> None:
-        super().__init__("The check was broken off.", "", "data")
+        super().__init__("The check was canceled.", "", "data")
 
 
 class ProgressMonitor:
@@ -36,13 +36,13 @@ class ProgressMonitor:
                 self._interrupt()
 
     def check(self) -> None:
-        """Raises Cancelled if the call was cancelled."""
+        """Raises Canceled if the call was canceled."""
         if self._cancelled.is_set():
-            raise Cancelled
+            raise Canceled
 
     @contextlib.contextmanager
     def interrupting(self, interrupt: Callable[[], None]) -> Iterator[None]:
-        """Within, `cancel` calls `interrupt`. Raises Cancelled where the call was cancelled before or within."""
+        """Within, `cancel` calls `interrupt`. Raises Canceled where the call was canceled before or within."""
         with self._lock:
             self.check()
             self._interrupt = interrupt

@@ -22,7 +22,7 @@ class Analysis(Protocol):
         """Get ready, so that the first request does not wait for imports."""
 
     def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:
-        """The answer to one of `REQUESTS`. Raises UserError where there is none; Cancelled, if `monitor` was."""
+        """The answer to one of `REQUESTS`. Raises UserError where there is none; Canceled, if `monitor` was."""
 
     def close(self) -> None:
         """End it; no request is answered any more."""

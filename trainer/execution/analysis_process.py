@@ -20,7 +20,7 @@ from typing import Any
 
 from trainer.common import redaction
 from trainer.common.errors import UserError
-from trainer.common.progress import Cancelled, Progress, ProgressMonitor
+from trainer.common.progress import Canceled, Progress, ProgressMonitor
 from trainer.execution.analysis import REQUESTS, Folders
 
 PROGRESS = '{"progress":'
@@ -48,7 +48,7 @@ class AnalysisProcess:
                 self._turn.release()
 
     def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:
-        """Ask the process. Raises UserError with its answer, or where it died; Cancelled, if `monitor` was."""
+        """Ask the process. Raises UserError with its answer, or where it died; Canceled, if `monitor` was."""
         monitor = monitor or ProgressMonitor()
         with self._waited_for(monitor):
             process = self._running()
@@ -148,7 +148,7 @@ def answer(folders: Folders, request: str, arguments: dict[str, Any]) -> dict[st
         _idle.clear()
         return {"result": REQUESTS[request](folders, **arguments)}
     except _Interrupted:
-        return _failure(Cancelled())
+        return _failure(Canceled())
     except UserError as error:
         return _failure(error)
     except Exception as error:

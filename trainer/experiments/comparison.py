@@ -178,7 +178,7 @@ def compare(store: RunStore, run_ids: Sequence[str], experiment: Experiment | No
         else:
             runs.append(run)
     if experiment is not None and len(runs) + len(warnings) < len(experiment.members):
-        warnings.append(f"{len(experiment.members) - len(runs)} of its runs are not there: Resume makes them.")
+        warnings.append(f"{len(experiment.members) - len(runs)} of its runs are missing: Resume creates them.")
     groups, configs = _grouped(runs, experiment)
     warnings += _warnings(groups, configs)
     losses = {group.name: group.losses for group in groups}
@@ -250,18 +250,18 @@ def _warnings(groups: list[Group], configs: list[RunConfig]) -> list[str]:
     if open_rows:
         names = ", ".join(f"{row.title} ({row.state})" for row in open_rows[:6])
         more = f" and {len(open_rows) - 6} more" if len(open_rows) > 6 else ""
-        told.append(f"Not finished, and so not judged: {names}{more}.")
+        told.append(f"Not finished, so left out of the verdict: {names}{more}.")
     unmoved = [row.title for group in groups for row in group.rows if row.unchanged]
     if unmoved:
-        told.append(f"Their adapters did not change, so they show the base model: {', '.join(unmoved[:6])}.")
+        told.append(f"Their adapters did not change, so their losses are the base model's: {', '.join(unmoved[:6])}.")
     blind = [row.title for group in groups for row in group.finished if row.eval_loss is None]
     if blind:
-        told.append(f"Without held-out examples, and so without an eval loss: {', '.join(blind[:6])}.")
+        told.append(f"No held-out examples, so no eval loss: {', '.join(blind[:6])}.")
     parts = {"the model": "model.name", "the data": "data", "the length": "training.max_length"}
     for title, path in parts.items():
         values = {json.dumps(_at(config.to_json(), path), sort_keys=True) for config in configs}
         if len(values) > 1:
-            told.append(f"{title.capitalize()} differs between these runs: their eval losses do not compare.")
+            told.append(f"{title.capitalize()} differs between these runs: their eval losses are not comparable.")
     steps = {row.step for group in groups for row in group.finished}
     if len(steps) > 1:
         told.append(f"They trained for different numbers of steps: {', '.join(map(str, sorted(steps)))}.")

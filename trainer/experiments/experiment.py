@@ -111,7 +111,9 @@ class Experiments:
         try:
             return _read(json.loads(path.read_text(encoding="utf-8")), experiment_id)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidConfig) as error:
-            raise UserError(f"experiments/{path.name} is damaged.", "Mend it, or move it away.", "data") from error
+            raise UserError(
+                f"experiments/{path.name} is damaged.", "Fix the file, or move it away.", "data"
+            ) from error
 
     def all(self) -> list[Experiment]:
         """All that can be read, newest first."""
@@ -149,14 +151,14 @@ class Experiments:
             if run is not None and run.history.state in OPEN:
                 lifecycle.stop_run(run)
                 done += 1
-        return f"Stopping {done} runs." if done else "None of its runs is waiting or running."
+        return f"Stopping {done} runs." if done else "None of its runs is queued or running."
 
     def resume(self, experiment_id: str, plan: Planner) -> str:
         """Queue again what did not finish, and make what is not there. Returns what was done."""
         known = self.get(experiment_id).id  # checked before it names a file
         with self._alone(known):
             experiment = self._renewed(self.get(known))
-            return f"{self._queue(experiment, plan)} runs are in the queue again."
+            return f"{self._queue(experiment, plan)} runs are queued again."
 
     def _renewed(self, experiment: Experiment) -> Experiment:
         """The experiment with other ids for the runs that are not there: an id never names two runs."""
@@ -223,13 +225,13 @@ def _make(name: str, question: str, offers: Sequence[Offer], seeds: int, equal_b
     if not title:
         raise UserError("The experiment has no name.", "Write one.", "data")
     if not 1 <= seeds <= MAX_SEEDS:
-        raise UserError(f"{seeds} seeds cannot be.", f"Choose 1 to {MAX_SEEDS}.", "data")
+        raise UserError(f"Seeds must be between 1 and {MAX_SEEDS}, not {seeds}.", "", "data")
     chosen = [offer for offer in offers if offer.runs]
     if not chosen:
         told = [f"{offer.scenario.title}: {issue.problem} {issue.fix}" for offer in offers for issue in offer.issues]
         raise UserError("None of these scenarios can run.", " ".join(told) or "Choose at least one.", "data")
     if len(chosen) * seeds > MAX_RUNS:
-        raise UserError(f"{len(chosen) * seeds} runs are too many.", f"{MAX_RUNS} is the most at once.", "data")
+        raise UserError(f"{len(chosen) * seeds} runs are too many.", f"At most {MAX_RUNS} at once.", "data")
     moment = time.strftime("%Y%m%d-%H%M%S")
     members = tuple(
         Member(offer.scenario.key, offer.config.training.seed + number, new_id())

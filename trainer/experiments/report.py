@@ -98,7 +98,7 @@ def _verdict(found: Comparison) -> Iterator[Block]:
     if found.verdict:
         yield Bullets(found.verdict)
     else:
-        yield Text("There is nothing to judge yet: a verdict takes two finished scenarios with an eval loss.")
+        yield Text("No verdict yet: it takes two finished scenarios with an eval loss.")
     if found.warnings:
         yield Bullets(found.warnings)
 
@@ -158,7 +158,7 @@ def _scenarios(experiment: Experiment) -> Iterator[Block]:
     for item in experiment.scenarios:
         yield Heading(str(item["title"]), 3)
         if item.get("same_as"):
-            yield Text(f"Trains the very same weights as “{item['same_as']}”, and so was not run again.")
+            yield Text(f"Trains the same weights as “{item['same_as']}”, and so was not run again.")
             continue
         yield Text(" ".join(filter(None, (str(item.get("note", "")), str(item.get("budget", ""))))) or "–")
         yield from _receipt_table(item.get("receipts", []))
@@ -185,13 +185,13 @@ def _settings(store: RunStore, found: Comparison) -> Iterator[Block]:
     if found.differences:
         names = tuple(group.name for group in found.groups)
         rows = tuple((name, *values) for name, values in found.differences.items())
-        yield Text("These differ, and nothing else:")
+        yield Text("Only these settings differ:")
         yield Table(("Setting", *names), rows, texts=len(names) + 1)
     if found.rows:
         config = store.get(found.rows[0].id).config
         assert config is not None
         shared = _without(clean(config.to_json()), {*found.differences, "title"})
-        yield Text("All of them share:")
+        yield Text("Shared by all of them:")
         yield Code(json.dumps(shared, ensure_ascii=False, indent=2))
 
 

@@ -1,4 +1,4 @@
-"""A person's own sets of scenarios, by name: one JSON file below the runs folder."""
+"""The user's own sets of scenarios, by name: one JSON file below the runs folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_SETS, MAX_SCENARIOS = 100, 50
 
 
 class OwnSets:
-    """Name -> scenarios. The file is read anew each time, so that command line and page see the same."""
+    """Name -> scenarios. The file is read again each time, so that command line and page see the same."""
 
     def __init__(self, runs_dir: Path) -> None:
         self._path = runs_dir / FILE
@@ -35,7 +35,9 @@ class OwnSets:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidConfig) as error:
-            raise UserError(f"{self._path} is damaged.", "Mend it, or move it away to start anew.", "data") from error
+            raise UserError(
+                f"{self._path} is damaged.", "Fix the file, or move it away to start over.", "data"
+            ) from error
 
     def find(self, name: str) -> ScenarioSet:
         """The set of this name, built in or own. Raises UserError where there is none."""

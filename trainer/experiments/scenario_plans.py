@@ -1,6 +1,6 @@
 """What the scenarios of a set mean on one model: a configuration and a plan for each, before anything trains.
 
-Scenarios that train the very same weights are offered once, with the reason. With an equal budget, each
+Scenarios that train the same weights are offered once, with the reason. With an equal budget, each
 scenario's rank is solved for the same trainable count. Arithmetic over the module map alone.
 """
 
@@ -31,7 +31,7 @@ class Offer:
     config: RunConfig
     plan: Plan
     same_as: str = ""
-    """Title of the scenario that trains the very same weights and is offered in its place."""
+    """Title of the scenario that trains the same weights and is offered in its place."""
     budget: str = ""
     """With an equal budget: what it came to, in a sentence."""
 

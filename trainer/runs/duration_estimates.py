@@ -1,4 +1,4 @@
-"""How long runs will take, by what a token took in earlier runs of the same model on this machine."""
+"""How long runs will take, estimated from earlier runs of the same model on this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEAD_BYTES = 65536
 
 @dataclass(frozen=True)
 class Pace:
-    """What one earlier run tells."""
+    """What one earlier run shows."""
 
     modules: tuple[Tick, ...]
     data: DataConfig
@@ -39,7 +39,7 @@ class Pace:
 
 
 def paces(store: RunStore, model: ModelConfig) -> list[Pace]:
-    """What earlier runs of the same model tell, newest first."""
+    """What earlier runs of the same model show, newest first."""
     found = []
     for run_id in store.ids()[:LOOKED_AT]:
         try:
@@ -53,7 +53,7 @@ def paces(store: RunStore, model: ModelConfig) -> list[Pace]:
 
 
 def seconds(config: RunConfig, known: list[Pace], size: Size | None = None) -> float | None:
-    """How long one run of `config` will take; None where nothing known tells.
+    """How long one run of `config` will take; None if nothing is known.
 
     `size`: of its data, where they have been read; else earlier runs on the same data tell.
     """
@@ -72,7 +72,7 @@ def size_of(report: dict[str, Any]) -> Size | None:
 
 
 def with_seconds(report: dict[str, Any], config: RunConfig, known: list[Pace]) -> dict[str, Any]:
-    """The report on data with the seconds that training on them takes; None where nothing known tells."""
+    """The report on data with the seconds that training on them takes; None if nothing is known."""
     training = report["training"]
     if training is None:
         return report

@@ -13,7 +13,7 @@ from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-# torch and safetensors tell of a full disk in words of their own
+# torch and safetensors report a full disk in their own words
 _DISK_WORDS = ("no space left", "os error 28", "file too large", "os error 27", "streamwriter", "unexpected pos")
 PER_TOKEN = ("activations", "logits", "workspace")
 """Items of the plan's memory that grow with batch and length."""
@@ -34,7 +34,7 @@ def explain(error: BaseException, config: RunConfig | None, plan: Mapping[str, A
     if isinstance(error, FileNotFoundError):
         name = Path(str(error.filename)).name if error.filename else "A file"
         return "data", f"{name} is no longer there. Put it back and resume, or start a new run."
-    return "bug", f"{type(error).__name__}: {str(error)[:300]}. worker.log has the whole story."
+    return "bug", f"{type(error).__name__}: {str(error)[:300]}. worker.log has the full traceback."
 
 
 def memory_advice(config: RunConfig | None, plan: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""events.jsonl read into what a person wants to know: the state of a run, its newest figures, its curves."""
+"""events.jsonl folded into what the page shows: the state of a run, its newest figures, its curves."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class History:
     commit: str = ""
     """Commit of the hub model that the run is pinned to; empty for models of this machine."""
     download: dict[str, Any] = field(default_factory=dict)
-    """The newest account of a download that is under way: files, of, bytes, total, speed."""
+    """The latest progress of a download: files, of, bytes, total, speed."""
     steps: int = 0
     """Steps the run will take in all, as its worker counted."""
     examples: int = 0

@@ -73,7 +73,7 @@ class Index:
             self._changed = True
 
     def save(self) -> None:
-        """Write the file, if there is news; where that fails, the next reader makes the summaries anew."""
+        """Write the file if anything changed; where that fails, the next reader makes the summaries again."""
         if not self._changed:
             return
         self._changed = False

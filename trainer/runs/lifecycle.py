@@ -1,4 +1,4 @@
-"""What is done to a run from outside its worker: stop it, resume it, let it train longer, put it first.
+"""What can be done to a run from outside its worker: stop it, resume it, train it longer, move it to the front.
 
 States are written under the run's turn, and only if the run still is what it was thought to be.
 """
@@ -47,13 +47,13 @@ def stop_run(run: Run) -> str:
         return "Taken out of the queue."
     state = run.history.refresh().state
     if state not in ACTIVE:
-        return f"This run is {state} already."
+        return f"This run is already {state}."
     again = stop_asked(run) > 0 or state == "stopping"
     with contextlib.suppress(OSError), (run.folder / "stop").open("ab") as file:  # a full disk must not keep it on
         file.write(b"!")
     process = file_locks.holder(run.folder / "lock")
     if process is None or process <= 0:
-        return "It stops as soon as its worker is up."
+        return "It will stop as soon as its worker has started."
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL if again else signal.SIGTERM)
     if not again:
@@ -88,9 +88,9 @@ def resume_run(run: Run, state: str = "queued", worker: str = "", epochs: float 
     now, recorded = run.history.state, run.history.recorded
     if run.problem or run.config is None or now not in ENDED:
         what = run.problem or f"{run.title} is {now}."
-        raise UserError(what, "Only a run that is over can go on.", "data")
+        raise UserError(what, "Only a run that has ended can be resumed.", "data")
     if now == "finished" and not epochs:
-        raise UserError(f"{run.title} is finished.", "Say how many more epochs it shall train.", "data")
+        raise UserError(f"{run.title} is finished.", "Say how many more epochs to train.", "data")
     values: dict[str, Any] = {"worker": worker} if worker else {}
     try:
         if epochs:
@@ -102,7 +102,7 @@ def resume_run(run: Run, state: str = "queued", worker: str = "", epochs: float 
     except OSError as error:
         raise disk_full() from error
     if not done:
-        raise UserError(f"{run.title} is being started already.", "Look at its state.", "data")
+        raise UserError(f"{run.title} is already starting.", "Look at its state.", "data")
 
 
 def put_first(store: RunStore, run_id: str) -> None:
@@ -120,7 +120,7 @@ def put_first(store: RunStore, run_id: str) -> None:
 def _save_longer(run: Run, config: RunConfig, epochs: float) -> str:
     """Write the next numbered configuration. Raises InvalidConfig if so many epochs are none."""
     if not math.isfinite(epochs) or epochs <= 0:
-        raise UserError(f"{epochs} is no number of epochs.", "Name a number above 0.", "data")
+        raise UserError(f"{epochs} is not a valid number of epochs.", "Enter a number above 0.", "data")
     longer = replace(config, training=schedule.extended(config.training, epochs, run.history.examples))
     issues = validate(longer)
     if issues:

@@ -48,7 +48,7 @@ def take(lab: Lab, upload: Path) -> str:
 
 
 def check(lab: Lab, config: RunConfig, monitor: ProgressMonitor | None = None) -> None:
-    """Raises InvalidConfig where the data are such that no run can start; Cancelled, if `monitor` was."""
+    """Raises InvalidConfig if no run can start on the data; Canceled, if `monitor` was."""
     if is_bundled(config):
         return
     found = _read(lab, config, monitor)

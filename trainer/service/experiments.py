@@ -89,7 +89,7 @@ def offers(lab: Lab, config: RunConfig, request: Request) -> tuple[Offer, ...]:
 
 
 def seconds(lab: Lab, config: RunConfig, offered: Iterable[Offer], seeds: int) -> float | None:
-    """How long these scenarios will take with so many seeds; None where no earlier run tells."""
+    """How long these scenarios will take with so many seeds; None if there is no earlier run to go by."""
     configs = [offer.config for offer in offered if offer.runs] * seeds
     paces = duration_estimates.paces(lab.store, config.model)
     size = lab.data_sizes.get(data.read_as(config))  # of the demo, earlier runs tell the length of an example, too

@@ -1,4 +1,4 @@
-"""What a person takes along: adapters and reports, as files."""
+"""Adapters and reports as files to take away."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Lab:
 
     @cached_property
     def own_sets(self) -> OwnSets:
-        """The person's own sets of scenarios."""
+        """The user's own sets of scenarios."""
         return OwnSets(self.store.folder)
 
     @cached_property

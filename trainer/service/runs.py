@@ -44,7 +44,7 @@ __all__ = [
 def check(lab: Lab, config: RunConfig, plan: Plan, monitor: ProgressMonitor | None = None) -> None:
     """Everything that must hold before a run of `config` exists. Raises InvalidConfig with every problem at once.
 
-    Data are read last, and only if all else is right; `monitor` may cancel that, which raises Cancelled.
+    Data are read last, and only if all else is right; `monitor` may cancel that, which raises Canceled.
     """
     issues = [*validate(config), *plan.issues]
     if issues:

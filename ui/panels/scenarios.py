@@ -11,7 +11,7 @@ import gradio as gr
 from trainer import service
 from trainer.common import formatting
 from trainer.common.errors import UserError
-from trainer.common.progress import Cancelled
+from trainer.common.progress import Canceled
 from trainer.config.schema import RunConfig
 from trainer.service.experiments import MAX_SEEDS, MAX_TITLE, SETS, Offer, Request, Scenario
 from trainer.service.lab import Lab
@@ -141,7 +141,7 @@ class ScenariosPanel:
             )
         except UserError as error:
             yield [gr.skip(), gr.skip(), gr.skip(), ""]
-            if not isinstance(error, Cancelled):
+            if not isinstance(error, Canceled):
                 raise
         else:
             yield [json.dumps({"experiment": made.id}), "", "", ""]
@@ -195,5 +195,5 @@ def _keys(value: Any) -> frozenset[str]:
 
 def _seeds(value: Any) -> int:
     if not isinstance(value, int | float) or value != value or not 1 <= value <= MAX_SEEDS or value != int(value):
-        raise UserError("The number of seeds cannot be this.", f"Write 1 to {MAX_SEEDS}.", "data")
+        raise UserError(f"Seeds must be between 1 and {MAX_SEEDS}.", "", "data")
     return int(value)

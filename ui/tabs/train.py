@@ -12,7 +12,7 @@ import gradio as gr
 
 from trainer import service
 from trainer.common.errors import InvalidConfig, Issue, UserError
-from trainer.common.progress import Cancelled
+from trainer.common.progress import Canceled
 from trainer.config import validation
 from trainer.config.schema import ModelConfig, RunConfig
 from trainer.service.lab import Lab
@@ -150,7 +150,7 @@ class TrainTab:
                 lambda monitor: service.runs.start(self.lab, config, plan, monitor),
                 lambda *done: [summary(plan, (), progress=data_report.progress(*done)), gr.skip()],
             )
-        except Cancelled:
+        except Canceled:
             yield [summary(plan, ()), gr.skip()]
         except InvalidConfig as error:
             yield [summary(plan, error.issues, refused=True), gr.skip()]

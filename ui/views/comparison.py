@@ -136,7 +136,7 @@ def _differences(found: Comparison) -> str:
 def account(item: dict[str, Any]) -> str:
     """What a scenario is and what it costs, in sentences; plain text. `item`: as `Offer.to_json` has it."""
     if item.get("same_as"):
-        return f"Trains the very same weights as “{item['same_as']}”, and so is offered once."
+        return f"Trains the same weights as “{item['same_as']}”, and so is offered once."
     count = f"{item['trainable']:,} parameters train."
     return " ".join(filter(None, (item.get("note", ""), count, item.get("budget", ""))))
 
