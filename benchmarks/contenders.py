@@ -206,7 +206,7 @@ def bare_loop(task: Task, clock: Clock, folder: Path) -> None:
     lora = LoraConfig(task_type="CAUSAL_LM", r=R, lora_alpha=ALPHA, lora_dropout=0.05, target_modules=LINEARS)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32), lora).train()
     clock.names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [w for w in model.parameters() if w.requires_grad], task["learning_rate"], fused=True
     )
     order = torch.randperm(len(rows)).tolist()
@@ -226,8 +226,8 @@ def bare_loop(task: Task, clock: Clock, folder: Path) -> None:
         ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         clock.losses.append(float(loss.detach()))
         clock.tick()
 

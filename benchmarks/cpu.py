@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def step(options: argparse.Namespace, folder: Path) -> int:
-    """The same step by us and by TRL: batches, padding, losses, optimiser; a loss logged each step."""
+    """The same step by us and by TRL: batches, padding, losses, optimizer; a loss logged each step."""
     task = {"same": True, "rows": str(ANSWERS), "max_length": 128, "batch": 8, "steps": options.steps}
     task |= {"learning_rate": 1e-3}
     rows = measure({"ours": task, "trl": task}, options, {})
@@ -87,7 +87,7 @@ def defaults(options: argparse.Namespace, folder: Path) -> int:
     print_ratio("our defaults ÷ TRL's, non-pad tokens/s", rows, "ours", "trl", RATE, "≥ 1.4")
     print_ratio("the same without our evaluations", rows, "ours, no evaluations", "trl", RATE, "")
     if options.llamafactory:
-        ours, theirs = normalised(rows, "ours", "loop"), normalised(rows, "llamafactory", "loop there")
+        ours, theirs = normalized(rows, "ours", "loop"), normalized(rows, "llamafactory", "loop there")
         print_ratio("ours ÷ LLaMA-Factory's, each ÷ a bare loop", {"a": ours, "b": theirs}, "a", "b", RATE, "≥ 1.4")
         print_ratio("ours ÷ LLaMA-Factory's, as they are", rows, "ours", "llamafactory", RATE, "")
         print_ratio("a bare loop here ÷ there", rows, "loop", "loop there", RATE, "")
@@ -167,7 +167,7 @@ def near(rows: dict[str, list[Row]], one: str, other: str) -> None:
         raise SystemExit(f"{one} and {other} do not learn the same: mean losses {left:.4f} and {right:.4f}.")
 
 
-def normalised(rows: dict[str, list[Row]], who: str, loop: str) -> list[Row]:
+def normalized(rows: dict[str, list[Row]], who: str, loop: str) -> list[Row]:
     """Each row's rate over that of the bare loop of its round."""
     pairs = zip(rows[who], rows[loop], strict=True)
     return [{key: row[key] / other[key] for key in RATE} for row, other in pairs]

@@ -1,7 +1,7 @@
-"""How fast data are checked and tokenised: `python benchmarks/data.py [--rows N] [--rounds N] [--large MIB]`.
+"""How fast data are checked and tokenized: `python benchmarks/data.py [--rows N] [--rounds N] [--large MIB]`.
 
-Checks in rows a second; tokenising as a ratio to a bare `datasets.map` with the same tokenizer over the same texts,
-one after the other in every round. The bare one renders and tokenises batches of 1,000, and does nothing else: no
+Checks in rows a second; tokenizing as a ratio to a bare `datasets.map` with the same tokenizer over the same texts,
+one after the other in every round. The bare one renders and tokenizes batches of 1,000, and does nothing else: no
 masks, no reasons, no lengths. Memory: the most that a process held while it made a whole file ready for a training
 and wrote its report, for a file of MIB and for one of a tenth; of its own, and with the files that it maps, which the
 system takes back when it needs room.
@@ -32,7 +32,7 @@ from trainer import demo  # noqa: E402
 from trainer.config.schema import DataConfig, RunConfig  # noqa: E402
 from trainer.data import Checked, check, prepare  # noqa: E402
 from trainer.data.quality_report import report  # noqa: E402
-from trainer.data.tokenization import tokenise  # noqa: E402
+from trainer.data.tokenization import tokenize  # noqa: E402
 
 
 def main() -> None:
@@ -105,7 +105,7 @@ def ratio(folder: Path, name: str, tokenizer: Any) -> tuple[float, float]:
     data = DataConfig(source="file", path=name)
     checked = check(data, folder)
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        ours, ours_used, tokens = seconds(lambda: tokenise(checked, data, tokenizer, Path(place)))
+        ours, ours_used, tokens = seconds(lambda: tokenize(checked, data, tokenizer, Path(place)))
         dataset = load_dataset("json", data_files=str(folder / name), split="train")
         bare, bare_used, mapped = seconds(
             lambda: dataset.map(

@@ -3,7 +3,7 @@
 python benchmarks/gpu.py                     a 14B model of Phi-3-medium's shape, in both layouts; under ten minutes
 python benchmarks/gpu.py --unsloth PYTHON    with Unsloth, in an environment of its own: it wants older versions
 python benchmarks/gpu.py --tiny              with a model of 0.1 M parameters, to see that all of it runs on a CPU
-Random weights, quantised once and saved, no network; every contender is a process of its own: 5 steps to warm up, 20
+Random weights, quantized once and saved, no network; every contender is a process of its own: 5 steps to warm up, 20
 timed, on full rows and on ragged ones. What the goals need comes first; what does not fit into the time is left out,
 and said to be. Markdown goes to the output, everything to a JSON file.
 """
@@ -187,7 +187,7 @@ def print_ceilings(made: Task) -> None:
     for shape, rate in made["gemm_tflops"].items():
         print(f"| bf16 product {shape} | {rate:.1f} TFLOP/s |")
     print(f"| copy | {made['copy_gb_s']:.0f} GB/s |")
-    print(f"| NF4 dequantisation | {made['dequantise_gb_s']:.0f} GB/s written |")
+    print(f"| NF4 dequantization | {made['dequantize_gb_s']:.0f} GB/s written |")
     print(f"| attention, forward and backward | {made['attention_tflops']:.1f} TFLOP/s |")
     for part, seconds in made["parts"].items():
         print(f"| floor of a micro-batch: {part} | {seconds * 1e3:.1f} ms |")

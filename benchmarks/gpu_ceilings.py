@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import bitsandbytes.functional as quantised
+import bitsandbytes.functional as quantized
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -55,7 +55,7 @@ class Ceilings:
     """By shape, forward."""
     copy_gb_s: float
     """Bytes read and written."""
-    dequantise_gb_s: float
+    dequantize_gb_s: float
     """Bytes written, of all linears of a layer together."""
     attention_tflops: float
     """Forward and backward, causal: half of all pairs count."""
@@ -72,12 +72,12 @@ def measure(shape: Shape, device: str) -> Ceilings:
     """The ceilings of `device` ("cuda" or "cpu") on these shapes."""
     dtype = torch.bfloat16
     gemm: dict[str, float] = {}
-    products = dequantise = 0.0
+    products = dequantize = 0.0
     for out, width in shape.linears:
         forward, backward = _products(shape.tokens, out, width, device, dtype)
         gemm[f"{shape.tokens} × {width} × {out}"] = 2 * shape.tokens * out * width / forward / 1e12
         products += forward + backward
-        dequantise += _dequantise(out, width, device, dtype)
+        dequantize += _dequantize(out, width, device, dtype)
     weights = sum(out * width for out, width in shape.linears)
     head = sum(_products(shape.tokens, shape.vocabulary, shape.hidden, device, dtype))
     attention = _attention(shape, device, dtype)
@@ -86,11 +86,11 @@ def measure(shape: Shape, device: str) -> Ceilings:
     return Ceilings(
         gemm_tflops=gemm,
         copy_gb_s=bandwidth / 1e9,
-        dequantise_gb_s=2 * weights / dequantise / 1e9,
+        dequantize_gb_s=2 * weights / dequantize / 1e9,
         attention_tflops=2 * 2 * pairs * 3.5 / attention / 1e12,  # backward: five products where forward has two
         parts={
             "products": shape.layers * products,
-            "dequantisation, forward and backward": 2 * shape.layers * dequantise,
+            "dequantization, forward and backward": 2 * shape.layers * dequantize,
             "attention": shape.layers * attention,
             "head": head,
             "norms, rotations, activations at copy speed": shape.layers * _elementwise(shape) / bandwidth,
@@ -112,11 +112,11 @@ def _products(tokens: int, out: int, width: int, device: str, dtype: torch.dtype
     return seconds(lambda: linear(inputs, weight), device), seconds(lambda: gradient @ weight, device)
 
 
-def _dequantise(out: int, width: int, device: str, dtype: torch.dtype) -> float:
-    packed, state = quantised.quantize_4bit(
+def _dequantize(out: int, width: int, device: str, dtype: torch.dtype) -> float:
+    packed, state = quantized.quantize_4bit(
         _random((out, width), device, dtype), quant_type="nf4", compress_statistics=True
     )
-    return seconds(lambda: quantised.dequantize_4bit(packed, state), device)
+    return seconds(lambda: quantized.dequantize_4bit(packed, state), device)
 
 
 def _attention(shape: Shape, device: str, dtype: torch.dtype) -> float:

@@ -1,4 +1,4 @@
-"""One contender of benchmarks/gpu.py in this process: loads the quantised model, trains on full and on ragged rows.
+"""One contender of benchmarks/gpu.py in this process: loads the quantized model, trains on full and on ragged rows.
 
 Needs torch, transformers, peft, bitsandbytes, trl and the trainer package; Unsloth for its own row.
 """
@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.gpu_model import LINEARS, SIZES, VOCABULARY, rows, save_quantised  # noqa: E402
+from benchmarks.gpu_model import LINEARS, SIZES, VOCABULARY, rows, save_quantized  # noqa: E402
 from benchmarks.memory_gpu import tokenizer  # noqa: E402
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig  # noqa: E402
 
@@ -257,7 +257,7 @@ def ceilings(task: Task, folder: Path) -> Task:
 
 
 def prepare(task: Task, folder: Path) -> Task:
-    """Save the quantised model, and tell what the plan picks on this machine."""
+    """Save the quantized model, and tell what the plan picks on this machine."""
     import torch
 
     from trainer.common import devices
@@ -267,7 +267,7 @@ def prepare(task: Task, folder: Path) -> Task:
 
     models = Path(task["folder"])
     if not (models / task["model"] / "config.json").exists():
-        save_quantised(models / task["model"], task["layout"], task["size"])
+        save_quantized(models / task["model"], task["layout"], task["size"])
     gc.collect()
     torch.cuda.empty_cache()  # nothing without a GPU
     run = run_config(task)

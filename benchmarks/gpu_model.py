@@ -1,4 +1,4 @@
-"""The model and the rows of benchmarks/gpu.py: random weights, quantised once and saved; random tokens."""
+"""The model and the rows of benchmarks/gpu.py: random weights, quantized once and saved; random tokens."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ VOCABULARY = 32064
 Task = dict[str, Any]
 
 
-def save_quantised(path: Path, layout: str, size: str) -> None:
-    """A model with random weights, made and quantised layer by layer, saved as transformers saves a 4-bit model."""
+def save_quantized(path: Path, layout: str, size: str) -> None:
+    """A model with random weights, made and quantized layer by layer, saved as transformers saves a 4-bit model."""
     import bitsandbytes as bnb
     import torch
     from torch import nn

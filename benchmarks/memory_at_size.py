@@ -4,7 +4,7 @@ python benchmarks/memory_at_size.py          prints the tables of docs/memory.md
                                              job on GPUs of four sizes; five minutes, no network
 python benchmarks/memory_at_size.py experts  prints the table of mixtures of experts alone
 What is counted: weights and activations, forward and backward, through the layers. What is not: the loss, the
-optimiser, and what kernels need inside.
+optimizer, and what kernels need inside.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trainer.models.module_map import ModuleMap  # noqa: E402
 from trainer.planning import memory  # noqa: E402
 from trainer.planning.plan import Plan, make_plan  # noqa: E402
 from trainer.planning.scenarios import scenario  # noqa: E402
-from trainer.planning.weight_memory import dequantised, quantised_experts, quantised_modules, weights  # noqa: E402
+from trainer.planning.weight_memory import dequantized, experts_to_quantize, modules_to_quantize, weights  # noqa: E402
 
 KINDS = (
     *("phi3-medium", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "olmo2", "glm4"),
@@ -46,7 +46,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "every layer recomputes": {"every": 1},
     "one in 3 recomputes": {"every": 3},
     "no dropout": {"lora_dropout": 0.0},
-    "not quantised": {"quantization": "none"},
+    "not quantized": {"quantization": "none"},
     "one row of 2048": {"batch": 1, "length": 2048},
 }
 
@@ -72,10 +72,10 @@ def print_experts() -> None:
         run = run_of(module_map, batch=1, length=2048, lora_dropout=0.0)
         run = replace(run, modules=tuple(Tick(tick) for tick in ("q_proj", "k_proj", "v_proj", "o_proj")))
         plan = make_plan(run, module_map, H100)
-        quantised = quantised_modules("nf4", module_map, plan.targets)
-        linears = quantised - quantised_experts("nf4", module_map)
-        columns = [sum(weights("nf4", module_map, plan.targets, names, 2).values()) for names in (linears, quantised)]
-        columns.append(dequantised(module_map, quantised, plan.targets) * 2)
+        quantized = modules_to_quantize("nf4", module_map, plan.targets)
+        linears = quantized - experts_to_quantize("nf4", module_map)
+        columns = [sum(weights("nf4", module_map, plan.targets, names, 2).values()) for names in (linears, quantized)]
+        columns.append(dequantized(module_map, quantized, plan.targets) * 2)
         columns += peak(config, run, plan, module_map, every=1)
         sizes = " | ".join(f"{size / 1e9:.1f} GB" for size in columns)
         print(f"| {name} | {module_map.parameters / 1e9:.1f} B | {sizes} |", flush=True)
@@ -110,7 +110,7 @@ def peak(config: Any, run: RunConfig, plan: Plan, module_map: ModuleMap, every: 
     batch, length = run.training.per_device_train_batch_size, run.training.max_length
     needs = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_levers(every, 1)
     real = fake_gpu.measure(config, run, plan, module_map, batch > 1, every)
-    static = sum(size for name, size in needs.static.items() if "optimiser" not in name and "CUDA" not in name)
+    static = sum(size for name, size in needs.static.items() if "optimizer" not in name and "CUDA" not in name)
     forward, *others = needs.moments(batch, length)
     most = max(forward["activations"], *(sum(moment.values()) - memory.CUBLAS for moment in others))
     return static + int(most), real.static + max(real.kept, real.backward, needs.experts and real.forward)

@@ -23,7 +23,7 @@ SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "A
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
 
-COLOURS_AND_LINES = {
+COLORS_AND_LINES = {
     "body_background_fill": "#f6f7f9",
     "body_background_fill_dark": "#0e1116",
     "body_text_color": "#1b2430",
@@ -85,7 +85,7 @@ COLOURS_AND_LINES = {
 
 
 def theme() -> gr.themes.Base:
-    """One accent on neutral greys, compact, in light and dark."""
+    """One accent on neutral grays, compact, in light and dark."""
     base = gr.themes.Base(
         primary_hue=TEAL,
         secondary_hue=TEAL,
@@ -96,4 +96,4 @@ def theme() -> gr.themes.Base:
         spacing_size="sm",
         radius_size="md",
     )
-    return base.set(**COLOURS_AND_LINES)
+    return base.set(**COLORS_AND_LINES)

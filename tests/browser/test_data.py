@@ -33,7 +33,7 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     page.locator("#data-open").click()
     page.wait_for_selector("#data-example .example")
     overview = page.inner_text("#data-overview")
-    assert "Recognised as questions and answers: the columns question and answer" in overview
+    assert "Recognized as questions and answers: the columns question and answer" in overview
     assert "54" in overview
     problems = page.inner_text("#data-problems")
     assert "13 of 54 rows cannot be used" in problems

@@ -70,7 +70,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("row", "shape", "expected"), SHAPES)
-def test_shapes_are_recognised_by_their_columns(row: Any, shape: str, expected: Any, tmp_path: Path) -> None:
+def test_shapes_are_recognized_by_their_columns(row: Any, shape: str, expected: Any, tmp_path: Path) -> None:
     found = read(tmp_path, row)
     assert list(found.account["shapes"]) == [shape]
     assert texts(found) == [expected]
@@ -206,7 +206,7 @@ def test_data_of_which_nothing_counts_cannot_start(tmp_path: Path) -> None:
     assert told["tokens"]["examples"] == 0
 
 
-def test_the_same_content_is_checked_and_tokenised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_content_is_checked_and_tokenized_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = keep(tmp_path, "a.jsonl", lines(PAIR, {"question": "Where?", "answer": "There."}))
     made: list[str] = []
     real = disk_cache._make

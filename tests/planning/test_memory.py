@@ -20,11 +20,11 @@ from trainer.common.devices import Device
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig, default_config
 from trainer.models.discovery.discover import discover
 from trainer.planning.activations import Setup, kept_by_layers
-from trainer.planning.memory import estimate, optimiser_state
+from trainer.planning.memory import estimate, optimizer_state
 from trainer.planning.parameter_counts import tensor_sizes, whole_module
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX
-from trainer.planning.weight_memory import quantised_modules
+from trainer.planning.weight_memory import modules_to_quantize
 from trainer.training.expert_quantization import quantized_experts
 from ui.panels.summary import summary
 
@@ -81,7 +81,7 @@ def test_what_stays_in_memory_is_what_the_plan_says(
     real.trainer.train()
     state = real.trainer.optimizer.state.values()
     moments = meter.storages(value for part in state for value in part.values() if value.numel() > 1)
-    assert memory["optimiser"] == pytest.approx(sum(moments.values()), rel=0.01)
+    assert memory["optimizer"] == pytest.approx(sum(moments.values()), rel=0.01)
 
 
 def held(real: meter.Real) -> dict[str, int]:
@@ -94,14 +94,14 @@ def held(real: meter.Real) -> dict[str, int]:
     for name, parameter in real.model.named_parameters(remove_duplicate=False):
         if isinstance(parameter, bitsandbytes.nn.Params4bit):
             state = parameter.quant_state
-            put("quantised weights", parameter.data)
-            put("quantisation constants", state.absmax, state.code)
+            put("quantized weights", parameter.data)
+            put("quantization constants", state.absmax, state.code)
             if state.nested:
-                put("quantisation constants", state.offset, state.state2.absmax, state.state2.code)
+                put("quantization constants", state.offset, state.state2.absmax, state.state2.code)
         elif parameter.dtype == torch.int8:
-            put("quantised weights", parameter.data)
+            put("quantized weights", parameter.data)
             module = real.model.get_submodule(name.rpartition(".")[0])
-            put("quantisation constants", module.state.SCB if parameter.SCB is None else parameter.SCB)
+            put("quantization constants", module.state.SCB if parameter.SCB is None else parameter.SCB)
         elif parameter.requires_grad:
             put("trained weights", parameter.data)
         else:
@@ -109,8 +109,8 @@ def held(real: meter.Real) -> dict[str, int]:
         if hasattr(parameter, "slice_mask"):
             put("slice masks", parameter.slice_mask)
     for _, _, weight in quantized_experts(real.model).values():
-        put("quantised weights", *weight.tensors()["packed"])
-        put("quantisation constants", *weight.tensors()["constants"])
+        put("quantized weights", *weight.tensors()["packed"])
+        put("quantization constants", *weight.tensors()["constants"])
     shared = found.get("frozen copies", {}).keys()  # a tied weight is listed where it is not copied, too
     return {
         item: sum(size for key, size in parts.items() if item == "frozen copies" or key not in shared)
@@ -121,15 +121,15 @@ def held(real: meter.Real) -> dict[str, int]:
 def test_paged_8_bit_adamw_holds_what_bitsandbytes_makes() -> None:
     sizes = [100, 4095, 4096, 5000, 99_999, 100_000, 300_001]
     weights = [torch.nn.Parameter(torch.randn(size)) for size in sizes]
-    optimiser = bitsandbytes.optim.AdamW8bit(weights)
+    optimizer = bitsandbytes.optim.AdamW8bit(weights)
     for weight in weights:
         weight.grad = torch.randn_like(weight)
-    optimiser.step()
-    states = [value for state in optimiser.state.values() for key, value in state.items() if "qmap" not in key]
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for key, value in state.items() if "qmap" not in key]
     real = sum(meter.storages(value for value in states if isinstance(value, torch.Tensor)).values())
-    said = optimiser_state(sizes, eight_bit=True)
+    said = optimizer_state(sizes, eight_bit=True)
     assert sum(said.values()) == pytest.approx(real, rel=0.001)
-    assert said["optimiser, paged"] == 2 * (100_000 + 300_001), "bitsandbytes pages tensors from 100,000 numbers on"
+    assert said["optimizer, paged"] == 2 * (100_000 + 300_001), "bitsandbytes pages tensors from 100,000 numbers on"
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_paged_8_bit_adamw_holds_what_bitsandbytes_makes() -> None:
 def test_layers_keep_what_autograd_saves(run: RunConfig, padded: bool, folder: Path) -> None:
     real = meter.Real(run, folder, padded)
     targets = [whole_module(target, real.module_map) for target in real.plan.targets]
-    quantised = quantised_modules(run.model.quantization, real.module_map, real.plan.targets)
+    quantized = modules_to_quantize(run.model.quantization, real.module_map, real.plan.targets)
     setup = replace(Setup.of(run, 2 if run.model.dtype == "bfloat16" else 4, on_gpu=False), padded=padded)
     said = sum(
         kept.bytes(run.training.per_device_train_batch_size, run.training.max_length)
-        for kept in kept_by_layers(real.module_map, targets, quantised, setup)
+        for kept in kept_by_layers(real.module_map, targets, quantized, setup)
     )
     assert said == pytest.approx(real.saved(), rel=0.05)
 
@@ -178,7 +178,7 @@ def test_the_peak_of_a_training_is_near_the_plan(
     monkeypatch.setattr("trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE", 64)
     monkeypatch.setattr("trainer.planning.memory.TILE_WIDTH", 64)
     real = meter.Real(run, folder)
-    moving = ("gradients", "activations", "logits", "workspace", "optimiser")
+    moving = ("gradients", "activations", "logits", "workspace", "optimizer")
     said = sum(real.plan.memory.get(item, 0) for item in moving)
     assert said == pytest.approx(real.peak(), rel=0.15)
 
@@ -195,7 +195,7 @@ def study_plan(device: Device, **training: Any) -> Plan:
 def test_the_study_fits_its_gpu_and_says_how_much_more_would() -> None:
     plan = study_plan(GPU, activation_checkpointing="on")
     assert 12e9 < plan.needed < 20e9
-    assert plan.memory["quantised weights"] == (13_960_238_080 - 2 * 32064 * 5120 - 81 * 5120) // 2
+    assert plan.memory["quantized weights"] == (13_960_238_080 - 2 * 32064 * 5120 - 81 * 5120) // 2
     assert not plan.warnings or "Phi" in str(plan.warnings)
     batch, length = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
     assert study_plan(GPU, per_device_train_batch_size=batch).needed <= 78e9 * 0.95
@@ -260,7 +260,7 @@ def test_a_weight_that_layers_share_counts_once() -> None:
     memory = make_plan(config, module_map).memory
     assert min(memory.values()) >= 0
     plain = make_plan(replace(config, model=ModelConfig(name="zamba", quantization="none")), module_map).memory
-    assert memory["quantised weights"] * 8 + memory["other weights"] == pytest.approx(
+    assert memory["quantized weights"] * 8 + memory["other weights"] == pytest.approx(
         plain["other weights"], rel=1e-3
     )
 

@@ -52,7 +52,7 @@ def test_the_plan_is_within_five_percent_of_a_gpus_tensors(kind: str, changes: d
     estimate = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_levers(every, 1)
     padded = training.per_device_train_batch_size > 1
     real = fake_gpu.measure(config, run, plan, module_map, padded, every)
-    static = sum(size for name, size in estimate.static.items() if "optimiser" not in name and "CUDA" not in name)
+    static = sum(size for name, size in estimate.static.items() if "optimizer" not in name and "CUDA" not in name)
     assert static == pytest.approx(real.static, rel=0.01)
     forward, *others = estimate.moments(training.per_device_train_batch_size, training.max_length)
     assert forward["activations"] == pytest.approx(real.kept, rel=0.05)
@@ -73,7 +73,7 @@ def test_quantized_experts_at_the_size_of_qwen3_30b(experts: bool, every: int) -
     assert not plan.issues
     estimate = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_levers(every, 1)
     real = fake_gpu.measure(config, run, plan, module_map, padded=True, every_n_layers=every)
-    static = sum(size for name, size in estimate.static.items() if "optimiser" not in name and "CUDA" not in name)
+    static = sum(size for name, size in estimate.static.items() if "optimizer" not in name and "CUDA" not in name)
     assert static == pytest.approx(real.static, rel=0.001)
     forward, *others = estimate.moments(4, run.training.max_length)
     assert forward["activations"] == pytest.approx(real.kept, rel=0.05)

@@ -74,15 +74,15 @@ def build(
 def train(trained: Trained, steps: int = 2) -> Trained:
     """Real steps with AdamW and weight decay, which must not move what a slice masks."""
     model = trained.model
-    optimiser = torch.optim.AdamW(parameter_groups(model, trained.config))
-    scale_slices(optimiser)
+    optimizer = torch.optim.AdamW(parameter_groups(model, trained.config))
+    scale_slices(optimizer)
     ids, more = batch(model.config), extra_inputs(model.config)
     model.train()
     for _ in range(steps):
         loss = model(input_ids=ids, labels=ids, use_cache=False, **more).loss
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     model.eval()
     return trained
 

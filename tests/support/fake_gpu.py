@@ -1,7 +1,7 @@
 """A model at its real size as a GPU would hold it, on fake tensors: shapes and dtypes without numbers or memory.
 
 What differs from a CPU is imitated: autocast's list of what runs in float32, the kernels that SDPA takes, dropout's
-one-byte mask. The loss, the optimiser and what kernels need inside are left out.
+one-byte mask. The loss, the optimizer and what kernels need inside are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trainer.config.schema import RunConfig
 from trainer.models.discovery.autocast import WidensLikeAGpu
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan
-from trainer.planning.weight_memory import quantised_experts, quantised_modules
+from trainer.planning.weight_memory import experts_to_quantize, modules_to_quantize
 from trainer.training import adapter
 from trainer.training.expert_quantization import quantize_experts, quantized_experts
 
@@ -122,21 +122,21 @@ def _attention(  # noqa: PLR0913  the signature of scaled_dot_product_attention
 
 
 def _attached(config: PreTrainedConfig, run: RunConfig, plan: Plan, module_map: ModuleMap) -> Any:
-    """The model on `meta`, its linears of bitsandbytes' class where they are quantised, with the adapter."""
+    """The model on `meta`, its linears of bitsandbytes' class where they are quantized, with the adapter."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    quantised = quantised_modules(run.model.quantization, module_map, plan.targets)
-    experts = quantised_experts(run.model.quantization, module_map)
+    quantized = modules_to_quantize(run.model.quantization, module_map, plan.targets)
+    experts = experts_to_quantize(run.model.quantization, module_map)
     with mock.patch("trainer.training.expert_quantization._pack", lambda weight: (weight, None)):
         quantize_experts(model, experts)
-    for name in quantised - experts:
+    for name in quantized - experts:
         old = model.get_submodule(name)
         linear = bnb.nn.Linear4bit(1, 1, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
         rows, columns = old.weight.shape
         linear.out_features, linear.in_features = (columns, rows) if isinstance(old, Conv1D) else (rows, columns)
         linear.bias = old.bias
         model.set_submodule(name, linear)
-    model.is_loaded_in_4bit = bool(quantised)
+    model.is_loaded_in_4bit = bool(quantized)
     with torch.device("meta"):
         return adapter.attach(model, plan, run.adapter, module_map)
 
@@ -152,7 +152,7 @@ def _masks(model: Any, shape: torch.Size | None) -> Iterator[None]:
 
 
 def _make_fake(model: nn.Module) -> list[torch.Tensor]:
-    """Turns all weights into fake ones; returns the constants of the quantised."""
+    """Turns all weights into fake ones; returns the constants of the quantized."""
     made: dict[int, nn.Parameter] = {}  # tied weights stay tied
     constants = []
     stand_ins = {id(weight.stand_in): weight for _, _, weight in quantized_experts(model).values()}
@@ -169,7 +169,7 @@ def _make_fake(model: nn.Module) -> list[torch.Tensor]:
         for name, buffer in list(module._buffers.items()):
             module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype) if buffer is not None else None
         if four_bit:
-            constants += _quantise(module)
+            constants += _quantize(module)
     for number, weight in stand_ins.items():
         weight.stand_in = made[number]
         weight.packed, weight.state = _nf4(weight.stand_in.shape)
@@ -177,7 +177,7 @@ def _make_fake(model: nn.Module) -> list[torch.Tensor]:
     return constants
 
 
-def _quantise(linear: Any) -> list[torch.Tensor]:
+def _quantize(linear: Any) -> list[torch.Tensor]:
     """Gives a linear its weight; returns the constants beside it."""
     packed, state = _nf4(torch.Size((linear.out_features, linear.in_features)))
     weight = nn.Parameter(packed, requires_grad=False)
@@ -188,7 +188,7 @@ def _quantise(linear: Any) -> list[torch.Tensor]:
 
 
 def _nf4(shape: torch.Size) -> tuple[torch.Tensor, QuantState]:
-    """A weight of NF4 with double quantisation, as bitsandbytes holds it."""
+    """A weight of NF4 with double quantization, as bitsandbytes holds it."""
     count = prod(shape)
     scales = -(-count // 64)
     second = QuantState(torch.empty(-(-scales // 256)), blocksize=256, code=torch.empty(256), dtype=torch.float32)

@@ -116,12 +116,12 @@ def attached(model: Any, found: Loaded) -> PeftModel:
 def train(model: PeftModel, found: Loaded, steps: int = 2) -> set[str]:
     """Real steps; names of all parameters that did not move although they should."""
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(parameter_groups(model, found.run))
+    optimizer = torch.optim.AdamW(parameter_groups(model, found.run))
     model.train()
     for _ in range(steps):
         loss(model, found.config).backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     model.eval()
     return {name for name, value in before.items() if torch.equal(model.get_parameter(name), value)}
 
@@ -134,7 +134,7 @@ def test_experts_of_every_layout_are_quantized_trained_saved_and_merged(model_ty
     assert experts
     assert quantized_experts(base).keys() == experts
     assert all(base.get_parameter(name).untyped_storage().nbytes() == 4 for name in experts)
-    assert held(base) == (memory["quantised weights"], memory["quantisation constants"])
+    assert held(base) == (memory["quantized weights"], memory["quantization constants"])
     torch.manual_seed(0)
     quantized_loss = float(loss(base.train(), found.config))
     torch.manual_seed(0)
@@ -288,7 +288,7 @@ def test_a_published_mixture_is_planned_as_others_hold_it() -> None:
     assert module_map.parameters == 30_532_122_624
     run = RunConfig(model=ModelConfig(quantization="nf4", dtype="bfloat16"), modules=(Tick("q_proj"),), adapter=LORA)
     memory = make_plan(run, module_map).memory
-    weights = sum(memory[item] for item in ("quantised weights", "quantisation constants", "other weights"))
+    weights = sum(memory[item] for item in ("quantized weights", "quantization constants", "other weights"))
     assert 16e9 < weights < 17.5e9
 
 

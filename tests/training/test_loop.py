@@ -89,7 +89,7 @@ BASES = [("phi3", "nf4"), ("llama", "nf4"), ("gpt2", "nf4"), ("moe", "nf4"), ("p
 
 
 @pytest.mark.parametrize(("kind", "quantization"), BASES)
-def test_quantised_bases_train_every_treatment(
+def test_quantized_bases_train_every_treatment(
     kind: str, quantization: Any, config: RunConfig, train: Train, models_dir: Path
 ) -> None:
     """QLoRA on the CPU, with a linear trained in full in float32; an eval between steps changes nothing."""

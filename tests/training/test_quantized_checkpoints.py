@@ -202,7 +202,7 @@ def test_what_stays_in_memory_is_what_the_plan_says(
     adapter.prepare(model, plan, torch.float32)
     adapter.verify(model, plan, config.adapter, module_map)
     measured = held_in_memory(SimpleNamespace(model=model))  # type: ignore[arg-type]
-    for item in ("quantised weights", "quantisation constants", "other weights", "trained weights"):
+    for item in ("quantized weights", "quantization constants", "other weights", "trained weights"):
         assert plan.memory.get(item, 0) == pytest.approx(measured.get(item, 0), rel=0.01, abs=64), item
     assert module_map.parameters == module_map_of(ModelConfig(name=_plain(name)), models).parameters
     assert (plan.loading > sum(measured.values()) - measured["trained weights"]) == (name not in HELD)
@@ -301,7 +301,7 @@ def test_gptq_and_awq_are_refused_in_the_plan_where_they_cannot_train(
     assert plan.issues == () and plan.levers.torch_compile is False
     assert any("was measured yet" in warning.problem for warning in plan.warnings)
     weights = sum(kind.parameters for kind in module_map.kinds if kind.name in LINEARS)
-    assert plan.memory["quantised weights"] == weights // 2
+    assert plan.memory["quantized weights"] == weights // 2
     with_dora = replace(config, adapter=replace(config.adapter, use_dora=True), modules=(Tick("q_proj"),))
     assert any("DoRA" in issue.problem for issue in make_plan(with_dora, module_map, GPU).issues)
 

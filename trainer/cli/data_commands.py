@@ -48,11 +48,11 @@ def look_at(options: argparse.Namespace) -> int:
     else:
         print("\n".join(data_text.report_lines(found)))
     trainable = found["tokens"]["examples"] if found["tokens"] else 0
-    colours = sys.stdout.isatty()
+    colors = sys.stdout.isatty()
     for number in range(min(options.show, trainable)):
         print(
-            ("" if number else f"\n{data_text.legend(colours)}\n\n")
-            + data_text.example_text(data_service.example(lab, config, str(number)), colours)
+            ("" if number else f"\n{data_text.legend(colors)}\n\n")
+            + data_text.example_text(data_service.example(lab, config, str(number)), colors)
         )
     return 0 if trainable else UNUSABLE
 

@@ -1,4 +1,4 @@
-"""The report and the examples as text for a terminal: colours where it has them, brackets where it has none."""
+"""The report and the examples as text for a terminal: colors where it has them, brackets where it has none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from trainer.common.formatting import duration, percent
 from trainer.service.data import SHAPES
 
-COLOURS = {"counts": "\033[30;42m", "context": "\033[2m", "cut": "\033[9;31m"}
+COLORS = {"counts": "\033[30;42m", "context": "\033[2m", "cut": "\033[9;31m"}
 BRACKETS = {"counts": ("⟦", "⟧"), "context": ("", ""), "cut": ("✂", "✂")}
 END = "\033[0m"
 LEGEND = {"counts": "counts for the loss", "context": "context", "cut": "cut off"}
@@ -45,36 +45,36 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"{issue['problem']} {issue['fix']}"
 
 
-def example_text(example: Mapping[str, Any], colours: bool) -> str:
+def example_text(example: Mapping[str, Any], colors: bool) -> str:
     """One example, token by token."""
     head = f"example {example['number'] + 1} of {example['of']}, {example['file']} line {example['line']}: "
     head += f"{example['length']} tokens, {example['counted']} count, {example['cut']} cut off"
-    body = "".join(_runs(example["tokens"], colours))
+    body = "".join(_runs(example["tokens"], colors))
     rest = f" … {example['hidden']} tokens more" if example["hidden"] else ""
     return f"{head}\n{body}{rest}\n"
 
 
-def legend(colours: bool) -> str:
-    """What the colours or brackets mean."""
-    return "  ".join(_dressed(text, kind, colours) for kind, text in LEGEND.items())
+def legend(colors: bool) -> str:
+    """What the colors or brackets mean."""
+    return "  ".join(_dressed(text, kind, colors) for kind, text in LEGEND.items())
 
 
-def _runs(tokens: list[dict[str, Any]], colours: bool) -> Iterator[str]:
-    """Neighbours of one kind in one run. Control characters of the data never reach the terminal."""
+def _runs(tokens: list[dict[str, Any]], colors: bool) -> Iterator[str]:
+    """Neighbors of one kind in one run. Control characters of the data never reach the terminal."""
     start = 0
     for end in range(1, len(tokens) + 1):
         if end == len(tokens) or tokens[end]["kind"] != tokens[start]["kind"]:
             text = "".join(_visible(token["text"]) for token in tokens[start:end])
-            yield _dressed(text, tokens[start]["kind"], colours)
+            yield _dressed(text, tokens[start]["kind"], colors)
             start = end
 
 
-def _dressed(text: str, kind: str, colours: bool) -> str:
-    if not colours:
+def _dressed(text: str, kind: str, colors: bool) -> str:
+    if not colors:
         left, right = BRACKETS[kind]
         return f"{left}{text}{right}"
     lines = text.split("\n")  # so that no background runs to the edge of the window
-    return "\n".join(f"{COLOURS[kind]}{line}{END}" if line else "" for line in lines)
+    return "\n".join(f"{COLORS[kind]}{line}{END}" if line else "" for line in lines)
 
 
 def _visible(text: str) -> str:

@@ -53,7 +53,7 @@ class ModelConfig:
     name: str = setting("demo", "The demo, a model id of the Hugging Face hub, or a folder of the models folder.")
     revision: str = setting("main", "Branch, tag or commit of a hub model.")
     quantization: Quantization = setting(
-        "nf4", "How the frozen linears are held: nf4 is 4-bit with double quantisation (QLoRA), int8 is LLM.int8()."
+        "nf4", "How the frozen linears are held: nf4 is 4-bit with double quantization (QLoRA), int8 is LLM.int8()."
     )
     new_tokens: tuple[str, ...] = setting((), "Special tokens to add to the vocabulary, such as <|pirate|>.")
     dtype: Dtype = setting("auto", "Compute type: auto is bfloat16 on a GPU that has it, float32 on a CPU.")
@@ -93,12 +93,12 @@ class DataConfig:
         "", "Uploaded file, or split of the hub data set, for the eval loss. Empty: a share of the examples."
     )
     eval_fraction: float = setting(0.05, "Share of the examples held out for the eval loss.", min=0, max=0.5)
-    messages_column: str = setting("", "Column with whole conversations. Empty: recognised by its name.")
-    prompt_column: str = setting("", "Column with the question or instruction. Empty: recognised by its name.")
-    input_column: str = setting("", "Column put behind the instruction, where a row has one. Empty: recognised.")
-    completion_column: str = setting("", "Column with the answer. Empty: recognised by its name.")
-    system_column: str = setting("", "Column with a system message. Empty: recognised by its name.")
-    text_column: str = setting("", "Column with plain text. Empty: recognised by its name.")
+    messages_column: str = setting("", "Column with whole conversations. Empty: recognized by its name.")
+    prompt_column: str = setting("", "Column with the question or instruction. Empty: recognized by its name.")
+    input_column: str = setting("", "Column put behind the instruction, where a row has one. Empty: recognized.")
+    completion_column: str = setting("", "Column with the answer. Empty: recognized by its name.")
+    system_column: str = setting("", "Column with a system message. Empty: recognized by its name.")
+    text_column: str = setting("", "Column with plain text. Empty: recognized by its name.")
     assistant_role: str = setting(
         "", "Name of the one who answers, where conversations call the assistant otherwise."
     )
@@ -132,7 +132,7 @@ class TrainingConfig:
         "auto",
         "bfd: several examples of a batch in one row, none sees another. auto: where that saves padding.",
     )
-    optim: Optimizer = setting("paged_adamw_8bit", "Optimiser. The paged 8-bit one needs a GPU.")
+    optim: Optimizer = setting("paged_adamw_8bit", "Optimizer. The paged 8-bit one needs a GPU.")
     weight_decay: float = setting(0.0, "AdamW's weight decay.", min=0, max=1)
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0 switches that off.", min=0, max=1000)
     activation_checkpointing: Switch = setting(

@@ -1,4 +1,4 @@
-"""Examples: read, checked, told apart, rendered, tokenised, split; and an account of all of it.
+"""Examples: read, checked, told apart, rendered, tokenized, split; and an account of all of it.
 
 check (a row: an example or a reason) -> tokens (what the model reads, and what of it counts) -> prepare (what
 trains, what is held out). Each step is made once per content and settings, and kept in the cache.

@@ -1,4 +1,4 @@
-"""Which columns of a row make an example: recognised by their names, or picked by hand.
+"""Which columns of a row make an example: recognized by their names, or picked by hand.
 
 An example is {"messages": […]} or {"text": …}; `messages.py` reads conversations.
 """
@@ -59,7 +59,7 @@ class Columns:
         return PROMPTS.get(self.prompt.strip().lower(), "prompt_completion")  # type: ignore[return-value]
 
 
-class Recogniser:
+class Recognizer:
     """Turns rows into examples, and remembers what it saw: shapes, columns, names of roles."""
 
     def __init__(self, data: DataConfig) -> None:
@@ -90,7 +90,7 @@ class Recogniser:
             name: getattr(data, f"{name}_column").strip()
             for name in ("messages", "prompt", "input", "completion", "system", "text")
         }
-        return picked(picks, names) if any(picks.values()) else recognised(names)
+        return picked(picks, names) if any(picks.values()) else recognized(names)
 
     def _read(self, row: Row, columns: Columns) -> tuple[Shape, Example]:
         if columns.messages:
@@ -136,11 +136,11 @@ class Recogniser:
         return {"messages": messages}
 
     def why(self) -> str:
-        """One sentence: what was recognised, and by what."""
+        """One sentence: what was recognized, and by what."""
         if not self.seen:
             return ""
         (shape, columns), _ = self.seen.most_common(1)[0]
-        how = "picked" if columns.picked else "recognised"
+        how = "picked" if columns.picked else "recognized"
         if shape == "chat":
             parts = columns.messages or f"{columns.prompt} and {columns.completion}"
             found = f"{SHAPES[shape]}: {parts} holds lists of messages with {self.roles.keys}"
@@ -154,7 +154,7 @@ class Recogniser:
         return f"{how.capitalize()} as {found}.{f' {names}' if names else ''}"
 
 
-def recognised(names: tuple[str, ...]) -> Columns:
+def recognized(names: tuple[str, ...]) -> Columns:
     """The columns that their names tell; upper and lower case are one."""
     plain = {name.strip().lower(): name for name in reversed(names)}
 
@@ -177,8 +177,8 @@ def recognised(names: tuple[str, ...]) -> Columns:
 
 
 def picked(picks: dict[str, str], names: tuple[str, ...]) -> Columns:
-    """The columns that a person picked; an input or system column alone goes with what is recognised."""
-    found = recognised(names)
+    """The columns that a person picked; an input or system column alone goes with what is recognized."""
+    found = recognized(names)
     if not any(picks[name] for name in ("messages", "prompt", "completion", "text")):
         return replace(found, input=picks["input"] or found.input, system=picks["system"] or found.system)
     return Columns(**picks, tools=found.tools, picked=True)

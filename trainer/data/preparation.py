@@ -1,4 +1,4 @@
-"""The data of one run, whole: checked, tokenised, split into what trains and what is held out."""
+"""The data of one run, whole: checked, tokenized, split into what trains and what is held out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.data import lengths
 from trainer.data.chat_templates import Template, choose
 from trainer.data.checking import Bad, Checked, check
 from trainer.data.splits import split, without
-from trainer.data.tokenization import Tokens, tokenise
+from trainer.data.tokenization import Tokens, tokenize
 from trainer.planning.schedule import Size
 
 NAMED = 5
@@ -89,7 +89,7 @@ class Prepared:
 
 
 def look(data: DataConfig, tokenizer: Any, seed: int, data_dir: Path, progress: Progress | None = None) -> Look:
-    """Check and tokenise everything, and split it. Raises UserError where there is no data to speak of."""
+    """Check and tokenize everything, and split it. Raises UserError where there is no data to speak of."""
     checked = check(data, data_dir, progress)
     if not checked.account["rows"]:
         raise UserError("The data is empty.", "Choose a file with at least one example.", "data")
@@ -182,7 +182,7 @@ def grouped(bad: Sequence[Bad]) -> list[tuple[str, list[Bad]]]:
 
 
 def _part(checked: Checked, data: DataConfig, template: Template, data_dir: Path, progress: Progress | None) -> Part:
-    tokens = tokenise(checked, data, template.tokenizer, data_dir, progress, template)
+    tokens = tokenize(checked, data, template.tokenizer, data_dir, progress, template)
     return Part(checked, tokens, np.arange(len(tokens.column("row"))))
 
 

@@ -1,6 +1,6 @@
 """Examples as tokens, once for all lengths: tokens.arrow holds them whole, what is cut is cut when they are read.
 
-Rendering and tokenising take turns in two threads: the tokenizer works outside of Python's lock.
+Rendering and tokenizing take turns in two threads: the tokenizer works outside of Python's lock.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Tokens:
         return np.asarray(self.dataset().data.column(name))
 
 
-def tokenise(
+def tokenize(
     checked: Checked,
     data: DataConfig,
     tokenizer: Any,
@@ -162,7 +162,7 @@ class _Writer:
         now = time.monotonic()
         if self._progress is not None and now - self._told > 0.2:
             self._told = now
-            self._progress("tokenising", share)
+            self._progress("tokenizing", share)
 
 
 def _batches(checked: Checked) -> Iterator[tuple[int, pa.RecordBatch]]:

@@ -14,7 +14,7 @@ from trainer.experiments import curves
 from trainer.experiments.comparison import PRICES, Comparison
 from trainer.runs.store import RunStore
 
-COLOURS = (
+COLORS = (
     "#14a394", "#d97706", "#6366f1", "#dc2626", "#0284c7", "#a16207", "#c026d3", "#65a30d", "#64748b", "#db2777",
 )  # fmt: skip
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -30,7 +30,7 @@ def curves_figure(
     store: RunStore, found: Comparison, curve: str = "eval_loss", axis: str = "step", width: int = 1
 ) -> dict[str, Any]:
     """One curve (of CURVES) of every run over an axis of `curves.AXES`. `width`: steps that training loss is
-    averaged over. Runs of one group share a colour and one entry of the legend."""
+    averaged over. Runs of one group share a color and one entry of the legend."""
     points = max(LEAST, TOTAL // max(1, len(found.rows)))
     data = []
     for number, group in enumerate(found.groups):
@@ -39,7 +39,7 @@ def curves_figure(
             data.append({
                 "type": "scatter", "uid": row.id, "x": x, "y": y, "name": group.name, "legendgroup": group.name,
                 "showlegend": place == 0, "mode": "lines+markers" if curve == "eval_loss" else "lines",
-                "line": {"width": 1.8, "color": COLOURS[number % len(COLOURS)], "dash": dash(number)},
+                "line": {"width": 1.8, "color": COLORS[number % len(COLORS)], "dash": dash(number)},
                 "marker": {"size": 5}, "opacity": 0.9 if len(group.rows) == 1 else 0.7,
                 "hovertemplate": f"%{{y:.{LOSS_DECIMALS}f}}<extra>{plotly_text(row.title)}</extra>",
             })  # fmt: skip
@@ -78,7 +78,7 @@ def price_figure(found: Comparison, price: str) -> dict[str, Any]:
             continue
         data.append({
             "type": "scatter", "uid": group.name, "x": [x], "y": [y], "name": group.name, "mode": "markers",
-            "marker": {"size": 11, "color": COLOURS[number % len(COLOURS)], "symbol": _symbol(number)},
+            "marker": {"size": 11, "color": COLORS[number % len(COLORS)], "symbol": _symbol(number)},
             "error_y": {"type": "data", "array": [group.spread("eval_loss") or 0], "thickness": 1, "width": 3},
             "hovertemplate": f"%{{x:.3s}}, %{{y:.{LOSS_DECIMALS}f}}<extra>{plotly_text(group.name)}</extra>",
         })  # fmt: skip
@@ -91,8 +91,8 @@ def price_figure(found: Comparison, price: str) -> dict[str, Any]:
 
 
 def dash(number: int) -> str:
-    """Another kind of line once the colours are used up."""
-    return DASHES[number // len(COLOURS) % len(DASHES)]
+    """Another kind of line once the colors are used up."""
+    return DASHES[number // len(COLORS) % len(DASHES)]
 
 
 def plotly_text(text: str) -> str:
@@ -105,7 +105,7 @@ def _with_safe_names(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _symbol(number: int) -> str:
-    return ("circle", "diamond", "square", "cross")[number // len(COLOURS) % 4]
+    return ("circle", "diamond", "square", "cross")[number // len(COLORS) % 4]
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

@@ -54,9 +54,9 @@ class Setup:
         """Bytes per number that dropout keeps to know what it dropped."""
         return 0 if not self.dropout else 1 if self.on_gpu else FLOAT32
 
-    def own_input(self, quantised: bool) -> bool:
+    def own_input(self, quantized: bool) -> bool:
         """Whether a LoRA keeps a copy of its input of its own, by dropout or a cast that PEFT makes."""
-        casts = self.width < FLOAT32 and not (quantised and self.on_gpu)
+        casts = self.width < FLOAT32 and not (quantized and self.on_gpu)
         return self.dropout or casts
 
 
@@ -83,7 +83,7 @@ class Linear:
     width: int
     target: Target | None
     share: float
-    quantised: bool
+    quantized: bool
 
 
 @dataclass
@@ -94,13 +94,13 @@ class Layer:
     blocks: dict[str, list[Linear]] = field(default_factory=lambda: defaultdict(list))
 
 
-def kept_by_layers(module_map: ModuleMap, targets: Iterable[Target], quantised: set[str], setup: Setup) -> list[Kept]:
-    """What each layer keeps without checkpointing. `quantised`: names of the quantised modules.
+def kept_by_layers(module_map: ModuleMap, targets: Iterable[Target], quantized: set[str], setup: Setup) -> list[Kept]:
+    """What each layer keeps without checkpointing. `quantized`: names of the quantized modules.
 
     Below the first module that trains nothing needs a gradient, and nothing is kept.
     """
     trained = {target.module: target for target in targets}
-    layers = _layers(module_map, trained, quantised)
+    layers = _layers(module_map, trained, quantized)
     flows = setup.checkpointing or any(target.kind.class_name == "Embedding" for target in trained.values())
     found = []
     for number in sorted(layers):
@@ -117,7 +117,7 @@ def kept_by_layers(module_map: ModuleMap, targets: Iterable[Target], quantised: 
     return found
 
 
-def _layers(module_map: ModuleMap, trained: dict[str, Target], quantised: set[str]) -> dict[int, Layer]:
+def _layers(module_map: ModuleMap, trained: dict[str, Target], quantized: set[str]) -> dict[int, Layer]:
     layers: dict[int, Layer] = defaultdict(Layer)
     linears = [kind for kind in module_map.kinds if kind.group in ("attention", "mlp") and not kind.slice_of]
     for kind in linears:
@@ -127,7 +127,7 @@ def _layers(module_map: ModuleMap, trained: dict[str, Target], quantised: set[st
         for module, layer, shape in zip(kind.modules, kind.layers, kind.shapes, strict=True):
             experts = module_map.forward.experts_per_token
             share = float(experts) if len(shape) == 3 else min(1.0, experts / per_layer) if per_layer > 1 else 1.0
-            linear = Linear(kind, shape[-2], shape[-1], trained.get(module), share, module in quantised)
+            linear = Linear(kind, shape[-2], shape[-1], trained.get(module), share, module in quantized)
             layers[layer].blocks[module.rpartition(".")[0]].append(linear)
     roots = {module.partition(f".{layer}.")[0] for kind in linears for module, layer in _first(kind)}
     for kind in module_map.kinds:
@@ -220,8 +220,8 @@ def _trained(entering: list[Linear], leaving: Linear | None, setup: Setup) -> Ke
     shared: Linear | None = None
     for linear in [*entering, *([leaving] if leaving else [])]:
         target = linear.target
-        own = target is not None and target.treatment == "lora" and setup.own_input(linear.quantised)
-        needs = (target is not None and not own) or (linear.quantised and setup.quantization == "int8")
+        own = target is not None and target.treatment == "lora" and setup.own_input(linear.quantized)
+        needs = (target is not None and not own) or (linear.quantized and setup.quantization == "int8")
         tokens = fixed = 0.0
         if target is not None:
             tokens, fixed = _of_target(target, linear, setup)
@@ -243,7 +243,7 @@ def _of_target(target: Target, linear: Linear, setup: Setup) -> tuple[float, flo
         return 0.0, float(prod(target.shape) * casts)
     factors = target.r * prod(target.shape[:-2]) * (linear.out + linear.width) * casts
     if by_parameter(target):  # PEFT adds A and B up to a weight of the whole size; of a quantized one it is made anew
-        return 0.0, float(factors + prod(target.shape) * setup.width * (not linear.quantised))
+        return 0.0, float(factors + prod(target.shape) * setup.width * (not linear.quantized))
     tokens = target.r * setup.width + (2 * linear.out * setup.width if setup.dora else 0)
     return float(tokens), float(factors)
 

@@ -1,6 +1,6 @@
 """What a run needs on its device, item by item, at the moment of its peak: arithmetic over the module map.
 
-Weights, gradients and the optimiser's state are counted as exactly as bitsandbytes, PEFT and torch hold them;
+Weights, gradients and the optimizer's state are counted as exactly as bitsandbytes, PEFT and torch hold them;
 activations and the loss as `activations.py` and the code of TRL's fused loss say. docs/memory.md says how close.
 """
 
@@ -16,7 +16,7 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.activations import FLOAT32, Kept, Setup, by_parameter, kept_by_layers
 from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
 from trainer.planning.targets import Target
-from trainer.planning.weight_memory import WEIGHTS, dequantised, loading_buffers, quantised_modules, weights
+from trainer.planning.weight_memory import WEIGHTS, dequantized, loading_buffers, modules_to_quantize, weights
 
 CONTEXT = 600 * 2**20
 """What CUDA itself takes on a device; a guess, as it differs from card to card."""
@@ -25,7 +25,7 @@ TILE_TOKENS, TILE_WIDTH = 4096, 32768
 """Logits that TRL's fused loss holds at once."""
 PAGED_FROM, EIGHT_BIT_FROM, BLOCK = 100_000, 4096, 256
 """bitsandbytes: numbers from which on a state is paged, is 8-bit, and has a scale for each block."""
-UNSEEN = ("optimiser, paged", "CUDA context")
+UNSEEN = ("optimizer, paged", "CUDA context")
 """Items that torch.cuda.max_memory_allocated() does not count. Paged memory may leave the GPU when it is short."""
 TOLERANCE = 0.05
 """What the sum may be wrong by: kept free where the largest batch is looked for."""
@@ -50,7 +50,7 @@ class Estimate:
     padded: tuple[Kept, ...]
     whole_logits: bool
     buffers: int
-    """Weights made anew for one product: dequantised, cast, with DoRA's norm."""
+    """Weights made anew for one product: dequantized, cast, with DoRA's norm."""
     experts: int
     """Dequantized experts of one layer, which are there for as long as it computes."""
     loading_buffers: int
@@ -94,7 +94,7 @@ class Estimate:
         }
 
     def moments(self, batch: int, length: int) -> list[dict[str, float]]:
-        """End of the forward pass; the backward pass, beginning and end; the optimiser's step; loading."""
+        """End of the forward pass; the backward pass, beginning and end; the optimizer's step; loading."""
         tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
         sizes = [kept.bytes(batch, length) for kept in (self.padded if batch > 1 else self.layers)] or [0.0]
         kept, at_once, one = self._kept(sizes, tokens * hidden * width)
@@ -155,16 +155,16 @@ def estimate(
     targets = list(targets)
     width = compute_width(config, device)
     setup = Setup.of(config, width, device.is_gpu, recompute)
-    quantised = quantised_modules(config.model.quantization, module_map, targets)
+    quantized = modules_to_quantize(config.model.quantization, module_map, targets)
     sizes = [size for target in targets for size in tensor_sizes(target, config.adapter, module_map)]
     stored = sum(sizes)
     whole = [whole_module(target, module_map) for target in targets]
     eight_bit = device.is_gpu and config.training.optim == "paged_adamw_8bit"
     static = {
-        **weights(config.model.quantization, module_map, targets, quantised, width),
+        **weights(config.model.quantization, module_map, targets, quantized, width),
         "trained weights": stored * FLOAT32,
         "slice masks": sum(_mask(target, big) for target, big in zip(targets, whole, strict=True)),
-        **optimiser_state(sizes, eight_bit),
+        **optimizer_state(sizes, eight_bit),
         "CUDA context": CONTEXT * device.is_gpu,
     }
     return Estimate(
@@ -174,12 +174,12 @@ def estimate(
         static=static,
         gradients=stored * FLOAT32,
         head=sum(_head(target) for target in targets) * FLOAT32,
-        layers=tuple(kept_by_layers(module_map, whole, quantised, replace(setup, padded=False))),
-        padded=tuple(kept_by_layers(module_map, whole, quantised, replace(setup, padded=True))),
+        layers=tuple(kept_by_layers(module_map, whole, quantized, replace(setup, padded=False))),
+        padded=tuple(kept_by_layers(module_map, whole, quantized, replace(setup, padded=True))),
         whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
-        buffers=_buffers(module_map, whole, quantised, setup),
-        experts=dequantised(module_map, quantised, targets) * width,
-        loading_buffers=loading_buffers(module_map, quantised, width),
+        buffers=_buffers(module_map, whole, quantized, setup),
+        experts=dequantized(module_map, quantized, targets) * width,
+        loading_buffers=loading_buffers(module_map, quantized, width),
         every_n_layers=int(recompute),
         accumulates=config.training.gradient_accumulation_steps > 1,
     )
@@ -196,10 +196,10 @@ def seen_by_torch(items: dict[str, int]) -> int:
     return sum(value for name, value in items.items() if name not in UNSEEN)
 
 
-def optimiser_state(sizes: Iterable[int], eight_bit: bool) -> dict[str, int]:
+def optimizer_state(sizes: Iterable[int], eight_bit: bool) -> dict[str, int]:
     """AdamW's two moments of tensors of these sizes: in float32, or as bitsandbytes' paged 8-bit AdamW holds them."""
     if not eight_bit:
-        return {"optimiser": sum(2 * FLOAT32 * size for size in sizes)}
+        return {"optimizer": sum(2 * FLOAT32 * size for size in sizes)}
     held = paged = 0
     for size in sizes:
         if size < EIGHT_BIT_FROM:
@@ -210,7 +210,7 @@ def optimiser_state(sizes: Iterable[int], eight_bit: bool) -> dict[str, int]:
             held += 2 * size
         else:
             paged += 2 * size
-    return {"optimiser": held, "optimiser, paged": paged}
+    return {"optimizer": held, "optimizer, paged": paged}
 
 
 def _mask(target: Target, whole: Target) -> int:
@@ -228,16 +228,16 @@ def _head(target: Target) -> int:
     return module_parameters(target.kind, target.shape) if target.treatment == "full" and _on_head(target) else 0
 
 
-def _buffers(module_map: ModuleMap, targets: list[Target], quantised: set[str], setup: Setup) -> int:
+def _buffers(module_map: ModuleMap, targets: list[Target], quantized: set[str], setup: Setup) -> int:
     linears = [
         prod(shape)
         for kind in module_map.kinds
         for module, shape in zip(kind.modules[:1], kind.shapes[:1], strict=True)
-        if module in quantised and not kind.experts
+        if module in quantized and not kind.experts
     ]
     largest = max(linears, default=0) * setup.width
     dora = max((target.shape[-2] * target.shape[-1] for target in targets if target.r), default=0) * setup.dora
-    experts = max((prod(t.shape) for t in targets if by_parameter(t) and t.module not in quantised), default=0)
+    experts = max((prod(t.shape) for t in targets if by_parameter(t) and t.module not in quantized), default=0)
     rows = max((module_parameters(t.kind, t.kind.shape) for t in targets if t.treatment == "rows"), default=0)
     return max(largest, (experts + rows) * setup.width) + 3 * FLOAT32 * dora
 

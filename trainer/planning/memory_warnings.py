@@ -14,9 +14,9 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.memory import SHORTEST, Estimate, compute_width
 from trainer.planning.parameter_counts import tensor_sizes
 from trainer.planning.targets import Target
-from trainer.planning.weight_memory import unquantised
+from trainer.planning.weight_memory import unquantized
 
-TRAINED = ("trained weights", "gradients", "optimiser", "optimiser, paged")
+TRAINED = ("trained weights", "gradients", "optimizer", "optimizer, paged")
 """Items of memory that grow with what trains."""
 LARGE = 0.2
 """Share of the memory from which on LoRA itself is named as what to lower."""
@@ -30,7 +30,7 @@ def left_unquantized(
     if way == "none":
         return []
     width = compute_width(config, device)
-    left = unquantised(way, module_map, targets, width)
+    left = unquantized(way, module_map, targets, width)
     if not left:
         return []
     named = ", ".join(f"{name} ({size(count)})" for name, count in left.items())

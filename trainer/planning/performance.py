@@ -21,7 +21,7 @@ from trainer.planning.schedule import batch_size
 KEPT_FREE = 0.15
 """Share of the device's room that no pick may touch: for fragments, and for errors of the estimate."""
 REREAD = {"nf4": 400, "int8": 400, "none": 60}
-"""Tokens in whose time a GPU gets all weights ready for one pass: NF4 is dequantised once per micro-batch. From the
+"""Tokens in whose time a GPU gets all weights ready for one pass: NF4 is dequantized once per micro-batch. From the
 bandwidths and matrix rates of current GPUs (280 to 480 for NF4); only what is best depends on it."""
 WORTH = 0.02
 """Share of a step that another micro-batch must save."""
@@ -80,7 +80,7 @@ def pick(
     why["micro_batches"] = _why_batches(config, module_map, device, batch, accumulation)
     compiles, why["torch_compile"] = _compile(config, module_map, device, trained)
     liger, why["use_liger_kernel"] = _liger(config, module_map, device, compiles)
-    optim, why["optim"] = _optimiser(training.optim, device)
+    optim, why["optim"] = _optimizer(training.optim, device)
     levers = Levers(
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
@@ -198,7 +198,7 @@ def _liger(config: RunConfig, module_map: ModuleMap, device: Device, compiles: b
     return True, f"on: it has kernels for {kind}"
 
 
-def _optimiser(way: str, device: Device) -> tuple[str, str]:
+def _optimizer(way: str, device: Device) -> tuple[str, str]:
     if way == "adamw_torch":
         return "adamw_torch_fused", "AdamW, fused"
     if not device.is_gpu:

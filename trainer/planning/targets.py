@@ -128,14 +128,14 @@ def _resolve_new_tokens(config: RunConfig, module_map: ModuleMap, found: Resolut
 
 
 def _check_start(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
-    """PiSSA (arXiv:2404.02948) decomposes whole unquantised linears, and starts with B that is not zero."""
+    """PiSSA (arXiv:2404.02948) decomposes whole unquantized linears, and starts with B that is not zero."""
     if config.adapter.init_lora_weights != "pissa":
         return
     where = "adapter.init_lora_weights"
     checkpoint = held(module_map.checkpoint)
     if checkpoint or config.model.quantization != "none":
         fix = "Use the default start." if checkpoint else "Set quantization to none."
-        found.issues.append(Issue(where, "PiSSA cannot decompose quantised weights.", fix))
+        found.issues.append(Issue(where, "PiSSA cannot decompose quantized weights.", fix))
     if config.adapter.use_dora:
         found.issues.append(Issue(where, "PiSSA and DoRA exclude each other.", "Choose one of them."))
     if config.adapter.bias == "lora_only":
@@ -172,8 +172,8 @@ def _check_dora(config: RunConfig, module_map: ModuleMap, found: Resolution) -> 
     title = checkpoint.title if checkpoint else "int8"
     fix = "Switch use_dora off." if checkpoint else "Set quantization to nf4 or none."
     for target in found.targets:
-        quantised = target.kind.class_name in ("Linear", "Conv1D") and target.kind.group != "embedding"
-        if target.treatment == "lora" and quantised:
+        quantized = target.kind.class_name in ("Linear", "Conv1D") and target.kind.group != "embedding"
+        if target.treatment == "lora" and quantized:
             problem = f"DoRA cannot read {title} weights, such as those of {target.kind.name}."
             found.issues.append(Issue("adapter.use_dora", problem, fix))
             return

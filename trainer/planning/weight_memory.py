@@ -11,7 +11,7 @@ from trainer.planning.parameter_counts import module_parameters
 from trainer.planning.targets import Target
 
 BLOCK, BLOCK_OF_SCALES = 64, 256
-"""NF4 with double quantisation: weights that share an 8-bit scale, scales that share a float32 one."""
+"""NF4 with double quantization: weights that share an 8-bit scale, scales that share a float32 one."""
 TABLES = 4 * (16 + 256 + 1)
 """Bytes beside every NF4 weight: its values, its scales' values, their mean."""
 SHARE = 0.01
@@ -19,7 +19,7 @@ SHARE = 0.01
 LARGEST = 2**31 - 1
 """Numbers of one weight that bitsandbytes' kernels can index."""
 
-WEIGHTS = ("quantised weights", "quantisation constants", "other weights", "frozen copies")
+WEIGHTS = ("quantized weights", "quantization constants", "other weights", "frozen copies")
 """Items of the base model's weights."""
 
 
@@ -34,7 +34,7 @@ def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[st
     return sorted(kept | {target.module for target in targets if target.treatment == "full" or target.kind.by_weight})
 
 
-def quantised_modules(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
+def modules_to_quantize(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
     """Names of what is quantized: plain linears, which transformers hands to bitsandbytes, and experts' parameters.
 
     transformers matches a name to skip from the start of a path, up to a dot, and at its end. A checkpoint that is
@@ -53,10 +53,10 @@ def quantised_modules(quantization: str, module_map: ModuleMap, targets: Iterabl
         for module in kind.modules
         if not (module.endswith(ends) or module.startswith(starts))
     }
-    return linears | quantised_experts(quantization, module_map)
+    return linears | experts_to_quantize(quantization, module_map)
 
 
-def quantised_experts(quantization: str, module_map: ModuleMap) -> set[str]:
+def experts_to_quantize(quantization: str, module_map: ModuleMap) -> set[str]:
     """Full names of the experts' parameters that `expert_quantization` quantizes: in NF4, all but giant ones."""
     if quantization != "nf4" or held(module_map.checkpoint):
         return set()
@@ -69,14 +69,14 @@ def quantised_experts(quantization: str, module_map: ModuleMap) -> set[str]:
     }
 
 
-def unquantised(quantization: str, module_map: ModuleMap, targets: Iterable[Target], width: int) -> dict[str, int]:
+def unquantized(quantization: str, module_map: ModuleMap, targets: Iterable[Target], width: int) -> dict[str, int]:
     """Bytes by kind of what quantization cannot reach, `width` bytes a number, the largest first.
 
     That is matrices which are neither embeddings nor trained in full. Small kinds (routers, convolutions) are left
     out: one is listed if it holds SHARE of the model's numbers.
     """
     targets = list(targets)
-    passed = quantised_modules(quantization, module_map, targets)
+    passed = modules_to_quantize(quantization, module_map, targets)
     passed |= {target.module for target in targets if target.treatment == "full"}
     left = {
         kind.name: width * sum(size for name, _, size in _modules(kind) if name not in passed)
@@ -87,7 +87,7 @@ def unquantised(quantization: str, module_map: ModuleMap, targets: Iterable[Targ
     return dict(sorted(worth.items(), key=lambda item: -item[1]))
 
 
-def dequantised(module_map: ModuleMap, quantised: set[str], targets: Iterable[Target]) -> int:
+def dequantized(module_map: ModuleMap, quantized: set[str], targets: Iterable[Target]) -> int:
     """Numbers of experts that are there at once outside their quantized form: all of one layer's, while it computes.
 
     Where they have LoRA, PEFT makes the sum of each weight and its LoRA, and its gradient after that.
@@ -97,7 +97,7 @@ def dequantised(module_map: ModuleMap, quantised: set[str], targets: Iterable[Ta
     for kind in module_map.kinds:
         for name, shape, _ in _modules(kind) if kind.experts else ():
             owner, copies = name.rpartition(".")[0], 1 + (name in with_lora)
-            layers[owner] = layers.get(owner, 0) + copies * prod(shape) * (name in quantised)
+            layers[owner] = layers.get(owner, 0) + copies * prod(shape) * (name in quantized)
     return max(layers.values(), default=0)
 
 
@@ -108,9 +108,9 @@ def _modules(kind: ModuleKind) -> Iterator[tuple[str, tuple[int, ...], int]]:
 
 
 def weights(
-    quantization: str, module_map: ModuleMap, targets: Iterable[Target], quantised: set[str], width: int
+    quantization: str, module_map: ModuleMap, targets: Iterable[Target], quantized: set[str], width: int
 ) -> dict[str, int]:
-    """Bytes of the base model's weights by item; `width` is that of a number that is not quantised."""
+    """Bytes of the base model's weights by item; `width` is that of a number that is not quantized."""
     full = {target.module for target in targets if target.treatment == "full"}
     checkpoint = held(module_map.checkpoint)
     items = dict.fromkeys(WEIGHTS, 0)
@@ -118,14 +118,14 @@ def weights(
         if kind.slice_of is not None:
             continue
         for module, shape, numbers in _modules(kind):
-            if module in quantised:
+            if module in quantized:
                 weight = prod(shape)
                 own = min(1.0, numbers / weight)  # of a weight that several layers share, each has its part
                 packed, constants = (
-                    held_bytes(checkpoint, *shape) if checkpoint else quantised_bytes(quantization, shape)
+                    held_bytes(checkpoint, *shape) if checkpoint else quantized_bytes(quantization, shape)
                 )
-                items["quantised weights"] += round(packed * own)
-                items["quantisation constants"] += round(constants * own)
+                items["quantized weights"] += round(packed * own)
+                items["quantization constants"] += round(constants * own)
                 items["other weights"] += max(0, numbers - weight) * width  # the bias
             elif module in full:
                 items["frozen copies"] += numbers * width  # PEFT keeps it beside the copy that trains
@@ -134,7 +134,7 @@ def weights(
     return items
 
 
-def quantised_bytes(quantization: str, shape: tuple[int, ...]) -> tuple[int, int]:
+def quantized_bytes(quantization: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """Bytes of one quantized weight, and of its constants, as bitsandbytes 0.50 holds them."""
     if quantization == "int8":
         return prod(shape), shape[0] * 4
@@ -142,7 +142,7 @@ def quantised_bytes(quantization: str, shape: tuple[int, ...]) -> tuple[int, int
     return ceil(prod(shape) / 2), blocks + 4 * ceil(blocks / BLOCK_OF_SCALES) + TABLES
 
 
-def loading_buffers(module_map: ModuleMap, quantised: set[str], width: int) -> int:
+def loading_buffers(module_map: ModuleMap, quantized: set[str], width: int) -> int:
     """Bytes that a weight takes for a moment while it loads, beside what stays of it; one loads after the other.
 
     What is dequantized has its packed numbers, two float32 copies and the result there at once; experts' parameters,
@@ -155,7 +155,7 @@ def loading_buffers(module_map: ModuleMap, quantised: set[str], width: int) -> i
     for kind in module_map.kinds:
         each = 4 * dequantizes + 2 * width if kind.class_name == "Parameter" else 9 + width
         passing = dequantizes or kind.experts
-        sizes = [prod(shape) for name, shape, _ in _modules(kind) if passing and (dequantizes or name in quantised)]
+        sizes = [prod(shape) for name, shape, _ in _modules(kind) if passing and (dequantizes or name in quantized)]
         largest = max([largest, *(each * size for size in sizes)])
     return largest
 
@@ -164,7 +164,7 @@ def held_bytes(found: CheckpointFormat, out: int, width: int) -> tuple[int, int]
     """Bytes of one linear of a checkpoint that is used as it is, and of its constants."""
     if found.method == "bitsandbytes":
         if found.bits == 8 or found.double_quantized:
-            return quantised_bytes(found.quantization, (out, width))
+            return quantized_bytes(found.quantization, (out, width))
         return ceil(out * width / 2), 4 * ceil(out * width / found.group) + 4 * 16
     groups = ceil(width / found.group) if found.group else 1
     scales = 2 * groups * out + ceil(groups * out * found.bits / 8)  # and zero points

@@ -17,6 +17,8 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _DISK_WORDS = ("no space left", "os error 28", "file too large", "os error 27", "streamwriter", "unexpected pos")
 PER_TOKEN = ("activations", "logits", "workspace")
 """Items of the plan's memory that grow with batch and length."""
+TRAINED_ITEMS = ("trained weights", "gradients", "optimizer", "optimizer, paged", "optimiser", "optimiser, paged")
+"""Items that grow with what is trained; plans of version 0.1 spell two of them in British English."""
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 
 
@@ -68,7 +70,7 @@ def _cures(config: RunConfig, plan: Mapping[str, Any], items: Mapping[str, int])
         cures.append(f"max_length from {training.max_length} to {training.max_length // 2} (about {size(half)} less)")
     others = ["set micro_batches to off"] if _grown(config, plan) else []
     if any(tick.treatment == "full" for tick in config.modules) and items.get("gradients", 0) > half:
-        full = sum(items.get(name, 0) for name in ("trained weights", "gradients", "optimiser", "optimiser, paged"))
+        full = sum(items.get(name, 0) for name in TRAINED_ITEMS)
         others.append(f"train fewer modules in full (what trains takes {size(full)})")
     if training.activation_checkpointing != "on":
         others.append("set activation_checkpointing to on")

@@ -10,7 +10,7 @@ from typing import Any
 from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import RunConfig
 from trainer.experiments import charts
-from trainer.experiments.charts import COLOURS, CURVES, price_figure
+from trainer.experiments.charts import COLORS, CURVES, price_figure
 from trainer.experiments.comparison import COLUMNS, MAX_COMPARED, PRICES, SPREAD, Comparison, Group, Row, shown
 from trainer.experiments.comparison import compare as compare_runs
 from trainer.experiments.curves import AXES, smooth, thin
@@ -26,7 +26,7 @@ from trainer.service.lab import Lab
 
 __all__ = [
     "AXES",
-    "COLOURS",
+    "COLORS",
     "COLUMNS",
     "CURVES",
     "GONE",

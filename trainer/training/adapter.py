@@ -2,7 +2,7 @@
 
 A slice of a fused projection is one LoRA over the whole module whose `lora_B` is masked: only the rows
 of the slice in the slice's own columns may move. B starts at zero, so the rest stays zero, whatever the
-optimiser or weight decay, and the adapter saved is a plain PEFT one.
+optimizer or weight decay, and the adapter saved is a plain PEFT one.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def attach(
 def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
     """The last touches before training, also after a resume: float32 masters, learning rates, slice masks.
 
-    To be called after the trainer is built, since TRL casts what trains on a quantised base to bfloat16,
+    To be called after the trainer is built, since TRL casts what trains on a quantized base to bfloat16,
     in which small updates are lost.
     """
     for parameter in model.parameters():

@@ -106,7 +106,7 @@ def quantize_experts(model: nn.Module, names: Iterable[str], device: torch.devic
     """Quantize the parameters `names` of a loaded model, one after the other, each on `device` if one is given.
 
     A model in main memory thus gets its experts onto a GPU with room for one unquantized parameter. What is quantized
-    already stays as it is. `names`: full names, from `weights.quantised_experts`.
+    already stays as it is. `names`: full names, from `weights.experts_to_quantize`.
     """
     for full_name in names:
         path, _, name = full_name.rpartition(".")

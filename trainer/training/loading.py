@@ -20,7 +20,7 @@ from trainer.models.locations import check_weights, load_config, locate
 from trainer.models.model_config import auto_class, missing_package
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan
-from trainer.planning.weight_memory import quantised_experts, quantised_modules, skipped_modules
+from trainer.planning.weight_memory import experts_to_quantize, modules_to_quantize, skipped_modules
 from trainer.training.callbacks import Sink
 from trainer.training.expert_loading import quantizing_experts
 from trainer.training.expert_quantization import quantize_experts
@@ -68,9 +68,9 @@ class _Way:
         checkpoint = module_map.checkpoint
         if model.quantization == "none" or (checkpoint is not None and checkpoint.held):
             return cls(checkpoint, None, set(), set())
-        experts = quantised_experts(model.quantization, module_map)
-        linears = quantised_modules(model.quantization, module_map, plan.targets) - experts
-        return cls(checkpoint, _quantisation(model, plan, module_map), linears, experts)
+        experts = experts_to_quantize(model.quantization, module_map)
+        linears = modules_to_quantize(model.quantization, module_map, plan.targets) - experts
+        return cls(checkpoint, _quantization(model, plan, module_map), linears, experts)
 
     @property
     def dequantizes(self) -> bool:
@@ -137,8 +137,8 @@ def _check_whole(loaded: Any, found: dict[str, Any], name: str, sink: Sink) -> N
         sink("log", text=f"Weights that the model has no place for are left out: {_some(unused)}")
 
 
-def _quantisation(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
-    """NF4 with double quantisation, or LLM.int8(). What trains in full, and the head, stays as it is."""
+def _quantization(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
+    """NF4 with double quantization, or LLM.int8(). What trains in full, and the head, stays as it is."""
     return BitsAndBytesConfig(
         load_in_4bit=model.quantization == "nf4",
         load_in_8bit=model.quantization == "int8",

@@ -1,4 +1,4 @@
-"""The Data group of the Train tab, and the sheet behind "Look at the data": what was recognised, what is wrong
+"""The Data group of the Train tab, and the sheet behind "Look at the data": what was recognized, what is wrong
 with it, how long the examples are, and single ones as the model sees them."""
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class DataPanel:
         fold = gr.Accordion("Pick the columns by hand", open=False, elem_id="data-columns")
         with fold, gr.Column(elem_classes="grid bare"):
             for name in COLUMNS:
-                form.add(f"data.{name}_column", choices=[("recognised", "")], allow_custom_value=True)
+                form.add(f"data.{name}_column", choices=[("recognized", "")], allow_custom_value=True)
         with gr.Accordion("Held-out part and system prompt", open=False, elem_id="data-more"):
             with gr.Column(elem_classes="grid bare"):
                 form.add("data.eval_fraction")
@@ -184,7 +184,7 @@ class DataPanel:
             example = data_report.example(service.data.example(self.lab, config, number))
         suggested = tokens["suggested_max_length"] if tokens else 0
         differs = bool(suggested) and suggested != config.training.max_length
-        choices = [("recognised", ""), *((name, name) for name in report["columns"])]
+        choices = [("recognized", ""), *((name, name) for name in report["columns"])]
         return [
             "",
             data_report.line(report),

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainer.common import formatting
 from trainer.common.errors import UserError
-from trainer.service.experiments import COLOURS, COLUMNS, SPREAD, Comparison, Experiment, Group, Row
+from trainer.service.experiments import COLORS, COLUMNS, SPREAD, Comparison, Experiment, Group, Row
 from trainer.service.experiments import shown as figure
 from ui.views import text
 
@@ -99,7 +99,7 @@ def _run(number: int, row: Row) -> dict[str, Any]:
 
 
 def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+    return COLORS[number % len(COLORS)]
 
 
 def details(found: Comparison, experiment: Experiment | None) -> str:

@@ -78,7 +78,7 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
     """
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # a model's own initialisation draws at random: the map must not
+            torch.manual_seed(0)  # a model's own initialization draws at random: the map must not
             skeleton = Skeleton(model)
             finder, mixers = SliceFinder(skeleton), MixerFinder(skeleton)
             flow = FlowFinder(skeleton)

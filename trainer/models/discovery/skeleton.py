@@ -270,7 +270,7 @@ def _differentiable(value: object) -> bool:
 def _materialise(
     module: nn.Module, owner: PreTrainedModel, replaced: set[int], done: dict[int, nn.Parameter]
 ) -> None:
-    """Real tensors for what is small, expanded zeros for the rest; initialised as transformers does."""
+    """Real tensors for what is small, expanded zeros for the rest; initialized as transformers does."""
     if isinstance(module, PreTrainedModel):
         owner = module
     for child in module.children():

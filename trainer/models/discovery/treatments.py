@@ -93,7 +93,7 @@ def reads_weight(owner: type, leaf: str) -> bool:
 
 
 def _methods(owner: type) -> Iterable[str]:
-    """Source of each method that a class of transformers has, its initialisation left out."""
+    """Source of each method that a class of transformers has, its initialization left out."""
     for base in owner.__mro__:
         if base.__module__.startswith("transformers.models"):
             for method in vars(base).values():
