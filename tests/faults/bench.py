@@ -70,7 +70,7 @@ class Bench:
     def state(self, run: Run) -> str:
         return self.run(run).history.state
 
-    def until(self, run: Run, state: str, seconds: float = 60) -> None:
+    def until(self, run: Run, state: str, seconds: float = 120) -> None:
         wait_for(lambda: self.state(run) == state, seconds)
 
     def until_step(self, run: Run, step: int) -> None:

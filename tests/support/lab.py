@@ -59,7 +59,7 @@ def plan_of(config: RunConfig, models_dir: Path) -> Plan:
     return planning.plan(command_lab(models_dir), config)
 
 
-def wait_for(ready: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(ready: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The first true answer of `ready`; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
