@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "trainer" / "demo" / "model"
@@ -113,8 +114,8 @@ def ours(task: Task, clock: Clock, folder: Path) -> None:
         clock.names = [name for name, weight in model.named_parameters() if weight.requires_grad]
         return build_trainer(config, levers, model, *rest)
 
-    loop.__dict__["build_trainer"] = build
-    loop.train(config, loop.Places(folder / "run", folder / "models", folder / "data"), sink, lambda: False)
+    with mock.patch.object(loop, "build_trainer", build):
+        loop.train(config, loop.Places(folder / "run", folder / "models", folder / "data"), sink, lambda: False)
 
 
 def bare_trl(task: Task, clock: Clock, folder: Path) -> None:

@@ -110,8 +110,8 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     module_map = discover(load_config(run.model, models), name)
     plan = make_plan(run, module_map, devices.device())
     assert not plan.issues, plan.issues
-    model = adapter.attach(load_model(run.model, models, plan, module_map, _silent), plan, run.adapter, module_map)
-    outputs = Outputs(models / "out", _silent)
+    model = adapter.attach(load_model(run.model, models, plan, module_map, _note), plan, run.adapter, module_map)
+    outputs = Outputs(models / "out", _note)
     trainer = build_trainer(run, plan.levers, model, tokenizer(), _data(run), outputs)
     adapter.prepare(model, plan, compute_dtype(run.model))
     trainer.args.save_strategy = "no"
@@ -184,8 +184,10 @@ def tokenizer() -> Any:
     )
 
 
-def _silent(*_: Any, **__: Any) -> None:
-    """What a run would write as an event."""
+def _note(_type: str, text: str = "", **_: Any) -> None:
+    """What a run would write as a log event, some of which explain a memory figure."""
+    if text:
+        print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def add_run(
     return run.id
 
 
-def three_against_three(store: RunStore, module_map: ModuleMap, worse: list[float]) -> Comparison:
+def three_against_three(store: RunStore, worse: list[float]) -> Comparison:
     ids = []
     for seed, (good, bad) in enumerate(zip([1.0, 1.1, 1.2], worse, strict=True)):
         ids.append(add_run(store, "Big", ("q_proj", "o_proj", "down_proj"), seed, good))
@@ -110,8 +110,8 @@ def test_the_pareto_front_holds_what_nothing_beats() -> None:
     assert pareto(points) == ["cheap", "middle", "best"]
 
 
-def test_a_real_difference_and_its_price(tmp_path: Path, module_map: ModuleMap) -> None:
-    found = three_against_three(RunStore(tmp_path), module_map, [1.5, 1.61, 1.69])
+def test_a_real_difference_and_its_price(tmp_path: Path) -> None:
+    found = three_against_three(RunStore(tmp_path), [1.5, 1.61, 1.69])
     assert [group.name for group in found.groups] == ["Big", "Small"]
     assert found.verdict[0].startswith("Big has the lowest held-out loss: 1.1000 on average over 3 seeds")
     assert found.verdict[1].startswith("Big beats Small by 0.500 ± 0.025")
@@ -123,8 +123,8 @@ def test_a_real_difference_and_its_price(tmp_path: Path, module_map: ModuleMap) 
     assert found.rows[0].elapsed == 80
 
 
-def test_no_difference_is_said_as_such_with_what_it_saves(tmp_path: Path, module_map: ModuleMap) -> None:
-    found = three_against_three(RunStore(tmp_path), module_map, [1.05, 1.05, 1.28])
+def test_no_difference_is_said_as_such_with_what_it_saves(tmp_path: Path) -> None:
+    found = three_against_three(RunStore(tmp_path), [1.05, 1.05, 1.28])
     assert "no difference that these seeds can show" in found.verdict[1]
     assert any("Small does as well, as far as these seeds show, with 31 % of" in line for line in found.verdict)
 
@@ -146,7 +146,7 @@ def test_what_does_not_compare_is_named(tmp_path: Path, module_map: ModuleMap) -
         compare(store, [first, "../../etc"])
 
 
-def test_curves_over_steps_tokens_and_time_stay_small(tmp_path: Path, module_map: ModuleMap) -> None:
+def test_curves_over_steps_tokens_and_time_stay_small(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     ids = [add_run(store, EVIL, (name,), 1, 1.0, 3000) for name in ("o_proj", "down_proj")]
     found = compare(store, ids)
@@ -160,7 +160,7 @@ def test_curves_over_steps_tokens_and_time_stay_small(tmp_path: Path, module_map
     assert evals["x"][0] == 1000
 
 
-def test_the_page_shows_foreign_titles_as_text(tmp_path: Path, module_map: ModuleMap) -> None:
+def test_the_page_shows_foreign_titles_as_text(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     found = compare(store, [add_run(store, f"{EVIL}{name}", (name,), 1, 1.0) for name in ("o_proj", "x")])
     item = {"title": EVIL, "note": EVIL, "trainable": 1, "budget": EVIL, "issues": [{"problem": EVIL, "fix": EVIL}]}
@@ -171,7 +171,7 @@ def test_the_page_shows_foreign_titles_as_text(tmp_path: Path, module_map: Modul
     assert all("&lt;script&gt;" in part and "<script" not in part for part in shown)
 
 
-def test_csv_reads_back_and_is_no_formula(tmp_path: Path, module_map: ModuleMap) -> None:
+def test_csv_reads_back_and_is_no_formula(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     found = compare(store, [add_run(store, EVIL, ("o_proj",), 7, 1.25)])
     (row,) = csv.DictReader(io.StringIO(found.to_csv()))
@@ -180,7 +180,7 @@ def test_csv_reads_back_and_is_no_formula(tmp_path: Path, module_map: ModuleMap)
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def test_the_report_holds_everything_and_no_foreign_markup(tmp_path: Path, module_map: ModuleMap) -> None:
+def test_the_report_holds_everything_and_no_foreign_markup(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     ids = [add_run(store, title, (name,), 1, loss) for title, name, loss in
            ((EVIL, "o_proj", 1.0), ("Plain", "down_proj", 2.0))]  # fmt: skip

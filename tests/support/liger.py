@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -81,12 +82,12 @@ def train(config: RunConfig, folder: Path, liger: bool) -> dict[str, Any]:
         made.append(build_trainer(config, replace(levers, use_liger_kernel=liger), model, *rest))
         return made[0]
 
-    loop.__dict__["build_trainer"] = build
     events: list[dict[str, Any]] = []
     run = folder / f"run-{config.model.name}-{liger}"
     run.mkdir()
     places = loop.Places(run, folder / "models", folder / "data")
-    loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+    with mock.patch.object(loop, "build_trainer", build):
+        loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
     model = made[0].model
     return {
         "steps": [[event[key] for key in FIGURES] for event in events if event["type"] == "metrics"],
