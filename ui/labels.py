@@ -44,7 +44,7 @@ LABELS = {
     "training.gradient_accumulation_steps": "Batches per step",
     "training.max_length": "Max length",
     "training.packing": "Packing",
-    "training.optim": "Optimiser",
+    "training.optim": "Optimizer",
     "training.weight_decay": "Weight decay",
     "training.max_grad_norm": "Clip gradients at",
     "training.activation_checkpointing": "Activation checkpointing",
