@@ -14,9 +14,9 @@ import gradio as gr
 
 from trainer.common.errors import Issue
 from trainer.common.formatting import number_text
-from trainer.config.lenient import mend
 from trainer.config.overrides import apply
 from trainer.config.schema import RunConfig, default_config
+from trainer.config.validation import repair
 from ui.labels import CHOICES, LABELS
 
 TICKS = "modules"
@@ -74,8 +74,8 @@ def _settings(cls: type, prefix: str) -> list[Setting]:
         path = f"{prefix}{item.name}"
         if dataclasses.is_dataclass(hints[item.name]):
             found += _settings(hints[item.name], f"{path}.")
-        elif item.metadata:
-            text = item.metadata["explanation"]
+        elif "description" in item.metadata:
+            text = item.metadata["description"]
             found.append(Setting(path, hints[item.name], item.default, text))
     return found
 
@@ -134,7 +134,7 @@ class Form:
         of all the rest still shows; it is None where no model is named.
         """
         nested, issues = self._nested(dict(zip(self.components, values, strict=True)))
-        config, found, _ = mend(nested)
+        config, found, _ = repair(nested)
         return config, [*issues, *(_named(issue, nested[TICKS]) for issue in found)]
 
     def fill(self, config: RunConfig, whole: bool) -> list[Any]:
@@ -145,7 +145,7 @@ class Form:
 
     def change(self, changes: Mapping[str, Any]) -> list[Any]:
         """Values for the components of `filled`: new ones for these settings, none for the others."""
-        config, _, _ = mend(apply(RunConfig().to_json(), changes))
+        config, _, _ = repair(apply(RunConfig().to_json(), changes))
         return [
             self._shown(config, path) if config is not None and path in changes else gr.skip() for path in self.filled
         ]

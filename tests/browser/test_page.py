@@ -153,4 +153,4 @@ def test_a_tick_takes_a_learning_rate_of_its_own(page: Page) -> None:
     assert rate.input_value() == "2e-4"
     rate.fill("7")
     rate.press("Tab")
-    page.locator("#summary .issues", has_text="q_proj, lr: 7 is too large. The most is 1.").wait_for()
+    page.locator("#summary .issues", has_text="q_proj, lr: 7 is too large. Use at most 1.").wait_for()

@@ -139,13 +139,13 @@ def test_set_reaches_the_fields_of_a_tick_and_refuses_what_is_no_path(
     assert code == 0
     code, after = planned("modules[0].r=64", "modules[0].lr=5e-4", "modules[0].layers=first 1")
     assert code == 0 and after != before
-    assert planned("modules[0].lr=7") == (2, "modules[0].lr: 7 is too large. The most is 1.\n")
+    assert planned("modules[0].lr=7") == (2, "modules[0].lr: 7 is too large. Use at most 1.\n")
     for option, told in (
         ("modules[99].lr=1e-4", "there is no modules[99]"),
         ("modules[0].lrr=1e-4", "modules[0].lrr: This setting does not exist. Did you mean lr?"),
-        ("modules[0]=q_proj", "is no path of a setting"),
-        ("modules.lr=1e-4", "is no path of a setting"),
-        ("training.a.b=1", "is no path of a setting"),
+        ("modules[0]=q_proj", "is not the path of a setting"),
+        ("modules.lr=1e-4", "is not the path of a setting"),
+        ("training.a.b=1", "is not the path of a setting"),
         ("training.max_step=1", "Did you mean max_steps?"),
     ):
         code, said = planned(option)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from trainer.common.errors import InvalidConfig, Issue, UserError
-from trainer.config import validation
-from trainer.config.lenient import checked
+from trainer.config import rules, validation
 from trainer.config.schema import RunConfig, Tick, TrainingConfig, default_config
+from trainer.config.validation import checked
 
 
 def test_a_configuration_survives_json() -> None:
@@ -78,23 +78,18 @@ def test_what_is_no_configuration_gets_a_sentence(text: str) -> None:
     assert len(str(caught.value)) < 600
 
 
-def test_a_setting_that_is_named_twice_is_refused_and_not_dropped() -> None:
-    with pytest.raises(UserError, match='"r" is named twice'):
-        validation.loads('{"adapter": {"r": 8, "lora_alpha": 8, "r": 16}}')
-
-
 @pytest.mark.parametrize(
     ("text", "layers"),
     [("", range(10)), ("0-3", range(4)), ("last 2", (8, 9)), ("first 3", (0, 1, 2)), ("1,3, 8-9", (1, 3, 8, 9))],
 )
 def test_ranges_of_layers(text: str, layers: object) -> None:
-    assert validation.parse_layers(text, 10) == tuple(layers)  # type: ignore[arg-type]
+    assert rules.parse_layers(text, 10) == tuple(layers)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["x", "1-", "-3", "last", "1;2", "99999999999", "5-3", "10", "0-10"])
 def test_what_is_no_range_of_layers_is_refused(text: str) -> None:
     with pytest.raises(UserError):
-        validation.parse_layers(text, 10)
+        rules.parse_layers(text, 10)
 
 
 def test_ticks_that_cannot_be_used_are_no_reason_to_say_that_nothing_is_ticked() -> None:

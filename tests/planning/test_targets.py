@@ -55,7 +55,7 @@ def test_pissa_takes_no_more_than_there_is(maps: dict[str, ModuleMap]) -> None:
     ticks = (Tick("o_proj"), Tick("down_proj"))
     assert not plan(maps["phi3"], *ticks, r=32, init_lora_weights="pissa").issues
     refused = plan(maps["phi3"], *ticks, r=33, init_lora_weights="pissa")
-    assert [(issue.field, issue.fix) for issue in refused.issues] == [("adapter.r", "The most is 32.")]
+    assert [(issue.field, issue.fix) for issue in refused.issues] == [("adapter.r", "Use at most 32.")]
 
 
 @pytest.mark.parametrize(

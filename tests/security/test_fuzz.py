@@ -19,8 +19,8 @@ from tests.security import fuzz
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.common.progress import ProgressMonitor
 from trainer.config import validation
-from trainer.config.lenient import mend
 from trainer.config.schema import DataConfig, Tick, default_config
+from trainer.config.validation import repair
 from trainer.data import check
 from trainer.execution import analysis_process
 from trainer.execution.analysis import Folders, LocalAnalysis
@@ -57,7 +57,7 @@ def test_configurations() -> None:
         except InvalidConfig as error:
             assert is_sentence(error), written
             if number % 10 == 0:
-                usable, issues, _ = mend(json.loads(written))
+                usable, issues, _ = repair(json.loads(written))
                 assert issues
                 assert usable is None or validation.validate(usable) == []
         except UserError as error:

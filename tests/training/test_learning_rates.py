@@ -133,7 +133,7 @@ def test_a_tied_weight_has_one_rate() -> None:
     ("rate", "sentence"),
     [
         (0, "modules[0].lr: 0 is too small. It must be above 0."),
-        (2, "modules[0].lr: 2 is too large. The most is 1."),
+        (2, "modules[0].lr: 2 is too large. Use at most 1."),
         ("fast", 'modules[0].lr: "fast" is not a number. Write a number.'),
     ],
 )

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from typing import Any
 
 from trainer.common.errors import UserError, Value
-from trainer.config.schema import Tick
 
 _SETTING = re.compile(r"(?:([^.\[\]]+)\.)?([^.\[\]]+)")
 _OF_A_TICK = re.compile(r"modules\[(\d{1,6})\]\.([^.\[\]]+)", re.ASCII)
 
 
 def apply(config: Any, changes: Mapping[str, Value]) -> Any:
-    """The parsed JSON of a configuration with these values in place. What is wrong with them, `parsing` says.
+    """The parsed JSON of a configuration with these values in place. `validation` says what is wrong with them.
 
     Raises UserError for a path that leads to no setting.
     """
@@ -30,7 +27,7 @@ def apply(config: Any, changes: Mapping[str, Value]) -> Any:
         old = config.get(part, {}) if part else config
         if not found or isinstance(old, list):
             raise UserError(
-                f"“{path[:100]}” is no path of a setting.",
+                f"“{path[:100]}” is not the path of a setting.",
                 "Write training.max_steps=100 or modules[0].lr=5e-4.",
                 "data",
             )
@@ -41,17 +38,12 @@ def apply(config: Any, changes: Mapping[str, Value]) -> Any:
 
 
 def _with_tick(ticks: Any, number: int, key: str, value: Value) -> list[Any]:
-    """The ticks with another value for one field of one of them. Raises UserError where there is none such."""
+    """The ticks with another value for one field of one of them. Raises UserError where it has no such tick."""
     count = len(ticks) if isinstance(ticks, list) else 0
     if number >= count:
         has = f"The configuration has {count} ticks" if count != 1 else "The configuration has one tick"
         fix = f"The last one is modules[{count - 1}]." if count else "Add the tick to its modules."
         raise UserError(f"{has}: there is no modules[{number}].", fix, "data")
-    known = [field.name for field in fields(Tick)]
-    if key not in known:
-        close = difflib.get_close_matches(key, known, n=1)
-        fix = f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(known)}."
-        raise UserError(f"modules[{number}].{key[:80]}: This setting does not exist.", fix, "data")
     return [
         {**tick, key: value} if place == number and isinstance(tick, dict) else tick
         for place, tick in enumerate(ticks)
@@ -64,7 +56,7 @@ def as_options(changes: Mapping[str, Value]) -> str:
 
 
 def from_options(options: Iterable[str]) -> dict[str, Value]:
-    """The changes that `--set FIELD=VALUE` options ask for. Raises UserError where one of them is none."""
+    """The changes that `--set FIELD=VALUE` options ask for. Raises UserError where one has no name or no value."""
     changes: dict[str, Value] = {}
     for option in options:
         path, equals, text = option.partition("=")

@@ -2,13 +2,13 @@
 
 Keys carry the names that PEFT, TRL and transformers give them. Each setting states its bounds and its
 one-line explanation where it is defined; the page, the checks and the command line read them there.
-Reading JSON and checking values live in `parsing.py`.
+pydantic reads the bounds, too (`validation.py`); it is not imported here, so that importing this stays cheap.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from trainer import demo
 
@@ -30,8 +30,9 @@ Switch = Literal["auto", "on", "off"]
 
 
 def setting(default: Any, explanation: str, **bounds: Any) -> Any:
-    """A dataclass field with its explanation and its bounds: `min`, `max`, or `above` (exclusive)."""
-    return field(default=default, metadata={"explanation": explanation, **bounds})
+    """A dataclass field with its explanation and, named as pydantic does, its bounds: `ge`, `gt`, `le`."""
+    strict = {} if isinstance(default, str | tuple) else {"strict": True}  # "7" is no number
+    return field(default=default, metadata={"description": explanation, **strict, **bounds})
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Tick:
 
     name: str
     treatment: Treatment = "lora"
-    r: int | None = setting(None, "Rank of this kind alone.", min=1, max=4096)
-    lora_alpha: float | None = setting(None, "Scale of this kind alone.", above=0, max=65536)
-    lr: float | None = setting(None, "Peak learning rate of this kind alone.", above=0, max=1)
+    r: int | None = setting(None, "Rank of this kind alone.", ge=1, le=4096)
+    lora_alpha: float | None = setting(None, "Scale of this kind alone.", gt=0, le=65536)
+    lr: float | None = setting(None, "Peak learning rate of this kind alone.", gt=0, le=1)
     layers: str = setting("", "Layers to train, such as 0-15, last 8, 3,5,7. Empty: all.")
 
 
@@ -63,9 +64,9 @@ class ModelConfig:
 class AdapterConfig:
     """LoRA's own settings, shared by every kind ticked as LoRA."""
 
-    r: int = setting(16, "Rank of each LoRA.", min=1, max=4096)
-    lora_alpha: float = setting(16, "Scale: the update is multiplied by lora_alpha / r.", above=0, max=65536)
-    lora_dropout: float = setting(0.05, "Share of a LoRA's inputs dropped in training.", min=0, max=0.9)
+    r: int = setting(16, "Rank of each LoRA.", ge=1, le=4096)
+    lora_alpha: float = setting(16, "Scale: the update is multiplied by lora_alpha / r.", gt=0, le=65536)
+    lora_dropout: float = setting(0.05, "Share of a LoRA's inputs dropped in training.", ge=0, le=0.9)
     bias: Bias = setting("none", "Biases trained along: none, or those of modules with LoRA.")
     use_rslora: bool = setting(False, "Scale by lora_alpha / sqrt(r), steadier at high ranks (rsLoRA).")
     use_dora: bool = setting(False, "Train magnitude and direction apart (DoRA): slower, often better at low r.")
@@ -77,7 +78,7 @@ class AdapterConfig:
         True, "Train the rows of new tokens, alone, in the embedding and an untied head: the cheap way to teach them."
     )
     loraplus_lr_ratio: float = setting(
-        1.0, "Learning rate of B over that of A (LoRA+); 1 is plain LoRA.", min=1, max=64
+        1.0, "Learning rate of B over that of A (LoRA+); 1 is plain LoRA.", ge=1, le=64
     )
 
 
@@ -92,7 +93,7 @@ class DataConfig:
     held_out: str = setting(
         "", "Uploaded file, or split of the hub data set, for the eval loss. Empty: a share of the examples."
     )
-    eval_fraction: float = setting(0.05, "Share of the examples held out for the eval loss.", min=0, max=0.5)
+    eval_fraction: float = setting(0.05, "Share of the examples held out for the eval loss.", ge=0, le=0.5)
     messages_column: str = setting("", "Column with whole conversations. Empty: recognized by its name.")
     prompt_column: str = setting("", "Column with the question or instruction. Empty: recognized by its name.")
     input_column: str = setting("", "Column put behind the instruction, where a row has one. Empty: recognized.")
@@ -115,26 +116,24 @@ class DataConfig:
 class TrainingConfig:
     """The loop's settings; the reference study's values are the defaults."""
 
-    num_train_epochs: float = setting(1.0, "Passes over the data.", above=0, max=1000)
-    max_steps: int = setting(-1, "Stop after so many steps; -1 leaves it to the epochs.", min=-1, max=10_000_000)
-    learning_rate: float = setting(1e-4, "Peak learning rate of the LoRA weights.", above=0, max=1)
+    num_train_epochs: float = setting(1.0, "Passes over the data.", gt=0, le=1000)
+    max_steps: int = setting(-1, "Stop after so many steps; -1 leaves it to the epochs.", ge=-1, le=10_000_000)
+    learning_rate: float = setting(1e-4, "Peak learning rate of the LoRA weights.", gt=0, le=1)
     full_learning_rate: float | None = setting(
-        None, "Learning rate of modules trained in full. Empty: a tenth of the other.", above=0, max=1
+        None, "Learning rate of modules trained in full. Empty: a tenth of the other.", gt=0, le=1
     )
     lr_scheduler_type: Scheduler = setting("linear", "How the learning rate falls after the warm-up.")
-    warmup_ratio: float = setting(0.1, "Share of the steps in which the learning rate rises.", min=0, max=0.9)
-    per_device_train_batch_size: int = setting(8, "Examples held in memory at once.", min=1, max=4096)
-    gradient_accumulation_steps: int = setting(
-        8, "Such batches per step: their product is the batch.", min=1, max=4096
-    )
-    max_length: int = setting(512, "Tokens of an example beyond this are cut off.", min=8, max=1_048_576)
+    warmup_ratio: float = setting(0.1, "Share of the steps in which the learning rate rises.", ge=0, le=0.9)
+    per_device_train_batch_size: int = setting(8, "Examples held in memory at once.", ge=1, le=4096)
+    gradient_accumulation_steps: int = setting(8, "Such batches per step: their product is the batch.", ge=1, le=4096)
+    max_length: int = setting(512, "Tokens of an example beyond this are cut off.", ge=8, le=1_048_576)
     packing: Packing = setting(
         "auto",
         "bfd: several examples of a batch in one row, none sees another. auto: where that saves padding.",
     )
     optim: Optimizer = setting("paged_adamw_8bit", "Optimizer. The paged 8-bit one needs a GPU.")
-    weight_decay: float = setting(0.0, "AdamW's weight decay.", min=0, max=1)
-    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0 switches that off.", min=0, max=1000)
+    weight_decay: float = setting(0.0, "AdamW's weight decay.", ge=0, le=1)
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0 switches that off.", ge=0, le=1000)
     activation_checkpointing: Switch = setting(
         "auto", "Recompute activations in the backward pass: less memory, more time. auto: no more of it than needed."
     )
@@ -151,18 +150,20 @@ class TrainingConfig:
     eval_steps: int = setting(
         0,
         "Steps between evaluations; 0 picks up to ten over the run, for a tenth of its time at most.",
-        min=0,
-        max=10_000_000,
+        ge=0,
+        le=10_000_000,
     )
-    save_steps: int = setting(0, "Steps between checkpoints; 0 picks about five over the run.", min=0, max=10_000_000)
-    seed: int = setting(42, "Seed of weights, dropout and the order of the data.", min=0, max=2**32 - 1)
+    save_steps: int = setting(0, "Steps between checkpoints; 0 picks about five over the run.", ge=0, le=10_000_000)
+    seed: int = setting(42, "Seed of weights, dropout and the order of the data.", ge=0, le=2**32 - 1)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, whole. `parsing.from_json` reads one, `parsing.validate` finds every problem in it."""
+    """One run, whole. `validation.from_json` reads one, `validation.validate` finds every problem in it."""
 
-    schema: int = SCHEMA
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
+
+    schema: int = field(default=SCHEMA, metadata={"strict": True})
     title: str = setting("", "A name for people; the run's id is made by the app.")
     model: ModelConfig = field(default_factory=ModelConfig)
     modules: tuple[Tick, ...] = ()

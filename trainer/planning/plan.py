@@ -176,4 +176,4 @@ def _problems(
     length, most = config.training.max_length, module_map.max_positions
     if most and length > most:
         problem = f"{length} tokens are more than this model was made for."
-        yield Issue("training.max_length", problem, f"The most is {most}.", {"training.max_length": most})
+        yield Issue("training.max_length", problem, f"Use at most {most}.", {"training.max_length": most})

@@ -7,8 +7,8 @@ from math import isclose, sqrt
 
 from trainer.common.errors import Issue, UserError
 from trainer.common.formatting import rate_text
+from trainer.config.rules import parse_layers
 from trainer.config.schema import AdapterConfig, RunConfig, Tick
-from trainer.config.validation import parse_layers
 from trainer.models.added_tokens import vocabulary_kinds
 from trainer.models.checkpoint_format import held
 from trainer.models.module_map import ModuleKind, ModuleMap
@@ -159,7 +159,7 @@ def _check_start(config: RunConfig, module_map: ModuleMap, found: Resolution) ->
             return
         if target.treatment == "lora" and target.r > (most := min(target.shape)):
             problem = f"{target.kind.name} has {most} singular values, and PiSSA takes r = {target.r} of them."
-            found.issues.append(Issue("adapter.r", problem, f"The most is {most}."))
+            found.issues.append(Issue("adapter.r", problem, f"Use at most {most}."))
             return
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.common import devices
-from trainer.config.lenient import checked
 from trainer.config.schema import ModelConfig, RunConfig
+from trainer.config.validation import checked
 from trainer.models.weight_files import no_tokenizer, nothing_yet
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX, scenario, starting_config, study_job

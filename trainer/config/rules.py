@@ -1,0 +1,97 @@
+"""What pydantic does not check of a RunConfig: its texts, and settings that contradict each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from trainer.common import redaction
+from trainer.common.errors import Issue, UserError
+from trainer.config.schema import DataConfig, RunConfig
+
+MAX_TEXT = 20_000
+_LAYER_PART = re.compile(r"(\d+)(?:\s*-\s*(\d+))?|(first|last)\s+(\d+)")
+
+
+def check(config: RunConfig) -> Iterator[Issue]:
+    """Every problem of a configuration whose types and bounds are right."""
+    yield from _check_texts(config.to_json(), "")
+    yield from _check_ticks(config)
+    for number, token in enumerate(config.model.new_tokens):
+        if not token.strip() or token in config.model.new_tokens[:number]:
+            yield Issue(f"model.new_tokens[{number}]", "It is empty or named twice.", "Remove it.")
+    yield from _check_data(config.data)
+    if not config.model.name.strip():
+        yield Issue("model.name", "No model is chosen.", "Choose the demo, a hub id or a folder.")
+
+
+def _check_texts(value: Any, where: str) -> Iterator[Issue]:
+    """Texts too long or with a secret, anywhere in JSON."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _check_texts(item, f"{where}.{name}" if where else name)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _check_texts(item, f"{where}[{number}]")
+    elif isinstance(value, str) and (len(value) > MAX_TEXT or "\x00" in value):
+        yield Issue(where, "The text is too long or holds a NUL character.", f"Keep to {MAX_TEXT} characters.")
+    elif isinstance(value, str) and redaction.holds_secret(value):
+        yield Issue(where, "This holds a secret token, which is never saved.", "Set HF_TOKEN in the environment.")
+
+
+def _check_data(data: DataConfig) -> Iterator[Issue]:
+    if data.source != "demo" and not data.path.strip():
+        what = "an uploaded file" if data.source == "file" else "a data set's id"
+        yield Issue("data.path", "No data is chosen.", f"Choose {what}, or the demo data.")
+    if data.source == "file" and set(data.path.split()) & set(data.held_out.split()):
+        yield Issue("data.held_out", "This file is among the training files.", "Choose another one, or a share.")
+    if data.source == "hub" and data.held_out and data.held_out == data.split:
+        yield Issue("data.held_out", "This split is the one that trains.", "Choose another one, or a share.")
+    if bool(data.prompt_column) != bool(data.completion_column) and not data.messages_column:
+        missing = "completion_column" if data.prompt_column else "prompt_column"
+        yield Issue(f"data.{missing}", "Prompt and answer are picked together.", "Pick this column, too, or neither.")
+
+
+def _check_ticks(config: RunConfig) -> Iterator[Issue]:
+    seen: set[str] = set()
+    for number, tick in enumerate(config.modules):
+        where = f"modules[{number}]"
+        if tick.name in seen:
+            yield Issue(where, f"{tick.name} is ticked twice.", "Keep one of the two, LoRA or full.")
+        seen.add(tick.name)
+        if tick.treatment == "full" and (tick.r is not None or tick.lora_alpha is not None):
+            yield Issue(
+                where, f"{tick.name} is trained in full, where r and lora_alpha mean nothing.", "Leave them out."
+            )
+        if tick.layers:
+            try:
+                parse_layers(tick.layers, 10**6)
+            except UserError as error:
+                yield Issue(f"{where}.layers", error.problem, error.fix)
+
+
+def parse_layers(text: str, count: int) -> tuple[int, ...]:
+    """Layer numbers of "0-15", "last 8", "first 4", "3,5,7" in a model of `count` layers; empty text is all.
+
+    Raises UserError where the text cannot be read, a range runs backwards or goes beyond the last layer.
+    """
+    if not text.strip():
+        return tuple(range(count))
+    chosen: set[int] = set()
+    for part in text.lower().split(","):
+        match = _LAYER_PART.fullmatch(part.strip())
+        if match is None or any(number and len(number) > 6 for number in match.group(1, 2, 4)):
+            raise UserError(f"“{text[:80]}” does not name layers.", "Write 0-15, first 4, last 8 or 3,5,7.")
+        start, end, side, size = match.groups()
+        if side:
+            taken = min(int(size), count)
+            chosen.update(range(taken) if side == "first" else range(count - taken, count))
+            continue
+        first, last = int(start), int(end or start)
+        if last < first:
+            raise UserError(f"“{part.strip()}” runs backwards.", f"Write {last}-{first}.")
+        if last >= count:
+            raise UserError(f"There is no layer {last}.", f"The last one is {count - 1}.")
+        chosen.update(range(first, last + 1))
+    return tuple(sorted(chosen))
