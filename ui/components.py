@@ -1,7 +1,7 @@
 """The page's own components: a template of HTML and a script of `static/` in a gr.HTML.
 
 Scripts are ES modules, so that editors, the type check and Node's tests read them as they are. gr.HTML runs a script
-as the body of a function, where nothing can be imported: `_bundle` joins a script and what it imports to one text.
+as the body of a function, where nothing can be imported: `bundle` joins a script and what it imports to one text.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ui.theme import STATIC
 
 CHART = '<div class="chart" role="img" aria-label="{label}"></div>'
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
+_DOC = re.compile(r"^ */\*\*(?:(?!\*/).)*\*/\n", re.MULTILINE | re.DOTALL)
 _EXPORT = re.compile(r"^export (\{\};\n?)?", re.MULTILINE)
 
 
@@ -26,7 +27,7 @@ def component(script: str, template: str, name: str, *, value: str = "", label: 
     `name`: id of its element. `value`: what the browser may change, and events are called with. `props`: arguments of
     gr.HTML, and texts for the script that only Python sets.
     """
-    code = _bundle(script)
+    code = bundle(script)
     # gr.HTML takes every quoted word of its script for an event, an attribute then, and loses props of that name
     for prop in props:
         code = code.replace(f'"{prop}"', f'"\\u{ord(prop[0]):04x}{prop[1:]}"')
@@ -47,7 +48,8 @@ def load_plotly() -> None:
 
 
 @cache
-def _bundle(script: str) -> str:
+def bundle(script: str) -> str:
+    """A script of `static/` behind all that it imports, as the body of one function. All their names must differ."""
     modules: dict[str, str] = {}
     _collect(script, modules)
     return "\n".join(modules.values())
@@ -59,4 +61,4 @@ def _collect(script: str, modules: dict[str, str]) -> None:
     for imported in _IMPORT.findall(text):
         if imported not in modules:
             _collect(imported, modules)
-    modules[script] = _EXPORT.sub("", _IMPORT.sub("", text))
+    modules[script] = _EXPORT.sub("", _IMPORT.sub("", _DOC.sub("", text)))
