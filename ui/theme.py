@@ -11,8 +11,6 @@ STATIC = Path(__file__).parent / "static"
 STYLE = STATIC / "page.css"
 
 ACCENT = "#0f766e"
-ACCENT_CHART = "#14a394"
-EVAL_CHART = "#d97706"
 
 TEAL = Color(
     c50="#f0fdfa", c100="#ccfbf1", c200="#99f6e4", c300="#5eead4", c400="#2dd4bf", c500="#0f9185",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import gradio as gr
 import pytest
 
 from tests.security.test_export import NoPlan
+from trainer import service
 from trainer.common.errors import Issue, UserError
 from trainer.config.schema import ModelConfig, RunConfig, Tick
 from trainer.runs import event_log
@@ -19,7 +21,6 @@ from trainer.runs.store import Run, RunStore
 from ui import handlers
 from ui.panels import live_run, summary
 from ui.tabs import runs
-from ui.views import loss_chart
 
 UI = Path(__file__).parents[2] / "ui"
 EVIL = '<img src=x onerror="alert(1)"></h2><script>alert(1)</script>\' & `'
@@ -59,7 +60,7 @@ def test_the_runs_tab_escapes(run: Run) -> None:
 
 
 def test_the_chart_shows_no_foreign_text(run: Run) -> None:
-    assert "onerror" not in loss_chart.loss_figure(run.history, run.id).to_json()
+    assert "onerror" not in json.dumps(service.runs.loss_figure(run.history, run.id))
 
 
 def test_the_summary_escapes() -> None:

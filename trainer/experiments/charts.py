@@ -1,17 +1,20 @@
-"""Charts of a comparison as plain figures of plotly.js: JSON that the page hands to the browser, and a report holds.
+"""Charts of a run and of a comparison as plain figures of plotly.js: JSON for the page and for a report.
 
 Nothing is imported for them: plotly.js reads {"data": […], "layout": {…}}, whoever wrote it.
 """
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from trainer.common.formatting import LOSS_DECIMALS
 from trainer.experiments import curves
 from trainer.experiments.comparison import PRICES, Comparison
+from trainer.runs.history import ENDED, History
 from trainer.runs.store import RunStore
 
 COLORS = (
@@ -24,6 +27,52 @@ TOTAL = 6000
 LEAST = 24
 """Points that a curve has in any case."""
 CURVES = {"eval_loss": "Eval loss", "loss": "Training loss"}
+
+
+def loss_figure(history: History, run_id: str) -> dict[str, Any]:
+    """A run's raw and smoothed train loss and its eval loss over the steps. None and NaN are gaps."""
+    steps, losses = history.train.curve("loss")
+    smoothed = curves.smooth(losses, window(history.steps or len(losses)))
+    train, evaluation = COLORS[:2]
+    data = [
+        _loss_trace("train loss", steps, losses, {"width": 1, "color": train}) | {"opacity": 0.5},
+        _loss_trace("smoothed", steps, smoothed, {"width": 2.2, "color": train}),
+        _loss_trace("eval loss", *history.evals.curve("eval_loss"), {"width": 1.8, "color": evaluation})
+        | {"mode": "lines+markers", "marker": {"size": 6}},
+    ]
+    shown = len(history.train) + len(history.evals) > 0
+    figure = layout("step", "loss")
+    figure |= {"uirevision": run_id, "hovermode": "x unified", "margin": figure["margin"] | {"t": 24}}
+    # always given: plotly keeps an old automatic range when a figure of the same run has none any more
+    x_range = [0, max(history.steps, history.step, 1)]
+    figure["xaxis"] |= {"tickformat": ",d", "range": x_range, "showticklabels": shown}
+    figure["yaxis"] |= {"showticklabels": shown}
+    if not shown:
+        hint = "No step was taken." if history.state in ENDED else "The curve begins with the first step."
+        figure["annotations"] = [
+            {"text": hint, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+        ]
+    return {"data": data, "layout": figure}
+
+
+def window(steps: int) -> int:
+    """Steps that the smoothed curve averages: a thirtieth of the run's, so it never shifts."""
+    return int(np.clip(steps // 30, 5, 200))
+
+
+def _loss_trace(name: str, steps: np.ndarray, losses: np.ndarray, line: dict[str, Any]) -> dict[str, Any]:
+    x, y = curves.thin(steps, losses)
+    return {
+        "type": "scatter", "x": packed(x, np.int32), "y": packed(y, np.float32), "name": name, "line": line,
+        "mode": "lines" if np.isfinite(y).sum() > 1 else "markers",  # a single point has no line
+        "marker": {"size": 4}, "hovertemplate": f"%{{y:.{LOSS_DECIMALS}f}}",
+    }  # fmt: skip
+
+
+def packed(values: np.ndarray, kind: npt.DTypeLike) -> dict[str, str]:
+    """Numbers as plotly.js reads them packed: half of what they take as text."""
+    array = np.asarray(values, np.dtype(kind).newbyteorder("<"))
+    return {"dtype": f"{array.dtype.kind}{array.itemsize}", "bdata": base64.b64encode(array.tobytes()).decode()}
 
 
 def curves_figure(
@@ -43,10 +92,10 @@ def curves_figure(
                 "marker": {"size": 5}, "opacity": 0.9 if len(group.rows) == 1 else 0.7,
                 "hovertemplate": f"%{{y:.{LOSS_DECIMALS}f}}<extra>{plotly_text(row.title)}</extra>",
             })  # fmt: skip
-    layout = _layout(curves.AXES[axis], CURVES[curve].lower())
-    layout |= {"uirevision": f"{curve} {axis}", "hovermode": "closest"}
-    layout["xaxis"]["rangemode"] = "tozero"
-    return {"data": _with_safe_names(data), "layout": layout}
+    figure = layout(curves.AXES[axis], CURVES[curve].lower())
+    figure |= {"uirevision": f"{curve} {axis}", "hovermode": "closest"}
+    figure["xaxis"]["rangemode"] = "tozero"
+    return {"data": _with_safe_names(data), "layout": figure}
 
 
 def curve_of(
@@ -82,12 +131,11 @@ def price_figure(found: Comparison, price: str) -> dict[str, Any]:
             "error_y": {"type": "data", "array": [group.spread("eval_loss") or 0], "thickness": 1, "width": 3},
             "hovertemplate": f"%{{x:.3s}}, %{{y:.{LOSS_DECIMALS}f}}<extra>{plotly_text(group.name)}</extra>",
         })  # fmt: skip
-    layout = _layout(
-        PRICES[price].lower() + {"memory": ", bytes", "elapsed": ", s"}.get(price, ""), "final eval loss"
-    )
-    layout["uirevision"] = price
-    layout["xaxis"]["tickformat"] = "~s"
-    return {"data": _with_safe_names(data), "layout": layout}
+    unit = {"memory": ", bytes", "elapsed": ", s"}.get(price, "")
+    figure = layout(PRICES[price].lower() + unit, "final eval loss")
+    figure["uirevision"] = price
+    figure["xaxis"]["tickformat"] = "~s"
+    return {"data": _with_safe_names(data), "layout": figure}
 
 
 def dash(number: int) -> str:
@@ -113,7 +161,8 @@ def _numbers(values: np.ndarray) -> list[float | None]:
     return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
 
 
-def _layout(x: str, y: str) -> dict[str, Any]:
+def layout(x: str, y: str) -> dict[str, Any]:
+    """What all charts look like, light and dark; `x` and `y` title the axes."""
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": GRID}
     return {
         "margin": {"l": 46, "r": 12, "t": 12, "b": 38},
@@ -122,6 +171,7 @@ def _layout(x: str, y: str) -> dict[str, Any]:
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#6b7787"},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
         "hoverlabel": {"bgcolor": "rgba(22,27,34,0.92)", "font": {"color": "#f2f5f8"}, "bordercolor": GRID},
+        "modebar": {"orientation": "h", "bgcolor": "rgba(0,0,0,0)"},
         "xaxis": {**axis, "title": {"text": x, "standoff": 6}},
         "yaxis": {**axis, "title": {"text": y, "standoff": 6}},
     }

@@ -10,10 +10,10 @@ from typing import Any
 from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import RunConfig
 from trainer.experiments import charts
-from trainer.experiments.charts import COLORS, CURVES, price_figure
+from trainer.experiments.charts import COLORS, CURVES, layout, packed, price_figure
 from trainer.experiments.comparison import COLUMNS, MAX_COMPARED, PRICES, SPREAD, Comparison, Group, Row, shown
 from trainer.experiments.comparison import compare as compare_runs
-from trainer.experiments.curves import AXES, smooth, thin
+from trainer.experiments.curves import AXES
 from trainer.experiments.experiment import GONE, MAX_SEEDS, OPEN, Experiment, default_name, expand
 from trainer.experiments.report import cells
 from trainer.experiments.scenario_plans import Offer, make_offers
@@ -47,15 +47,15 @@ __all__ = [
     "cells",
     "compare",
     "curves_figure",
+    "layout",
     "offers",
+    "packed",
     "price_figure",
     "resume",
     "scenarios",
     "seconds",
     "shown",
-    "smooth",
     "start",
-    "thin",
     "version",
 ]
 

@@ -10,6 +10,7 @@ from trainer.common.errors import InvalidConfig, UserError
 from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import RunConfig
 from trainer.config.validation import validate
+from trainer.experiments.charts import loss_figure
 from trainer.experiments.experiment import ID, OPEN
 from trainer.planning.plan import Plan
 from trainer.runs import lifecycle
@@ -31,6 +32,7 @@ __all__ = [
     "describe_ticks",
     "is_experiment",
     "is_open",
+    "loss_figure",
     "put_first",
     "resume",
     "resume_here",

@@ -3,6 +3,7 @@ with it, how long the examples are, and single ones as the model sees them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from trainer import service
 from trainer.common.errors import UserError
 from trainer.config.schema import RunConfig
 from trainer.service.lab import Lab
+from ui.components import chart, component
 from ui.data_checks import Checks
 from ui.form import FILE, HUB, Form
 from ui.handlers import DIRECT, QUEUED, told
-from ui.theme import STATIC
 from ui.views import data_report
 from ui.views.length_chart import lengths_figure
 
@@ -25,7 +26,6 @@ COLUMNS = ("messages", "prompt", "input", "completion", "system", "text")
 MENUS = [f"data.{name}_column" for name in COLUMNS] + ["data.template", "data.loss_on", "data.bad_rows"]
 BOXES = ["data.assistant_role", "data.system_prompt", "data.held_out", "data.eval_fraction"]
 """Settings of the sheet: a change of one makes the report anew, of a box once it is left."""
-SCRIPT = STATIC / "data_sheet.js"
 MAX_FILES = 32
 TITLE = "<h2>The data, as the model will see them</h2>"
 
@@ -62,8 +62,7 @@ class DataPanel:
         self.sheet = gr.Column(visible=False, elem_id="data-sheet")
         with self.sheet, gr.Column(elem_id="data-card", elem_classes="card"):
             with gr.Row(elem_id="data-top"):
-                script = SCRIPT.read_text(encoding="utf-8")
-                gr.HTML(TITLE, apply_default_css=False, elem_id="data-title", js_on_load=script)
+                component("data_sheet.js", TITLE, "data-title")
                 self.cancel = gr.Button("Cancel", size="sm", elem_id="data-cancel")
                 self.close = gr.Button("Close", size="sm", elem_id="data-close")
             self.progress = gr.HTML("", apply_default_css=False, elem_id="data-progress")
@@ -96,7 +95,7 @@ class DataPanel:
             self.held_out_upload = _upload_button("Choose a held-out file", "data-upload-held-out")
 
     def _build_right(self) -> None:
-        self.plot = gr.Plot(show_label=False, container=False, visible=False, elem_id="data-chart", buttons=[])
+        self.chart = chart("data-chart", "Lengths of the examples", visible=False)
         self.suggest = gr.Button("", size="sm", visible=False, elem_id="data-suggest")
         with gr.Row(elem_id="data-steps"):
             self.steps = {
@@ -109,7 +108,7 @@ class DataPanel:
     @property
     def _outputs(self) -> list[Any]:
         columns = [self.form.components[f"data.{name}_column"] for name in COLUMNS]
-        return [self.progress, self.line, self.overview, self.problems, self.plot, self.suggest, self.example,
+        return [self.progress, self.line, self.overview, self.problems, self.chart, self.suggest, self.example,
                 self.number, *columns]  # fmt: skip
 
     def wire(self) -> None:
@@ -190,7 +189,7 @@ class DataPanel:
             data_report.line(report),
             data_report.overview(report),
             data_report.problems(report, config.data.bad_rows == "skip"),
-            gr.update(value=lengths_figure(tokens), visible=True) if tokens else gr.update(visible=False),
+            gr.update(visible=bool(tokens), figure=json.dumps(lengths_figure(tokens) if tokens else {})),
             gr.update(value=f"Use the suggested maximum length: {suggested}", visible=differs),
             example,
             number,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +17,9 @@ from trainer.common.errors import UserError
 from trainer.service.lab import Lab
 from trainer.service.runs import ACTIVE, History, Run, describe_ticks
 from ui import download
+from ui.components import chart
 from ui.handlers import DIRECT, QUEUED, told
-from ui.theme import STATIC
 from ui.views import text
-from ui.views.loss_chart import loss_figure
 
 SENTENCES = {
     "queued": "Waits for its turn: another run has the device.",
@@ -36,7 +36,6 @@ EMPTY = (
 LOG_LINES = 60
 FACTS = 4
 """Parts of what the page says that it shows; the first is the run's id."""
-SCRIPT = STATIC / "live_chart.js"
 
 
 @dataclass
@@ -49,9 +48,7 @@ class Live:
     """What the page shows already, so that a refresh without news sends nothing. The browser keeps it, not the
     server: an answer that never arrived is then sent again."""
     status: gr.HTML
-    plot: gr.Plot
-    feed: gr.HTML
-    """Hands new figures of the same run to the chart that is there."""
+    chart: gr.HTML
     figures: gr.HTML
     stop: gr.Button
     download: gr.Button
@@ -59,7 +56,7 @@ class Live:
 
     @property
     def outputs(self) -> list[gr.blocks.Block]:
-        return [self.status, self.plot, self.feed, self.figures, self.stop, self.download, self.seen]
+        return [self.status, self.chart, self.figures, self.stop, self.download, self.seen]
 
 
 def build(lab: Lab) -> Live:
@@ -72,13 +69,10 @@ def build(lab: Lab) -> Live:
             with gr.Row(elem_id="live-buttons"):
                 stop = gr.Button("Stop", size="sm", visible=False, elem_id="stop")
                 fetch = gr.Button("Download adapter", size="sm", visible=False, elem_id="download")
-        plot = gr.Plot(show_label=False, container=False, visible=False, elem_id="loss-chart", buttons=[])
-        feed = gr.HTML(
-            "", html_template="", js_on_load=SCRIPT.read_text(encoding="utf-8"), figure="", elem_id="chart-feed"
-        )
+        losses = chart("loss-chart", "Loss curves of the run", visible=False)
         figures = gr.HTML("", apply_default_css=False, elem_id="live-figures")
 
-    live = Live(shown, seen, status, plot, feed, figures, stop, fetch, lambda *values: refresh(lab, *values))
+    live = Live(shown, seen, status, losses, figures, stop, fetch, lambda *values: refresh(lab, *values))
     gr.Timer(1).tick(live.refresh, [shown, seen], live.outputs, **DIRECT)
     stop.click(told(lambda value: _stop(lab, value)), seen, None, **QUEUED).then(
         live.refresh, [shown, seen], live.outputs, **DIRECT
@@ -93,19 +87,18 @@ def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
     """Everything that is new since `seen`; what is not is skipped."""
     run = current(lab, shown or "")
     if run is None:
-        return _nothing() if seen else [gr.skip()] * 7
+        return _nothing() if seen else [gr.skip()] * 6
     state, has_adapter = _state(run), run.adapter.is_dir()
     status = _status(run, state)
     now = [run.id, f"{run.history.version} {state}", f"{state} {has_adapter}", digest(status)]
     old = parts(seen, FACTS)
     if now == old:
-        return [gr.skip()] * 7
+        return [gr.skip()] * 6
     other, drawn, buttons, told_status = (new != before for new, before in zip(now, old, strict=True))
-    figure = loss_figure(run.history, run.id) if other or drawn else None
+    figure = service.runs.loss_figure(run.history, run.id) if other or drawn else None
     return [
         status if told_status else gr.skip(),
-        gr.update(value=figure, visible=True) if other else gr.skip(),
-        gr.update(figure=figure.to_json()) if figure is not None else gr.skip(),
+        gr.update(figure=json.dumps(figure), visible=True) if figure is not None else gr.skip(),
         _figures(run) if figure is not None else gr.skip(),
         _stop_button(state) if other or buttons else gr.skip(),
         gr.update(visible=True, interactive=has_adapter) if other or buttons else gr.skip(),
@@ -127,7 +120,7 @@ def parts(seen: str | None, number: int) -> list[str]:
 def _nothing() -> list[Any]:
     """The live side without a run."""
     hidden = gr.update(visible=False)
-    return [EMPTY, hidden, gr.skip(), "", hidden, hidden, ""]
+    return [EMPTY, hidden, "", hidden, hidden, ""]
 
 
 def current(lab: Lab, shown: str) -> Run | None:

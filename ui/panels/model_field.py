@@ -17,10 +17,9 @@ from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.service.lab import Lab
 from trainer.service.models import MAX_QUERY, Choice, Unreachable
+from ui.components import component
 from ui.handlers import DIRECT
-from ui.theme import STATIC
 
-SCRIPT = STATIC / "model_field.js"
 TEMPLATE = """<div class="model-field">
 <label for="model-input">Model</label>
 <input id="model-input" type="text" role="combobox" aria-autocomplete="list" aria-expanded="false"
@@ -32,16 +31,7 @@ TEMPLATE = """<div class="model-field">
 
 def build(lab: Lab) -> gr.HTML:
     """The field, wired to the lab's models and to the hub's search."""
-    made = gr.HTML(
-        value="demo",
-        html_template=TEMPLATE,
-        js_on_load=SCRIPT.read_text(encoding="utf-8"),
-        here="{}",
-        found="{}",
-        elem_id="model",
-        apply_default_css=False,
-        label="Model",
-    )
+    made = component("model_field.js", TEMPLATE, "model", value="demo", label="Model", here="{}", found="{}")
     made.look(lambda: gr.update(here=json.dumps(groups(lab))), None, made, **DIRECT)
 
     def search(event: gr.EventData) -> Any:

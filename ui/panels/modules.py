@@ -17,10 +17,9 @@ from trainer.common.errors import UserError
 from trainer.config.schema import Tick
 from trainer.service.models import GROUP_TITLES, GROUPS, ModuleKind, ModuleMap
 from trainer.service.planning import SIX, Receipt
-from ui.theme import STATIC
+from ui.components import component
 from ui.views import block_picture
 
-SCRIPT = STATIC / "modules_panel.js"
 TEMPLATE = """<div class="modules-and-picture"><p class="fact"></p><div class="modules" aria-live="off"></div>
 <section class="picture" id="block-picture" aria-label="The model's block" hidden></section></div>"""
 GROUP_HINTS = {"other": "Norms, routers, recurrent mixers and the rest."}
@@ -30,16 +29,10 @@ TOWER_HINT = "What text never runs through, such as vision and audio: it stays a
 
 def build() -> gr.HTML:
     """The panel, empty until a map comes in."""
-    return gr.HTML(
-        value=encode(SIX[4].modules),
-        html_template=TEMPLATE,
-        js_on_load="\n".join(script.read_text(encoding="utf-8") for script in (block_picture.SCRIPT, SCRIPT)),
-        map=json.dumps(reading("demo")),
-        receipts="{}",
-        elem_id="modules-panel",
-        apply_default_css=False,
-        label="Modules",
-    )
+    return component(
+        "modules_panel.js", TEMPLATE, "modules-panel", value=encode(SIX[4].modules), label="Modules",
+        map=json.dumps(reading("demo")), receipts="{}",
+    )  # fmt: skip
 
 
 def update(content: dict[str, Any], ticks: tuple[Tick, ...] | None = None) -> Any:

@@ -16,14 +16,13 @@ from trainer.config.schema import RunConfig
 from trainer.service.experiments import MAX_SEEDS, MAX_TITLE, SETS, Offer, Request, Scenario
 from trainer.service.lab import Lab
 from ui import form
+from ui.components import component
 from ui.data_checks import Checks
 from ui.form import Form
 from ui.handlers import DIRECT, QUEUED, told
 from ui.panels.live_run import digest
-from ui.theme import STATIC
 from ui.views import comparison, data_report
 
-SCRIPT = STATIC / "scenarios_panel.js"
 BASIS = '<p class="quiet">With the model, the data and the settings of the Train tab, all but its ticks.</p>'
 WAITING = "The scenarios appear once the Train tab has read its model."
 
@@ -45,9 +44,9 @@ class ScenariosPanel:
             self.equal = gr.Checkbox(False, label="Equal budget", elem_id="scenario-equal", **common)
             self.name = gr.Textbox("", label="Name", placeholder="the set’s", max_lines=1, max_length=MAX_TITLE,
                                    elem_id="scenario-name", elem_classes=["setting", "wide"])  # fmt: skip
-        self.offers = gr.HTML(
-            value="[]", html_template='<div class="offers"></div>', js_on_load=SCRIPT.read_text(encoding="utf-8"),
-            content="{}", apply_default_css=False, elem_id="scenario-offers", label="Scenarios",
+        self.offers = component(
+            "scenarios_panel.js", '<div class="offers"></div>', "scenario-offers", value="[]", label="Scenarios",
+            content="{}",
         )  # fmt: skip
         self.total = gr.HTML("", apply_default_css=False, elem_id="scenario-total")
         self.start = gr.Button("Run", variant="primary", elem_id="scenario-run")

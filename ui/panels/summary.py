@@ -12,17 +12,14 @@ from trainer.common.errors import Issue, Value
 from trainer.common.formatting import number_text
 from trainer.service.planning import Plan
 from ui import form
+from ui.components import component
 from ui.labels import CHOICES, LABELS
-from ui.theme import STATIC
 from ui.views import text
-
-SCRIPT = STATIC / "summary.js"
 
 
 def build(waiting: str) -> gr.HTML:
     """The component that shows the summary."""
-    script = SCRIPT.read_text(encoding="utf-8")
-    return gr.HTML(summary(None, (), waiting=waiting), apply_default_css=False, js_on_load=script, elem_id="summary")
+    return component("summary.js", "${value}", "summary", value=summary(None, (), waiting=waiting))
 
 
 def summary(

@@ -1,87 +1,89 @@
 // The choice of what to compare: one experiment, or any runs. props.value: {"experiment": id} or {"runs": [ids]}.
-const [LISTS] = Object.keys({ lists: 0 });
-const MOST = 300; // rows drawn at once
-const places = { experiments: element.querySelector(".experiments"), runs: element.querySelector(".singles") };
-const search = element.querySelector("input[type=search]");
+import { find, focus, make, matches, read } from "./lib.js";
+
+/** @typedef {"experiments" | "runs"} Kind */
+
+const MAX_ROWS = 300; // drawn at once
+/** @type {Record<Kind, HTMLElement>} */
+const places = { experiments: find(element, ".experiments"), runs: find(element, ".singles") };
+const search = find(element, "input[type=search]", "input");
 const NONE = {
   experiments: "None yet. Open “Run scenarios” above to start one.",
   runs: "None yet. Press Train on the Train tab.",
 };
+/** @type {Record<Kind, Choice[]>} */
 let lists = { experiments: [], runs: [] };
 
-function read(json) {
-  try {
-    return JSON.parse(json) ?? {};
-  } catch {
-    return {};
-  }
-}
-
 function chosen() {
-  const value = read(props.value || "{}");
-  return { experiment: value.experiment ?? "", runs: new Set(value.runs ?? []) };
+  const value = read(props.value, /** @type {{ experiment?: string, runs?: string[] }} */ ({}));
+  return { experiment: value.experiment ?? "", runs: new Set(value.runs) };
 }
 
+/**
+ * @param {Kind} kind
+ * @param {string} id
+ * @param {boolean} on
+ */
 function choose(kind, id, on) {
   const { runs } = chosen();
-  if (kind === "experiments") props.value = JSON.stringify({ experiment: id });
-  else {
-    if (on) runs.add(id);
-    else runs.delete(id);
-    props.value = JSON.stringify({ runs: [...runs] });
-  }
+  if (on) runs.add(id);
+  else runs.delete(id);
+  props.value = JSON.stringify(kind === "experiments" ? { experiment: id } : { runs: [...runs] });
   paint();
 }
 
+/**
+ * @param {Kind} kind
+ * @param {Choice} row
+ */
 function line(kind, row) {
-  const label = document.createElement("label");
-  const input = document.createElement("input");
-  const name = document.createElement("span");
-  const pill = document.createElement("span");
-  const note = document.createElement("small");
-  Object.assign(input, { type: kind === "experiments" ? "radio" : "checkbox", name: kind, value: row.id });
-  input.addEventListener("change", () => choose(kind, row.id, input.checked));
-  name.className = "name";
-  name.textContent = name.title = row.name;
-  pill.className = `pill ${row.state}`;
-  pill.textContent = row.state;
-  note.textContent = row.note;
-  label.append(input, name, pill, note);
-  return label;
+  const input = make("input", {
+    type: kind === "experiments" ? "radio" : "checkbox", name: kind, value: row.id,
+    onchange: () => choose(kind, row.id, input.checked),
+  });
+  return make("label", {}, input,
+    make("span", { class: "name", title: row.name }, row.name),
+    make("span", { class: `pill ${row.state}` }, row.state),
+    make("small", {}, row.note));
 }
 
-function matches(row) {
-  const text = `${row.name} ${row.state} ${row.note} ${row.id}`.toLowerCase();
-  return search.value.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+/** @param {Choice} row */
+const words = (row) => `${row.name} ${row.state} ${row.note} ${row.id}`;
+
+/** @param {Kind} kind */
+function drawList(kind) {
+  const rows = lists[kind].filter((row) => kind === "experiments" || matches(search.value, words(row)));
+  let note = "";
+  if (rows.length > MAX_ROWS) note = `The first ${MAX_ROWS} of ${rows.length}. Search to find the others.`;
+  else if (!rows.length) note = lists[kind].length ? "No run matches." : NONE[kind];
+  places[kind].replaceChildren(
+    ...rows.slice(0, MAX_ROWS).map((row) => line(kind, row)), ...(note ? [make("p", { class: "quiet" }, note)] : []));
 }
 
 function draw() {
-  const focused = element.contains(document.activeElement) ? document.activeElement.value : null;
-  for (const [kind, place] of Object.entries(places)) {
-    const rows = (lists[kind] ?? []).filter((row) => kind === "experiments" || matches(row));
-    const told = document.createElement("p");
-    told.className = "quiet";
-    if (rows.length > MOST) told.textContent = `The first ${MOST} of ${rows.length}. Search to find the others.`;
-    else if (!rows.length) told.textContent = lists[kind]?.length ? "No run matches." : NONE[kind];
-    place.replaceChildren(...rows.slice(0, MOST).map((row) => line(kind, row)), ...(told.textContent ? [told] : []));
-  }
+  const focused = document.activeElement;
+  const kept = focused instanceof HTMLInputElement && focused !== search && element.contains(focused) ? focused.value : "";
+  drawList("experiments");
+  drawList("runs");
   paint();
-  if (focused && focused !== search.value) element.querySelector(`input[value="${CSS.escape(focused)}"]`)?.focus();
+  if (kept) focus(element, kept);
 }
 
 function paint() {
   const { experiment, runs } = chosen();
-  for (const input of element.querySelectorAll("label input")) {
+  for (const label of element.querySelectorAll("label")) {
+    const input = find(label, "input", "input");
     input.checked = input.type === "radio" ? input.value === experiment : runs.has(input.value);
-    input.parentElement.classList.toggle("chosen", input.checked);
+    label.classList.toggle("chosen", input.checked);
   }
 }
 
-search.addEventListener("input", draw);
-watch(LISTS, () => {
-  lists = read(props[LISTS]);
+function readLists() {
+  lists = { experiments: [], runs: [], ...read(props.lists, {}) };
   draw();
-});
+}
+
+search.addEventListener("input", draw);
+watch("lists", readLists);
 watch("value", paint);
-lists = read(props[LISTS]);
-draw();
+readLists();

@@ -1,78 +1,39 @@
-// The table of a comparison: means of scenarios or single runs, sorted by any column; its CSV is made in the browser.
-const [CONTENT] = Object.keys({ content: 0 });
-const head = element.querySelector("thead tr");
-const body = element.querySelector("tbody");
-const every = element.querySelector(".every");
+// The table of a comparison: means of scenarios or single runs, and the CSV of the runs.
+import { find, make, read } from "./lib.js";
+import { sortedTable } from "./table.js";
+
+const every = find(element, ".every", "input");
+/** @type {Results} */
 let content = { columns: [], groups: [], runs: [], csv: "" };
-let sort = { key: "eval_loss", down: false };
 
-function compare(first, second) {
-  const [a, b] = [first.raw[sort.key], second.raw[sort.key]];
-  if (a == null || b == null) return (a == null) - (b == null);
-  const order = typeof a === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true });
-  return sort.down ? -order : order;
-}
-
-function header(column) {
-  const cell = document.createElement("th");
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = column.title;
-  button.addEventListener("click", () => {
-    sort = { key: column.key, down: sort.key === column.key && !sort.down };
-    draw();
-  });
-  cell.scope = "col";
-  cell.className = column.key === "name" ? "is-title" : "number";
-  cell.ariaSort = sort.key === column.key ? (sort.down ? "descending" : "ascending") : "none";
-  cell.append(button);
-  return cell;
-}
-
-function line(row) {
-  const node = document.createElement("tr");
-  for (const { key } of content.columns) {
-    const cell = document.createElement("td");
-    cell.className = key === "name" ? "is-title" : "number";
-    if (key === "name") {
-      const dot = document.createElement("i");
-      dot.className = "dot";
-      dot.style.background = row.colour;
-      cell.append(dot);
-    }
-    cell.append(row.shown[key]);
-    cell.title = row.shown[key];
-    node.append(cell);
-  }
-  return node;
-}
+/** @type {(columns: import("./table.js").Column[], rows: Result[]) => void} */
+const drawTable = sortedTable(element, {
+  sort: { key: "eval_loss", down: false },
+  value: (row, key) => row.raw[key],
+  cell(row, { key, class: kind }) {
+    const dot = key === "name" ? make("i", { class: "dot" }) : null;
+    if (dot) dot.style.background = row.color;
+    return make("td", { class: kind, title: row.shown[key] }, dot, row.shown[key]);
+  },
+});
 
 function draw() {
-  const focused = [...head.querySelectorAll("button")].indexOf(document.activeElement);
-  const alone = content.runs.length === content.groups.length; // one seed each: no means to show
-  const rows = every.checked || alone ? content.runs : content.groups;
-  every.parentElement.hidden = alone;
-  head.replaceChildren(...content.columns.map(header));
-  body.replaceChildren(...[...rows].sort(compare).map(line));
-  if (focused >= 0) head.querySelectorAll("button")[focused]?.focus();
+  const single = content.runs.length === content.groups.length; // one seed each: no means to show
+  find(element, "label").hidden = single;
+  const columns = content.columns.map((column) => ({ ...column, class: column.key === "name" ? "is-title" : "number" }));
+  drawTable(columns, every.checked || single ? content.runs : content.groups);
 }
 
-function take() {
-  try {
-    content = { ...content, ...JSON.parse(props[CONTENT] || "{}") };
-  } catch {
-    return;
-  }
+function readContent() {
+  content = { ...content, ...read(props.content, {}) };
   draw();
 }
 
-element.querySelector(".csv").addEventListener("click", () => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([content.csv], { type: "text/csv" }));
-  link.download = "runs.csv";
+find(element, ".csv").addEventListener("click", () => {
+  const link = make("a", { href: URL.createObjectURL(new Blob([content.csv], { type: "text/csv" })), download: "runs.csv" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 });
 every.addEventListener("change", draw);
-watch(CONTENT, take);
-take();
+watch("content", readContent);
+readContent();

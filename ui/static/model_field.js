@@ -1,44 +1,31 @@
-// The Model field, an ARIA combobox inside a gr.HTML component. `element`, `props`, `watch`, `trigger` come from it.
-// props.value is the chosen name. Names of props are not quoted: gr.HTML takes quoted names for events of its own.
-const [HERE, FOUND] = Object.keys({ here: 0, found: 0 });
-const PAUSE = 250; // milliseconds without a key before the hub is asked
-const LEAST = 2; // letters that are worth a search
-const input = element.querySelector("input");
-const popup = element.querySelector(".popup");
-const list = element.querySelector("[role=listbox]");
-const note = element.querySelector("p");
+// The Model field, an ARIA combobox. props.value is the chosen name.
+import { find, make, matches, read } from "./lib.js";
 
+const PAUSE = 250; // milliseconds without a key before the hub is asked
+const MIN_QUERY = 2; // letters that are worth a search
+const input = find(element, "input", "input");
+const popup = find(element, ".popup");
+const list = find(element, "[role=listbox]");
+const note = find(element, "p");
+
+/** @type {ModelGroup[]} */
 let here = [];
+/** @type {FoundModels} */
 let found = {};
-let typed = false; // whether the text is a search, and not yet the value
+let isSearch = false; // whether the text is a search, and not yet the value
+/** @type {{ row: HTMLElement, name: string }[]} */
 let options = []; // the rows that are shown, in order
 let active = -1;
-let timer = 0;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let timer;
 
-function read(json) {
-  try {
-    return JSON.parse(json) ?? {};
-  } catch {
-    return {};
-  }
-}
-
-function make(tag, attributes, ...children) {
-  const node = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-const query = () => (typed ? input.value.trim() : "");
+const query = () => (isSearch ? input.value.trim() : "");
 const isOpen = () => !popup.hidden;
 
 // ---- the list
 
 function groups() {
-  const words = query().toLowerCase().split(/\s+/).filter(Boolean);
-  const fits = (item) => words.every((word) => item.name.toLowerCase().includes(word));
-  const shown = here.map((group) => ({ ...group, items: group.items.filter(fits) }));
+  const shown = here.map(({ title, items }) => ({ title, items: items.filter((item) => matches(query(), item.name)) }));
   const known = new Set(here.flatMap((group) => group.items.map((item) => item.name)));
   const fresh = found.query === query() ? (found.items ?? []) : [];
   shown.push({ title: "On the Hugging Face hub", items: fresh.filter((item) => !known.has(item.name)) });
@@ -50,33 +37,40 @@ function draw() {
   options = [];
   list.replaceChildren(...groups().map(drawGroup));
   list.hidden = options.length === 0;
-  note.textContent = told();
+  note.textContent = hint();
   point(options.findIndex((option) => option.name === kept));
 }
 
+/**
+ * @param {ModelGroup} group
+ * @param {number} place
+ */
 function drawGroup(group, place) {
   const title = make("div", { class: "title", id: `model-group-${place}`, role: "presentation" }, group.title);
   const rows = group.items.map((item) => {
-    const row = make("div", { role: "option", id: `model-option-${options.length}`, "aria-selected": "false" },
+    const row = make("div", { role: "option", id: `model-option-${options.length}`, "aria-selected": "false", onclick: () => choose(item.name) },
       make("span", { class: "name" }, item.name), make("span", { class: "detail" }, item.detail));
-    row.addEventListener("click", () => choose(item.name));
     options.push({ row, name: item.name });
     return row;
   });
   return make("div", { role: "group", "aria-labelledby": `model-group-${place}` }, title, ...rows);
 }
 
-function told() {
-  if (query().length >= LEAST && found.query !== query()) return found.offline ? found.note : "Searching the hub…";
-  if (query().length >= LEAST || found.offline) return found.note || "";
+function hint() {
+  if (query().length >= MIN_QUERY && found.query !== query()) return found.offline ? (found.note ?? "") : "Searching the hub…";
+  if (query().length >= MIN_QUERY || found.offline) return found.note || "";
   return "Type to search the Hugging Face hub, or write owner/name.";
 }
 
+/** @param {number} place */
 function point(place) {
   options[active]?.row.setAttribute("aria-selected", "false");
   active = place;
   const row = options[active]?.row;
-  if (!row) return input.removeAttribute("aria-activedescendant");
+  if (!row) {
+    input.removeAttribute("aria-activedescendant");
+    return;
+  }
   row.setAttribute("aria-selected", "true");
   input.setAttribute("aria-activedescendant", row.id);
   row.scrollIntoView({ block: "nearest" });
@@ -99,43 +93,47 @@ function close() {
 
 // ---- what a person does
 
+/** @param {string} name */
 function choose(name) {
-  typed = false;
+  isSearch = false;
   close();
   input.value = name;
   if (name !== props.value) props.value = name;
 }
 
 function settle() {
-  if (typed && input.value.trim()) choose(input.value.trim());
+  if (isSearch && input.value.trim()) choose(input.value.trim());
   else show();
 }
 
 function show() {
-  typed = false;
+  isSearch = false;
   close();
   input.value = props.value ?? "";
 }
 
+/** @param {1 | -1} step */
 function move(step) {
-  if (!isOpen()) return open();
   const count = options.length;
-  if (count) point(active < 0 ? (step > 0 ? 0 : count - 1) : (active + step + count) % count);
+  if (!isOpen()) open();
+  else if (count) point(active < 0 ? (step > 0 ? 0 : count - 1) : (active + step + count) % count);
 }
 
 input.addEventListener("input", () => {
-  typed = true;
+  isSearch = true;
   open();
   draw();
   clearTimeout(timer);
   const wanted = query();
-  if (wanted.length >= LEAST) timer = setTimeout(() => trigger("search", { query: wanted }), PAUSE);
+  if (wanted.length >= MIN_QUERY) timer = setTimeout(() => trigger("search", { query: wanted }), PAUSE);
 });
 input.addEventListener("keydown", (event) => {
   if (event.isComposing) return;
   if (event.key === "ArrowDown" || event.key === "ArrowUp") move(event.key === "ArrowDown" ? 1 : -1);
-  else if (event.key === "Enter") active >= 0 ? choose(options[active].name) : settle();
-  else if (event.key === "Escape" && isOpen()) show();
+  else if (event.key === "Enter") {
+    if (active >= 0) choose(options[active].name);
+    else settle();
+  } else if (event.key === "Escape" && isOpen()) show();
   else {
     if (event.key === "Tab" && active >= 0) choose(options[active].name);
     return; // Tab goes on to the next field, and letters are typed
@@ -148,7 +146,7 @@ input.addEventListener("click", open);
 input.addEventListener("blur", settle);
 popup.addEventListener("mousedown", (event) => event.preventDefault()); // the field keeps the focus
 
-watch("value", () => { if (!typed) show(); });
-watch(HERE, () => { here = read(props[HERE]).groups ?? []; if (isOpen()) draw(); });
-watch(FOUND, () => { found = read(props[FOUND]); if (isOpen()) draw(); });
+watch("value", () => { if (!isSearch) show(); });
+watch("here", () => { here = read(props.here, { groups: [] }).groups; if (isOpen()) draw(); });
+watch("found", () => { found = read(props.found, {}); if (isOpen()) draw(); });
 show();

@@ -1,116 +1,95 @@
-// The table of runs inside a gr.HTML component: search, sort, choose. props.value is the chosen run's id.
-const [ENDED, OPEN] = Object.keys({ ended: 0, open: 0 }); // runs that are over are sent once, open ones as they go on
-const COLUMNS = [
-  ["state", "State"], ["name", "Run"], ["model", "Model"], ["modules", "Modules"], ["loss", "Loss"],
-  ["eval_loss", "Eval loss"], ["trainable", "Trainable"], ["elapsed", "Time"], ["created", "Started"],
-];
-const NUMBERS = new Set(["loss", "eval_loss", "trainable", "elapsed", "created"]);
-const MOST = 500; // rows drawn at once; a browser takes seconds for ten thousand
-const body = element.querySelector("tbody");
-const search = element.querySelector("input[type=search]");
-const empty = element.querySelector(".empty");
-let rows = null; // not read yet
-let sort = { key: "created", down: true };
+// The table of all runs: search, sort, choose one. props.value is the chosen run's id.
+import { find, make, matches, read } from "./lib.js";
+import { overflow, sortedTable } from "./table.js";
 
-const headers = COLUMNS.map(([key, title]) => {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = title;
-  button.addEventListener("click", () => {
-    sort = { key, down: sort.key === key ? !sort.down : NUMBERS.has(key) && !key.endsWith("loss") };
-    draw();
-  });
-  const cell = document.createElement("th");
-  cell.scope = "col";
-  cell.className = NUMBERS.has(key) ? "number" : `is-${key}`;
-  cell.append(button);
-  element.querySelector("thead tr").append(cell);
-  return [key, cell];
+/** @type {import("./table.js").Column[]} */
+const COLUMNS = [
+  { key: "state", title: "State", class: "is-state" },
+  { key: "name", title: "Run", class: "is-name" },
+  { key: "model", title: "Model", class: "is-model" },
+  { key: "modules", title: "Modules", class: "is-modules" },
+  { key: "loss", title: "Loss", class: "number" },
+  { key: "eval_loss", title: "Eval loss", class: "number" },
+  { key: "trainable", title: "Trainable", class: "number", down: true },
+  { key: "elapsed", title: "Time", class: "number", down: true },
+  { key: "created", title: "Started", class: "number", down: true },
+];
+const search = find(element, "input[type=search]", "input");
+const empty = find(element, ".empty");
+/** @type {Run[] | null} */
+let runs = null; // not read yet
+
+/** @type {(columns: import("./table.js").Column[], rows: Run[]) => void} */
+const drawTable = sortedTable(element, {
+  sort: { key: "created", down: true },
+  value: (run, key) => run[key],
+  cell,
+  decorate(line, run) {
+    line.dataset.id = run.id;
+    line.addEventListener("click", () => choose(run.id));
+  },
 });
 
-function compare(first, second) {
-  const [a, b] = [first[sort.key], second[sort.key]];
-  if (a == null || b == null) return (a == null) - (b == null);
-  const order = typeof a === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true });
-  return sort.down ? -order : order;
-}
-
-function matches(row) {
-  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = [row.state, row.name, row.model, row.modules, row.id, row.shown.created].join(" ").toLowerCase();
-  return words.every((word) => text.includes(word));
-}
-
-function cell(key, row) {
-  const node = document.createElement("td");
-  const text = row.shown[key] ?? row[key] ?? "";
-  node.className = NUMBERS.has(key) ? "number" : `is-${key}`;
-  if (key === "state") {
-    const pill = document.createElement("span");
-    pill.className = `pill ${row.state}`;
-    pill.textContent = text;
-    node.append(pill);
-  } else if (key === "name") {
-    const radio = document.createElement("input");
-    const label = document.createElement("label");
-    Object.assign(radio, { type: "radio", name: "run", value: row.id, checked: row.id === props.value });
-    radio.addEventListener("change", () => choose(row.id));
-    label.append(radio, text);
-    node.append(label);
-  } else node.textContent = text;
-  node.title = text;
+/**
+ * @param {Run} run
+ * @param {import("./table.js").Column} column
+ */
+function cell(run, { key, class: kind }) {
+  const text = run.shown[key] ?? String(run[key] ?? "");
+  const node = make("td", { class: kind, title: text });
+  if (key === "state") node.append(make("span", { class: `pill ${run.state}` }, text));
+  else if (key === "name") {
+    const radio = make("input", { type: "radio", name: "run", value: run.id, onchange: () => choose(run.id) });
+    node.append(make("label", {}, radio, text));
+  } else node.append(text);
   return node;
 }
 
+/** @param {Run} run */
+const words = (run) => [run.state, run.name, run.model, run.modules, run.id, run.shown.created].join(" ");
+
+/** @param {string} id */
 function choose(id) {
   props.value = id;
   paint();
 }
 
 function paint() {
-  for (const line of body.children) {
-    const chosen = line.dataset.id === props.value;
-    line.classList.toggle("chosen", chosen);
-    line.querySelector("input").checked = chosen;
+  for (const line of element.querySelectorAll("tbody tr")) {
+    const radio = find(line, "input", "input");
+    radio.checked = radio.value === props.value;
+    line.classList.toggle("chosen", radio.checked);
   }
 }
 
 function draw() {
-  const focused = body.contains(document.activeElement) ? document.activeElement.value : null;
-  for (const [key, cell] of headers)
-    cell.ariaSort = sort.key === key ? (sort.down ? "descending" : "ascending") : "none";
-  const found = (rows ?? []).filter(matches).sort(compare);
-  body.replaceChildren(
-    ...found.slice(0, MOST).map((row) => {
-      const line = document.createElement("tr");
-      line.dataset.id = row.id;
-      line.addEventListener("click", () => choose(row.id));
-      line.append(...COLUMNS.map(([key]) => cell(key, row)));
-      return line;
-    }),
-  );
-  empty.hidden = !rows || (found.length > 0 && found.length <= MOST);
-  if (found.length > MOST) {
-    empty.querySelector("strong").textContent = `The first ${MOST} of ${found.length} runs`;
-    empty.querySelector("span").textContent = "Search to find the others.";
-  } else sayNone();
+  const found = (runs ?? []).filter((run) => matches(search.value, words(run)));
+  drawTable(COLUMNS, found);
+  const [title, text] = note(found.length);
+  empty.hidden = !runs || !title;
+  find(empty, "strong").textContent = title;
+  find(empty, "span").textContent = text;
   paint();
-  if (focused) body.querySelector(`input[value="${focused}"]`)?.focus();
 }
 
-function sayNone() {
-  empty.querySelector("strong").textContent = rows.length ? "No run matches" : "No run yet";
-  empty.querySelector("span").textContent = rows.length
-    ? "Search for another word of its name, model, modules or state."
-    : "Start one on the Train tab; it is kept here with its settings and its adapter.";
+/**
+ * What is said below the table: a title and a sentence.
+ * @param {number} found
+ */
+function note(found) {
+  if (overflow(found)) return [overflow(found), "Search to find the others."];
+  if (found) return ["", ""];
+  if (runs?.length) return ["No run matches", "Search for another word of its name, model, modules or state."];
+  return ["No run yet", "Start one on the Train tab; it is kept here with its settings and its adapter."];
 }
 
-function readRows() {
-  rows = props[ENDED] ? JSON.parse(props[ENDED]).concat(JSON.parse(props[OPEN])) : null;
+// runs that are over are sent once, open ones as they go on
+function readRuns() {
+  runs = props.ended ? [...read(props.ended, []), ...read(props.open, [])] : null;
 }
 
 search.addEventListener("input", draw);
-watch([ENDED, OPEN], () => { readRows(); draw(); });
+watch(["ended", "open"], () => { readRuns(); draw(); });
 watch("value", paint);
-readRows();
+readRuns();
 draw();

@@ -1,22 +1,19 @@
-// Keeps the memory's breakdown as open as the person left it: the summary is drawn anew after every tick.
-const [VALUE] = Object.keys({ value: 0 });
+// Keeps the memory's breakdown as open as the person left it: the summary is drawn again after every tick.
 let open = false;
 
-element.addEventListener(
-  Object.keys({ toggle: 0 })[0],
-  (event) => {
-    if (event.target.isConnected) open = event.target.open;
-  },
-  true,
-);
+element.addEventListener("toggle", ({ target }) => {
+  if (target instanceof HTMLDetailsElement && target.isConnected) open = target.open;
+}, true);
 
-// a problem's button says which settings cure it
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button.cure");
-  if (button) trigger("click", { changes: button.dataset.changes });
+// a problem's button says which settings solve it
+element.addEventListener("click", ({ target }) => {
+  const button = target instanceof Element ? target.closest("button.cure") : null;
+  if (button instanceof HTMLElement) trigger("click", { changes: button.dataset.changes });
 });
 
-watch(VALUE, () => {
+watch("value", () => {
   const details = element.querySelector("details");
   if (details && details.open !== open) details.open = open;
 });
+
+export {};

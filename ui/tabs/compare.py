@@ -7,25 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import plotly.graph_objects as go
 
 from trainer import service
 from trainer.common.errors import UserError
 from trainer.service.experiments import AXES, CURVES, MAX_COMPARED, OPEN, PRICES, Comparison, Experiment, price_figure
 from trainer.service.lab import Lab
 from ui import download
+from ui.components import chart, component
 from ui.handlers import DIRECT, QUEUED, told
 from ui.panels.live_run import digest
 from ui.panels.scenarios import ScenariosPanel
 from ui.tabs.train import TrainTab
-from ui.theme import STATIC
 from ui.views import comparison, text
 
 PICKER = """<div class="runs picker">
 <h3>Experiments</h3><div class="scroll experiments"></div>
 <h3>Runs</h3><div class="runs-search"><input type="search" aria-label="Search runs to compare"
 placeholder="Search runs" autocomplete="off"></div><div class="scroll singles"></div></div>"""
-CHART = '<div class="chart" role="img" aria-label="{label}"></div>'
 TABLE = """<div class="runs results"><div class="results-top"><label><input type="checkbox" class="every"> Every run
 </label><button type="button" class="link csv">Download CSV</button></div>
 <div class="scroll"><table><thead><tr></tr></thead><tbody></tbody></table></div></div>"""
@@ -42,7 +40,7 @@ class CompareTab:
             with gr.Column(elem_id="col-choice", min_width=0):
                 with gr.Accordion("Run scenarios", open=False, elem_id="scenarios", elem_classes="card") as fold:
                     self.panel = ScenariosPanel(lab, train.form, train.checks)
-                self.pick = _component("compare_pick.js", PICKER, "compare-pick", card=True, lists="{}")
+                self.pick = component("compare_pick.js", PICKER, "compare-pick", elem_classes="card", lists="{}")
             with gr.Column(elem_id="col-compared", min_width=0):
                 self._build_results()
         self.timer = gr.Timer(3, active=False)
@@ -64,18 +62,15 @@ class CompareTab:
                 axes = [(f"by {'time' if key == 'elapsed' else key}", key) for key in AXES]
                 self.axis = gr.Radio(axes, value="step", show_label=False, elem_id="compare-axis")
                 self.width = gr.Slider(1, 200, 15, step=1, label="Smoothing, steps", visible=False)
-            self.chart = _component("compare_chart.js", CHART.format(label="Loss curves"), "compare-chart", figure="")
+            self.chart = chart("compare-chart", "Loss curves")
         with gr.Column(elem_classes="card", visible=False) as self.table_card:
-            self.table = _component("compare_table.js", TABLE, "compare-table", content="{}")
+            self.table = component("compare_table.js", TABLE, "compare-table", content="{}")
         with gr.Column(elem_classes="card", visible=False) as self.price_card:
             with gr.Row(elem_classes="chart-choice"):
                 names = [(title, key) for key, title in PRICES.items()]
                 self.price = gr.Radio(names, value="trainable", show_label=False, elem_id="compare-price")
-            label = "Eval loss against its price"
-            self.prices = _component("compare_chart.js", CHART.format(label=label), "compare-prices", figure="")
+            self.prices = chart("compare-prices", "Eval loss against its price")
         self.details = gr.HTML("", apply_default_css=False, elem_id="compare-details")
-        # brings plotly.js, which the page holds for gr.Plot alone
-        gr.Plot(go.Figure(), show_label=False, container=False, elem_id="plotly-loader", buttons=[])
 
     def _wire(self, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab, fold: gr.Accordion) -> None:
         choice = [self.pick, self.curve, self.axis, self.width, self.price, self.seen]
@@ -186,13 +181,6 @@ class CompareTab:
         if len(runs) > MAX_COMPARED:
             raise UserError(f"{len(runs)} runs are too many.", f"Choose at most {MAX_COMPARED}.", "data")
         return [str(run) for run in runs]
-
-
-def _component(script: str, template: str, name: str, card: bool = False, **props: Any) -> gr.HTML:
-    return gr.HTML(
-        value="", html_template=template, js_on_load=(STATIC / script).read_text(encoding="utf-8"), elem_id=name,
-        apply_default_css=False, elem_classes="card" if card else None, label=name.replace("-", " "), **props,
-    )  # fmt: skip
 
 
 def _choice(value: Any) -> dict[str, Any]:

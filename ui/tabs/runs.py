@@ -15,13 +15,12 @@ from trainer.common.errors import UserError
 from trainer.service.lab import Lab
 from trainer.service.runs import ACTIVE, ENDED, MAX_TITLE
 from ui import download
+from ui.components import component
 from ui.handlers import DIRECT, QUEUED, told
 from ui.panels.live_run import digest, parts
 from ui.tabs.train import TrainTab, wanting
-from ui.theme import STATIC
 from ui.views import text
 
-SCRIPT = STATIC / "runs_table.js"
 TEMPLATE = """<div class="runs">
 <div class="runs-search"><label for="runs-search">Search runs</label>
 <input type="search" id="runs-search" placeholder="name, model, module, state" autocomplete="off"></div>
@@ -37,10 +36,9 @@ class RunsTab:
     def __init__(self, lab: Lab, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
         self.lab = lab
         self._texts: dict[str, tuple[dict[str, Any], str]] = {}
-        self.table = gr.HTML(
-            value="", html_template=TEMPLATE, js_on_load=SCRIPT.read_text(encoding="utf-8"), ended="", open="",
-            apply_default_css=False, elem_id="runs-table", elem_classes="card", label="Runs",
-        )  # fmt: skip
+        self.table = component(
+            "runs_table.js", TEMPLATE, "runs-table", label="Runs", elem_classes="card", ended="", open=""
+        )
         with gr.Column(elem_id="run-actions", elem_classes="card"):
             self.facts = gr.HTML(NOTHING, apply_default_css=False)
             with gr.Row(elem_id="run-buttons", visible=False) as self.buttons:

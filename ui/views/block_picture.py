@@ -7,9 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from trainer.service.models import INPUT, JOINS, Block, ModuleKind, ModuleMap, Part
-from ui.theme import STATIC
 
-SCRIPT = STATIC / "block_picture.js"
 TITLES = {"attention": "Attention", "mlp": "MLP", "norm": "Norm", "embedding": "Embedding"}
 UNMEASURED = "The flow of data in these layers could not be followed, so their modules stand in the model's order."
 ELSEWHERE = "Read elsewhere in the model."

@@ -88,17 +88,17 @@ def _group(number: int, group: Group) -> dict[str, Any]:
         if spread is not None:
             shown[key] += f" ± {figure(key, spread)}"
     name = group.name if len(group.rows) == 1 else f"{group.name} · {len(group.finished)} of {len(group.rows)} seeds"
-    return {"colour": _colour(number), "raw": raw | {"name": name}, "shown": shown | {"name": name}}
+    return {"color": _color(number), "raw": raw | {"name": name}, "shown": shown | {"name": name}}
 
 
 def _run(number: int, row: Row) -> dict[str, Any]:
     raw = {key: getattr(row, key) for key in COLUMNS}
     name = f"{row.title} ({row.state})" if row.state != "finished" else row.title
     shown = {key: figure(key, value) for key, value in raw.items()}
-    return {"colour": _colour(number), "raw": raw | {"name": name}, "shown": shown | {"name": name}}
+    return {"color": _color(number), "raw": raw | {"name": name}, "shown": shown | {"name": name}}
 
 
-def _colour(number: int) -> str:
+def _color(number: int) -> str:
     return COLORS[number % len(COLORS)]
 
 

@@ -1,4 +1,4 @@
-"""The histogram of lengths, with the maximum length as a line and what it cuts in another colour."""
+"""The histogram of lengths, with the maximum length as a line and what it cuts in another color."""
 
 from __future__ import annotations
 
@@ -7,50 +7,39 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
-from ui.theme import ACCENT_CHART, EVAL_CHART
-from ui.views.loss_chart import GRID
+from trainer.service.experiments import COLORS, layout, packed
+
+BELOW, ABOVE = COLORS[:2]
+"""Colors of lengths that fit into the maximum length, and of those that are cut."""
 
 
-def lengths_figure(tokens: Mapping[str, Any]) -> go.Figure:
+def lengths_figure(tokens: Mapping[str, Any]) -> dict[str, Any]:
     """Examples by their length in tokens. `tokens`: that part of the report on the data."""
     edges, counts = np.array(tokens["histogram"]["edges"]), np.array(tokens["histogram"]["counts"])
     longest, max_length = tokens["quantiles"]["most"], tokens["max_length"]
-    colours = [ACCENT_CHART if edge < max_length else EVAL_CHART for edge in edges[:-1]]
     names = [f"{first}–{last - 1} tokens" for first, last in itertools.pairwise(edges)]
     if longest >= edges[-1]:
         names[-1] = f"{edges[-2]}–{longest} tokens"
-    figure = go.Figure()
-    figure.add_bar(
-        x=((edges[:-1] + edges[1:]) / 2).astype(np.float32), y=counts.astype(np.int32), width=int(edges[1]),
-        marker={"color": colours, "line": {"width": 0}}, customdata=names,
-        hovertemplate="%{customdata}: %{y:,} examples<extra></extra>",
-    )  # fmt: skip
+    bars = {
+        "type": "bar", "x": packed((edges[:-1] + edges[1:]) / 2, np.float32), "y": packed(counts, np.int32),
+        "width": int(edges[1]), "customdata": names,
+        "marker": {"color": [BELOW if edge < max_length else ABOVE for edge in edges[:-1]], "line": {"width": 0}},
+        "hovertemplate": "%{customdata}: %{y:,} examples<extra></extra>",
+    }  # fmt: skip
     right = int(max(edges[-1], max_length * 1.02)) if max_length <= 2 * edges[-1] else int(edges[-1])
+    figure = layout("tokens of an example", "examples")
+    figure |= {"bargap": 0.08, "showlegend": False, "margin": figure["margin"] | {"t": 26}}
+    figure["xaxis"] |= {"tickformat": ",d", "range": [0, right]}
+    figure["yaxis"] |= {"tickformat": ",d", "rangemode": "tozero"} | ({"dtick": 1} if counts.max() < 5 else {})
     if max_length <= right:
-        figure.add_vline(x=max_length, line={"color": EVAL_CHART, "width": 2, "dash": "dash"})
-    note = (
-        f"{tokens['longer']:,} are longer than {max_length}"
-        if tokens["longer"]
-        else f"none is longer than {max_length}"
-    )
-    axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": GRID, "tickformat": ",d"}
-    figure.update_layout(
-        margin={"l": 46, "r": 12, "t": 26, "b": 38},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 12, "color": "#6b7787"},
-        bargap=0.08,
-        showlegend=False,
-        hoverlabel={"bgcolor": "rgba(22,27,34,0.92)", "font": {"color": "#f2f5f8"}, "bordercolor": GRID},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "remove": ["select2d", "lasso2d", "autoScale2d", "toImage", "pan2d"]},
-        xaxis={**axis, "title": {"text": "tokens of an example", "standoff": 6}, "range": [0, right]},
-        yaxis={**axis, "title": {"text": "examples", "standoff": 6}, "rangemode": "tozero",
-               **({"dtick": 1} if counts.max() < 5 else {})},
-        annotations=[
-            {"text": note, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": 1.0, "xanchor": "left",
-             "yanchor": "bottom"}
-        ],
-    )  # fmt: skip
-    return figure
+        figure["shapes"] = [
+            {"type": "line", "x0": max_length, "x1": max_length, "y0": 0, "y1": 1, "yref": "y domain",
+             "line": {"color": ABOVE, "width": 2, "dash": "dash"}}
+        ]  # fmt: skip
+    longer = f"{tokens['longer']:,} are longer than" if tokens["longer"] else "none is longer than"
+    figure["annotations"] = [
+        {"text": f"{longer} {max_length}", "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": 1.0,
+         "xanchor": "left", "yanchor": "bottom"}
+    ]  # fmt: skip
+    return {"data": [bars], "layout": figure}

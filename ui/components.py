@@ -1,0 +1,64 @@
+"""The page's own components: a template of HTML and a script of `static/` in a gr.HTML.
+
+Scripts are ES modules, so that editors, the type check and Node's tests read them as they are. gr.HTML runs a script
+as the body of a function, where nothing can be imported: `bundle` joins a script and what it imports to one text.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import gradio as gr
+import plotly.graph_objects as go
+
+from ui.theme import STATIC
+
+CHART = '<div class="chart" role="img" aria-label="{label}"></div>'
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
+_DOC = re.compile(r"^ */\*\*(?:(?!\*/).)*\*/\n", re.MULTILINE | re.DOTALL)
+_EXPORT = re.compile(r"^export (\{\};\n?)?", re.MULTILINE)
+
+
+def component(script: str, template: str, name: str, *, value: str = "", label: str = "", **props: Any) -> gr.HTML:
+    """A component that a script of `static/` draws.
+
+    `name`: id of its element. `value`: what the browser may change, and events are called with. `props`: arguments of
+    gr.HTML, and texts for the script that only Python sets.
+    """
+    code = bundle(script)
+    # gr.HTML takes every quoted word of its script for an event, an attribute then, and loses props of that name
+    for prop in props:
+        code = code.replace(f'"{prop}"', f'"\\u{ord(prop[0]):04x}{prop[1:]}"')
+    return gr.HTML(
+        value=value, html_template=template, js_on_load=code, elem_id=name, apply_default_css=False,
+        label=label or name.replace("-", " "), **props,
+    )  # fmt: skip
+
+
+def chart(name: str, label: str, visible: bool = True) -> gr.HTML:
+    """A chart of plotly.js; its prop `figure` is the JSON of {"data": […], "layout": {…}}."""
+    return component("chart.js", CHART.format(label=label), name, label=label, figure="", visible=visible)
+
+
+def load_plotly() -> None:
+    """Bring plotly.js for the charts: Gradio loads it for a gr.Plot alone."""
+    gr.Plot(go.Figure(), show_label=False, container=False, elem_id="plotly-loader", buttons=[])
+
+
+@cache
+def bundle(script: str) -> str:
+    """A script of `static/` behind all that it imports, as the body of one function. All their names must differ."""
+    modules: dict[str, str] = {}
+    _collect(script, modules)
+    return "\n".join(modules.values())
+
+
+def _collect(script: str, modules: dict[str, str]) -> None:
+    """Put a script behind what it imports; each file once."""
+    text = (STATIC / script).read_text(encoding="utf-8")
+    for imported in _IMPORT.findall(text):
+        if imported not in modules:
+            _collect(imported, modules)
+    modules[script] = _EXPORT.sub("", _IMPORT.sub("", _DOC.sub("", text)))

@@ -1,0 +1,23 @@
+// Draws a chart of plotly.js and changes it in place, which keeps its zoom. The page brings plotly.js for gr.Plot; it
+// comes a moment later.
+import { find, read } from "./lib.js";
+
+const place = find(element, ".chart");
+const REMOVED = ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "pan2d", "zoom2d"];
+const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: REMOVED };
+const PAUSE = 100; // milliseconds until the next look for plotly.js, or for a place to draw in
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let waiting;
+
+/** @param {number} tries */
+function draw(tries) {
+  clearTimeout(waiting);
+  const figure = read(props.figure, /** @type {Figure} */ ({}));
+  if (!figure.data) return;
+  if (window.Plotly && place.offsetWidth) {
+    window.Plotly.react(place, figure.data, { ...figure.layout, autosize: true }, CONFIG);
+  } else if (tries > 0) waiting = setTimeout(() => draw(tries - 1), PAUSE);
+}
+
+watch("figure", () => draw(100));
+draw(100);

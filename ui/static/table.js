@@ -1,0 +1,91 @@
+// A table that is sorted by a click on any of its columns: all runs, and those of a comparison.
+import { compare, find, focus, make } from "./lib.js";
+
+const MAX_ROWS = 500; // drawn at once; a browser takes seconds for ten thousand
+
+/** @typedef {{ key: string, down: boolean }} Sort */
+/** @typedef {{ key: string, title: string, class: string, down?: boolean }} Column `down`: high values first */
+
+/**
+ * @template Row
+ * @param {HTMLElement} root
+ * @param {object} options
+ * @param {Sort} options.sort
+ * @param {(row: Row, key: string) => unknown} options.value what a column sorts by
+ * @param {(row: Row, column: Column) => HTMLElement} options.cell
+ * @param {(line: HTMLTableRowElement, row: Row) => void} [options.decorate]
+ * @returns {(columns: Column[], rows: Row[]) => void} draws the table
+ */
+export function sortedTable(root, { sort, value, cell, decorate }) {
+  const head = find(root, "thead tr");
+  const body = find(root, "tbody");
+  /** @type {Column[]} */
+  let columns = [];
+  /** @type {Row[]} */
+  let rows = [];
+
+  /** @param {Column} column */
+  function header(column) {
+    const button = make("button", { type: "button", onclick: () => {
+      sort = nextSort(sort, column);
+      draw();
+    } }, column.title);
+    return make("th", { scope: "col", class: column.class }, button);
+  }
+
+  /** @param {Column[]} newColumns */
+  function setColumns(newColumns) {
+    // a header is replaced only by another: a click that has begun on it must find it at its end
+    if (JSON.stringify(newColumns) === JSON.stringify(columns)) return;
+    columns = newColumns;
+    head.replaceChildren(...columns.map(header));
+  }
+
+  /** @param {Row} row */
+  function line(row) {
+    const node = make("tr", {}, ...columns.map((column) => cell(row, column)));
+    decorate?.(node, row);
+    return node;
+  }
+
+  function draw() {
+    const focused = document.activeElement;
+    const kept = focused instanceof HTMLInputElement && body.contains(focused) ? focused.value : "";
+    for (const [place, { key }] of columns.entries())
+      head.children[place].ariaSort = sort.key !== key ? "none" : sort.down ? "descending" : "ascending";
+    body.replaceChildren(...sorted(rows, sort, value).slice(0, MAX_ROWS).map(line));
+    if (kept) focus(body, kept);
+  }
+
+  return (newColumns, newRows) => {
+    setColumns(newColumns);
+    rows = newRows;
+    draw();
+  };
+}
+
+/**
+ * @template Row
+ * @param {Row[]} rows
+ * @param {Sort} sort
+ * @param {(row: Row, key: string) => unknown} value
+ */
+export function sorted(rows, { key, down }, value) {
+  return [...rows].sort((first, second) => compare(value(first, key), value(second, key), down));
+}
+
+/**
+ * A click on the column that sorts turns its order round; one on another starts with what one looks for there.
+ * @param {Sort} sort
+ * @param {Column} column
+ * @returns {Sort}
+ */
+export function nextSort(sort, column) {
+  return { key: column.key, down: sort.key === column.key ? !sort.down : Boolean(column.down) };
+}
+
+/**
+ * What is to be said of so many rows that were found, if they are too many to draw.
+ * @param {number} found
+ */
+export const overflow = (found) => (found > MAX_ROWS ? `The first ${MAX_ROWS} of ${found} runs` : "");

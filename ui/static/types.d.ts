@@ -1,0 +1,60 @@
+// What gr.HTML gives a script, and the JSON that Python sends. For the type check alone.
+
+/** The component's root. */
+declare const element: HTMLElement;
+/** Its value and its other props, all of them texts. A new `value` goes back to Python. */
+declare const props: Record<string, string>;
+/** Calls `run` whenever Python has set one of these props. */
+declare function watch(names: string | string[], run: () => void): void;
+/** Raises an event that Python listens to. */
+declare function trigger(event: string, data?: Record<string, unknown>): void;
+
+interface Figure { data?: object[]; layout?: object }
+interface Window {
+  Plotly?: { react(place: HTMLElement, data: object[], layout: object, config: object): void };
+}
+
+// ui/panels/model_field.py
+interface ModelGroup { title: string; items: { name: string; detail: string }[] }
+interface FoundModels { query?: string; items?: ModelGroup["items"]; offline?: boolean; note?: string }
+
+// ui/panels/modules.py
+type Treatment = "lora" | "full";
+interface Tick {
+  name: string; treatment: Treatment;
+  r?: string | number; lora_alpha?: string | number; lr?: string | number; layers?: string | number;
+}
+interface Receipt { note: string; ok: boolean; layers?: number[] | null }
+interface Preset { key: string; title: string; note: string; ticks: Tick[] }
+interface ModuleRow {
+  name: string; treatments: Treatment[]; first: Treatment | ""; note: string;
+  slice_of?: string | null; reason?: string; size?: string; layered?: boolean; missing?: boolean;
+}
+interface ModuleGroup { key: string; title: string; hint: string; rows: ModuleRow[] }
+interface ModulesMap {
+  state: string; title?: string; text?: string; fact?: string;
+  groups?: ModuleGroup[]; presets?: Preset[]; picture?: Section[];
+}
+
+// ui/views/block_picture.py
+interface Slice { name: string; label: string; share: number; shape?: undefined; tied?: undefined }
+interface Unit { name: string; holder: string; shape: string; times: number; slices: Slice[]; tied: string; frozen: boolean }
+interface Part {
+  role: string; title: string; name: string; takes: number[]; outside: boolean; says: string;
+  rows: Unit[][][]; loose: Unit[];
+}
+interface Pattern {
+  layers: number[]; title: string; note: string; measured: boolean; lanes: number;
+  rows: number[][]; parts: Part[]; gives: number; aside: Unit[];
+}
+interface Section { stack: string; count: number; follows: boolean; patterns: Pattern[] }
+
+// ui/tabs/runs.py, ui/views/comparison.py, ui/panels/scenarios.py
+interface Run { id: string; state: string; shown: Record<string, string>; [key: string]: any }
+interface Result { color: string; raw: Record<string, unknown>; shown: Record<string, string> }
+interface Results { columns: { key: string; title: string }[]; groups: Result[]; runs: Result[]; csv: string }
+interface Choice { id: string; name: string; state: string; note: string }
+interface Offer {
+  key: string; title: string; said: string; on: boolean; free: boolean; issues: string[];
+  receipts: { tick: string; text: string; ok: boolean }[];
+}
