@@ -22,7 +22,7 @@ from trainer.common.errors import UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
 from trainer.data.conversations import BadRow, Example
-from trainer.data.format_detection import Recognizer
+from trainer.data.format_detection import FormatDetector
 from trainer.data.readers import hub_datasets, limits
 from trainer.data.readers.files import DataFile, find_files
 from trainer.data.readers.limits import PROBLEM, Row
@@ -130,7 +130,7 @@ class _Writer:
 
     def __init__(self, folder: Path, data: DataConfig, progress: Progress | None) -> None:
         self._folder, self._progress = folder, progress
-        self._recognizer = Recognizer(data)
+        self._detector = FormatDetector(data)
         self._bad: list[Bad] = []
         self._good = 0
         self._told = 0.0
@@ -148,7 +148,7 @@ class _Writer:
         examples: list[bytes] = []
         keys: list[int] = []
         size = 0
-        example, dumps, digest = self._recognizer.example, orjson.dumps, xxhash.xxh3_64_intdigest
+        example, dumps, digest = self._detector.example, orjson.dumps, xxhash.xxh3_64_intdigest
         for line, row in source.rows():
             try:
                 if PROBLEM in row:
@@ -198,7 +198,7 @@ class _Writer:
 
     def _account(self, names: list[str]) -> dict[str, Any]:
         seen: dict[str, int] = {}
-        for (shape, _), count in self._recognizer.seen.items():
+        for (shape, _), count in self._detector.seen.items():
             seen[shape] = seen.get(shape, 0) + count
         return {
             "files": names,
@@ -206,8 +206,8 @@ class _Writer:
             "good": self._good,
             "bad": list(map(list, self._bad)),
             "shapes": dict(sorted(seen.items(), key=lambda item: -item[1])),
-            "why": self._recognizer.why(),
-            "columns": list(self._recognizer.names)[: limits.MAX_COLUMNS],
+            "why": self._detector.why(),
+            "columns": list(self._detector.names)[: limits.MAX_COLUMNS],
             "duplicates": self._duplicates(),
         }
 

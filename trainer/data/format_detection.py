@@ -59,7 +59,7 @@ class Columns:
         return PROMPTS.get(self.prompt.strip().lower(), "prompt_completion")  # type: ignore[return-value]
 
 
-class Recognizer:
+class FormatDetector:
     """Turns rows into examples, and remembers what it saw: shapes, columns, names of roles."""
 
     def __init__(self, data: DataConfig) -> None:

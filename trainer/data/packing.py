@@ -22,9 +22,9 @@ def rows(lengths: Sequence[int], max_length: int) -> list[list[int]]:
     """Places of a batch's examples, row by row; no row is longer than `max_length`."""
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     fitted = _best_fit(order, lengths, max_length)
-    levelled = _levelled(order, lengths, len(fitted))
-    width = max(sum(lengths[place] for place in row) for row in levelled)
-    return levelled if width <= max_length else fitted
+    balanced = _balanced(order, lengths, len(fitted))
+    width = max(sum(lengths[place] for place in row) for row in balanced)
+    return balanced if width <= max_length else fitted
 
 
 def _best_fit(order: Sequence[int], lengths: Sequence[int], max_length: int) -> list[list[int]]:
@@ -43,7 +43,7 @@ def _best_fit(order: Sequence[int], lengths: Sequence[int], max_length: int) -> 
     return found
 
 
-def _levelled(order: Sequence[int], lengths: Sequence[int], count: int) -> list[list[int]]:
+def _balanced(order: Sequence[int], lengths: Sequence[int], count: int) -> list[list[int]]:
     """The longest first, each into the row that is the shortest so far."""
     found: list[list[int]] = [[] for _ in range(count)]
     sums = [0] * count

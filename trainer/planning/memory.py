@@ -16,7 +16,13 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.activations import FLOAT32, Kept, Setup, by_parameter, kept_by_layers
 from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
 from trainer.planning.targets import Target
-from trainer.planning.weight_memory import WEIGHTS, dequantized, loading_buffers, modules_to_quantize, weights
+from trainer.planning.weight_memory import (
+    WEIGHTS,
+    dequantized_experts,
+    loading_buffers,
+    quantized_module_names,
+    weights,
+)
 
 CONTEXT = 600 * 2**20
 """What CUDA itself takes on a device; a guess, as it differs from card to card."""
@@ -155,7 +161,7 @@ def estimate(
     targets = list(targets)
     width = compute_width(config, device)
     setup = Setup.of(config, width, device.is_gpu, recompute)
-    quantized = modules_to_quantize(config.model.quantization, module_map, targets)
+    quantized = quantized_module_names(config.model.quantization, module_map, targets)
     sizes = [size for target in targets for size in tensor_sizes(target, config.adapter, module_map)]
     stored = sum(sizes)
     whole = [whole_module(target, module_map) for target in targets]
@@ -178,7 +184,7 @@ def estimate(
         padded=tuple(kept_by_layers(module_map, whole, quantized, replace(setup, padded=True))),
         whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
         buffers=_buffers(module_map, whole, quantized, setup),
-        experts=dequantized(module_map, quantized, targets) * width,
+        experts=dequantized_experts(module_map, quantized, targets) * width,
         loading_buffers=loading_buffers(module_map, quantized, width),
         every_n_layers=int(recompute),
         accumulates=config.training.gradient_accumulation_steps > 1,

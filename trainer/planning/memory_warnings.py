@@ -14,7 +14,7 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.memory import SHORTEST, Estimate, compute_width
 from trainer.planning.parameter_counts import tensor_sizes
 from trainer.planning.targets import Target
-from trainer.planning.weight_memory import unquantized
+from trainer.planning.weight_memory import unquantized_bytes
 
 TRAINED = ("trained weights", "gradients", "optimizer", "optimizer, paged")
 """Items of memory that grow with what trains."""
@@ -30,7 +30,7 @@ def left_unquantized(
     if way == "none":
         return []
     width = compute_width(config, device)
-    left = unquantized(way, module_map, targets, width)
+    left = unquantized_bytes(way, module_map, targets, width)
     if not left:
         return []
     named = ", ".join(f"{name} ({size(count)})" for name, count in left.items())

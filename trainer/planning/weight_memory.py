@@ -34,7 +34,7 @@ def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[st
     return sorted(kept | {target.module for target in targets if target.treatment == "full" or target.kind.by_weight})
 
 
-def modules_to_quantize(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
+def quantized_module_names(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
     """Names of what is quantized: plain linears, which transformers hands to bitsandbytes, and experts' parameters.
 
     transformers matches a name to skip from the start of a path, up to a dot, and at its end. A checkpoint that is
@@ -69,14 +69,16 @@ def experts_to_quantize(quantization: str, module_map: ModuleMap) -> set[str]:
     }
 
 
-def unquantized(quantization: str, module_map: ModuleMap, targets: Iterable[Target], width: int) -> dict[str, int]:
+def unquantized_bytes(
+    quantization: str, module_map: ModuleMap, targets: Iterable[Target], width: int
+) -> dict[str, int]:
     """Bytes by kind of what quantization cannot reach, `width` bytes a number, the largest first.
 
     That is matrices which are neither embeddings nor trained in full. Small kinds (routers, convolutions) are left
     out: one is listed if it holds SHARE of the model's numbers.
     """
     targets = list(targets)
-    passed = modules_to_quantize(quantization, module_map, targets)
+    passed = quantized_module_names(quantization, module_map, targets)
     passed |= {target.module for target in targets if target.treatment == "full"}
     left = {
         kind.name: width * sum(size for name, _, size in _modules(kind) if name not in passed)
@@ -87,7 +89,7 @@ def unquantized(quantization: str, module_map: ModuleMap, targets: Iterable[Targ
     return dict(sorted(worth.items(), key=lambda item: -item[1]))
 
 
-def dequantized(module_map: ModuleMap, quantized: set[str], targets: Iterable[Target]) -> int:
+def dequantized_experts(module_map: ModuleMap, quantized: set[str], targets: Iterable[Target]) -> int:
     """Numbers of experts that are there at once outside their quantized form: all of one layer's, while it computes.
 
     Where they have LoRA, PEFT makes the sum of each weight and its LoRA, and its gradient after that.

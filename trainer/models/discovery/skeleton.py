@@ -85,7 +85,7 @@ class Skeleton:
         for seen in (self.misshapen, self.routers):
             seen |= {name for name, first in self.twins.items() if first in seen}
         with torch.no_grad():
-            _materialise(model, model, replaced, {})
+            _materialize(model, model, replaced, {})
         self._pass_through_repeats()
 
     def run(self, **inputs: Any) -> torch.Tensor:
@@ -267,14 +267,14 @@ def _differentiable(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.requires_grad
 
 
-def _materialise(
+def _materialize(
     module: nn.Module, owner: PreTrainedModel, replaced: set[int], done: dict[int, nn.Parameter]
 ) -> None:
     """Real tensors for what is small, expanded zeros for the rest; initialized as transformers does."""
     if isinstance(module, PreTrainedModel):
         owner = module
     for child in module.children():
-        _materialise(child, owner, replaced, done)
+        _materialize(child, owner, replaced, done)
     for name, parameter in module._parameters.items():
         if parameter is not None:
             stands = id(module) in replaced or parameter.numel() > REAL_LIMIT
