@@ -88,7 +88,7 @@ def print_picks() -> None:
     print("\n| free on the GPU | recomputes every n layers | micro-batch × times | planned |\n|---|---|---|---|")
     for size in (141, 80, 40, 24):
         plan = make_plan(run, module_map, replace(H100, total=size * 10**9, free=size * 10**9))
-        levers = plan.levers
+        levers = plan.performance
         micro = f"{levers.per_device_train_batch_size} × {levers.gradient_accumulation_steps}"
         print(f"| {size} GB | {levers.every_n_layers or 'nothing'} | {micro} | {plan.needed / 1e9:.0f} GB |")
 
@@ -108,7 +108,7 @@ def compared(kind: str, every: int = 0, **changes: Any) -> str:
 def peak(config: Any, run: RunConfig, plan: Plan, module_map: ModuleMap, every: int) -> tuple[int, int]:
     """Bytes of weights and activations at the moment that needs most: predicted, counted."""
     batch, length = run.training.per_device_train_batch_size, run.training.max_length
-    needs = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_levers(every, 1)
+    needs = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_performance(every, 1)
     real = fake_gpu.measure(config, run, plan, module_map, batch > 1, every)
     static = sum(size for name, size in needs.static.items() if "optimizer" not in name and "CUDA" not in name)
     forward, *others = needs.moments(batch, length)

@@ -19,7 +19,7 @@ from trainer.common import devices
 from trainer.common.devices import Device
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig, default_config
 from trainer.models.discovery.discover import discover
-from trainer.planning.activations import Setup, kept_by_layers
+from trainer.planning.activations import ActivationSetup, activations_by_layer
 from trainer.planning.memory import estimate, optimizer_state
 from trainer.planning.parameter_counts import tensor_sizes, whole_module
 from trainer.planning.plan import Plan, make_plan
@@ -151,10 +151,10 @@ def test_layers_keep_what_autograd_saves(run: RunConfig, padded: bool, folder: P
     real = meter.Real(run, folder, padded)
     targets = [whole_module(target, real.module_map) for target in real.plan.targets]
     quantized = quantized_module_names(run.model.quantization, real.module_map, real.plan.targets)
-    setup = replace(Setup.of(run, 2 if run.model.dtype == "bfloat16" else 4, on_gpu=False), padded=padded)
+    setup = replace(ActivationSetup.of(run, 2 if run.model.dtype == "bfloat16" else 4, on_gpu=False), padded=padded)
     said = sum(
         kept.bytes(run.training.per_device_train_batch_size, run.training.max_length)
-        for kept in kept_by_layers(real.module_map, targets, quantized, setup)
+        for kept in activations_by_layer(real.module_map, targets, quantized, setup)
     )
     assert said == pytest.approx(real.saved(), rel=0.05)
 

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, Conv1D, PreTrainedConfig
 
 from tests.support.meter import Meter, storages
 from trainer.config.schema import RunConfig
-from trainer.models.discovery.autocast import WidensLikeAGpu
+from trainer.models.discovery.autocast import GpuAutocastWidening
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan
 from trainer.planning.weight_memory import experts_to_quantize, quantized_module_names
@@ -91,7 +91,7 @@ def _cuda_seems_to_autocast() -> Iterator[None]:
 
 @contextmanager
 def _like_a_gpu() -> Iterator[None]:
-    with WidensLikeAGpu(), CallsLikeAGpu():
+    with GpuAutocastWidening(), CallsLikeAGpu():
         yield
 
 

@@ -22,7 +22,7 @@ FLOAT32 = 4
 
 
 @dataclass(frozen=True)
-class Setup:
+class ActivationSetup:
     """What decides on the size of an activation, beside the model."""
 
     width: int
@@ -37,7 +37,7 @@ class Setup:
     """Some layers recompute: a gradient then flows through all of them."""
 
     @classmethod
-    def of(cls, config: RunConfig, width: int, on_gpu: bool, checkpointing: bool = False) -> Setup:
+    def of(cls, config: RunConfig, width: int, on_gpu: bool, checkpointing: bool = False) -> ActivationSetup:
         training, adapter = config.training, config.adapter
         return cls(
             width=width,
@@ -60,15 +60,15 @@ class Setup:
         return self.dropout or casts
 
 
-class Kept(NamedTuple):
+class ActivationBytes(NamedTuple):
     """Bytes kept: per token, per token and token of its row, and whatever the batch is."""
 
     tokens: float = 0.0
     pairs: float = 0.0
     fixed: float = 0.0
 
-    def plus(self, other: Kept) -> Kept:
-        return Kept(self.tokens + other.tokens, self.pairs + other.pairs, self.fixed + other.fixed)
+    def plus(self, other: ActivationBytes) -> ActivationBytes:
+        return ActivationBytes(self.tokens + other.tokens, self.pairs + other.pairs, self.fixed + other.fixed)
 
     def bytes(self, batch: int, length: int) -> float:
         return self.tokens * batch * length + self.pairs * batch * length**2 + self.fixed
@@ -94,7 +94,9 @@ class Layer:
     blocks: dict[str, list[Linear]] = field(default_factory=lambda: defaultdict(list))
 
 
-def kept_by_layers(module_map: ModuleMap, targets: Iterable[Target], quantized: set[str], setup: Setup) -> list[Kept]:
+def activations_by_layer(
+    module_map: ModuleMap, targets: Iterable[Target], quantized: set[str], setup: ActivationSetup
+) -> list[ActivationBytes]:
     """What each layer keeps without checkpointing. `quantized`: names of the quantized modules.
 
     Below the first module that trains nothing needs a gradient, and nothing is kept.
@@ -105,7 +107,7 @@ def kept_by_layers(module_map: ModuleMap, targets: Iterable[Target], quantized: 
     found = []
     for number in sorted(layers):
         layer, before = layers[number], flows
-        kept, silent = Kept(), 0
+        kept, silent = ActivationBytes(), 0
         for linears in layer.blocks.values():
             block = _block(
                 module_map, linears, layer.norms if "attention" in linears[0].kind.group else [], setup, flows
@@ -142,17 +144,17 @@ def _first(kind: ModuleKind) -> Iterable[tuple[str, int]]:
     return zip(kind.modules[:1], kind.layers[:1], strict=False)
 
 
-def _norms(module_map: ModuleMap, layer: Layer, setup: Setup, without: int, flows: bool) -> Kept:
+def _norms(module_map: ModuleMap, layer: Layer, setup: ActivationSetup, without: int, flows: bool) -> ActivationBytes:
     """Norms over the hidden states: each keeps its input, mostly in float32, and one number a token."""
     forward = module_map.forward
     count = sum(size == module_map.hidden_size for _, size in layer.norms) + forward.plain_norms
     kept = forward.norm_bytes_float32 if setup.width == FLOAT32 else forward.norm_bytes
-    return Kept((kept * module_map.hidden_size + FLOAT32) * max(0, count - without) * flows)
+    return ActivationBytes((kept * module_map.hidden_size + FLOAT32) * max(0, count - without) * flows)
 
 
 def _block(
-    module_map: ModuleMap, linears: list[Linear], norms: list[tuple[str, int]], setup: Setup, flows: bool
-) -> Kept:
+    module_map: ModuleMap, linears: list[Linear], norms: list[tuple[str, int]], setup: ActivationSetup, flows: bool
+) -> ActivationBytes:
     leaving = _leaving(linears, module_map.hidden_size)
     entering = [linear for linear in linears if linear is not leaving]
     trained = _trained(entering, leaving, setup)
@@ -173,8 +175,12 @@ def _leaving(linears: list[Linear], hidden: int) -> Linear | None:
 
 
 def _attention(
-    module_map: ModuleMap, entering: list[Linear], leaving: Linear | None, norms: list[tuple[str, int]], setup: Setup
-) -> Kept:
+    module_map: ModuleMap,
+    entering: list[Linear],
+    leaving: Linear | None,
+    norms: list[tuple[str, int]],
+    setup: ActivationSetup,
+) -> ActivationBytes:
     """Queries, keys, values and output as SDPA keeps them; the scores where it is not used."""
     forward = module_map.forward
     projected = sum(linear.out for linear in entering)
@@ -195,14 +201,16 @@ def _attention(
     if not forward.sdpa:
         copies = FLOAT32 + (setup.width if setup.width < FLOAT32 else 0) + (setup.width if forward.softcap else 0)
         pairs = float(module_map.heads * copies)
-    return Kept(tokens, pairs)
+    return ActivationBytes(tokens, pairs)
 
 
-def _mlp(module_map: ModuleMap, entering: list[Linear], leaving: Linear | None, setup: Setup) -> Kept:
+def _mlp(
+    module_map: ModuleMap, entering: list[Linear], leaving: Linear | None, setup: ActivationSetup
+) -> ActivationBytes:
     """The activation function's input (or more), and, if gated, both factors of the product."""
     first = entering[0] if entering else leaving
     if first is None:
-        return Kept()
+        return ActivationBytes()
     projected = sum(linear.out for linear in entering)
     inner = leaving.width if leaving else projected
     gated = projected >= 2 * inner
@@ -211,12 +219,12 @@ def _mlp(module_map: ModuleMap, entering: list[Linear], leaving: Linear | None, 
     tokens = inner * (activation + 2 * gated * setup.width)
     if first.kind.class_name == "Parameter":  # what each expert gives, to be weighed
         tokens += module_map.hidden_size * setup.width
-    return Kept(tokens * first.share)
+    return ActivationBytes(tokens * first.share)
 
 
-def _trained(entering: list[Linear], leaving: Linear | None, setup: Setup) -> Kept:
+def _trained(entering: list[Linear], leaving: Linear | None, setup: ActivationSetup) -> ActivationBytes:
     """Inputs that trained modules keep, and those that LLM.int8() keeps."""
-    kept = Kept()
+    kept = ActivationBytes()
     shared: Linear | None = None
     for linear in [*entering, *([leaving] if leaving else [])]:
         target = linear.target
@@ -232,11 +240,11 @@ def _trained(entering: list[Linear], leaving: Linear | None, setup: Setup) -> Ke
             tokens += 0 if linear.kind.group == "attention" and setup.on_gpu else linear.width * setup.width
         elif needs:
             shared = linear
-        kept = kept.plus(Kept(tokens * linear.share, 0.0, fixed))
-    return kept.plus(Kept(shared.width * setup.width * shared.share)) if shared else kept
+        kept = kept.plus(ActivationBytes(tokens * linear.share, 0.0, fixed))
+    return kept.plus(ActivationBytes(shared.width * setup.width * shared.share)) if shared else kept
 
 
-def _of_target(target: Target, linear: Linear, setup: Setup) -> tuple[float, float]:
+def _of_target(target: Target, linear: Linear, setup: ActivationSetup) -> tuple[float, float]:
     """Bytes per token and fixed ones: A's output, DoRA's two factors, copies of the weights in the compute type."""
     casts = setup.width if setup.width < FLOAT32 else 0
     if target.treatment != "lora":

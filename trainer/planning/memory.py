@@ -13,7 +13,7 @@ from math import ceil, prod
 from trainer.common.devices import CPU, Device
 from trainer.config.schema import RunConfig
 from trainer.models.module_map import ModuleMap
-from trainer.planning.activations import FLOAT32, Kept, Setup, by_parameter, kept_by_layers
+from trainer.planning.activations import FLOAT32, ActivationBytes, ActivationSetup, activations_by_layer, by_parameter
 from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
 from trainer.planning.targets import Target
 from trainer.planning.weight_memory import (
@@ -31,7 +31,7 @@ TILE_TOKENS, TILE_WIDTH = 4096, 32768
 """Logits that TRL's fused loss holds at once."""
 PAGED_FROM, EIGHT_BIT_FROM, BLOCK = 100_000, 4096, 256
 """bitsandbytes: numbers from which on a state is paged, is 8-bit, and has a scale for each block."""
-UNSEEN = ("optimizer, paged", "CUDA context")
+NOT_ALLOCATED_BY_TORCH = ("optimiser, paged", "CUDA context")
 """Items that torch.cuda.max_memory_allocated() does not count. Paged memory may leave the GPU when it is short."""
 TOLERANCE = 0.05
 """What the sum may be wrong by: kept free where the largest batch is looked for."""
@@ -46,14 +46,14 @@ class Estimate:
 
     config: RunConfig
     module_map: ModuleMap
-    setup: Setup
+    setup: ActivationSetup
     static: dict[str, int]
     """What is there all the time, without gradients."""
     gradients: int
     head: int
     """Of the gradients, those of a head trained in full, which come with the loss."""
-    layers: tuple[Kept, ...]
-    padded: tuple[Kept, ...]
+    layers: tuple[ActivationBytes, ...]
+    padded: tuple[ActivationBytes, ...]
     whole_logits: bool
     buffers: int
     """Weights made anew for one product: dequantized, cast, with DoRA's norm."""
@@ -66,7 +66,7 @@ class Estimate:
     accumulates: bool
     """A step has several batches, whose gradients add up."""
 
-    def with_levers(self, every_n_layers: int, accumulation: int) -> Estimate:
+    def with_performance(self, every_n_layers: int, accumulation: int) -> Estimate:
         """The same with other layers recomputing; whether any do at all must stay as it was."""
         assert (every_n_layers > 0) == (self.every_n_layers > 0)
         return replace(self, every_n_layers=every_n_layers, accumulates=accumulation > 1)
@@ -93,9 +93,9 @@ class Estimate:
         length = self.config.training.max_length
         room = int(room * (1 - TOLERANCE))
         longest = self.module_map.max_positions or 1_048_576
-        tokens = _most(lambda tokens: self.total(1, tokens) <= room, longest)
+        tokens = _largest_fitting(lambda tokens: self.total(1, tokens) <= room, longest)
         return {
-            "per_device_train_batch_size": _most(lambda batch: self.total(batch, length) <= room, 4096),
+            "per_device_train_batch_size": _largest_fitting(lambda batch: self.total(batch, length) <= room, 4096),
             "max_length": tokens if tokens >= SHORTEST else 0,
         }
 
@@ -160,7 +160,7 @@ def estimate(
     """The estimate of `config`, whose `targets` are resolved on `module_map`. `recompute`: every layer does."""
     targets = list(targets)
     width = compute_width(config, device)
-    setup = Setup.of(config, width, device.is_gpu, recompute)
+    setup = ActivationSetup.of(config, width, device.is_gpu, recompute)
     quantized = quantized_module_names(config.model.quantization, module_map, targets)
     sizes = [size for target in targets for size in tensor_sizes(target, config.adapter, module_map)]
     stored = sum(sizes)
@@ -180,8 +180,8 @@ def estimate(
         static=static,
         gradients=stored * FLOAT32,
         head=sum(_head(target) for target in targets) * FLOAT32,
-        layers=tuple(kept_by_layers(module_map, whole, quantized, replace(setup, padded=False))),
-        padded=tuple(kept_by_layers(module_map, whole, quantized, replace(setup, padded=True))),
+        layers=tuple(activations_by_layer(module_map, whole, quantized, replace(setup, padded=False))),
+        padded=tuple(activations_by_layer(module_map, whole, quantized, replace(setup, padded=True))),
         whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
         buffers=_buffers(module_map, whole, quantized, setup),
         experts=dequantized_experts(module_map, quantized, targets) * width,
@@ -199,7 +199,7 @@ def compute_width(config: RunConfig, device: Device) -> int:
 
 def seen_by_torch(items: dict[str, int]) -> int:
     """The sum of what torch.cuda.max_memory_allocated() counts, to hold a measurement against."""
-    return sum(value for name, value in items.items() if name not in UNSEEN)
+    return sum(value for name, value in items.items() if name not in NOT_ALLOCATED_BY_TORCH)
 
 
 def optimizer_state(sizes: Iterable[int], eight_bit: bool) -> dict[str, int]:
@@ -234,7 +234,7 @@ def _head(target: Target) -> int:
     return module_parameters(target.kind, target.shape) if target.treatment == "full" and _on_head(target) else 0
 
 
-def _buffers(module_map: ModuleMap, targets: list[Target], quantized: set[str], setup: Setup) -> int:
+def _buffers(module_map: ModuleMap, targets: list[Target], quantized: set[str], setup: ActivationSetup) -> int:
     linears = [
         prod(shape)
         for kind in module_map.kinds
@@ -248,7 +248,7 @@ def _buffers(module_map: ModuleMap, targets: list[Target], quantized: set[str], 
     return max(largest, (experts + rows) * setup.width) + 3 * FLOAT32 * dora
 
 
-def _most(fits: object, bound: int) -> int:
+def _largest_fitting(fits: object, bound: int) -> int:
     """The largest whole number up to `bound` that fits; 0 where not even 1 does."""
     assert callable(fits)
     low, high = 0, bound + 1

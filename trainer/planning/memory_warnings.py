@@ -9,7 +9,7 @@ from trainer.common.devices import Device
 from trainer.common.errors import Issue, Value
 from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
-from trainer.models.checkpoint_format import held
+from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleMap
 from trainer.planning.memory import SHORTEST, Estimate, compute_width
 from trainer.planning.parameter_counts import tensor_sizes
@@ -36,7 +36,7 @@ def left_unquantized(
     named = ", ".join(f"{name} ({size(count)})" for name, count in left.items())
     experts = any(kind.experts and kind.name in left for kind in module_map.kinds)
     fix = f"{'They are' if len(left) > 1 else 'It is'} counted under other weights."
-    if way == "int8" and experts and not held(module_map.checkpoint):
+    if way == "int8" and experts and not prequantized(module_map.checkpoint):
         fix = "Set quantization to nf4, which quantizes experts, too."
     return [Issue("model.quantization", f"Held in {8 * width} bits, not quantized by {way}: {named}.", fix)]
 
@@ -59,21 +59,21 @@ def too_large(
             costs.module_map.checkpoint is not None
         )
         return [Issue("model.name", problem, f"Choose a smaller model{copy}.")]
-    cures, changes = _of_data(fits)
+    fixes, changes = _smaller_batch_or_length(fits)
     if costs.config.training.activation_checkpointing == "off":
-        cures.append("Set activation_checkpointing to auto.")
-    if costs.config.model.quantization != "nf4" and not held(costs.module_map.checkpoint):
-        cures.append("Set quantization to nf4.")
+        fixes.append("Set activation_checkpointing to auto.")
+    if costs.config.model.quantization != "nf4" and not prequantized(costs.module_map.checkpoint):
+        fixes.append("Set quantization to nf4.")
     if not changes:
-        cures += _of_lora(costs, targets)
-    if not cures:
+        fixes += _smaller_lora(costs, targets)
+    if not fixes:
         full = any(target.treatment == "full" for target in targets)
-        cures.append(f"Choose a smaller model{', or train fewer modules in full' if full else ''}.")
+        fixes.append(f"Choose a smaller model{', or train fewer modules in full' if full else ''}.")
     problem = f"This needs about {size(needed)}, and {where}"
-    return [Issue("training.per_device_train_batch_size", problem, " ".join(cures), changes)]
+    return [Issue("training.per_device_train_batch_size", problem, " ".join(fixes), changes)]
 
 
-def _of_data(fits: dict[str, int]) -> tuple[list[str], dict[str, Value]]:
+def _smaller_batch_or_length(fits: dict[str, int]) -> tuple[list[str], dict[str, Value]]:
     """To what the batch or the length may be lowered, in a sentence, and the changes, which surely suffice."""
     batch, length = fits["per_device_train_batch_size"], fits["max_length"]
     if batch:
@@ -84,7 +84,7 @@ def _of_data(fits: dict[str, int]) -> tuple[list[str], dict[str, Value]]:
     return [], {}
 
 
-def _of_lora(costs: Estimate, targets: Iterable[Target]) -> list[str]:
+def _smaller_lora(costs: Estimate, targets: Iterable[Target]) -> list[str]:
     """The kinds of which LoRA itself takes most, if it takes a large share of the least that a run needs."""
     least = costs.items(1, SHORTEST)
     numbers, total = defaultdict[str, int](int), 0

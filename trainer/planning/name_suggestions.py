@@ -1,4 +1,4 @@
-"""What a person may have meant by the name of a module that the model does not have."""
+"""Suggestions for the name of a module that the model does not have."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NAMES = {
 }
 ROLES = {name: group for group, names in _NAMES.items() for name in names.split()}
 """Names of the most used families, and the group that each plays its role in."""
-_PLACES = {"attention": "attention is", "mlp": "MLP is", "embedding": "embedding and head are"}
+_ROLE_SUBJECTS = {"attention": "attention is", "mlp": "MLP is", "embedding": "embedding and head are"}
 
 
-def meant(name: str, module_map: ModuleMap) -> str:
+def suggestion(name: str, module_map: ModuleMap) -> str:
     """The end of a sentence that says `name` is not there; empty where nothing comes near.
 
     A slip of a kind's name gives that kind. The name of a role gives the modules that this model has in its place,
@@ -31,4 +31,4 @@ def meant(name: str, module_map: ModuleMap) -> str:
         return f". Did you mean {near[0]}?"
     group = ROLES[near[0]]
     found = [kind.name for kind in module_map.group(group) if kind.slice_of is None and kind.treatments]
-    return f": its {_PLACES[group]} {' and '.join(found[:4])}" if found else ""
+    return f": its {_ROLE_SUBJECTS[group]} {' and '.join(found[:4])}" if found else ""

@@ -14,16 +14,16 @@ from typing import Any
 from trainer.common.devices import CPU, Device
 from trainer.common.errors import Issue
 from trainer.config.schema import RunConfig
-from trainer.models.added_tokens import grow
+from trainer.models.added_tokens import with_vocabulary_size
 from trainer.models.base_model import Base
-from trainer.models.checkpoint_format import judge, settle
+from trainer.models.checkpoint_format import format_issues, with_checkpoint_quantization
 from trainer.models.module_map import ModuleMap
 from trainer.planning import short_runs
 from trainer.planning.coverage_warnings import coverage
 from trainer.planning.memory import Estimate, estimate, seen_by_torch
 from trainer.planning.memory_warnings import left_unquantized, too_large
 from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
-from trainer.planning.performance import Levers, pick
+from trainer.planning.performance import PerformanceSettings, choose_settings
 from trainer.planning.schedule import Size, total_steps, total_tokens
 from trainer.planning.targets import Receipt, Resolution, Target, resolve
 
@@ -45,7 +45,7 @@ class Plan:
     """Where it would train, as it was when the plan was made."""
     length: int
     """max_length of the configuration."""
-    levers: Levers
+    performance: PerformanceSettings
     """What was picked to make it fast."""
     steps: int
     """Optimizer steps of the run; 0 where its data have not been read."""
@@ -90,7 +90,7 @@ class Plan:
             "loading": self.loading,
             "device_memory": {"device": self.device.name, "free": self.device.free, "total": self.device.total},
             "fits": self.fits,
-            "levers": self.levers.to_json(),
+            "levers": self.performance.to_json(),
             "steps": self.steps or None,
             "receipts": [asdict(receipt) | {"names": list(receipt.names)} for receipt in self.receipts],
             "issues": [issue.to_json() for issue in self.issues],
@@ -118,10 +118,10 @@ def make_plan(
     """
     data = data or Size(0, 0.0)
     new = config.model.new_tokens
-    module_map = grow(module_map, len(vocabulary) + len(new)) if new else module_map
+    module_map = with_vocabulary_size(module_map, len(vocabulary) + len(new)) if new else module_map
     checkpoint = module_map.checkpoint
-    obstacles, ignored = judge(config, checkpoint, device)
-    config = settle(config, checkpoint)
+    obstacles, ignored = format_issues(config, checkpoint, device)
+    config = with_checkpoint_quantization(config, checkpoint)
     found = resolve(config, module_map)
     training = config.training
 
@@ -129,8 +129,8 @@ def make_plan(
     def costs(recompute: bool) -> Estimate:
         return estimate(config, module_map, found.targets, device, recompute)
 
-    levers, needs = pick(config, module_map, device, costs, total_tokens(training, data))
-    memory = needs.items(levers.per_device_train_batch_size, training.max_length)
+    performance, needs = choose_settings(config, module_map, device, costs, total_tokens(training, data))
+    memory = needs.items(performance.per_device_train_batch_size, training.max_length)
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
@@ -143,12 +143,12 @@ def make_plan(
         memory=memory,
         device=device,
         length=training.max_length,
-        levers=levers,
+        performance=performance,
         steps=total_steps(training, data.examples),
         fits=fits,
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
-        checkpoint=checkpoint.told(config.model.quantization, usable=not obstacles) if checkpoint else {},
+        checkpoint=checkpoint.to_plan_json(config.model.quantization, usable=not obstacles) if checkpoint else {},
         loading=needs.loading_peak,
         issues=(*obstacles, *found.issues, *_problems(config, module_map, vocabulary, found)),
         auto_class=module_map.auto_class,

@@ -10,9 +10,9 @@ from trainer.common.formatting import rate_text
 from trainer.config.rules import parse_layers
 from trainer.config.schema import AdapterConfig, RunConfig, Tick
 from trainer.models.added_tokens import vocabulary_kinds
-from trainer.models.checkpoint_format import held
+from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleKind, ModuleMap
-from trainer.planning.name_suggestions import meant
+from trainer.planning.name_suggestions import suggestion
 from trainer.planning.schedule import peak_rate
 
 TITLES = {"lora": "LoRA", "full": "full training"}
@@ -132,7 +132,7 @@ def _check_start(config: RunConfig, module_map: ModuleMap, found: Resolution) ->
     if config.adapter.init_lora_weights != "pissa":
         return
     where = "adapter.init_lora_weights"
-    checkpoint = held(module_map.checkpoint)
+    checkpoint = prequantized(module_map.checkpoint)
     if checkpoint or config.model.quantization != "none":
         fix = "Use the default start." if checkpoint else "Set quantization to none."
         found.issues.append(Issue(where, "PiSSA cannot decompose quantized weights.", fix))
@@ -165,7 +165,7 @@ def _check_start(config: RunConfig, module_map: ModuleMap, found: Resolution) ->
 
 def _check_dora(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
     """DoRA needs the norm of the weight, which PEFT (0.21) reads of NF4 and, before it has run, of int8 alone."""
-    checkpoint = held(module_map.checkpoint)
+    checkpoint = prequantized(module_map.checkpoint)
     unreadable = config.model.quantization == "int8" or (checkpoint and checkpoint.method != "bitsandbytes")
     if not config.adapter.use_dora or not unreadable:
         return
@@ -314,7 +314,6 @@ def _rows(kind: ModuleKind) -> str:
 
 def _unmatched(tick: Tick, module_map: ModuleMap) -> Receipt:
     """The receipt of a name that the model does not have, with what the person may have meant."""
-    note = (
-        f"matches nothing: {module_map.model_type or 'this model'} has no {tick.name}{meant(tick.name, module_map)}"
-    )
+    model = module_map.model_type or "this model"
+    note = f"matches nothing: {model} has no {tick.name}{suggestion(tick.name, module_map)}"
     return Receipt(tick.name, tick.treatment, 0, 0, (), note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from math import ceil, prod
 
-from trainer.models.checkpoint_format import CheckpointFormat, held
+from trainer.models.checkpoint_format import CheckpointFormat, prequantized
 from trainer.models.module_map import READ, ModuleKind, ModuleMap
 from trainer.planning.parameter_counts import module_parameters
 from trainer.planning.targets import Target
@@ -40,7 +40,7 @@ def quantized_module_names(quantization: str, module_map: ModuleMap, targets: It
     transformers matches a name to skip from the start of a path, up to a dot, and at its end. A checkpoint that is
     used as it is decides by itself.
     """
-    if own := held(module_map.checkpoint):
+    if own := prequantized(module_map.checkpoint):
         return set(own.modules)
     if quantization == "none":
         return set()
@@ -58,7 +58,7 @@ def quantized_module_names(quantization: str, module_map: ModuleMap, targets: It
 
 def experts_to_quantize(quantization: str, module_map: ModuleMap) -> set[str]:
     """Full names of the experts' parameters that `expert_quantization` quantizes: in NF4, all but giant ones."""
-    if quantization != "nf4" or held(module_map.checkpoint):
+    if quantization != "nf4" or prequantized(module_map.checkpoint):
         return set()
     return {
         parameter
@@ -114,7 +114,7 @@ def weights(
 ) -> dict[str, int]:
     """Bytes of the base model's weights by item; `width` is that of a number that is not quantized."""
     full = {target.module for target in targets if target.treatment == "full"}
-    checkpoint = held(module_map.checkpoint)
+    checkpoint = prequantized(module_map.checkpoint)
     items = dict.fromkeys(WEIGHTS, 0)
     for kind in module_map.kinds:
         if kind.slice_of is not None:

@@ -53,7 +53,7 @@ def peft_config(
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter.r,
-        lora_alpha=_plain(adapter.lora_alpha),
+        lora_alpha=_as_int_if_whole(adapter.lora_alpha),
         lora_dropout=adapter.lora_dropout,
         bias=adapter.bias,
         use_rslora=adapter.use_rslora,
@@ -67,7 +67,9 @@ def peft_config(
         modules_to_save=list(dict.fromkeys(full)) or None,
         rank_pattern={target.module: target.r for target in lora if target.r != adapter.r},
         alpha_pattern={
-            target.module: _plain(target.lora_alpha) for target in lora if target.lora_alpha != adapter.lora_alpha
+            target.module: _as_int_if_whole(target.lora_alpha)
+            for target in lora
+            if target.lora_alpha != adapter.lora_alpha
         },
     )
 
@@ -83,7 +85,7 @@ def attach(
     with warnings.catch_warnings(), guard_torch_init_functions():
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         try:
-            exclude = _lookalikes(model, plan.targets)
+            exclude = _modules_with_same_ending(model, plan.targets)
             wrapped = get_peft_model(model, peft_config(plan.targets, adapter, module_map, new_tokens, exclude))
         except ValueError as error:
             raise UserError(
@@ -108,7 +110,7 @@ def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
         if target.slices:
             _mask(model.base_model.model.get_submodule(target.module), target)
     if compute_dtype != torch.float32:
-        _keep_stream_narrow(model, compute_dtype)
+        _keep_compute_dtype(model, compute_dtype)
 
 
 def _parameters(model: PeftModel, target: Target) -> list[nn.Parameter]:
@@ -128,7 +130,7 @@ def _parameters(model: PeftModel, target: Target) -> list[nn.Parameter]:
     return [parameter for parameter in found if parameter is not None and parameter.requires_grad]
 
 
-def _keep_stream_narrow(model: PeftModel, dtype: torch.dtype) -> None:
+def _keep_compute_dtype(model: PeftModel, dtype: torch.dtype) -> None:
     """What is float32 ends there: else all that follows would be float32, up to the residual stream.
 
     That is embeddings that train, and what autocast computes in float32 on a GPU (ATen/autocast_mode.h): LayerNorm,
@@ -193,7 +195,7 @@ def trainable_parameters(model: PeftModel, treatment: str) -> list[tuple[str, nn
     ]
 
 
-def free_entries(model: PeftModel, plan: Plan, adapter: AdapterConfig) -> int:
+def trainable_entries(model: PeftModel, plan: Plan, adapter: AdapterConfig) -> int:
     """Numbers that training may change: all that require a gradient, less the masked ones."""
     masked = sum(
         parameter.numel() - int(parameter.slice_mask.sum())
@@ -209,7 +211,7 @@ def _by_parameter(target: Target) -> bool:
     return target.kind.class_name == "Parameter" or target.kind.by_weight
 
 
-def _lookalikes(model: nn.Module, targets: Iterable[Target]) -> list[str]:
+def _modules_with_same_ending(model: nn.Module, targets: Iterable[Target]) -> list[str]:
     """Modules that PEFT would take for a target of LoRA, because their path ends with the target's."""
     lora = {target.module for target in targets if target.treatment == "lora"}
     return [
@@ -280,6 +282,6 @@ def _owner(name: str) -> tuple[str, str]:
     return name, "unknown"
 
 
-def _plain(number: float) -> float:
+def _as_int_if_whole(number: float) -> float:
     """16 rather than 16.0, as PEFT writes it."""
     return int(number) if float(number).is_integer() else number

@@ -103,7 +103,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir)
         checkpoints.mark_complete(folder / f"checkpoint-{state.global_step}")
-        checkpoints.drop_old(folder)
+        checkpoints.remove_old(folder)
         self._sink("checkpoint", step=state.global_step)
 
 

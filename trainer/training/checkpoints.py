@@ -11,7 +11,7 @@ from pathlib import Path
 from trainer.common import atomic
 
 MARKER = "complete.json"
-KEPT = 2
+CHECKPOINTS_KEPT = 2
 """Checkpoints of a run that stay: a newest one that turns out broken has one before it."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -48,18 +48,18 @@ def newest_complete(folder: Path) -> Path | None:
     return None
 
 
-def drop_old(folder: Path) -> None:
-    """Remove all but the newest KEPT checkpoints, the marker first: what is marked is whole at any moment.
+def remove_old(folder: Path) -> None:
+    """Remove all but the newest CHECKPOINTS_KEPT checkpoints, markers first, so a marked one is always complete.
 
     Trainer's own `save_total_limit` removes old ones before the new one is marked, their markers at any time.
     """
     found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
-    for checkpoint in sorted(found, key=_step, reverse=True)[KEPT:]:
+    for checkpoint in sorted(found, key=_step, reverse=True)[CHECKPOINTS_KEPT:]:
         (checkpoint / MARKER).unlink(missing_ok=True)
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def drop_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Remove checkpoints that were never marked: what a full disk left of one only takes space."""
     for checkpoint in folder.glob("checkpoint-*"):
         if not (checkpoint / MARKER).exists():

@@ -24,7 +24,7 @@ from trainer.planning.weight_memory import experts_to_quantize, quantized_module
 from trainer.training.callbacks import Sink
 from trainer.training.expert_loading import quantizing_experts
 from trainer.training.expert_quantization import quantize_experts
-from trainer.training.quantization import dequantized, quantize_rest, quantized_on_arrival
+from trainer.training.quantization import dequantizing_keywords, quantize_rest, quantized_on_arrival
 
 
 def compute_dtype(model: ModelConfig) -> torch.dtype:
@@ -40,21 +40,21 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
     check_weights(model, models_dir)
     # it tells of a cast to float16 at every call
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    checkpoint, way = module_map.checkpoint, _Way.of(model, plan, module_map)
+    checkpoint, method = module_map.checkpoint, _LoadingMethod.of(model, plan, module_map)
     if checkpoint is not None:
-        sink("log", text=checkpoint.says(model.quantization))
-    loaded, found = _read(model, models_dir, config, way)
-    _check_whole(loaded, found, model.name, sink)
-    way.finish(loaded)
+        sink("log", text=checkpoint.describe(model.quantization))
+    loaded, found = _read(model, models_dir, config, method)
+    _check_complete(loaded, found, model.name, sink)
+    method.finish(loaded)
     if checkpoint is not None and checkpoint.method not in ("gptq", "awq"):  # their kernels choose their own type
-        _compute_in(loaded, compute_dtype(model))
-    _keep_weights_in_place(loaded)
+        _set_compute_dtype(loaded, compute_dtype(model))
+    _prevent_repacking(loaded)
     loaded.config.use_cache = False
     return loaded
 
 
 @dataclass(frozen=True)
-class _Way:
+class _LoadingMethod:
     """How weights become what the run holds: as they are, or quantized while they load."""
 
     checkpoint: CheckpointFormat | None
@@ -64,22 +64,22 @@ class _Way:
     experts: set[str]
 
     @classmethod
-    def of(cls, model: ModelConfig, plan: Plan, module_map: ModuleMap) -> _Way:
+    def of(cls, model: ModelConfig, plan: Plan, module_map: ModuleMap) -> _LoadingMethod:
         checkpoint = module_map.checkpoint
-        if model.quantization == "none" or (checkpoint is not None and checkpoint.held):
+        if model.quantization == "none" or (checkpoint is not None and checkpoint.used_as_is):
             return cls(checkpoint, None, set(), set())
         experts = experts_to_quantize(model.quantization, module_map)
         linears = quantized_module_names(model.quantization, module_map, plan.targets) - experts
-        return cls(checkpoint, _quantization(model, plan, module_map), linears, experts)
+        return cls(checkpoint, _bitsandbytes_config(model, plan, module_map), linears, experts)
 
     @property
     def dequantizes(self) -> bool:
-        return self.checkpoint is not None and not self.checkpoint.held
+        return self.checkpoint is not None and not self.checkpoint.used_as_is
 
     def keywords(self, config: Any) -> dict[str, Any]:
         """What `from_pretrained` takes for it; may set `config`."""
         if self.checkpoint is not None and self.dequantizes:
-            return dequantized(config, self.checkpoint)
+            return dequantizing_keywords(config, self.checkpoint)
         return {} if self.settings is None else {"quantization_config": self.settings}
 
     def arriving(self) -> contextlib.AbstractContextManager[None]:
@@ -97,14 +97,14 @@ class _Way:
         quantize_experts(loaded, self.experts)  # all are by now, but where transformers does not hand them over
 
 
-def _read(model: ModelConfig, models_dir: Path, config: Any, way: _Way) -> tuple[Any, dict[str, Any]]:
+def _read(model: ModelConfig, models_dir: Path, config: Any, method: _LoadingMethod) -> tuple[Any, dict[str, Any]]:
     """The model, and what `from_pretrained` says of missing and unexpected weights. Raises UserError."""
     source, keywords = locate(model, models_dir)
-    keywords |= way.keywords(config)
+    keywords |= method.keywords(config)
     if torch.cuda.is_available():
         keywords["device_map"] = {"": 0}
     try:
-        with way.arriving():
+        with method.arriving():
             return auto_class(config).from_pretrained(  # type: ignore[no-any-return]
                 source,
                 config=config,
@@ -125,19 +125,19 @@ def _read(model: ModelConfig, models_dir: Path, config: Any, way: _Way) -> tuple
         ) from error
 
 
-def _check_whole(loaded: Any, found: dict[str, Any], name: str, sink: Sink) -> None:
+def _check_complete(loaded: Any, found: dict[str, Any], name: str, sink: Sink) -> None:
     """Raises UserError where weights are missing; logs those that have no place."""
     missing = sorted(found["missing_keys"] & dict(loaded.named_parameters()).keys())
     if missing:
         raise UserError(
-            f"The weights of {name} lack {_some(missing)}: random numbers would stand there.",
+            f"The weights of {name} lack {_first_few(missing)}: random numbers would stand there.",
             "Copy the model again, or correct its config.json.",
         )
     if unused := sorted(found["unexpected_keys"]):
-        sink("log", text=f"Weights that the model has no place for are left out: {_some(unused)}")
+        sink("log", text=f"Weights that the model has no place for are left out: {_first_few(unused)}")
 
 
-def _quantization(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
+def _bitsandbytes_config(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
     """NF4 with double quantization, or LLM.int8(). What trains in full, and the head, stays as it is."""
     return BitsAndBytesConfig(
         load_in_4bit=model.quantization == "nf4",
@@ -151,7 +151,7 @@ def _quantization(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> Bits
     )
 
 
-def _compute_in(model: Any, dtype: torch.dtype) -> None:
+def _set_compute_dtype(model: Any, dtype: torch.dtype) -> None:
     """Have a model from a quantized checkpoint compute in `dtype`, as far as its weights are not quantized.
 
     transformers leaves the plain weights of such a checkpoint in the type that they were saved in.
@@ -167,12 +167,12 @@ def _compute_in(model: Any, dtype: torch.dtype) -> None:
             module.compute_dtype = dtype
 
 
-def _some(names: list[str]) -> str:
+def _first_few(names: list[str]) -> str:
     """The first names, and how many there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _keep_weights_in_place(model: Any) -> None:
+def _prevent_repacking(model: Any) -> None:
     """On CPUs with AVX512-BF16 an eval pass would repack 4-bit weights, and gradients would be wrong after it."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

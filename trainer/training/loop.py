@@ -19,12 +19,12 @@ from transformers.utils import logging as transformers_logging
 from trainer.common import atomic, devices
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import RunConfig
-from trainer.data import Bad, Prepared, prepare
-from trainer.models.added_tokens import add_tokens, grow
+from trainer.data import PreparedData, RejectedRow, prepare
+from trainer.models.added_tokens import add_tokens, with_vocabulary_size
 from trainer.models.base_model import BaseModels
 from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config, load_tokenizer
-from trainer.planning.performance import Levers
+from trainer.planning.performance import PerformanceSettings
 from trainer.planning.plan import Plan, make_plan
 from trainer.training import adapter, checkpoints, weight_changes
 from trainer.training.callbacks import Recorder, Sink, memory_held
@@ -34,7 +34,7 @@ from trainer.training.trainer import Outputs, build_trainer
 
 
 @dataclass(frozen=True)
-class Places:
+class RunPaths:
     """Where a run reads and writes."""
 
     folder: Path
@@ -52,7 +52,7 @@ class Outcome:
     """Why the adapter is what it was at the start, and what to do; empty where it changed."""
 
 
-def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[], bool]) -> Outcome:
+def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[], bool]) -> Outcome:
     """Train one run to its end, or until it is asked to stop.
 
     Goes on from the newest complete checkpoint, if the folder has one. Raises UserError with what a
@@ -64,48 +64,48 @@ def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[]
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     set_seed(config.training.seed)
     sink("log", text=f"Reading {config.model.name}")
-    tokenizer = load_tokenizer(config.model, places.models_dir)
-    module_map = discover(load_config(config.model, places.models_dir), config.model.name)
+    tokenizer = load_tokenizer(config.model, paths.models_dir)
+    module_map = discover(load_config(config.model, paths.models_dir), config.model.name)
     planned = partial(make_plan, config, module_map, devices.device(), tokenizer.get_vocab())
-    base_files = BaseModels(places.models_dir).examine(config.model, module_map)
+    base_files = BaseModels(paths.models_dir).examine(config.model, module_map)
     plan = planned().on(base_files)
     if plan.issues:
         raise InvalidConfig(plan.issues)
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
     sink("log", text="Reading the data")
-    data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, places.data_dir)
+    data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, paths.data_dir)
     _check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
     for note in data.notes:
         sink("log", text=note)
-    newest = checkpoints.newest_complete(places.folder / "checkpoints")
-    plan = _settle(planned(data.size).on(base_files), places.folder / "plan.json", resumes=newest is not None)
-    sink("log", text=f"Picked for speed. {plan.levers.told()}")
+    newest = checkpoints.newest_complete(paths.folder / "checkpoints")
+    plan = _final_plan(planned(data.size).on(base_files), paths.folder / "plan.json", resumes=newest is not None)
+    sink("log", text=f"Picked for speed. {plan.performance.summary()}")
     for warning in plan.warnings:
         sink("log", text=f"{warning.problem} {warning.fix}")
     if data.skipped:
-        record_skipped(data.skipped, places.folder / "skipped_rows.jsonl")
+        record_skipped(data.skipped, paths.folder / "skipped_rows.jsonl")
     sink("log", text=f"Loading the weights of {config.model.name}")
     before = memory_held()
-    base = load_model(config.model, places.models_dir, plan, module_map, sink)
+    base = load_model(config.model, paths.models_dir, plan, module_map, sink)
     if new_tokens and len(tokenizer) > module_map.vocab_size:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
-        module_map = grow(module_map, len(tokenizer))
+        module_map = with_vocabulary_size(module_map, len(tokenizer))
     model = adapter.attach(base, plan, config.adapter, module_map, new_tokens)
-    save_start(model, config, places.folder / "start")
-    outputs = Outputs(places.folder / "checkpoints", sink)
-    trainer = build_trainer(config, plan.levers, model, tokenizer, data, outputs)
+    save_start(model, config, paths.folder / "start")
+    outputs = Outputs(paths.folder / "checkpoints", sink)
+    trainer = build_trainer(config, plan.performance, model, tokenizer, data, outputs)
     adapter.prepare(model, plan, compute_dtype(config.model))
     adapter.verify(model, plan, config.adapter, module_map)
     sink("log", text=f"{plan.trainable:,} numbers train, as planned; checked against the model")
     trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
-    start = weight_changes.Start(model)
+    start = weight_changes.InitialWeights(model)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    save_adapter(model, config, tokenizer if new_tokens else None, places.folder)
+    save_adapter(model, config, tokenizer if new_tokens else None, paths.folder)
     unchanged = "" if start.differs(model) else weight_changes.why_not(trainer.state.log_history)
     return Outcome(bool(trainer.state.global_step >= trainer.state.max_steps), unchanged)
 
 
-def _check_ids(data: Prepared, size: int, model: str) -> None:
+def _check_ids(data: PreparedData, size: int, model: str) -> None:
     """Raises UserError where a token of the data has no row in the model's vocabulary of `size`."""
     parts = [part for part in (data.train, data.eval) if part is not None]
     highest = max(compute.max(compute.list_flatten(part.data.column("input_ids"))).as_py() for part in parts)
@@ -116,21 +116,21 @@ def _check_ids(data: Prepared, size: int, model: str) -> None:
         )
 
 
-def _settle(plan: Plan, path: Path, resumes: bool) -> Plan:
+def _final_plan(plan: Plan, path: Path, resumes: bool) -> Plan:
     """The plan that trains: it is what the person saw. Raises UserError if the model changed meanwhile.
 
-    Levers are picked anew for the device as it is now and written down; a run that goes on keeps those it began with.
+    Performance settings are chosen for the device as it is now and saved; a resumed run keeps those it started with.
     """
     saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     if saved is not None:
-        _compare(plan, saved)
+        _check_unchanged(plan, saved)
         if resumes and "levers" in saved:
-            return replace(plan, levers=Levers.from_json(saved["levers"]))
+            return replace(plan, performance=PerformanceSettings.from_json(saved["levers"]))
     atomic.write_json(path, plan.to_json())
     return plan
 
 
-def _compare(plan: Plan, saved: dict[str, Any]) -> None:
+def _check_unchanged(plan: Plan, saved: dict[str, Any]) -> None:
     now = json.loads(json.dumps(plan.to_json()))
     if (saved["receipts"], saved["trainable"]) != (now["receipts"], now["trainable"]):
         raise UserError(
@@ -139,7 +139,7 @@ def _compare(plan: Plan, saved: dict[str, Any]) -> None:
         )
 
 
-def record_skipped(rows: Sequence[Bad], path: Path) -> None:
+def record_skipped(rows: Sequence[RejectedRow], path: Path) -> None:
     """Write down which rows the run leaves out, and why: {"file", "line", "reason"} each."""
     atomic.write(path, "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows))
 

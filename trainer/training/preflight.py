@@ -14,7 +14,7 @@ from trl import SFTTrainer
 
 LOSS_TOLERANCE = 0.02
 """Relative difference of two losses that bfloat16 explains; a loss that leaves something out differs more."""
-LEAK, NOISE = 1e-4, 0.2
+LEAK_TOLERANCE, ROUNDING_TOLERANCE = 1e-4, 0.2
 """In standard deviations of the logits: what another example in the row may move, and what another way of
 computing the same in bfloat16 may."""
 
@@ -49,7 +49,8 @@ def packing_is_exact(model: Any, context: Callable[[], Any]) -> bool:
         model.train(was_training)
     scale = float(alone.std())
     return (
-        float((packed - moved).abs().max()) <= LEAK * scale and float((packed - alone).abs().max()) <= NOISE * scale
+        float((packed - moved).abs().max()) <= LEAK_TOLERANCE * scale
+        and float((packed - alone).abs().max()) <= ROUNDING_TOLERANCE * scale
     )
 
 

@@ -24,7 +24,7 @@ from trainer.models.quantized_modules import quantization_config
 from trainer.training.expert_quantization import quantize_experts
 
 
-def dequantized(config: Any, found: CheckpointFormat) -> dict[str, Any]:
+def dequantizing_keywords(config: Any, found: CheckpointFormat) -> dict[str, Any]:
     """Set `config` so that transformers dequantizes the checkpoint as it loads; returns what it takes besides."""
     value = {key: item for key, item in quantization_config(config).items() if key != "run_compressed"}
     keywords: dict[str, Any] = {}

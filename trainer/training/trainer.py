@@ -15,9 +15,9 @@ from trl.trainer.utils import add_fused_lm_head
 
 from trainer.common.formatting import percent
 from trainer.config.schema import RunConfig
-from trainer.data import Prepared, packing
+from trainer.data import PreparedData, packing
 from trainer.planning import schedule
-from trainer.planning.performance import Levers
+from trainer.planning.performance import PerformanceSettings
 from trainer.training.callbacks import Sink
 from trainer.training.collation import IGNORED, Collator, GroupedSampler
 from trainer.training.compilation import Compiler
@@ -36,11 +36,16 @@ class Outputs(NamedTuple):
 
 
 def build_trainer(
-    config: RunConfig, levers: Levers, model: PeftModel, tokenizer: Any, data: Prepared, outputs: Outputs
+    config: RunConfig,
+    performance: PerformanceSettings,
+    model: PeftModel,
+    tokenizer: Any,
+    data: PreparedData,
+    outputs: Outputs,
 ) -> Trainer:
     """The trainer, ready but for its callbacks. Which loss it takes and whether it packs is measured."""
     held_out = len(data.eval) if data.eval is not None else 0
-    arguments = _arguments(config, levers, outputs.checkpoints, len(data.train), held_out)
+    arguments = _arguments(config, performance, outputs.checkpoints, len(data.train), held_out)
     sink, collator = outputs.sink, Collator(config.training.max_length)
     parts = {
         "model": model,
@@ -56,21 +61,26 @@ def build_trainer(
         sink("log", text="The loss is computed from whole logits (the fused one does not fit): more memory per token")
     trainer.remove_callback(PrinterCallback)
     trainer.config = config
-    trainer.args.use_liger_kernel = levers.use_liger_kernel  # read when training starts; TRL would warn of it
+    trainer.args.use_liger_kernel = performance.use_liger_kernel  # read when training starts; TRL would warn of it
     trainer.args.liger_kernel_config = _liger(model)
-    if levers.torch_compile:
+    if performance.torch_compile:
         trainer.add_callback(Compiler(trainer, sink))
-    _arrange(trainer, config, levers, data.lengths, collator, sink)
+    _choose_batching(trainer, config, performance, data.lengths, collator, sink)
     return trainer
 
 
-def _arrange(
-    trainer: Any, config: RunConfig, levers: Levers, lengths: np.ndarray, collator: Collator, sink: Sink
+def _choose_batching(
+    trainer: Any,
+    config: RunConfig,
+    performance: PerformanceSettings,
+    lengths: np.ndarray,
+    collator: Collator,
+    sink: Sink,
 ) -> None:
     """Decide how examples share a batch, and say so where it is not the plain way."""
     training, way = config.training, config.training.packing
-    filled = packing.fill(lengths, levers.per_device_train_batch_size, training.max_length, training.seed)
-    if way == "bfd" or (way == "auto" and packing.pays(filled)):
+    filled = packing.fill(lengths, performance.per_device_train_batch_size, training.max_length, training.seed)
+    if way == "bfd" or (way == "auto" and packing.is_worthwhile(filled)):
         if packing_is_exact(trainer.model, trainer.accelerator.autocast):
             collator.packed, way = True, "bfd"
         else:
@@ -91,7 +101,9 @@ def _liger(model: PeftModel) -> dict[str, bool]:
     return {"rope": whole, "cross_entropy": False, "fused_linear_cross_entropy": False}
 
 
-def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, held_out: int) -> SFTConfig:
+def _arguments(
+    config: RunConfig, performance: PerformanceSettings, folder: Path, examples: int, held_out: int
+) -> SFTConfig:
     training = config.training
     on_gpu = torch.cuda.is_available()
     return SFTConfig(
@@ -101,16 +113,18 @@ def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, h
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler_type,
         warmup_steps=schedule.warmup_steps(training, schedule.total_steps(training, examples)),
-        per_device_train_batch_size=levers.per_device_train_batch_size,
+        per_device_train_batch_size=performance.per_device_train_batch_size,
         per_device_eval_batch_size=training.per_device_train_batch_size,
-        gradient_accumulation_steps=levers.gradient_accumulation_steps,
+        gradient_accumulation_steps=performance.gradient_accumulation_steps,
         max_length=training.max_length,
-        optim=levers.optim,
+        optim=performance.optim,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        gradient_checkpointing=levers.every_n_layers > 0,
+        gradient_checkpointing=performance.every_n_layers > 0,
         gradient_checkpointing_kwargs=(
-            {"use_reentrant": False, "every_n_layers": levers.every_n_layers} if levers.every_n_layers else None
+            {"use_reentrant": False, "every_n_layers": performance.every_n_layers}
+            if performance.every_n_layers
+            else None
         ),
         eval_strategy="steps" if held_out else "no",
         eval_steps=schedule.eval_steps(training, examples, held_out),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 
-class Start:
+class InitialWeights:
     """What trains, as it was before the first step: a fingerprint of each tensor."""
 
     def __init__(self, model: nn.Module) -> None:

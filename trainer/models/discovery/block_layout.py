@@ -13,31 +13,31 @@ from dataclasses import replace
 from torch import nn
 
 from trainer.models.block_graph import Block, Part
-from trainer.models.discovery.block_parts import Draft, Homes, join
+from trainer.models.discovery.block_parts import Draft, KindsByModule, join
 from trainer.models.discovery.data_flow import INPUT as ENTRY
 from trainer.models.discovery.data_flow import Call, Summands, names_of, one_expert, stack_of
 from trainer.models.discovery.grouping import Grouping
-from trainer.models.discovery.probing import Survey
+from trainer.models.discovery.probing import ProbeResult
 from trainer.models.module_map import ModuleKind
 
 _OUTPUT = "output"
 """Stands among consumers for the output of the layer."""
 
 
-def arrange(kinds: list[ModuleKind], grouping: Grouping, seen: Survey) -> tuple[Block, ...]:
+def build_blocks(kinds: list[ModuleKind], grouping: Grouping, probed: ProbeResult) -> tuple[Block, ...]:
     """Blocks in the order in which they run, those of a stack by their first layers."""
-    return tuple(Arrangement(kinds, grouping, seen).blocks())
+    return tuple(BlockBuilder(kinds, grouping, probed).blocks())
 
 
-class Arrangement:
-    def __init__(self, kinds: list[ModuleKind], grouping: Grouping, seen: Survey) -> None:
-        self.modules, self.seen, self.flow = grouping.modules, seen, seen.flow
+class BlockBuilder:
+    def __init__(self, kinds: list[ModuleKind], grouping: Grouping, probed: ProbeResult) -> None:
+        self.modules, self.probed, self.flow = grouping.modules, probed, probed.flow
         self.kinds = [kind for kind in kinds if kind.slice_of is None]
-        self.homes: Homes = defaultdict(list)
+        self.kinds_of: KindsByModule = defaultdict(list)
         """The kinds of each module that holds parameters; experts in a list stand for one another."""
         for kind in self.kinds:
             for holder in dict.fromkeys(one_expert(_holder(kind, name)) for name in kind.modules):
-                self.homes[holder].append(kind)
+                self.kinds_of[holder].append(kind)
 
     def blocks(self) -> Iterator[Block]:
         """Segments outside the layers and stacks of layers, as they ran."""
@@ -89,7 +89,9 @@ class Arrangement:
         known = {call.module for call in calls}
         follows = all(not call.takes or names_of(call.takes) & (known | {ENTRY}) for call in moved)
         gives = tuple(summand & known for summand in gives if summand & known)
-        return replace(join(drafts, "", (), gives or (frozenset({calls[-1].module}),), self.homes), follows=follows)
+        return replace(
+            join(drafts, "", (), gives or (frozenset({calls[-1].module}),), self.kinds_of), follows=follows
+        )
 
     # ---- inside a layer
 
@@ -102,7 +104,7 @@ class Arrangement:
         measured = measured and self._place(loose, drafts, name)
         number = int(name.rpartition(".")[2])
         if measured:
-            block = join(drafts, stack_of(name), (number,), self.flow.gives[name], self.homes)
+            block = join(drafts, stack_of(name), (number,), self.flow.gives[name], self.kinds_of)
             if block.measured:
                 return block
         return self._plain(calls, name)
@@ -161,10 +163,10 @@ class Arrangement:
 
     def _loose(self, calls: list[Call], layer: str) -> list[tuple[str, ModuleKind]]:
         """(Holder, kind) of what text reads in a layer without a call that could be followed."""
-        followed = {kind.name for call in calls for kind in self.homes.get(call.module, ())}
+        followed = {kind.name for call in calls for kind in self.kinds_of.get(call.module, ())}
         return [
             (holder, kind)
-            for holder, kinds in self.homes.items()
+            for holder, kinds in self.kinds_of.items()
             if f"{holder}.".startswith(f"{layer}.")
             for kind in kinds
             if kind.name not in followed and self._is_read(holder, kind)
@@ -193,7 +195,7 @@ class Arrangement:
         number = int(layer.rpartition(".")[2])
         ran = {call.module for call in calls}
         parts: dict[str, Part] = {}
-        for holder, kinds in self.homes.items():
+        for holder, kinds in self.kinds_of.items():
             if not (holder.startswith(layer + ".") or holder == layer):
                 continue
             names = tuple(kind.name for kind in kinds if holder in ran or self._is_read(holder, kind))
@@ -208,7 +210,7 @@ class Arrangement:
         """Layers that repeat one another, or look the same down to their shapes, as one block."""
         merged: dict[object, Block] = {}
         for block, first in zip(blocks, firsts, strict=True):
-            repeats = [int(twin.rpartition(".")[2]) for twin, of in self.seen.twins.items() if of == first]
+            repeats = [int(twin.rpartition(".")[2]) for twin, of in self.probed.twins.items() if of == first]
             shapes = tuple(self._shape(name, first) for name in block.kinds)
             key = (block.parts, block.measured, shapes)
             old = merged.get(key, replace(block, layers=()))
@@ -225,10 +227,10 @@ class Arrangement:
     def _unplaced(self) -> Iterator[Block]:
         """What text reads outside the layers without a call that could be followed."""
         called = {call.module for call in self.flow.calls}
-        layers = tuple(f"{name}." for name in (*self.flow.fed, *self.seen.twins))
+        layers = tuple(f"{name}." for name in (*self.flow.fed, *self.probed.twins))
         names = [
             kind.name
-            for holder, kinds in self.homes.items()
+            for holder, kinds in self.kinds_of.items()
             if holder not in called and not f"{holder}.".startswith(layers)
             for kind in kinds
             if self._is_read(holder, kind)
@@ -244,7 +246,7 @@ class Arrangement:
         if kind.treatments:
             return True
         own = self.modules[holder]._parameters if holder in self.modules else {}
-        return any(self.seen.has_parameter(self.seen.read, holder, key) for key in own)
+        return any(self.probed.has_parameter(self.probed.read, holder, key) for key in own)
 
     def _is_light(self, name: str) -> bool:
         module = self.modules.get(name)
@@ -252,7 +254,7 @@ class Arrangement:
         return bool(own) and all(parameter.dim() < 2 for parameter in own)
 
     def _group(self, call: Call) -> str:
-        home = self.homes.get(call.module)
+        home = self.kinds_of.get(call.module)
         return home[0].group if home else "other"
 
     def _role(self, call: Call) -> str:

@@ -11,7 +11,7 @@ from trainer.models.discovery.data_flow import INPUT as ENTRY
 from trainer.models.discovery.data_flow import Call, Summands, names_of, stack_of
 from trainer.models.module_map import ModuleKind
 
-Homes = dict[str, list[ModuleKind]]
+KindsByModule = dict[str, list[ModuleKind]]
 """The kinds of each module that holds parameters."""
 
 
@@ -26,10 +26,10 @@ class Draft:
     loose: list[str] = field(default_factory=list)
 
 
-def join(drafts: list[Draft], stack: str, layers: tuple[int, ...], gives: Summands, homes: Homes) -> Block:
+def join(drafts: list[Draft], stack: str, layers: tuple[int, ...], gives: Summands, kinds_of: KindsByModule) -> Block:
     """Drafts with what they take from; unmeasured if they feed one another in a circle."""
     owner = {call.module: number for number, draft in enumerate(drafts) for call in draft.calls}
-    sums = [[_owned(call, owner, number, homes) for call in draft.calls] for number, draft in enumerate(drafts)]
+    sums = [[_owned(call, owner, number, kinds_of) for call in draft.calls] for number, draft in enumerate(drafts)]
     takes = [{item for summands in own for summand in summands for item in summand} for own in sums]
     parts: list[Part] = []
     joins: dict[frozenset[int], int] = {}
@@ -45,7 +45,7 @@ def join(drafts: list[Draft], stack: str, layers: tuple[int, ...], gives: Summan
         if len(inputs) > 1 and not outside and all(_is_sum(summands, fresh[0]) for summands in fresh):
             inputs = (_join(parts, joins, inputs, "add"),)
         places[number] = len(parts)
-        parts.append(_part(drafts[number], inputs, outside, f"{stack}.{layers[0]}" if layers else "", homes))
+        parts.append(_part(drafts[number], inputs, outside, f"{stack}.{layers[0]}" if layers else "", kinds_of))
     last = [
         {places[owner.get(source, INPUT)] for source in summand if not source or source in owner} for summand in gives
     ]
@@ -57,23 +57,25 @@ def join(drafts: list[Draft], stack: str, layers: tuple[int, ...], gives: Summan
     return Block(stack, layers, tuple(parts), give)
 
 
-def _part(draft: Draft, takes: tuple[int, ...], outside: tuple[str, ...], layer: str, homes: Homes) -> Part:
+def _part(
+    draft: Draft, takes: tuple[int, ...], outside: tuple[str, ...], layer: str, kinds_of: KindsByModule
+) -> Part:
     name = draft.roots.copy().pop() if len(draft.roots) == 1 else ""
     return Part(
         role=draft.role,
         name=name.removeprefix(f"{layer}."),
-        rows=_rows(draft.calls, homes),
+        rows=_rows(draft.calls, kinds_of),
         takes=takes,
         outside=outside,
         loose=tuple(draft.loose),
     )
 
 
-def _owned(call: Call, owner: dict[str, int], own: int, homes: Homes) -> list[frozenset[int | str]]:
+def _owned(call: Call, owner: dict[str, int], own: int, kinds_of: KindsByModule) -> list[frozenset[int | str]]:
     """What a call takes from outside its own part: summands of parts, INPUT, or names from elsewhere."""
 
     def item(source: str) -> int | str:
-        return INPUT if source == ENTRY else owner[source] if source in owner else _elsewhere(source, homes)
+        return INPUT if source == ENTRY else owner[source] if source in owner else _elsewhere(source, kinds_of)
 
     summands = [frozenset(map(item, summand)) for summand in call.takes]
     if call.beside:
@@ -81,19 +83,19 @@ def _owned(call: Call, owner: dict[str, int], own: int, homes: Homes) -> list[fr
     return [summand - {own} for summand in summands if summand - {own}]
 
 
-def _elsewhere(source: str, homes: Homes) -> str:
-    home = homes.get(source)
+def _elsewhere(source: str, kinds_of: KindsByModule) -> str:
+    home = kinds_of.get(source)
     return home[0].name if home else stack_of(source) or source
 
 
-def _rows(calls: list[Call], homes: Homes) -> tuple[tuple[tuple[str, ...], ...], ...]:
+def _rows(calls: list[Call], kinds_of: KindsByModule) -> tuple[tuple[tuple[str, ...], ...], ...]:
     """Kinds by how many modules of the part their data has gone through, at most."""
     depth: dict[str, int] = {}
     rows: dict[int, list[tuple[str, ...]]] = defaultdict(list)
     for call in calls:
         before = [depth[source] for source in names_of(call.takes) | call.beside if source in depth]
         depth[call.module] = max(before, default=-1) + 1
-        rows[depth[call.module]].append(tuple(kind.name for kind in homes[call.module]))
+        rows[depth[call.module]].append(tuple(kind.name for kind in kinds_of[call.module]))
     return tuple(tuple(dict.fromkeys(cells)) for _, cells in sorted(rows.items()))
 
 

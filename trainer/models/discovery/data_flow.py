@@ -47,7 +47,7 @@ class Call:
 
 
 @dataclass
-class Flow:
+class DataFlow:
     """Calls of a whole pass, in their order, repeated layers left out."""
 
     calls: list[Call] = field(default_factory=list)
@@ -57,12 +57,12 @@ class Flow:
     """Input of every layer that ran, in terms of modules outside the layers and of layers."""
 
 
-class FlowFinder:
+class DataFlowTracer:
     """Watches the layers of a skeleton, and the modules in and around them, while it runs."""
 
     def __init__(self, skeleton: Skeleton) -> None:
         self.skeleton = skeleton
-        self.flow = Flow()
+        self.flow = DataFlow()
         self.open = True
         """Set it to False once the pass is over: a backward pass may run modules again."""
         self._layer = ""

@@ -22,7 +22,7 @@ from torch import nn
 from trainer.models.discovery.skeleton import BATCH, LENGTH, Skeleton
 
 Rows = tuple[tuple[int, int], ...]
-Parts = dict[str, Rows]
+Slices = dict[str, Rows]
 """Name of each slice and its rows, in the order of their first rows. A dot before a name stands for the
 name of the fused kind."""
 
@@ -32,7 +32,7 @@ class SliceFinder:
 
     def __init__(self, skeleton: Skeleton) -> None:
         self.skeleton = skeleton
-        self.found: dict[str, Parts] = {}
+        self.found: dict[str, Slices] = {}
         """Full names of fused linears and their slices."""
         self.mixed: set[str] = set()
         """Linears of which the rows have several roles that could not be told apart safely."""
@@ -74,7 +74,7 @@ class SliceFinder:
                 self.found[name] = parts
 
 
-def _attention_parts(first: _Reached, second: _Reached) -> tuple[Parts | None, bool]:
+def _attention_parts(first: _Reached, second: _Reached) -> tuple[Slices | None, bool]:
     """Slices of a projection, and whether its rows have several roles at all.
 
     `first` and `second` are the rows that the first and the second output reach in it.
@@ -128,10 +128,10 @@ def _feeds(y: torch.Tensor, others: list[torch.Tensor]) -> bool:
     return torch.autograd.grad(total, y, retain_graph=True, allow_unused=True)[0] is not None
 
 
-def _gated_parts(skeleton: Skeleton, name: str, y: torch.Tensor, call: Callable[[], torch.Tensor]) -> Parts | None:
+def _gated_parts(skeleton: Skeleton, name: str, y: torch.Tensor, call: Callable[[], torch.Tensor]) -> Slices | None:
     """Halves of a gated projection, side by side or row about; None unless just one of these fits."""
     rows = torch.arange(y.shape[-1])
-    fits: list[Parts] = []
+    fits: list[Slices] = []
     for half in (rows < len(rows) // 2, rows % 2 == 0):
         affine = [_affine(skeleton, name, y, mask, call) for mask in (half, ~half)]
         if sum(affine) == 1:
@@ -188,5 +188,5 @@ def by_token(value: torch.Tensor) -> torch.Tensor | None:
     return value.flatten(2)
 
 
-def in_order(parts: Parts) -> Parts:
+def in_order(parts: Slices) -> Slices:
     return dict(sorted(parts.items(), key=lambda part: part[1][0]))

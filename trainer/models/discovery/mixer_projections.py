@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.models.discovery.fused_projections import Parts, by_token, in_order, only_tensor, ranges
+from trainer.models.discovery.fused_projections import Slices, by_token, in_order, only_tensor, ranges
 from trainer.models.discovery.skeleton import REAL_LIMIT, Skeleton
 
 Masks = dict[str, torch.Tensor]
@@ -43,7 +43,7 @@ class MixerFinder:
 
     def __init__(self, skeleton: Skeleton) -> None:
         self.skeleton = skeleton
-        self.found: dict[str, Parts] = {}
+        self.found: dict[str, Slices] = {}
         """Full names of fused linears and their slices, each named with a dot before it."""
         self.mixed: set[str] = set()
         """Linears of which the rows have several roles that could not be told apart safely."""

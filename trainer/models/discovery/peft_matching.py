@@ -68,7 +68,7 @@ class PeftNames:
         return self.replaced[leaf]
 
 
-def mark(kinds: Iterable[ModuleKind], peft: PeftNames) -> Iterator[ModuleKind]:
+def mark_by_weight(kinds: Iterable[ModuleKind], peft: PeftNames) -> Iterator[ModuleKind]:
     """The kinds, with `by_weight` set where PEFT would take the module's name for an expert's."""
     for kind in kinds:
         if kind.class_name != "Parameter" and "lora" in kind.treatments and peft.becomes_experts(kind.modules[0]):

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-def twins_of(model: PreTrainedModel) -> dict[str, str]:
+def repeated_layers(model: PreTrainedModel) -> dict[str, str]:
     """Layers (and all modules in them) that repeat an earlier layer of the same list -> the earlier one's."""
     twins: dict[str, str] = {}
     stacks = [

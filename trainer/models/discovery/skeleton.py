@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from trainer.models.discovery.repeated_layers import twins_of
+from trainer.models.discovery.repeated_layers import repeated_layers
 from trainer.models.discovery.short_scans import short_chunks
 
 BATCH, LENGTH = 4, 2
@@ -69,7 +69,7 @@ class Skeleton:
         """Modules that ran, of those that hold parameters of their own."""
         self.by_keyword: set[str] = set()
         """Modules that were given no positional argument."""
-        self.twins = twins_of(model)
+        self.twins = repeated_layers(model)
         """Modules of repeated layers, and the modules of the first such layer that stand for them."""
         self.misshapen: set[str] = set()
         """Linears of which the forward does not map (..., in) to (..., out)."""
