@@ -232,7 +232,7 @@ def test_where_nothing_fits_the_fix_is_one_that_helps(capsys: pytest.CaptureFixt
         return warning.fix
 
     assert told("o_proj") == "Choose a smaller model."
-    assert told("*down_proj") == "Choose a smaller model, or train fewer modules in full."
+    assert told("*down_proj") == "Choose a smaller model, or fully train fewer modules."
     experts = told("q_proj gate_up_proj down_proj", "mixtral")
     assert re.match(
         "Lower the rank of gate_up_proj and down_proj, or untick them: their LoRA takes .* MB with", experts

@@ -49,8 +49,9 @@ READ_TIMEOUT = 30.0
 def fetch(model: ModelConfig, models_dir: Path, commit: str, sink: Sink) -> ModelConfig:
     """The model with its revision pinned to a commit, and that commit's files in the cache.
 
-    `commit`: the one the run is pinned to; empty: what the revision points to now. A local model is returned unchanged.
-    Events: {"type": "base", "revision", "commit"} if it was not pinned before, and {"type": "download", "files", "of", "bytes", "total", "speed"}. Raises UserError.
+    `commit`: the one the run is pinned to; empty: what the revision points to now. A local model stays as it
+    is. Events: {"type": "base", "revision", "commit"} if it was not pinned before, and
+    {"type": "download", "files", "of", "bytes", "total", "speed"}. Raises UserError.
     """
     base = BaseModels(models_dir)
     pinned = replace(model, revision=commit or model.revision)

@@ -1,9 +1,9 @@
-"""What a forward pass keeps for its backward pass, by layer, from the module map alone.
+"""Activation memory: what each layer saves for the backward pass, computed from the module map alone.
 
-Frozen linears keep nothing of their input. What does: norms (a float32 copy), SDPA (queries, keys, values, output),
-the MLP's activation function and product, and what trains (the input of LoRA's A and of B, of a module in full).
-Measured on real models by autograd's saved tensors (`tests/test_memory.py`): dense and mixture-of-experts
-transformers within a few percent. A recurrent mixer (Mamba, linear attention) is taken for attention: a rough guess.
+Frozen linears save nothing of their input. What does: norms (a float32 copy), SDPA (queries, keys, values, output),
+the MLP's activation function and product, and trained modules (inputs of LoRA's A and B, of a fully trained module).
+Checked against autograd's saved tensors (`tests/planning/test_memory.py`): dense and mixture-of-experts transformers
+within a few percent. Recurrent mixers (Mamba, linear attention) are treated as attention, a rough guess.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ FLOAT32 = 4
 
 @dataclass(frozen=True)
 class ActivationSetup:
-    """What decides on the size of an activation, beside the model."""
+    """What determines activation sizes besides the model."""
 
     width: int
-    """Bytes of the compute type."""
+    """Bytes per element of the compute dtype."""
     on_gpu: bool
     quantization: str
     dropout: bool
     dora: bool
     padded: bool
-    """Rows of a batch differ in length: attention takes a mask, and keys and values once per query head."""
+    """Rows of a batch differ in length: attention needs a mask, and keys and values are expanded per query head."""
     checkpointing: bool
-    """Some layers recompute: a gradient then flows through all of them."""
+    """Some layers recompute their activations, so gradients flow through all of them."""
 
     @classmethod
     def of(cls, config: RunConfig, width: int, on_gpu: bool, checkpointing: bool = False) -> ActivationSetup:
@@ -51,17 +51,17 @@ class ActivationSetup:
 
     @property
     def mask(self) -> int:
-        """Bytes per number that dropout keeps to know what it dropped."""
+        """Bytes per element of the saved dropout mask."""
         return 0 if not self.dropout else 1 if self.on_gpu else FLOAT32
 
     def own_input(self, quantized: bool) -> bool:
-        """Whether a LoRA keeps a copy of its input of its own, by dropout or a cast that PEFT makes."""
+        """Whether LoRA saves its own copy of its input, due to dropout or PEFT's cast."""
         casts = self.width < FLOAT32 and not (quantized and self.on_gpu)
         return self.dropout or casts
 
 
 class ActivationBytes(NamedTuple):
-    """Bytes kept: per token, per token and token of its row, and whatever the batch is."""
+    """Bytes saved: per token, per pair of tokens in a row, and independent of the batch."""
 
     tokens: float = 0.0
     pairs: float = 0.0
@@ -76,7 +76,7 @@ class ActivationBytes(NamedTuple):
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear, or the experts' parameter of one role, of which each token passes `share`."""
+    """A linear, or one expert parameter; each token passes through `share` of it."""
 
     kind: ModuleKind
     out: int
@@ -97,9 +97,9 @@ class Layer:
 def activations_by_layer(
     module_map: ModuleMap, targets: Iterable[Target], quantized: set[str], setup: ActivationSetup
 ) -> list[ActivationBytes]:
-    """What each layer keeps without checkpointing. `quantized`: names of the quantized modules.
+    """What each layer saves without checkpointing. `quantized`: names of the quantized modules.
 
-    Below the first module that trains nothing needs a gradient, and nothing is kept.
+    Layers before the first trained module need no gradient, so they save nothing.
     """
     trained = {target.module: target for target in targets}
     layers = _layers(module_map, trained, quantized)
@@ -145,7 +145,7 @@ def _first(kind: ModuleKind) -> Iterable[tuple[str, int]]:
 
 
 def _norms(module_map: ModuleMap, layer: Layer, setup: ActivationSetup, without: int, flows: bool) -> ActivationBytes:
-    """Norms over the hidden states: each keeps its input, mostly in float32, and one number a token."""
+    """Norms over the hidden states: each saves its input, mostly in float32, and one value per token."""
     forward = module_map.forward
     count = sum(size == module_map.hidden_size for _, size in layer.norms) + forward.plain_norms
     kept = forward.norm_bytes_float32 if setup.width == FLOAT32 else forward.norm_bytes
@@ -181,7 +181,7 @@ def _attention(
     norms: list[tuple[str, int]],
     setup: ActivationSetup,
 ) -> ActivationBytes:
-    """Queries, keys, values and output as SDPA keeps them; the scores where it is not used."""
+    """Queries, keys, values and output as saved by SDPA; attention scores if it is not used."""
     forward = module_map.forward
     projected = sum(linear.out for linear in entering)
     inner = leaving.width if leaving else projected
@@ -217,13 +217,13 @@ def _mlp(
     forward = module_map.forward
     activation = forward.activation_bytes_float32 if setup.width == FLOAT32 else forward.activation_bytes
     tokens = inner * (activation + 2 * gated * setup.width)
-    if first.kind.class_name == "Parameter":  # what each expert gives, to be weighed
+    if first.kind.class_name == "Parameter":  # each expert's output, to be weighted by the router
         tokens += module_map.hidden_size * setup.width
     return ActivationBytes(tokens * first.share)
 
 
 def _trained(entering: list[Linear], leaving: Linear | None, setup: ActivationSetup) -> ActivationBytes:
-    """Inputs that trained modules keep, and those that LLM.int8() keeps."""
+    """Inputs saved by trained modules and by LLM.int8()."""
     kept = ActivationBytes()
     shared: Linear | None = None
     for linear in [*entering, *([leaving] if leaving else [])]:
@@ -236,7 +236,7 @@ def _trained(entering: list[Linear], leaving: Linear | None, setup: ActivationSe
         if own:
             tokens += linear.width * (setup.width + setup.mask)
         if needs and linear is leaving:
-            # SDPA keeps its output as it is; on a CPU it has to be laid out anew
+            # SDPA keeps its output as it is; on a CPU it is copied to be contiguous
             tokens += 0 if linear.kind.group == "attention" and setup.on_gpu else linear.width * setup.width
         elif needs:
             shared = linear
@@ -250,12 +250,12 @@ def _of_target(target: Target, linear: Linear, setup: ActivationSetup) -> tuple[
     if target.treatment != "lora":
         return 0.0, float(prod(target.shape) * casts)
     factors = target.r * prod(target.shape[:-2]) * (linear.out + linear.width) * casts
-    if by_parameter(target):  # PEFT adds A and B up to a weight of the whole size; of a quantized one it is made anew
+    if by_parameter(target):  # PEFT adds A and B up to a weight of the whole size; a quantized one is recomputed
         return 0.0, float(factors + prod(target.shape) * setup.width * (not linear.quantized))
     tokens = target.r * setup.width + (2 * linear.out * setup.width if setup.dora else 0)
     return float(tokens), float(factors)
 
 
 def by_parameter(target: Target) -> bool:
-    """Whether it is a LoRA on a parameter (experts), which PEFT merges in every pass."""
+    """Whether it is LoRA on a parameter (experts), which PEFT merges in every forward pass."""
     return target.treatment == "lora" and (target.kind.class_name == "Parameter" or target.kind.by_weight)

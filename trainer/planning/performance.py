@@ -1,7 +1,7 @@
-"""What makes a run fast and changes nothing that it learns: picked from plan and device, each with its reason.
+"""Performance settings that do not change what a run learns, chosen for the plan and device, with reasons.
 
-The picks are part of the plan: shown before the run, written down with it, and taken again where it is resumed.
-No torch here; `trainers.py` does what is picked.
+They are part of the plan: shown before the run, saved with it, and reused when it is resumed. No torch here;
+`training/trainer.py` applies them.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from trainer.planning.schedule import batch_size
 MEMORY_RESERVE = 0.15
 """Share of the device's memory to leave free, for fragmentation and errors of the estimate."""
 WEIGHT_READ_TOKENS = {"nf4": 400, "int8": 400, "none": 60}
-"""Tokens in whose time a GPU gets all weights ready for one pass: NF4 is dequantized once per micro-batch. From the
-bandwidths and matrix rates of current GPUs (280 to 480 for NF4); only what is best depends on it."""
+"""Cost of reading (NF4: dequantizing) all weights once per micro-batch, in tokens of compute time. From bandwidth and
+matmul rates of current GPUs (280 to 480 for NF4); only used to rank micro-batch sizes."""
 WORTHWHILE_SAVING = 0.02
-"""Share of a step that another micro-batch must save."""
+"""Share of a step's time that another micro-batch size must save."""
 MAX_MICRO_BATCH = 4096
-"""Examples of a micro-batch."""
+"""Largest micro-batch in examples."""
 COMPILE_MIN_FLOPS = 2e17
-"""Operations of a run from which on it wins back the minute that compiling takes: a few minutes of a current GPU."""
+"""FLOPs of a run from which compiling pays for the minute it takes: a few minutes on a current GPU."""
 LIGER_TYPES = (
     "gemma", "gemma2", "gemma3_text", "glm4", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3",
     "smollm3",
 )  # fmt: skip
-"""Model types whose norms, rotations and MLPs Liger has kernels for."""
+"""Model types with Liger kernels for norms, rotary embeddings and MLPs."""
 
 
 @dataclass(frozen=True)
 class PerformanceSettings:
-    """What was picked for one run. Without arguments: nothing."""
+    """The performance settings of one run."""
 
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
     every_n_layers: int = 0
-    """Activations of every such layer are made anew in the backward pass: 1 all of them, 0 none."""
+    """Every n-th layer recomputes its activations in the backward pass: 1 means all, 0 none."""
     torch_compile: bool = False
     use_liger_kernel: bool = False
     optim: str = "adamw_torch_fused"
     why: dict[str, str] = field(default_factory=dict)
-    """By setting: what was picked and why, in a sentence."""
+    """The reason for each setting, as a phrase."""
 
     def summary(self) -> str:
-        """All picks in one line."""
+        """All settings and their reasons in one line."""
         return "; ".join(f"{name.replace('_', ' ')}: {reason}" for name, reason in self.why.items()) + "."
 
     def to_json(self) -> dict[str, Any]:
@@ -67,10 +67,10 @@ class PerformanceSettings:
 def choose_settings(
     config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate], trained: int = 0
 ) -> tuple[PerformanceSettings, Estimate]:
-    """The levers of `config` on `device`, and what it needs with them.
+    """The performance settings of `config` on `device`, and the memory estimate with them.
 
     `costs`: the estimate without checkpointing (False) and with it (True). `trained`: tokens that the run trains on,
-    0 where they are not counted yet.
+    0 if not counted yet.
     """
     training = config.training
     why: dict[str, str] = {}
@@ -96,8 +96,8 @@ def choose_settings(
 def _memory(
     config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate]
 ) -> tuple[int, int, Estimate]:
-    """Which layers recompute, and the micro-batch: the quickest that fit; of equally quick ones the one that is set,
-    or the smallest."""
+    """Checkpointing interval, micro-batch and estimate: the fastest that fit; among equals, the configured micro-batch or
+    the smallest."""
     training = config.training
     micro, batch = training.per_device_train_batch_size, batch_size(training)
     others = range(1, min(batch, MAX_MICRO_BATCH) + 1) if _micro_batch_may_change(config, module_map, device) else ()
@@ -111,7 +111,7 @@ def _memory(
             needs = costs(every > 0).with_performance(every, batch // size)
             if needs.total(size, training.max_length) <= room:
                 found.append((_time_per_example(config, layers, every, size), size, every, needs))
-    if not found:  # also where the room is not known
+    if not found:  # also if the free memory is unknown
         every, size = choices[-1], sizes[0]
         return every, size, costs(every > 0).with_performance(every, batch // size)
     quickest = min(item[0] for item in found)
@@ -121,21 +121,20 @@ def _memory(
 
 
 def _checkpointing_choices(way: str, layers: int, device: Device) -> list[int]:
-    """What `every_n_layers` may be, the one that needs most memory first."""
+    """Candidates for `every_n_layers`, from most to least memory."""
     if way == "auto":
         return [0, *range(min(layers, 8), 0, -1)] if device.room else [1]
     return [1] if way == "on" else [0]
 
 
 def _micro_batch_may_change(config: RunConfig, module_map: ModuleMap, device: Device) -> bool:
-    """Whether micro-batches may be of another size: on a GPU of known room, where a step's loss is one sum."""
+    """Whether the micro-batch size may change: on a GPU with known memory, if a step's loss is one sum."""
     dense = module_map.forward.experts_per_token == 1  # a router's loss is a mean over each micro-batch
     return config.training.micro_batches == "auto" and device.is_gpu and device.room > 0 and dense
 
 
 def _time_per_example(config: RunConfig, layers: int, every: int, micro: int) -> float:
-    """Of one example, in passes of one token: forward, backward, and what is made anew. Most are half as long as
-    they may be, or shorter."""
+    """Relative time per example, forward, backward and recomputation, for examples of half the maximum length."""
     anew = len(range(0, layers, every)) / layers if every else 0.0
     return (2 + anew) * (WEIGHT_READ_TOKENS[config.model.quantization] / micro + config.training.max_length / 2)
 
@@ -147,22 +146,24 @@ def _why_checkpointing(way: str, every: int, device: Device) -> str:
         return "off: all activations fit into memory"
     if every > 1:
         return f"one layer in {every} recomputes: the activations of the others fit into memory"
-    return "every layer recomputes: " + ("memory has no room for more" if device.room else "free memory is not known")
+    return "every layer recomputes: " + (
+        "more activations do not fit into memory" if device.room else "free memory is unknown"
+    )
 
 
 def _why_batches(config: RunConfig, module_map: ModuleMap, device: Device, micro: int, steps: int) -> str:
     training = config.training
     own = f"{training.per_device_train_batch_size} × {training.gradient_accumulation_steps}"
     if micro != training.per_device_train_batch_size:
-        return f"{micro} × {steps} instead of {own}: the same batch, and the quickest that fit into memory"
+        return f"{micro} × {steps} instead of {own}: the same batch, and the fastest that fits into memory"
     if training.micro_batches == "off":
         return f"{own}, as set"
     if _micro_batch_may_change(config, module_map, device):
-        return f"{own}: others do not fit, or save nothing"
+        return f"{own}: other sizes do not fit, or save nothing"
     return (
-        f"{own}: others pay on a GPU only"
+        f"{own}: other sizes only help on a GPU"
         if not device.is_gpu
-        else f"{own}: others would change the loss, or free memory is not known"
+        else f"{own}: other sizes would change the loss, or free memory is unknown"
     )
 
 
@@ -171,7 +172,7 @@ def _compile(config: RunConfig, module_map: ModuleMap, device: Device, trained: 
     if way != "auto":
         return way == "on", f"{way}, as set"
     if not device.is_gpu:
-        return False, "off: it pays on a GPU only"
+        return False, "off: it only helps on a GPU"
     if not device.bfloat16 or find_spec("triton") is None:
         return False, "off: it needs Triton and a GPU with bfloat16"
     own = prequantized(module_map.checkpoint)
@@ -181,8 +182,11 @@ def _compile(config: RunConfig, module_map: ModuleMap, device: Device, trained: 
     if config.model.quantization == "int8" or experts:
         return False, "off: int8 and experts break the graph"
     if trained and 4 * module_map.parameters * trained < COMPILE_MIN_FLOPS:  # forward, and backward to the inputs
-        return False, "off: so short a run does not win back the minute that it takes"
-    return True, "on, if the run is long enough to win back the minute that it takes" if not trained else "on"
+        return False, "off: the run is too short to make up for the minute that compiling takes"
+    return (
+        True,
+        "on, if the run is long enough to make up for the minute that compiling takes" if not trained else "on",
+    )
 
 
 def _liger(config: RunConfig, module_map: ModuleMap, device: Device, compiles: bool) -> tuple[bool, str]:

@@ -1,7 +1,7 @@
 """The plan: what a configuration trains on a model and what that costs, before anything is loaded.
 
-Arithmetic over the module map alone, so that the page can follow every tick; the worker holds the
-plan against the real model before its first step (`adapter.verify`).
+Computed from the module map alone, fast enough for every click on the page; the worker checks the plan against the
+real model before the first step (`adapter.verify`).
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ class Plan:
     total: int
     """Parameters of the model."""
     trainable: int
-    """Numbers that training may change; entries of a sliced LoRA that stay zero are not among them."""
+    """Trainable parameters, without entries of a sliced LoRA that stay zero."""
     stored: int
-    """Numbers in the adapter's file."""
+    """Elements in the adapter file."""
     adapter_bytes: int
     memory: dict[str, int]
-    """Bytes on the training device, by item, at the moment that needs most."""
+    """Peak bytes on the training device, by item."""
     device: Device
-    """Where it would train, as it was when the plan was made."""
+    """The training device, as it was when the plan was made."""
     length: int
     """max_length of the configuration."""
     performance: PerformanceSettings
-    """What was picked to make it fast."""
+    """Chosen for speed; they do not change what the run learns."""
     steps: int
-    """Optimizer steps of the run; 0 where its data have not been read."""
+    """Optimizer steps of the run; 0 if its data has not been read."""
     fits: dict[str, int]
-    """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row; 0 where not
-    even the least fits; empty where the device's memory is not known."""
+    """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row; 0 if not
+    even the smallest fits; empty if the device's memory is unknown."""
     receipts: tuple[Receipt, ...]
     targets: tuple[Target, ...]
     checkpoint: dict[str, Any]
-    """What the published weights are quantized in, and how the run holds them; empty where they are plain numbers."""
+    """Quantization format of the published weights, and how the run holds them; empty if they are not quantized."""
     loading: int
-    """Bytes on the training device at the peak of loading, where weights change their form on the way; else 0."""
+    """Peak bytes on the training device while loading, if weights change their format on the way; else 0."""
     issues: tuple[Issue, ...]
     """What keeps the run from starting."""
     auto_class: str = "AutoModelForCausalLM"
     """The class of transformers that loads the base model."""
     warnings: tuple[Issue, ...] = ()
-    """What a person should know before starting."""
+    """What the user should know before starting."""
     base: Base = Base()
-    """The model's files, where they were looked at: which commit, what is still to download."""
+    """The model's files, if they were examined: which commit, what is still to download."""
 
     @property
     def share(self) -> float:
-        """Trainable numbers over the model's parameters."""
+        """Trainable parameters divided by the model's parameters."""
         return self.trainable / self.total if self.total else 0.0
 
     @property
@@ -99,7 +99,7 @@ class Plan:
         }
 
     def on(self, base: Base) -> Plan:
-        """This plan with what was found out about the model's files."""
+        """This plan with the result of examining the model's files."""
         issues, warnings = (*self.issues, *base.issues), (*self.warnings, *base.warnings)
         return replace(self, issues=issues, warnings=warnings, base=base)
 
@@ -113,8 +113,8 @@ def make_plan(
 ) -> Plan:
     """The plan of `config` on the model that `module_map` describes, trained on `device`.
 
-    `vocabulary`: the tokens of its tokenizer; needed only where new ones are added. `data`: what there is to train
-    on, where that is known.
+    `vocabulary`: the tokenizer's tokens, only needed if new ones are added. `data`: the size of the training data, if
+    known.
     """
     data = data or Size(0, 0.0)
     new = config.model.new_tokens
@@ -166,14 +166,14 @@ def make_plan(
 def _problems(
     config: RunConfig, module_map: ModuleMap, vocabulary: Collection[str], found: Resolution
 ) -> Iterator[Issue]:
-    """What keeps the run from starting beside the ticks themselves."""
+    """What else keeps the run from starting, besides problems of single ticks."""
     if known := [token for token in config.model.new_tokens if token in vocabulary]:
-        problem = f"The tokenizer has {', '.join(known)} already."
-        yield Issue("model.new_tokens", problem, "Take it out.")
+        problem = f"The tokenizer already has {', '.join(known)}."
+        yield Issue("model.new_tokens", problem, "Remove it from new_tokens.")
     if not found.targets and not found.issues:
         problem = "No tick matches a module." if config.modules else "Nothing is ticked."
         yield Issue("modules", problem, "Tick at least one module.")
     length, most = config.training.max_length, module_map.max_positions
     if most and length > most:
-        problem = f"{length} tokens are more than this model was made for."
+        problem = f"{length} tokens exceed the model's maximum sequence length."
         yield Issue("training.max_length", problem, f"Use at most {most}.", {"training.max_length": most})

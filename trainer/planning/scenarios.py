@@ -1,4 +1,4 @@
-"""Named ticks, and sets of them that answer one question about a model. The reference study's six are built in."""
+"""Scenarios (named ticks), and sets of them that each answer one question about a model."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def study_job(model: str, chosen: Scenario) -> RunConfig:
 
 
 def starting_config(model: ModelConfig, module_map: ModuleMap | None) -> RunConfig:
-    """What a person starts from on a model: ticks, quantization and max_length that fit it.
+    """The initial configuration for a model: ticks, quantization and max_length that suit it.
 
     `module_map`: None where the model cannot be read now; the study's seven names stand in, which most models have.
     """

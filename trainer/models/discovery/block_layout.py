@@ -1,7 +1,7 @@
-"""What was measured of a model's data flow -> its blocks: parts, joins, and layers that look the same.
+"""Builds blocks from a model's measured data flow: parts, joins, and layers with the same structure.
 
 Modules form a part when they lie in one module that holds no other group, or when one feeds the other within
-a group. A norm is a part of its own, unless all that it takes from and gives to lies in one part.
+a group. A norm is a part of its own, unless all its inputs and consumers are in one part.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from trainer.models.discovery.probing import ProbeResult
 from trainer.models.module_map import ModuleKind
 
 _OUTPUT = "output"
-"""Stands among consumers for the output of the layer."""
+"""Stands for the layer's output among consumers."""
 
 
 def build_blocks(kinds: list[ModuleKind], grouping: Grouping, probed: ProbeResult) -> tuple[Block, ...]:
-    """Blocks in the order in which they run, those of a stack by their first layers."""
+    """Blocks in execution order, those of a stack by their first layers."""
     return tuple(BlockBuilder(kinds, grouping, probed).blocks())
 
 
@@ -34,15 +34,15 @@ class BlockBuilder:
         self.modules, self.probed, self.flow = grouping.modules, probed, probed.flow
         self.kinds = [kind for kind in kinds if kind.slice_of is None]
         self.kinds_of: KindsByModule = defaultdict(list)
-        """The kinds of each module that holds parameters; experts in a list stand for one another."""
+        """The kinds of each module that holds parameters; experts in a list count as one."""
         for kind in self.kinds:
             for holder in dict.fromkeys(one_expert(_holder(kind, name)) for name in kind.modules):
                 self.kinds_of[holder].append(kind)
 
     def blocks(self) -> Iterator[Block]:
-        """Segments outside the layers and stacks of layers, as they ran."""
+        """Blocks outside the layers and of layer stacks, in execution order."""
         segments = list(self._segments())
-        before: set[str] = set()  # what the block before may give
+        before: set[str] = set()  # modules whose output the previous block may return
         for number, (stack, calls) in enumerate(segments):
             if stack:
                 firsts = [name for name in self.flow.fed if stack_of(name) == stack]
@@ -141,7 +141,7 @@ class BlockBuilder:
         return call.module
 
     def _take_in(self, light: list[str], root: dict[str, str], calls: list[Call], layer: str) -> None:
-        """Give norms the root of a part, if all around them belongs to it."""
+        """Assign norms to a part if all their neighbors belong to it."""
         around: dict[str, set[str]] = {name: set() for name in light}
         here = {ENTRY, *(call.module for call in calls)}
         for call in calls:
@@ -162,7 +162,7 @@ class BlockBuilder:
                     found = True
 
     def _loose(self, calls: list[Call], layer: str) -> list[tuple[str, ModuleKind]]:
-        """(Holder, kind) of what text reads in a layer without a call that could be followed."""
+        """(Holder, kind) of parameters that a layer reads without a traceable call."""
         followed = {kind.name for call in calls for kind in self.kinds_of.get(call.module, ())}
         return [
             (holder, kind)
@@ -173,7 +173,7 @@ class BlockBuilder:
         ]
 
     def _place(self, loose: list[tuple[str, ModuleKind]], drafts: list[Draft], layer: str) -> bool:
-        """Put them into the parts that they belong to; False if one of them does the work of a part by itself."""
+        """Add them to the parts that they belong to; False if one of them would be a part by itself."""
         for holder, kind in loose:
             around = [draft for draft in drafts if any(f"{holder}.".startswith(f"{root}.") for root in draft.roots)]
             inside = [draft for draft in drafts if any(f"{root}.".startswith(f"{holder}.") for root in draft.roots)]
@@ -191,7 +191,7 @@ class BlockBuilder:
         return True
 
     def _plain(self, calls: list[Call], layer: str) -> Block:
-        """The kinds of a layer in the model's order, where data flow could not be followed."""
+        """The kinds of a layer in model order, for layers whose data flow could not be traced."""
         number = int(layer.rpartition(".")[2])
         ran = {call.module for call in calls}
         parts: dict[str, Part] = {}
@@ -207,7 +207,7 @@ class BlockBuilder:
         return Block(stack_of(layer), (number,), tuple(parts.values()), measured=False)
 
     def _merged(self, blocks: list[Block], firsts: list[str]) -> list[Block]:
-        """Layers that repeat one another, or look the same down to their shapes, as one block."""
+        """Merge layers that repeat one another, or have equal structure and shapes, into one block."""
         merged: dict[object, Block] = {}
         for block, first in zip(blocks, firsts, strict=True):
             repeats = [int(twin.rpartition(".")[2]) for twin, of in self.probed.twins.items() if of == first]
@@ -225,7 +225,7 @@ class BlockBuilder:
         return next(inside, None)
 
     def _unplaced(self) -> Iterator[Block]:
-        """What text reads outside the layers without a call that could be followed."""
+        """Kinds outside the layers that are read without a traceable call."""
         called = {call.module for call in self.flow.calls}
         layers = tuple(f"{name}." for name in (*self.flow.fed, *self.probed.twins))
         names = [

@@ -1,4 +1,4 @@
-"""Drafts of parts -> a block: what every part takes from, sums as joins, rows in the order of data flow."""
+"""Turns drafts of parts into a block: inputs of every part, sums as joins, rows in data-flow order."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ KindsByModule = dict[str, list[ModuleKind]]
 
 @dataclass
 class Draft:
-    """A part in the making."""
+    """A part under construction."""
 
     role: str
     calls: list[Call] = field(default_factory=list)
     roots: set[str] = field(default_factory=set)
-    """Full names of the modules that hold its own and nothing of another group; those without one are left out."""
+    """Full names of the modules that hold only this part's modules."""
     loose: list[str] = field(default_factory=list)
 
 
 def join(drafts: list[Draft], stack: str, layers: tuple[int, ...], gives: Summands, kinds_of: KindsByModule) -> Block:
-    """Drafts with what they take from; unmeasured if they feed one another in a circle."""
+    """Connect drafts into a block; unmeasured if their inputs form a cycle."""
     owner = {call.module: number for number, draft in enumerate(drafts) for call in draft.calls}
     sums = [[_owned(call, owner, number, kinds_of) for call in draft.calls] for number, draft in enumerate(drafts)]
     takes = [{item for summands in own for summand in summands for item in summand} for own in sums]
@@ -72,7 +72,7 @@ def _part(
 
 
 def _owned(call: Call, owner: dict[str, int], own: int, kinds_of: KindsByModule) -> list[frozenset[int | str]]:
-    """What a call takes from outside its own part: summands of parts, INPUT, or names from elsewhere."""
+    """Inputs of a call from outside its own part: summands of part numbers, INPUT, or other names."""
 
     def item(source: str) -> int | str:
         return INPUT if source == ENTRY else owner[source] if source in owner else _elsewhere(source, kinds_of)
@@ -89,7 +89,7 @@ def _elsewhere(source: str, kinds_of: KindsByModule) -> str:
 
 
 def _rows(calls: list[Call], kinds_of: KindsByModule) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    """Kinds by how many modules of the part their data has gone through, at most."""
+    """Kinds by their depth in the part: the longest chain of modules before them."""
     depth: dict[str, int] = {}
     rows: dict[int, list[tuple[str, ...]]] = defaultdict(list)
     for call in calls:
@@ -108,7 +108,7 @@ def _is_sum(summands: list[frozenset[int | str]], of: list[frozenset[int | str]]
 
 
 def _join(parts: list[Part], joins: dict[frozenset[int], int], inputs: tuple[int, ...], role: str) -> int:
-    """Place of the join of these parts, built on the largest sum there is already of some of them."""
+    """Index of the join of these parts, built on the largest existing join of some of them."""
     wanted = frozenset(inputs)
     if wanted not in joins:
         inner = max((done for done in joins if done < wanted), key=len, default=None)

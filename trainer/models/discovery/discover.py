@@ -1,8 +1,8 @@
-"""A model's config -> its module map, for any causal LM of transformers, without any weights.
+"""Discovers the module map of any transformers causal LM from its config, without weights.
 
-The model is built on the `meta` device. What its modules are called and how large they are is read off
-it; what they do (does text run through them, which rows of a fused projection are what) is measured on
-its skeleton. Only processes that may import torch import this module.
+The model is built on the `meta` device, which gives names and shapes. What the modules do (whether text runs through
+them, which rows of a fused projection are q, k and v) is measured on its skeleton. Only processes that may import
+torch import this module.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trainer.models.model_config import auto_class, missing_package
 from trainer.models.module_map import GROUPS, ModuleKind, ModuleMap
 from trainer.models.quantized_modules import format_of, without_unsupported_treatments
 
-SHARED = "Several layers share its weight: an adapter or a copy for one of them would part or falsify the others."
+SHARED = "Several layers share its weight, so an adapter or a copy for one of them would change the others."
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Unit:
     group: str
     shape: tuple[int, ...]
     parameters: int
-    """Those that no unit before it owns."""
+    """Count of the parameters that no earlier unit owns."""
     bias: bool
     tied_to: str
     """Name of the unit whose weight it shares; empty if it owns it."""
@@ -61,22 +61,22 @@ class Unit:
 
 
 def discover(config: PretrainedConfig, name: str) -> ModuleMap:
-    """The map of the causal LM that `config` describes, shown as `name`.
+    """The module map of the causal LM described by `config`, shown as `name`.
 
-    Raises UserError where transformers cannot build a model from `config`, or its tokens see those after them.
+    Raises UserError if transformers cannot build the model, or its tokens attend to later tokens.
     """
     try:
         model = build(config).eval()
     except ImportError as error:
         raise missing_package(error, name) from error
-    except Exception as error:  # of any kind: nobody checks the numbers and names that a config.json holds
+    except Exception as error:  # of any kind, since the values in a config.json are not validated
         raise UserError(
             f"The config.json of {name} describes no model: {type(error).__name__}: {first_line(error).rstrip('.')}.",
             "Correct it, or choose another model.",
         ) from error
     grouping = Grouping(model, config)
     probed = probe_model(model, grouping, config)
-    if probed.failure:  # some rescale their weights for inference, which a skeleton has not
+    if probed.failure:  # some rescale their weights for inference, which a skeleton does not have
         model = build(config).train()
         probed = probe_model(model, grouping, config)
     if probed.failure and auto_class(config) is AutoModelForImageTextToText:
@@ -85,10 +85,10 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
             f"{name} does not run on text alone, so it cannot be trained on text: {failure}.",
             "Choose a language model, or an image-text model that takes text without an image.",
         )
-    if probed.non_causal_setting:  # its loss falls nicely, and it learns to copy
+    if probed.non_causal_setting:  # its loss would fall while it learns to copy
         wanted = json.dumps(CAUSAL[probed.non_causal_setting][1])
         raise UserError(
-            f"{name} is no causal LM as it stands: its tokens see those after them, so a loss means nothing.",
+            f"{name} is not a causal LM with this config: tokens attend to later ones, so its loss is meaningless.",
             f"Set “{probed.non_causal_setting}” to {wanted} in its config.json, or choose another model.",
         )
     grouping.towers = towers(grouping, probed)
@@ -158,7 +158,7 @@ def _is_whole(name: str, module: nn.Module, grouping: Grouping) -> bool:
 
 
 def _is_expert_weight(key: str, holder: str, module: nn.Module, grouping: Grouping) -> bool:
-    """Whether a parameter holds all experts of a layer: stacked, or end to end in one matrix (DBRX)."""
+    """Whether a parameter holds all experts of a layer: stacked, or concatenated in one matrix (DBRX)."""
     name = f"{holder}.{key}"
     if key.endswith("bias"):
         return False
@@ -216,7 +216,7 @@ def _group(group: str, allowed: AllowedTreatments) -> str:
 
 
 def _kinds(units: list[Unit], probed: ProbeResult) -> Iterator[ModuleKind]:
-    """Units that play one role, gathered and named; slices follow their fused kind."""
+    """Group units of the same role into named kinds; slices follow their fused kind."""
     path_of = {unit.name: _path(unit) for unit in units}
     roles: dict[tuple[object, ...], list[Unit]] = defaultdict(list)
     for unit in _shared_across_layers(units, path_of):
@@ -235,7 +235,7 @@ def _kinds(units: list[Unit], probed: ProbeResult) -> Iterator[ModuleKind]:
 
 
 def _shared_across_layers(units: list[Unit], path_of: dict[str, tuple[str, ...]]) -> Iterator[Unit]:
-    """Units of one role that share a weight make one kind, and nothing can be done with that one."""
+    """Units of one role that share a weight form one kind without treatments."""
     inner = {unit.name for unit in units if unit.tied_to and path_of[unit.tied_to] == path_of[unit.name]}
     shared = {path_of[name] for name in inner}
     for unit in units:
@@ -288,15 +288,15 @@ def _slices(kind: ModuleKind, parts: Slices, taken: set[str]) -> Iterator[Module
 
 
 def _shared_parts(members: list[Unit], probed: ProbeResult) -> tuple[Slices, str]:
-    """The slices of a fused kind, or why it has none although its rows have several roles."""
+    """The slices of a fused kind, or why a kind with several roles has none."""
     if "lora" not in members[0].allowed[0]:
         return {}, ""
     twins = [probed.twins.get(unit.name, unit.name) for unit in members]
     found = [probed.parts.get(name, {}) for name in twins]
     if any(parts != found[0] for parts in found):
-        return {}, "Its layers differ in what their rows are, so it is trained as a whole."
+        return {}, "The roles of its rows differ between layers, so it is trained as a whole."
     if not found[0] and any(name in probed.mixed for name in twins):
-        return {}, "Its rows have several roles that cannot be told apart safely, so it is trained as a whole."
+        return {}, "Its rows have several roles that cannot be separated reliably, so it is trained as a whole."
     return found[0], ""
 
 
@@ -307,7 +307,7 @@ def _path(unit: Unit) -> tuple[str, ...]:
 
 
 def _rank(unit: Unit) -> int:
-    """Who chooses a name first: what can be trained by LoRA, the rest, and last the towers."""
+    """Priority for short names: kinds that take LoRA, the rest, then towers."""
     return 2 if unit.tower else int("lora" not in unit.allowed[0])
 
 
@@ -322,7 +322,7 @@ def _widest(units: list[Unit]) -> int:
 
 
 def _number(config: PretrainedConfig, *names: str) -> int:
-    """The first of these settings that is a whole number; 0 if none is."""
+    """The first of these settings that is a positive integer; 0 if none is."""
     for name in names:
         try:
             value = getattr(config, name, None)

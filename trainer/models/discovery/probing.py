@@ -1,4 +1,4 @@
-"""One pass of the skeleton: which modules text runs through, what a gradient reaches, what is fused."""
+"""Runs the skeleton once: which modules text runs through, what gradients reach, what is fused."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ CAUSAL: dict[str, tuple[object, object]] = {
     "causal": (False, True),
     "attn_type": ("bi", "uni"),
 }
-"""Settings that let tokens see those after them: the value that does, and the one that does not."""
+"""Settings that let tokens attend to later ones: (bidirectional value, causal value)."""
 
 
 @dataclass
 class ProbeResult:
-    """What was seen. Names are full names of modules, or of parameters for `trained`.
+    """Observations of one forward pass. Names are full names of modules, or of parameters for `read`.
 
     A module of a repeated layer shows what its twin in the first such layer showed; experts in a list
     show what any of them showed.
     """
 
     failure: str = ""
-    """Why nothing was seen, if so: then nothing is known of any module."""
+    """Why the pass failed, if so; then nothing is known about any module."""
     called: set[str] = field(default_factory=set)
     by_keyword: set[str] = field(default_factory=set)
     misshapen: set[str] = field(default_factory=set)
     routers: set[str] = field(default_factory=set)
-    """Linears by class that give more than a tensor."""
+    """Linear subclasses that return more than a tensor."""
     unlike_lookup: set[str] = field(default_factory=set)
     reached: set[str] = field(default_factory=set)
     """Linears and embeddings to whose output the logits have a gradient."""
@@ -53,7 +53,7 @@ class ProbeResult:
     twins: dict[str, str] = field(default_factory=dict)
     flow: DataFlow = field(default_factory=DataFlow)
     non_causal_setting: str = ""
-    """The setting of CAUSAL by which the logits of a token depend on a later one, if they do."""
+    """The setting of CAUSAL that makes logits depend on later tokens, if any."""
 
     def has(self, seen: set[str], name: str) -> bool:
         """Whether the module `name` is among the `seen`; true of all where nothing is known."""
@@ -64,7 +64,7 @@ class ProbeResult:
 
 
 def one_name(name: str) -> str:
-    """The name with `*` for every number but the layer's: experts in a list stand for one another."""
+    """The name with `*` for every number but the layer's, since experts in a list are interchangeable."""
     first = re.search(r"\.\d+(\.|$)", name)
     if not first:
         return name
@@ -72,7 +72,7 @@ def one_name(name: str) -> str:
 
 
 def probe_model(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig) -> ProbeResult:
-    """Run `model` (on the meta device; unusable afterwards) as a skeleton and look at it.
+    """Run `model` (on the meta device; unusable afterwards) as a skeleton and observe it.
 
     Its mode counts: with dropout there are no exact gradients, so no slices are found in training mode.
     """
@@ -132,7 +132,7 @@ def towers(grouping: Grouping, seen: ProbeResult) -> list[str]:
 
 
 def extra_inputs(config: PretrainedConfig) -> dict[str, Any]:
-    """Inputs beside token ids that a text-only pass needs."""
+    """Inputs besides token ids that a text-only pass needs."""
     if config.model_type == "xmod":  # it has adapters per language, and no language by default
         return {"lang_ids": torch.zeros(BATCH, dtype=torch.long)}
     return {}

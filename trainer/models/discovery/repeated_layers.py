@@ -1,4 +1,4 @@
-"""Layers that do what an earlier layer does: measuring the first of them is measuring all."""
+"""Finds layers that repeat an earlier one, so that only the first needs to be measured."""
 
 from __future__ import annotations
 

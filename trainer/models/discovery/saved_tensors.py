@@ -1,4 +1,4 @@
-"""What a model's forward pass keeps for its backward pass, as far as names and shapes do not tell it."""
+"""Measures what a forward pass saves for the backward pass beyond what names and shapes show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of its real shape that runs without its weights, to measure what its modules do.
+"""A model of real shape that runs without its weights, to measure what its modules do.
 
 Every linear and embedding of a model on the `meta` device gets a stand-in forward that needs no
 memory: seeded noise of the right shape plus a rank-one image of the input, so that gradients still
@@ -55,7 +55,7 @@ class Noise:
 
 
 class Skeleton:
-    """A model whose linears, embeddings and large experts are stand-ins; see the module's text."""
+    """A model whose linears, embeddings and large experts are stand-ins; see the module docstring."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Takes over `model`, which is on the `meta` device and of no other use afterwards."""
@@ -74,9 +74,9 @@ class Skeleton:
         self.misshapen: set[str] = set()
         """Linears of which the forward does not map (..., in) to (..., out)."""
         self.routers: set[str] = set()
-        """Linears by class that give more than a tensor."""
+        """Linear subclasses that return more than a tensor."""
         self.unlike_lookup: set[str] = set()
-        """Embeddings of which the forward does more than look up ids (and scale by their `embed_scale`)."""
+        """Embeddings whose forward does more than look up ids (and scale by `embed_scale`)."""
         replaced = {
             id(module)
             for name, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""What may be done with a module kind, and why not more: what PEFT can wrap and training would reach."""
+"""Decides which treatments a module allows: what PEFT can wrap and gradients reach."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.models.discovery.probing import ProbeResult
 from trainer.models.module_map import READ
 
 AllowedTreatments = tuple[tuple[str, ...], str]
-"""Treatments, and the reason why one is missing."""
+"""(treatments, reason why one is missing)."""
 
 BOTH = ("lora", "full")
 UNUSED = "Text never runs through it, so training could not change it."
@@ -38,7 +38,7 @@ def treat_module(name: str, module: nn.Module, group: str, probed: ProbeResult, 
     if not runs and not read:
         return (), NO_GRADIENT if called else UNUSED
     if peft.hits_another(name):
-        return (), "PEFT tells modules by the ends of their names, and would take another one along with it."
+        return (), "PEFT matches modules by the ends of their names, and would match another one as well."
     obstacle = _lora_obstacle(peft, name, module, group, probed) or ("" if runs else READ)
     return (("full",), obstacle) if obstacle else (BOTH, "")
 
@@ -68,15 +68,15 @@ def _lora_obstacle(peft: PeftNames, name: str, module: nn.Module, group: str, pr
     if not isinstance(module, nn.Linear | Conv1D | nn.Embedding) or name in probed.routers:
         return "LoRA needs a linear or an embedding."
     if name in probed.misshapen:
-        return "Its forward groups the inputs: LoRA's two factors do not fit."
+        return "Its forward groups the inputs, which LoRA's two factors do not support."
     if name in probed.unlike_lookup:
-        return "Its forward does more than look rows up: LoRA would add the wrong rows."
+        return "Its forward does more than look up rows: LoRA would add the wrong ones."
     if peft.lost_on_load(name):
         return "PEFT renames its LoRA when it loads the adapter, and loses it."
     try:
         _check_lora_target_modules_mamba(LoraConfig(), peft.model, leaf)
     except ValueError:
-        return f"PEFT refuses {leaf} in this family: its fused kernels go around the module."
+        return f"PEFT refuses {leaf} in this family: its fused kernels bypass the module."
     # Fused kernels of state-space mixers read weights on a GPU, even where the pass here called the module.
     if group == "other" and reads_weight(type(peft.model.get_submodule(parent)), leaf):
         return READ
@@ -87,7 +87,7 @@ _SOURCES: dict[type, str] = {}
 
 
 def reads_weight(owner: type, leaf: str) -> bool:
-    """Whether the code of `owner` reads the weight of its child `leaf` by itself, in any of its paths."""
+    """Whether the source of `owner` reads the weight of its child `leaf` directly."""
     if owner not in _SOURCES:
         _SOURCES[owner] = "".join(_methods(owner))
     pattern = rf"self\.{re.escape(leaf)}\.weight(?!\.(dtype|device|shape|size|ndim|is_))\b"
