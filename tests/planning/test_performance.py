@@ -224,7 +224,7 @@ def test_a_run_that_goes_on_keeps_its_levers(
     monkeypatch.setattr(devices, "device", lambda: replace(devices.CPU, total=10**9, free=1))
     loop.train(config, paths, sink, lambda: False)
     assert steps == 3
-    told = [text for text in texts if "Picked for speed" in text]
+    told = [text for text in texts if "Performance settings" in text]
     assert len(told) == 2
     assert told[0] == told[1]
     assert "all activations fit" in told[0]

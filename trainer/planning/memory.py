@@ -86,7 +86,7 @@ class Estimate:
         return sum(self.items(batch, length).values())
 
     def largest(self, room: int) -> dict[str, int]:
-        """The largest batch at this max_length, and the largest max_length with a batch of 1, that fit into `room` bytes.
+        """The largest batch at this max_length, and the largest max_length at batch size 1, that fit into `room`.
 
         0 if not even the smallest fits.
         """

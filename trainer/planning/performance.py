@@ -96,8 +96,8 @@ def choose_settings(
 def _memory(
     config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate]
 ) -> tuple[int, int, Estimate]:
-    """Checkpointing interval, micro-batch and estimate: the fastest that fit; among equals, the configured micro-batch or
-    the smallest."""
+    """Checkpointing interval, micro-batch and estimate: the fastest that fit; among equals, the configured one
+    or the smallest."""
     training = config.training
     micro, batch = training.per_device_train_batch_size, batch_size(training)
     others = range(1, min(batch, MAX_MICRO_BATCH) + 1) if _micro_batch_may_change(config, module_map, device) else ()

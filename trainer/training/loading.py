@@ -1,4 +1,4 @@
-"""Weights into memory: dtype, device, quantization."""
+"""Loads the base model: dtype, device, quantization."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from trainer.training.quantization import dequantizing_keywords, quantize_rest, 
 
 
 def compute_dtype(model: ModelConfig) -> torch.dtype:
-    """The dtype of activations: as asked for; auto is bfloat16 on a GPU that has it, else float32."""
+    """The compute dtype as configured; auto is bfloat16 on a GPU that supports it, else float32."""
     if model.dtype == "auto":
         return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
     return getattr(torch, model.dtype)  # type: ignore[no-any-return]
 
 
 def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: ModuleMap, sink: Sink) -> Any:
-    """The base model, quantized if asked for, with SDPA attention. Raises UserError where it cannot load whole."""
+    """The base model, quantized if configured, with SDPA attention. Raises UserError if it cannot be loaded."""
     config = load_config(model, models_dir)
     check_weights(model, models_dir)
-    # it tells of a cast to float16 at every call
+    # it logs a cast to float16 at every call
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     checkpoint, method = module_map.checkpoint, _LoadingMethod.of(model, plan, module_map)
     if checkpoint is not None:
@@ -55,7 +55,7 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
 
 @dataclass(frozen=True)
 class _LoadingMethod:
-    """How weights become what the run holds: as they are, or quantized while they load."""
+    """How weights are loaded: as they are, or quantized on the way."""
 
     checkpoint: CheckpointFormat | None
     settings: BitsAndBytesConfig | None
@@ -77,7 +77,7 @@ class _LoadingMethod:
         return self.checkpoint is not None and not self.checkpoint.used_as_is
 
     def keywords(self, config: Any) -> dict[str, Any]:
-        """What `from_pretrained` takes for it; may set `config`."""
+        """Keywords for `from_pretrained`; may modify `config`."""
         if self.checkpoint is not None and self.dequantizes:
             return dequantizing_keywords(config, self.checkpoint)
         return {} if self.settings is None else {"quantization_config": self.settings}
@@ -94,11 +94,11 @@ class _LoadingMethod:
         """Quantize what is left."""
         if self.dequantizes and self.settings is not None:
             quantize_rest(loaded, self.linears, self.settings)
-        quantize_experts(loaded, self.experts)  # all are by now, but where transformers does not hand them over
+        quantize_experts(loaded, self.experts)  # only those that transformers did not pass through the hook
 
 
 def _read(model: ModelConfig, models_dir: Path, config: Any, method: _LoadingMethod) -> tuple[Any, dict[str, Any]]:
-    """The model, and what `from_pretrained` says of missing and unexpected weights. Raises UserError."""
+    """The model, and `from_pretrained`'s report of missing and unexpected weights. Raises UserError."""
     source, keywords = locate(model, models_dir)
     keywords |= method.keywords(config)
     if torch.cuda.is_available():
@@ -121,24 +121,24 @@ def _read(model: ModelConfig, models_dir: Path, config: Any, method: _LoadingMet
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(
             f"The weights of {model.name} cannot be loaded: {first_line(error)}",
-            "It needs its weights, whole, as safetensors.",
+            "It needs complete weights as safetensors.",
         ) from error
 
 
 def _check_complete(loaded: Any, found: dict[str, Any], name: str, sink: Sink) -> None:
-    """Raises UserError where weights are missing; logs those that have no place."""
+    """Raise UserError if weights are missing; log unexpected ones."""
     missing = sorted(found["missing_keys"] & dict(loaded.named_parameters()).keys())
     if missing:
         raise UserError(
-            f"The weights of {name} lack {_first_few(missing)}: random numbers would stand there.",
+            f"The weights of {name} lack {_first_few(missing)}, which would be initialized randomly.",
             "Copy the model again, or correct its config.json.",
         )
     if unused := sorted(found["unexpected_keys"]):
-        sink("log", text=f"Weights that the model has no place for are left out: {_first_few(unused)}")
+        sink("log", text=f"Ignoring weights that the model does not use: {_first_few(unused)}")
 
 
 def _bitsandbytes_config(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
-    """NF4 with double quantization, or LLM.int8(). What trains in full, and the head, stays as it is."""
+    """NF4 with double quantization, or LLM.int8(). Fully trained modules and the head stay unquantized."""
     return BitsAndBytesConfig(
         load_in_4bit=model.quantization == "nf4",
         load_in_8bit=model.quantization == "int8",
@@ -146,15 +146,15 @@ def _bitsandbytes_config(model: ModelConfig, plan: Plan, module_map: ModuleMap) 
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype(model),
         bnb_4bit_quant_storage=torch.uint8,
-        # a list of one's own replaces the default, which holds the head
+        # replaces the default list, which contains the head
         llm_int8_skip_modules=skipped_modules(module_map, plan.targets),
     )
 
 
 def _set_compute_dtype(model: Any, dtype: torch.dtype) -> None:
-    """Have a model from a quantized checkpoint compute in `dtype`, as far as its weights are not quantized.
+    """Set the compute dtype of a model from a quantized checkpoint.
 
-    transformers leaves the plain weights of such a checkpoint in the type that they were saved in.
+    transformers leaves the unquantized weights of such a checkpoint in the dtype in which they were saved.
     """
     wide = {*(model._keep_in_fp32_modules or ()), *(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
     packed = (bitsandbytes.nn.Params4bit, bitsandbytes.nn.Int8Params)
@@ -168,12 +168,12 @@ def _set_compute_dtype(model: Any, dtype: torch.dtype) -> None:
 
 
 def _first_few(names: list[str]) -> str:
-    """The first names, and how many there are."""
+    """The first names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _prevent_repacking(model: Any) -> None:
-    """On CPUs with AVX512-BF16 an eval pass would repack 4-bit weights, and gradients would be wrong after it."""
+    """On CPUs with AVX512-BF16, an eval pass would repack 4-bit weights, making later gradients wrong."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
