@@ -110,12 +110,12 @@ def ours(task: Task, clock: Clock, folder: Path) -> None:
             clock.tick()
             clock.losses.append(values["loss"])
 
-    def build(config: Any, levers: Any, model: Any, *rest: Any) -> Any:
+    def build(config: Any, performance: Any, model: Any, *rest: Any) -> Any:
         clock.names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-        return build_trainer(config, levers, model, *rest)
+        return build_trainer(config, performance, model, *rest)
 
-    with mock.patch.object(loop, "build_trainer", build):
-        loop.train(config, loop.Places(folder / "run", folder / "models", folder / "data"), sink, lambda: False)
+    loop.__dict__["build_trainer"] = build
+    loop.train(config, loop.RunPaths(folder / "run", folder / "models", folder / "data"), sink, lambda: False)
 
 
 def bare_trl(task: Task, clock: Clock, folder: Path) -> None:

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from trainer import demo  # noqa: E402
 from trainer.config.schema import DataConfig, RunConfig  # noqa: E402
-from trainer.data import Checked, check, prepare  # noqa: E402
+from trainer.data import CheckedData, check, prepare  # noqa: E402
 from trainer.data.quality_report import report  # noqa: E402
 from trainer.data.tokenization import tokenize  # noqa: E402
 
@@ -93,7 +93,7 @@ def chat(number: int) -> dict[str, Any]:
     return {"messages": [{"role": who, "content": text} for who, text in turns]}
 
 
-def fresh_check(folder: Path, name: str) -> Checked:
+def fresh_check(folder: Path, name: str) -> CheckedData:
     """A check that finds nothing in the cache."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         (Path(place) / name).hardlink_to(folder / name)

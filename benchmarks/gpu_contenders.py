@@ -105,7 +105,7 @@ def ours(task: Task, folder: Path) -> Task:
     from transformers import set_seed
 
     from trainer.common import devices
-    from trainer.data import Prepared
+    from trainer.data import PreparedData
     from trainer.models.discovery.discover import discover
     from trainer.models.locations import load_config
     from trainer.planning.memory import estimate, seen_by_torch
@@ -121,17 +121,17 @@ def ours(task: Task, folder: Path) -> Task:
     base = load_model(run.model, models, plan, module_map, lambda *_, **__: None)
     set_seed(42)
     model = adapter.attach(base, plan, run.adapter, module_map)
-    picked = plan.levers
+    picked = plan.performance
     needs = estimate(run, module_map, plan.targets, devices.device(), recompute=picked.every_n_layers > 0)
     needs = replace(needs, padded=needs.layers)  # full rows need no mask
-    needs = needs.with_levers(picked.every_n_layers, picked.gradient_accumulation_steps)
+    needs = needs.with_performance(picked.every_n_layers, picked.gradient_accumulation_steps)
     predicted = seen_by_torch(needs.items(picked.per_device_train_batch_size, task["length"]))
     found: Task = {"predicted": predicted, "levers": picked.to_json(), "notes": []}
     for mode in task["modes"]:
         ids = rows(task, WARM_UP + TIMED, mode == "ragged")
         sizes = [len(row) for row in ids]
         columns = {"input_ids": ids, "counts": [[True] * size for size in sizes], "length": sizes}
-        data = Prepared(Dataset.from_dict(columns), None, (), (), np.asarray(sizes))
+        data = PreparedData(Dataset.from_dict(columns), None, (), (), np.asarray(sizes))
         clock = Clock()
 
         def note(type: str, **values: Any) -> None:
@@ -274,7 +274,7 @@ def prepare(task: Task, folder: Path) -> Task:
     device = devices.device()
     assert device.is_gpu == torch.cuda.is_available(), "the plan and torch see different devices"
     plan = make_plan(run, discover(load_config(run.model, models), run.model.name), replace(device, busy=False))
-    return {"levers": plan.levers.to_json(), "needed": plan.needed, "device": device.name}
+    return {"levers": plan.performance.to_json(), "needed": plan.needed, "device": device.name}
 
 
 def tell(found: Task) -> None:

@@ -29,7 +29,7 @@ from trainer.models.module_map import ModuleMap  # noqa: E402
 from trainer.planning import memory  # noqa: E402
 from trainer.planning.plan import Plan, make_plan  # noqa: E402
 from trainer.planning.scenarios import scenario  # noqa: E402
-from trainer.planning.weight_memory import dequantized, experts_to_quantize, modules_to_quantize, weights  # noqa: E402
+from trainer.planning.weight_memory import dequantized_experts, experts_to_quantize, quantized_module_names, weights  # noqa: E402
 
 KINDS = (
     *("phi3-medium", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "olmo2", "glm4"),
@@ -72,10 +72,10 @@ def print_experts() -> None:
         run = run_of(module_map, batch=1, length=2048, lora_dropout=0.0)
         run = replace(run, modules=tuple(Tick(tick) for tick in ("q_proj", "k_proj", "v_proj", "o_proj")))
         plan = make_plan(run, module_map, H100)
-        quantized = modules_to_quantize("nf4", module_map, plan.targets)
+        quantized = quantized_module_names("nf4", module_map, plan.targets)
         linears = quantized - experts_to_quantize("nf4", module_map)
         columns = [sum(weights("nf4", module_map, plan.targets, names, 2).values()) for names in (linears, quantized)]
-        columns.append(dequantized(module_map, quantized, plan.targets) * 2)
+        columns.append(dequantized_experts(module_map, quantized, plan.targets) * 2)
         columns += peak(config, run, plan, module_map, every=1)
         sizes = " | ".join(f"{size / 1e9:.1f} GB" for size in columns)
         print(f"| {name} | {module_map.parameters / 1e9:.1f} B | {sizes} |", flush=True)
@@ -88,7 +88,7 @@ def print_picks() -> None:
     print("\n| free on the GPU | recomputes every n layers | micro-batch × times | planned |\n|---|---|---|---|")
     for size in (141, 80, 40, 24):
         plan = make_plan(run, module_map, replace(H100, total=size * 10**9, free=size * 10**9))
-        levers = plan.levers
+        levers = plan.performance
         micro = f"{levers.per_device_train_batch_size} × {levers.gradient_accumulation_steps}"
         print(f"| {size} GB | {levers.every_n_layers or 'nothing'} | {micro} | {plan.needed / 1e9:.0f} GB |")
 
@@ -108,7 +108,7 @@ def compared(kind: str, every: int = 0, **changes: Any) -> str:
 def peak(config: Any, run: RunConfig, plan: Plan, module_map: ModuleMap, every: int) -> tuple[int, int]:
     """Bytes of weights and activations at the moment that needs most: predicted, counted."""
     batch, length = run.training.per_device_train_batch_size, run.training.max_length
-    needs = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_levers(every, 1)
+    needs = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_performance(every, 1)
     real = fake_gpu.measure(config, run, plan, module_map, batch > 1, every)
     static = sum(size for name, size in needs.static.items() if "optimizer" not in name and "CUDA" not in name)
     forward, *others = needs.moments(batch, length)

@@ -110,9 +110,9 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     module_map = discover(load_config(run.model, models), name)
     plan = make_plan(run, module_map, devices.device())
     assert not plan.issues, plan.issues
-    model = adapter.attach(load_model(run.model, models, plan, module_map, _note), plan, run.adapter, module_map)
-    outputs = Outputs(models / "out", _note)
-    trainer = build_trainer(run, plan.levers, model, tokenizer(), _data(run), outputs)
+    model = adapter.attach(load_model(run.model, models, plan, module_map, _silent), plan, run.adapter, module_map)
+    outputs = Outputs(models / "out", _silent)
+    trainer = build_trainer(run, plan.performance, model, tokenizer(), _data(run), outputs)
     adapter.prepare(model, plan, compute_dtype(run.model))
     trainer.args.save_strategy = "no"
     trainer.train()
@@ -160,7 +160,7 @@ def _data(run: RunConfig) -> Any:
     import torch
     from datasets import Dataset
 
-    from trainer.data import Prepared
+    from trainer.data import PreparedData
 
     training = run.training
     count = batch_size(training) * training.max_steps
@@ -168,7 +168,7 @@ def _data(run: RunConfig) -> Any:
     rows = [row[: len(row) - number % 2] for number, row in enumerate(ids)]
     sizes = [len(row) for row in rows]
     columns = {"input_ids": rows, "counts": [[True] * size for size in sizes], "length": sizes}
-    return Prepared(Dataset.from_dict(columns), None, (), (), np.asarray(sizes))
+    return PreparedData(Dataset.from_dict(columns), None, (), (), np.asarray(sizes))
 
 
 def tokenizer() -> Any:

@@ -73,7 +73,7 @@ def test_a_model_that_cannot_be_read_says_why(page: Page) -> None:
     page.get_by_label("Model", exact=True).fill("<b>no</b> model")
     page.keyboard.press("Enter")
     page.wait_for_selector(".notice.failed")
-    assert "<b>no</b> model” is no model name." in page.inner_text(".notice.failed")
+    assert "<b>no</b> model” is not a model name." in page.inner_text(".notice.failed")
 
 
 @pytest.mark.parametrize("width", [420, 1024])

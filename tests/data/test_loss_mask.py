@@ -12,7 +12,7 @@ from trainer.config.schema import DataConfig
 from trainer.data.chat_templates import choose
 from trainer.data.conversations import BadRow
 from trainer.data.encoding import Encoder
-from trainer.data.loss_mask import Masker, Rendered
+from trainer.data.loss_mask import LossMasker, Rendered
 from trainer.data.preview import pieces
 
 SYSTEM = {"role": "system", "content": "Answer briefly."}
@@ -20,10 +20,10 @@ USER, MORE = {"role": "user", "content": "Is it? Yes. or No."}, {"role": "user",
 YES, NO = {"role": "assistant", "content": "Yes."}, {"role": "assistant", "content": "No."}
 
 
-def masker(template: str | None, loss_on: Any = "completion", **settings: Any) -> Masker:
+def masker(template: str | None, loss_on: Any = "completion", **settings: Any) -> LossMasker:
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = template
-    return Masker(choose(DataConfig(**settings), tokenizer, {"chat": 1}), loss_on)
+    return LossMasker(choose(DataConfig(**settings), tokenizer, {"chat": 1}), loss_on)
 
 
 def counted(found: Rendered) -> list[str]:
@@ -131,11 +131,11 @@ def test_models_without_a_template() -> None:
     tokenizer = tiny.tokenizer(chat=False)
     plain = choose(DataConfig(), tokenizer, {"instruction": 1})
     assert (plain.kind, choose(DataConfig(), tokenizer, {"chat": 1}).kind) == ("plain", "chatml")
-    assert counted(Masker(plain, "completion").one(pair)) == ["Yes.</s>"]
+    assert counted(LossMasker(plain, "completion").one(pair)) == ["Yes.</s>"]
     assert masker(None).one(pair).text == "<|im_start|>user\nIs it? Yes. or No.<|im_end|>\n" + (
         "<|im_start|>assistant\nYes.<|im_end|>\n"
     )
-    text = Masker(plain, "completion").one({"text": "All of it."})
+    text = LossMasker(plain, "completion").one({"text": "All of it."})
     assert counted(text) == ["All of it.</s>"]
     with pytest.raises(Exception, match="no chat template"):
         choose(DataConfig(template="model"), tokenizer, {})

@@ -50,7 +50,7 @@ def train(tmp_path: Path, models_dir: Path) -> Callable[[RunConfig], Events]:
         events: Events = []
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        places = loop.Places(folder, models_dir, tmp_path / "data")
+        places = loop.RunPaths(folder, models_dir, tmp_path / "data")
         loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
         return events
 
@@ -138,7 +138,7 @@ def test_a_resumed_run_has_the_same_batches(way: str, config: RunConfig, models_
                 found[name][values["step"]] = (values["loss"], values["grad_norm"], values["tokens"])
 
         (tmp_path / name).mkdir(exist_ok=True)
-        places = loop.Places(tmp_path / name, models_dir, tmp_path / "data")
+        places = loop.RunPaths(tmp_path / name, models_dir, tmp_path / "data")
         loop.train(config, places, sink, lambda: len(found[name]) + 1 >= stop_at)
 
     train("whole", 99)

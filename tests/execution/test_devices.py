@@ -19,7 +19,7 @@ from trainer.runs.store import RunStore
 
 TRAINING = (
     "import os, sys, types\nloop = sys.modules['trainer.training.loop'] = types.ModuleType('trainer.training.loop')\n"
-    "loop.Places = lambda *_: None\n"
+    "loop.RunPaths = lambda *_: None\n"
     "done = types.SimpleNamespace(finished=True, unchanged='')\n"
     "loop.train = lambda *_: print('trains on', os.environ['CUDA_VISIBLE_DEVICES'], flush=True) or done\n"
     "from trainer.execution import worker\nsys.exit(worker.main(sys.argv[1:]))"

@@ -178,7 +178,7 @@ def test_without_the_hub_the_cache_serves_and_what_it_lacks_is_said(
     load_config(MODEL, tmp_path / "models")  # as the page does: config.json alone
     hub.use_here("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
     found = issues(tmp_path)
-    assert "has no weights. It was downloaded in part only, and the hub cannot be reached." in found
+    assert "has no weights. Its download is incomplete, and the hub cannot be reached." in found
     assert "is not on this machine, and the hub cannot be reached" in issues(tmp_path, ModelConfig("own/other"))
     hub.use_here(served.url, tmp_path / "cache", monkeypatch)
     commit = fetched(tmp_path).model.revision

@@ -19,12 +19,12 @@ from trainer.common import devices
 from trainer.common.devices import Device
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig, default_config
 from trainer.models.discovery.discover import discover
-from trainer.planning.activations import Setup, kept_by_layers
+from trainer.planning.activations import ActivationSetup, activations_by_layer
 from trainer.planning.memory import estimate, optimizer_state
 from trainer.planning.parameter_counts import tensor_sizes, whole_module
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX
-from trainer.planning.weight_memory import modules_to_quantize
+from trainer.planning.weight_memory import quantized_module_names
 from trainer.training.expert_quantization import quantized_experts
 from ui.panels.summary import summary
 
@@ -150,11 +150,11 @@ def test_paged_8_bit_adamw_holds_what_bitsandbytes_makes() -> None:
 def test_layers_keep_what_autograd_saves(run: RunConfig, padded: bool, folder: Path) -> None:
     real = meter.Real(run, folder, padded)
     targets = [whole_module(target, real.module_map) for target in real.plan.targets]
-    quantized = modules_to_quantize(run.model.quantization, real.module_map, real.plan.targets)
-    setup = replace(Setup.of(run, 2 if run.model.dtype == "bfloat16" else 4, on_gpu=False), padded=padded)
+    quantized = quantized_module_names(run.model.quantization, real.module_map, real.plan.targets)
+    setup = replace(ActivationSetup.of(run, 2 if run.model.dtype == "bfloat16" else 4, on_gpu=False), padded=padded)
     said = sum(
         kept.bytes(run.training.per_device_train_batch_size, run.training.max_length)
-        for kept in kept_by_layers(real.module_map, targets, quantized, setup)
+        for kept in activations_by_layer(real.module_map, targets, quantized, setup)
     )
     assert said == pytest.approx(real.saved(), rel=0.05)
 
@@ -232,7 +232,7 @@ def test_where_nothing_fits_the_fix_is_one_that_helps(capsys: pytest.CaptureFixt
         return warning.fix
 
     assert told("o_proj") == "Choose a smaller model."
-    assert told("*down_proj") == "Choose a smaller model, or train fewer modules in full."
+    assert told("*down_proj") == "Choose a smaller model, or fully train fewer modules."
     experts = told("q_proj gate_up_proj down_proj", "mixtral")
     assert re.match(
         "Lower the rank of gate_up_proj and down_proj, or untick them: their LoRA takes .* MB with", experts

@@ -49,7 +49,7 @@ def test_the_plan_is_within_five_percent_of_a_gpus_tensors(kind: str, changes: d
     training, every = run.training, changes.get("every", 0)
     plan = make_plan(run, module_map, H100)
     assert not plan.issues
-    estimate = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_levers(every, 1)
+    estimate = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_performance(every, 1)
     padded = training.per_device_train_batch_size > 1
     real = fake_gpu.measure(config, run, plan, module_map, padded, every)
     static = sum(size for name, size in estimate.static.items() if "optimizer" not in name and "CUDA" not in name)
@@ -71,7 +71,7 @@ def test_quantized_experts_at_the_size_of_qwen3_30b(experts: bool, every: int) -
         run = replace(run, modules=tuple(tick for tick in run.modules if tick.name in ("q_proj", "o_proj")))
     plan = make_plan(run, module_map, H100)
     assert not plan.issues
-    estimate = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_levers(every, 1)
+    estimate = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_performance(every, 1)
     real = fake_gpu.measure(config, run, plan, module_map, padded=True, every_n_layers=every)
     static = sum(size for name, size in estimate.static.items() if "optimizer" not in name and "CUDA" not in name)
     assert static == pytest.approx(real.static, rel=0.001)

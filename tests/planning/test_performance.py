@@ -17,10 +17,10 @@ from tests.support.lab import small_config
 from trainer.common import devices
 from trainer.common.devices import Device
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, default_config
-from trainer.models.discovery.autocast import WidensLikeAGpu
+from trainer.models.discovery.autocast import GpuAutocastWidening
 from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
-from trainer.planning.performance import Levers
+from trainer.planning.performance import PerformanceSettings
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX
 from trainer.planning.schedule import Size
@@ -46,7 +46,9 @@ def study(medium: ModuleMap, device: Device, **training: Any) -> Plan:
 
 
 def test_no_more_is_recomputed_than_memory_asks_for(medium: ModuleMap) -> None:
-    depths = [study(medium, gpu(size), micro_batches="off").levers.every_n_layers for size in (160, 60, 45, 36, 20)]
+    depths = [
+        study(medium, gpu(size), micro_batches="off").performance.every_n_layers for size in (160, 60, 45, 36, 20)
+    ]
     assert depths[0] == 0
     assert depths[-1] == 1
     order = [depth or 99 for depth in depths]
@@ -55,29 +57,31 @@ def test_no_more_is_recomputed_than_memory_asks_for(medium: ModuleMap) -> None:
     for size in (160, 60, 45, 36, 20):
         plan = study(medium, gpu(size))
         assert plan.needed <= 0.85 * size * 1e9
-        assert plan.levers.per_device_train_batch_size * plan.levers.gradient_accumulation_steps == 64
+        assert plan.performance.per_device_train_batch_size * plan.performance.gradient_accumulation_steps == 64
 
 
 def test_micro_batches_are_what_is_quickest_in_memory(medium: ModuleMap) -> None:
-    roomy, tight = (study(medium, gpu(size)).levers for size in (160, 12))
+    roomy, tight = (study(medium, gpu(size)).performance for size in (160, 12))
     assert roomy.per_device_train_batch_size >= 8, "weights are read less often"
     assert tight.per_device_train_batch_size < 8
     assert study(medium, gpu(12)).warnings == (), "it fits"
     small = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 64}
-    assert study(medium, gpu(80), **small).levers.per_device_train_batch_size >= 4
-    assert study(medium, gpu(80), **small, micro_batches="off").levers.per_device_train_batch_size == 1
-    assert study(medium, replace(devices.CPU, total=10**12), **small).levers.per_device_train_batch_size == 1
-    unknown = study(medium, Device("cuda:0", bfloat16=True), **small).levers
+    assert study(medium, gpu(80), **small).performance.per_device_train_batch_size >= 4
+    assert study(medium, gpu(80), **small, micro_batches="off").performance.per_device_train_batch_size == 1
+    assert study(medium, replace(devices.CPU, total=10**12), **small).performance.per_device_train_batch_size == 1
+    unknown = study(medium, Device("cuda:0", bfloat16=True), **small).performance
     assert (unknown.every_n_layers, unknown.per_device_train_batch_size) == (1, 1)
 
 
 def test_what_is_set_is_not_picked(medium: ModuleMap) -> None:
-    on = study(medium, gpu(160), activation_checkpointing="on", torch_compile="on", optim="adamw_torch").levers
+    on = study(medium, gpu(160), activation_checkpointing="on", torch_compile="on", optim="adamw_torch").performance
     assert (on.every_n_layers, on.torch_compile, on.optim) == (1, True, "adamw_torch_fused")
-    off = study(medium, gpu(20), activation_checkpointing="off", torch_compile="off", use_liger_kernel="off").levers
+    off = study(
+        medium, gpu(20), activation_checkpointing="off", torch_compile="off", use_liger_kernel="off"
+    ).performance
     assert (off.every_n_layers, off.torch_compile, off.use_liger_kernel) == (0, False, False)
     assert off.optim == "paged_adamw_8bit"
-    assert Levers.from_json(json.loads(json.dumps(off.to_json()))) == off
+    assert PerformanceSettings.from_json(json.loads(json.dumps(off.to_json()))) == off
 
 
 def test_short_runs_are_not_compiled(medium: ModuleMap, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +90,7 @@ def test_short_runs_are_not_compiled(medium: ModuleMap, monkeypatch: pytest.Monk
     )
     config = replace(default_config("phi3-medium"), modules=SIX[4].modules)
     sizes = Size(10**3, 100.0), Size(10**6, 100.0)
-    short, long = (make_plan(config, medium, gpu(80), data=size).levers for size in sizes)
+    short, long = (make_plan(config, medium, gpu(80), data=size).performance for size in sizes)
     assert (short.torch_compile, short.use_liger_kernel) == (False, True)
     assert (long.torch_compile, long.use_liger_kernel) == (True, False)
 
@@ -106,21 +110,21 @@ def config(tmp_path: Path) -> RunConfig:
 
 @pytest.fixture
 def train(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Trains a configuration with levers changed by hand; its events, and the names of what trains."""
+    """Train a configuration with changed performance settings; returns its events and the names of what trains."""
 
     def run(config: RunConfig, **changes: Any) -> Events:
         events: Events = []
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
 
-        def build(config: RunConfig, levers: Levers, model: Any, *rest: Any) -> Any:
+        def build(config: RunConfig, performance: PerformanceSettings, model: Any, *rest: Any) -> Any:
             names = [name for name, weight in model.named_parameters() if weight.requires_grad]
             events.append({"type": "names", "names": names})
-            return build_trainer(config, replace(levers, **changes), model, *rest)
+            return build_trainer(config, replace(performance, **changes), model, *rest)
 
         monkeypatch.setattr(loop, "build_trainer", build)
-        places = loop.Places(folder, models_dir, tmp_path / "data")
-        loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+        paths = loop.RunPaths(folder, models_dir, tmp_path / "data")
+        loop.train(config, paths, lambda type, **values: events.append({"type": type, **values}), lambda: False)
         return events
 
     return run
@@ -204,8 +208,8 @@ def test_a_run_that_goes_on_keeps_its_levers(
 ) -> None:
     """It begins on a roomy machine, and goes on where nothing is free."""
     texts: list[str] = []
-    places = loop.Places(tmp_path / "run", models_dir, tmp_path / "data")
-    places.folder.mkdir()
+    paths = loop.RunPaths(tmp_path / "run", models_dir, tmp_path / "data")
+    paths.folder.mkdir()
     steps = 0
 
     def sink(type: str, **values: Any) -> None:
@@ -214,18 +218,18 @@ def test_a_run_that_goes_on_keeps_its_levers(
         texts.extend([values["text"]] if type == "log" else [])
 
     config = replace(config, training=replace(config.training, activation_checkpointing="auto"))
-    loop.train(config, places, sink, lambda: steps == 0)
-    begun = json.loads((places.folder / "plan.json").read_text())["levers"]
+    loop.train(config, paths, sink, lambda: steps == 0)
+    begun = json.loads((paths.folder / "plan.json").read_text())["levers"]
     assert (steps, begun["every_n_layers"]) == (1, 0)
     monkeypatch.setattr(devices, "device", lambda: replace(devices.CPU, total=10**9, free=1))
-    loop.train(config, places, sink, lambda: False)
+    loop.train(config, paths, sink, lambda: False)
     assert steps == 3
-    told = [text for text in texts if "Picked for speed" in text]
+    told = [text for text in texts if "Performance settings" in text]
     assert len(told) == 2
     assert told[0] == told[1]
     assert "all activations fit" in told[0]
     (tmp_path / "other").mkdir()
-    loop.train(config, replace(places, folder=tmp_path / "other"), sink, lambda: steps == 4)
+    loop.train(config, replace(paths, folder=tmp_path / "other"), sink, lambda: steps == 4)
     assert json.loads((tmp_path / "other" / "plan.json").read_text())["levers"]["every_n_layers"] == 1
 
 
@@ -238,9 +242,9 @@ def test_evaluations_take_a_tenth_of_the_time_at_most(config: RunConfig, models_
 
     training = replace(config.training, max_steps=15, gradient_accumulation_steps=2, eval_steps=0)
     config = replace(config, training=training, data=replace(config.data, eval_fraction=0.125))
-    places = loop.Places(tmp_path / "run", models_dir, tmp_path / "data")
-    places.folder.mkdir()
-    loop.train(config, places, sink, lambda: False)
+    paths = loop.RunPaths(tmp_path / "run", models_dir, tmp_path / "data")
+    paths.folder.mkdir()
+    loop.train(config, paths, sink, lambda: False)
     assert found == [0, 7, 14, 15]
 
 
@@ -265,12 +269,12 @@ def test_the_residual_stream_stays_bfloat16(
             seen.add(inputs[0].dtype)
 
     config = replace(config, modules=ticks, model=replace(config.model, name=kind, dtype="bfloat16"))
-    places = loop.Places(tmp_path / "bf16", models_dir, tmp_path / "data")
-    places.folder.mkdir()
+    paths = loop.RunPaths(tmp_path / "bf16", models_dir, tmp_path / "data")
+    paths.folder.mkdir()
     hook = torch.nn.modules.module.register_module_forward_pre_hook(watch)
     try:
-        with WidensLikeAGpu():
-            loop.train(config, places, lambda *_, **__: None, lambda: False)
+        with GpuAutocastWidening():
+            loop.train(config, paths, lambda *_, **__: None, lambda: False)
     finally:
         hook.remove()
     assert seen == {torch.bfloat16}

@@ -191,7 +191,7 @@ def test_other_models_get_ticks_that_they_have(lab: Any, models: Path, capfd: py
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("not-here", "There is no model folder “not-here”"), ("a/b/c", "“a/b/c” is no model name.")]
+    ("name", "told"), [("not-here", "There is no model folder “not-here”"), ("a/b/c", "“a/b/c” is not a model name.")]
 )
 def test_no_configuration_is_made_for_a_name_that_is_no_model(
     name: str, told: str, models: Path, capfd: pytest.CaptureFixture[str]

@@ -30,7 +30,7 @@ def plan(module_map: ModuleMap, *ticks: Tick, quantization: Any = "none", **adap
     [
         (
             Tick("lm_head", "full", layers="0-1"),
-            "lm_head is in no layer, so “0-1” means nothing. Leave layers empty.",
+            "lm_head is outside the layers, so “0-1” does not apply. Leave layers empty.",
         ),
         (Tick("o_proj", layers="0,77"), "o_proj, layers: There is no layer 77. The last one is 2."),
         (Tick("o_proj", layers="2-1"), "o_proj, layers: “2-1” runs backwards. Write 1-2."),

@@ -9,7 +9,7 @@ from tools.real_model import TOKENIZERS
 from trainer.config.schema import DataConfig
 from trainer.data.chat_templates import choose
 from trainer.data.encoding import Encoder
-from trainer.data.loss_mask import Masker
+from trainer.data.loss_mask import LossMasker
 
 CHAT = [
     {"role": "system", "content": "Answer briefly."},
@@ -30,7 +30,7 @@ COUNTED = {
 def test_the_assistants_tokens_count_with_their_end_and_no_others(name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZERS / name)
     template = choose(DataConfig(), tokenizer, {"chat": 1})
-    rendered = Masker(template, "completion").one({"messages": CHAT})
+    rendered = LossMasker(template, "completion").one({"messages": CHAT})
     ((ids, ranges),) = Encoder(tokenizer, template)([rendered], [False])
     assert [tokenizer.decode(ids[first:last]) for first, last in ranges] == COUNTED[name]
     bos = tokenizer.bos_token or ""

@@ -18,8 +18,8 @@ from trainer.config.schema import DataConfig
 from trainer.data import check
 from trainer.data.chat_templates import choose
 from trainer.data.conversations import BadRow
-from trainer.data.loss_mask import Masker
-from trainer.data.preparation import refuse
+from trainer.data.loss_mask import LossMasker
+from trainer.data.preparation import rejected_rows_error
 from trainer.data.readers import files, hub_datasets, limits, uploads
 
 packed = partial(gzip.compress, mtime=0)
@@ -31,7 +31,7 @@ def read(folder: Path, name: str) -> list[dict[str, Any]]:
     """The examples of a file. Raises UserError as a run would that is to stop at bad rows."""
     checked = check(DataConfig(source="file", path=name), folder)
     if checked.bad:
-        raise refuse(checked.bad, checked.account["rows"])
+        raise rejected_rows_error(checked.bad, checked.account["rows"])
     if not checked.good:
         raise UserError("The data is empty.", cause="data")
     return list(checked.examples())
@@ -277,8 +277,8 @@ def test_a_chat_template_is_rendered_in_the_sandbox() -> None:
 
     tokenizer = tiny.tokenizer()
     example = {"messages": [{"role": "user", "content": "{{ 7*7 }}"}, {"role": "assistant", "content": "b"}]}
-    masker = Masker(choose(DataConfig(), tokenizer, {}), "completion")
+    masker = LossMasker(choose(DataConfig(), tokenizer, {}), "completion")
     assert "{{ 7*7 }}" in masker.one(example).text
     tokenizer.chat_template = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(BadRow, match="refuses"):
-        Masker(choose(DataConfig(), tokenizer, {}), "completion").one(example)
+        LossMasker(choose(DataConfig(), tokenizer, {}), "completion").one(example)

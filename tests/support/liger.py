@@ -78,16 +78,15 @@ def train(config: RunConfig, folder: Path, liger: bool) -> dict[str, Any]:
     """Figures of every step, held-out losses, what trained, and which of Liger's classes computed."""
     made: list[Any] = []
 
-    def build(config: RunConfig, levers: Any, model: Any, *rest: Any) -> Any:
-        made.append(build_trainer(config, replace(levers, use_liger_kernel=liger), model, *rest))
+    def build(config: RunConfig, performance: Any, model: Any, *rest: Any) -> Any:
+        made.append(build_trainer(config, replace(performance, use_liger_kernel=liger), model, *rest))
         return made[0]
 
     events: list[dict[str, Any]] = []
     run = folder / f"run-{config.model.name}-{liger}"
     run.mkdir()
-    places = loop.Places(run, folder / "models", folder / "data")
-    with mock.patch.object(loop, "build_trainer", build):
-        loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+    paths = loop.RunPaths(run, folder / "models", folder / "data")
+    loop.train(config, paths, lambda type, **values: events.append({"type": type, **values}), lambda: False)
     model = made[0].model
     return {
         "steps": [[event[key] for key in FIGURES] for event in events if event["type"] == "metrics"],

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralC
 
 from tests.support import tiny
 from trainer.config.schema import RunConfig
-from trainer.data import Prepared
+from trainer.data import PreparedData
 from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan, make_plan
@@ -71,9 +71,9 @@ class Real:
         self.model: PeftModel = adapter.attach(base, self.plan, run.adapter, self.module_map)
         folder = Path(tempfile.mkdtemp(dir=models_dir))
         rows = _rows(run, padded)
-        data = Prepared(rows, None, (), (), np.asarray(rows["length"]))
+        data = PreparedData(rows, None, (), (), np.asarray(rows["length"]))
         outputs = Outputs(folder, lambda *_, **__: None)
-        self.trainer = build_trainer(run, self.plan.levers, self.model, tiny.tokenizer(), data, outputs)
+        self.trainer = build_trainer(run, self.plan.performance, self.model, tiny.tokenizer(), data, outputs)
         adapter.prepare(self.model, self.plan, compute_dtype(run.model))
 
     def saved(self) -> int:

@@ -124,7 +124,7 @@ def test_full_training_alone_needs_no_lora(kind: str, name: str, tmp_path: Path)
 def test_the_plan_of_every_scenario_counts_exactly(scenario: object) -> None:
     config = tiny.config("phi3")
     trained = exercise.build(config, list(scenario.modules), PLAIN)  # type: ignore[attr-defined]
-    free = adapter.free_entries(trained.model, trained.plan, PLAIN)
+    free = adapter.trainable_entries(trained.model, trained.plan, PLAIN)
     assert free == trained.plan.trainable
     for receipt in trained.plan.receipts:
         assert (receipt.matched > 0) == (receipt.tick not in ("fc1", "fc2"))

@@ -80,7 +80,7 @@ def check(model_type: str, ticks: list[Tick], folder: Path) -> None:
     config = tiny_config(model_type)
     trained = exercise.train(exercise.build(config, ticks, PLAIN, found(model_type)), steps=2)
     assert all(receipt.matched for receipt in trained.plan.receipts)
-    assert adapter.free_entries(trained.model, trained.plan, PLAIN) == trained.plan.trainable
+    assert adapter.trainable_entries(trained.model, trained.plan, PLAIN) == trained.plan.trainable
     assert trained.moved() == {name for name, weight in trained.model.named_parameters() if weight.requires_grad}
     owned = adapter.owners(trained.model, trained.plan, trained.module_map)
     assert {key[0] for key, _ in owned} == {adapter.holder(target) for target in trained.plan.targets}
@@ -124,4 +124,4 @@ def test_slices_of_a_fused_module_train_their_rows_only(model_type: str) -> None
             assert bool((weight[block] != 0).any()), part
             outside &= ~block
         assert not bool((weight[outside] != 0).any())
-    assert adapter.free_entries(trained.model, trained.plan, PLAIN) == trained.plan.trainable
+    assert adapter.trainable_entries(trained.model, trained.plan, PLAIN) == trained.plan.trainable

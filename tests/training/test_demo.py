@@ -63,9 +63,9 @@ def test_the_data_are_two_parts_in_a_voice_of_their_own() -> None:
 
 def test_scenario_five_teaches_the_voice(tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
-    places = loop.Places(tmp_path, tmp_path, tmp_path)
+    paths = loop.RunPaths(tmp_path, tmp_path, tmp_path)
     config = replace(default_config(), modules=scenario("5").modules)
-    loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+    loop.train(config, paths, lambda type, **values: events.append({"type": type, **values}), lambda: False)
     losses = [event["eval_loss"] for event in events if event["type"] == "eval"]
     assert losses[-1] < losses[0] * 2 / 3
     base = AutoModelForCausalLM.from_pretrained(demo.MODEL_DIR, dtype=torch.float32).eval()

@@ -300,10 +300,10 @@ def test_a_whole_run_in_nf4_loses_no_more_than_its_noise(models_dir: Path, tmp_p
     for way in ways:
         run = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=6)
         run = replace(run, model=ModelConfig(name="moe", quantization=way), modules=ticks, adapter=LORA)
-        places = loop.Places(tmp_path / way, models_dir, tmp_path / "data")
-        places.folder.mkdir()
+        paths = loop.RunPaths(tmp_path / way, models_dir, tmp_path / "data")
+        paths.folder.mkdir()
         events: list[dict[str, Any]] = []
-        loop.train(run, places, lambda type, events=events, **v: events.append({"type": type, **v}), lambda: False)
+        loop.train(run, paths, lambda type, events=events, **v: events.append({"type": type, **v}), lambda: False)
         losses[way] = [event["loss"] for event in events if event["type"] == "metrics"]
         evals[way] = [event["eval_loss"] for event in events if event["type"] == "eval"]
     assert len(losses["nf4"]) == 6

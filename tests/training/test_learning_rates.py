@@ -77,10 +77,10 @@ def test_a_run_trains_each_slice_at_its_own_rate(tmp_path: Path, models_dir: Pat
     config = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=3, lr_scheduler_type="constant")
     config = replace(config, modules=(Tick("q_proj", lr=1e-12), Tick("v_proj")))
     events: list[dict[str, Any]] = []
-    places = loop.Places(tmp_path / "run", models_dir, tmp_path / "data")
-    places.folder.mkdir()
-    loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
-    weights = load_file(places.folder / "adapter" / "adapter_model.safetensors")
+    paths = loop.RunPaths(tmp_path / "run", models_dir, tmp_path / "data")
+    paths.folder.mkdir()
+    loop.train(config, paths, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+    weights = load_file(paths.folder / "adapter" / "adapter_model.safetensors")
     for name, weight in weights.items():
         if "lora_B" in name:  # 32 rows of q, 16 of k, 16 of v; four columns each of q and v
             assert 0 < weight[:32, :4].abs().max() < 1e-10

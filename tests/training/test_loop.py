@@ -30,10 +30,10 @@ def train(tmp_path: Path, models_dir: Path) -> Train:
 
     def run(config: RunConfig, models: Path = models_dir, events: Events | None = None) -> Events:
         events = [] if events is None else events
-        places = loop.Places(tmp_path / "run", models, tmp_path / "data")
-        places.folder.mkdir(exist_ok=True)
-        shutil.rmtree(places.folder / "checkpoints", ignore_errors=True)  # else it would go on from there
-        loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+        paths = loop.RunPaths(tmp_path / "run", models, tmp_path / "data")
+        paths.folder.mkdir(exist_ok=True)
+        shutil.rmtree(paths.folder / "checkpoints", ignore_errors=True)  # else it would go on from there
+        loop.train(config, paths, lambda type, **values: events.append({"type": type, **values}), lambda: False)
         return events
 
     return run

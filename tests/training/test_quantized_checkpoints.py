@@ -97,17 +97,17 @@ def train(models: Path, data: Path) -> Callable[[RunConfig], SimpleNamespace]:
             save(model, *arguments)
 
         events: list[dict[str, Any]] = []
-        places = loop.Places(data / f"run-{uuid4()}", models, data)
-        places.folder.mkdir()
+        paths = loop.RunPaths(data / f"run-{uuid4()}", models, data)
+        paths.folder.mkdir()
         save = loop.save_adapter
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "save_adapter", save_and_look)
-            loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+            loop.train(config, paths, lambda type, **values: events.append({"type": type, **values}), lambda: False)
         return SimpleNamespace(
             losses=[event["loss"] for event in events if event["type"] == "metrics"],
             evals=[event["eval_loss"] for event in events if event["type"] == "eval"],
             log="\n".join(event["text"] for event in events if event["type"] == "log"),
-            adapter=places.folder / "adapter",
+            adapter=paths.folder / "adapter",
             **seen,
         )
 
@@ -298,8 +298,8 @@ def test_gptq_and_awq_are_refused_in_the_plan_where_they_cannot_train(
     (issue,) = planned(CPU).issues
     assert "NVIDIA GPU" in issue.problem
     plan = planned(GPU)
-    assert plan.issues == () and plan.levers.torch_compile is False
-    assert any("was measured yet" in warning.problem for warning in plan.warnings)
+    assert plan.issues == () and plan.performance.torch_compile is False
+    assert any("has been measured yet" in warning.problem for warning in plan.warnings)
     weights = sum(kind.parameters for kind in module_map.kinds if kind.name in LINEARS)
     assert plan.memory["quantized weights"] == weights // 2
     with_dora = replace(config, adapter=replace(config.adapter, use_dora=True), modules=(Tick("q_proj"),))

@@ -44,8 +44,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
                 found[values["step"]] = (values["loss"], values["grad_norm"], values["learning_rate"])
 
         (tmp_path / folder).mkdir(exist_ok=True)
-        places = loop.Places(tmp_path / folder, models_dir, tmp_path / "data")
-        loop.train(config, places, sink, lambda: len(found) + 1 >= stop_at)  # asked before the step is logged
+        paths = loop.RunPaths(tmp_path / folder, models_dir, tmp_path / "data")
+        loop.train(config, paths, sink, lambda: len(found) + 1 >= stop_at)  # asked before the step is logged
 
     train("whole", whole, 99)
     train("parts", parts, 3)

@@ -57,8 +57,8 @@ def trained(config: RunConfig, models: Path, folder: Path) -> list[dict[str, Any
     events: list[dict[str, Any]] = []
     shutil.rmtree(folder / "run", ignore_errors=True)
     (folder / "run").mkdir()
-    places = loop.Places(folder / "run", models, folder / "data")
-    loop.train(config, places, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+    paths = loop.RunPaths(folder / "run", models, folder / "data")
+    loop.train(config, paths, lambda type, **values: events.append({"type": type, **values}), lambda: False)
     return events
 
 
@@ -115,10 +115,10 @@ def test_the_adapter_of_a_run_fits_the_published_checkpoint(
     assert held_out_loss(model, config, models_dir / kind, tmp_path) == pytest.approx(measured[-1], rel=tolerance)
 
 
-def held_out_loss(model: Any, config: RunConfig, folder: Path, places: Path) -> float:
+def held_out_loss(model: Any, config: RunConfig, folder: Path, paths: Path) -> float:
     """Mean over all held-out tokens that count, example by example."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, places / "data")
+    data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, paths / "data")
     loss = count = 0.0
     for example in data.eval or ():
         ids = torch.tensor(example["input_ids"][: config.training.max_length])[None]

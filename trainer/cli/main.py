@@ -146,7 +146,7 @@ def _modules(options: argparse.Namespace) -> int:
         return 0
     print(f"{found.model}: {found.model_type}, {found.parameters:,} parameters, {found.layers} layers")
     if found.checkpoint:
-        print(found.checkpoint.says())
+        print(found.checkpoint.describe())
     for kind in found.kinds:
         name = f"  {kind.name}" if kind.slice_of else kind.name
         shape = "×".join(map(str, kind.shape))

@@ -21,7 +21,7 @@ def print_plan(plan: Plan) -> None:
         print(plan.checkpoint["says"])
     _print_memory(plan)
     print("picked for speed:")
-    for name, reason in plan.levers.why.items():
+    for name, reason in plan.performance.why.items():
         print(f"  {name:24} {reason}")
     print(f"steps: {plan.steps:,}" if plan.steps else "steps: known once the data has been read")
     for issue in (*plan.warnings, *plan.issues):

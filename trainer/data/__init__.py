@@ -4,7 +4,7 @@ check (a row: an example or a reason) -> tokens (what the model reads, and what 
 trains, what is held out). Each step is made once per content and settings, and kept in the cache.
 """
 
-from trainer.data.checking import Bad, Checked, check
-from trainer.data.preparation import Look, Part, Prepared, look, prepare
+from trainer.data.checking import CheckedData, RejectedRow, check
+from trainer.data.preparation import DataSplit, LoadedData, PreparedData, load_data, prepare
 
-__all__ = ["Bad", "Checked", "Look", "Part", "Prepared", "check", "look", "prepare"]
+__all__ = ["CheckedData", "DataSplit", "LoadedData", "PreparedData", "RejectedRow", "check", "load_data", "prepare"]

@@ -13,7 +13,7 @@ LOST = "the chat template leaves an answer out"
 
 
 @dataclass(frozen=True)
-class Frame:
+class AnswerFrame:
     """What a template writes around an answer."""
 
     before: str
@@ -47,7 +47,7 @@ class Frame:
         return None
 
 
-def frame_of(template: Template) -> Frame:
+def frame_of(template: Template) -> AnswerFrame:
     """Found by rendering one answer. Raises BadRow where the template leaves it out."""
     ask: list[Message] = [{"role": "user", "content": MARK.format("u")}]
     answer: Message = {"role": "assistant", "content": MARK.format("a")}
@@ -60,7 +60,7 @@ def frame_of(template: Template) -> Frame:
     after = after.rstrip()
     known = {*template.tokenizer.all_special_tokens, *template.tokenizer.get_added_vocab()}
     stops = {place + len(token) for token in known if token and (place := after.find(token)) >= 0}
-    return Frame(before, after, tuple(sorted(stops)))
+    return AnswerFrame(before, after, tuple(sorted(stops)))
 
 
 def common_prefix(first: str, second: str) -> int:

@@ -22,7 +22,7 @@ from trainer.common.errors import UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
 from trainer.data.conversations import BadRow, Example
-from trainer.data.format_detection import Recognizer
+from trainer.data.format_detection import FormatDetector
 from trainer.data.readers import hub_datasets, limits
 from trainer.data.readers.files import DataFile, find_files
 from trainer.data.readers.limits import PROBLEM, Row
@@ -42,7 +42,7 @@ class Source(Protocol):
     def rows(self) -> Iterator[tuple[int, Row]]: ...
 
 
-class Bad(NamedTuple):
+class RejectedRow(NamedTuple):
     """A row that cannot be used."""
 
     file: str
@@ -51,7 +51,7 @@ class Bad(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedData:
     """What a check found: the good rows in `folder`/rows.arrow, and an account of all."""
 
     folder: Path
@@ -66,8 +66,8 @@ class Checked:
         return int(self.account["good"])
 
     @property
-    def bad(self) -> list[Bad]:
-        return [Bad(*item) for item in self.account["bad"]]
+    def bad(self) -> list[RejectedRow]:
+        return [RejectedRow(*item) for item in self.account["bad"]]
 
     def dataset(self) -> Any:
         """The good rows as a memory-mapped `datasets.Dataset` with the columns of SCHEMA."""
@@ -88,15 +88,15 @@ class Checked:
             yield from map(orjson.loads, batch.column("example").to_pylist())
 
 
-def check(data: DataConfig, data_dir: Path, progress: Progress | None = None, held_out: bool = False) -> Checked:
+def check(data: DataConfig, data_dir: Path, progress: Progress | None = None, held_out: bool = False) -> CheckedData:
     """Check the training part of the data, or the part that `data.held_out` names.
 
     Raises UserError where the data is missing, of no known kind, broken as a whole, or almost all bad.
     """
     sources, versions = _sources(data, data_dir, held_out, progress)
-    key = disk_cache.key_of("rows", VERSION, versions, _picks(data))
+    key = disk_cache.key_of("rows", VERSION, versions, _chosen_columns(data))
     folder = disk_cache.made(data_dir, key, lambda draft: _Writer(draft, data, progress).write(sources))
-    return Checked(folder, orjson.loads((folder / ACCOUNT).read_bytes()))
+    return CheckedData(folder, orjson.loads((folder / ACCOUNT).read_bytes()))
 
 
 def _sources(
@@ -120,7 +120,7 @@ def _sources(
     return files, versions
 
 
-def _picks(data: DataConfig) -> list[str]:
+def _chosen_columns(data: DataConfig) -> list[str]:
     columns = ("messages", "prompt", "input", "completion", "system", "text")
     return [*(getattr(data, f"{name}_column") for name in columns), data.assistant_role]
 
@@ -130,17 +130,17 @@ class _Writer:
 
     def __init__(self, folder: Path, data: DataConfig, progress: Progress | None) -> None:
         self._folder, self._progress = folder, progress
-        self._recognizer = Recognizer(data)
-        self._bad: list[Bad] = []
+        self._detector = FormatDetector(data)
+        self._bad: list[RejectedRow] = []
         self._good = 0
-        self._told = 0.0
+        self._last_report = 0.0
 
     def write(self, sources: Sequence[Source]) -> None:
         with pa.OSFile(str(self._folder / ROWS), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as stream:
             for number, source in enumerate(sources):
                 for batch in self._batches(source, number):
                     stream.write_batch(batch)
-                    self._tell(source, (number, len(sources)))
+                    self._report_progress(source, (number, len(sources)))
         (self._folder / ACCOUNT).write_bytes(orjson.dumps(self._account([source.name for source in sources])))
 
     def _batches(self, source: Source, number: int) -> Iterator[pa.RecordBatch]:
@@ -148,7 +148,7 @@ class _Writer:
         examples: list[bytes] = []
         keys: list[int] = []
         size = 0
-        example, dumps, digest = self._recognizer.example, orjson.dumps, xxhash.xxh3_64_intdigest
+        example, dumps, digest = self._detector.example, orjson.dumps, xxhash.xxh3_64_intdigest
         for line, row in source.rows():
             try:
                 if PROBLEM in row:
@@ -181,7 +181,7 @@ class _Writer:
         return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
     def _refuse(self, source: Source, line: int, reason: str) -> None:
-        self._bad.append(Bad(source.name, line, reason))
+        self._bad.append(RejectedRow(source.name, line, reason))
         if len(self._bad) > limits.MAX_BAD:
             raise UserError(
                 f"More than {limits.MAX_BAD:,} rows of {source.name} cannot be used, such as line {line}: {reason}.",
@@ -189,16 +189,16 @@ class _Writer:
                 "data",
             )
 
-    def _tell(self, source: Source, place: tuple[int, int]) -> None:
+    def _report_progress(self, source: Source, place: tuple[int, int]) -> None:
         now = time.monotonic()
-        if self._progress is not None and now - self._told > 0.2:
-            self._told = now
+        if self._progress is not None and now - self._last_report > 0.2:
+            self._last_report = now
             share = source.share() if isinstance(source, DataFile) else 0.0
             self._progress("checking", (place[0] + share) / place[1])
 
     def _account(self, names: list[str]) -> dict[str, Any]:
         seen: dict[str, int] = {}
-        for (shape, _), count in self._recognizer.seen.items():
+        for (shape, _), count in self._detector.seen.items():
             seen[shape] = seen.get(shape, 0) + count
         return {
             "files": names,
@@ -206,8 +206,8 @@ class _Writer:
             "good": self._good,
             "bad": list(map(list, self._bad)),
             "shapes": dict(sorted(seen.items(), key=lambda item: -item[1])),
-            "why": self._recognizer.why(),
-            "columns": list(self._recognizer.names)[: limits.MAX_COLUMNS],
+            "why": self._detector.why(),
+            "columns": list(self._detector.names)[: limits.MAX_COLUMNS],
             "duplicates": self._duplicates(),
         }
 

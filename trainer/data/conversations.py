@@ -65,7 +65,7 @@ class Roles:
             raise BadRow("an answer is empty")
         return found
 
-    def told(self) -> str:
+    def describe_personas(self) -> str:
         """Which names stand for which roles, as a sentence; empty where only common ones occur."""
         names = [f"{name[:40]} is the {role}" for (name, role), _ in self.personas.most_common(5)]
         return f"{'; '.join(names)}." if names else ""

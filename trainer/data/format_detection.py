@@ -1,6 +1,6 @@
 """Which columns of a row make an example: recognized by their names, or picked by hand.
 
-An example is {"messages": […]} or {"text": …}; `messages.py` reads conversations.
+An example is {"messages": […]} or {"text": …}; `conversations.py` reads conversations.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Columns:
         return PROMPTS.get(self.prompt.strip().lower(), "prompt_completion")  # type: ignore[return-value]
 
 
-class Recognizer:
+class FormatDetector:
     """Turns rows into examples, and remembers what it saw: shapes, columns, names of roles."""
 
     def __init__(self, data: DataConfig) -> None:
@@ -90,7 +90,7 @@ class Recognizer:
             name: getattr(data, f"{name}_column").strip()
             for name in ("messages", "prompt", "input", "completion", "system", "text")
         }
-        return picked(picks, names) if any(picks.values()) else recognized(names)
+        return picked(picks, names) if any(picks.values()) else detect_columns(names)
 
     def _read(self, row: Row, columns: Columns) -> tuple[Shape, Example]:
         if columns.messages:
@@ -109,10 +109,10 @@ class Recognizer:
         return self._finished(self.roles.messages(value), row, columns)
 
     def _pair(self, row: Row, columns: Columns) -> tuple[Shape, Example]:
-        asked, told = row.get(columns.prompt), row.get(columns.completion)
-        if isinstance(asked, list) and isinstance(told, list):  # TRL's conversational prompts and completions
-            messages = self.roles.messages([*asked, *told])
-            for message in messages[: len(asked)]:
+        question, answer = row.get(columns.prompt), row.get(columns.completion)
+        if isinstance(question, list) and isinstance(answer, list):  # TRL's conversational prompts and completions
+            messages = self.roles.messages([*question, *answer])
+            for message in messages[: len(question)]:
                 if message["role"] == "assistant":
                     message["weight"] = 0
             return "chat", self._finished(messages, row, columns)
@@ -136,7 +136,7 @@ class Recognizer:
         return {"messages": messages}
 
     def why(self) -> str:
-        """One sentence: what was recognized, and by what."""
+        """One sentence: what was recognized, and how."""
         if not self.seen:
             return ""
         (shape, columns), _ = self.seen.most_common(1)[0]
@@ -150,11 +150,11 @@ class Recognizer:
             found = f"{SHAPES[shape]}: the columns {columns.prompt} and {columns.completion}"
             found += f", with {columns.input} behind the {columns.prompt}" if columns.input else ""
         found += f", {columns.system} as the system message" if columns.system and shape != "text" else ""
-        names = self.roles.told()
+        names = self.roles.describe_personas()
         return f"{how.capitalize()} as {found}.{f' {names}' if names else ''}"
 
 
-def recognized(names: tuple[str, ...]) -> Columns:
+def detect_columns(names: tuple[str, ...]) -> Columns:
     """The columns that their names tell; upper and lower case are one."""
     plain = {name.strip().lower(): name for name in reversed(names)}
 
@@ -178,7 +178,7 @@ def recognized(names: tuple[str, ...]) -> Columns:
 
 def picked(picks: dict[str, str], names: tuple[str, ...]) -> Columns:
     """The columns that a person picked; an input or system column alone goes with what is recognized."""
-    found = recognized(names)
+    found = detect_columns(names)
     if not any(picks[name] for name in ("messages", "prompt", "completion", "text")):
         return replace(found, input=picks["input"] or found.input, system=picks["system"] or found.system)
     return Columns(**picks, tools=found.tools, picked=True)

@@ -11,7 +11,7 @@ import numpy as np
 from trainer.common.errors import Issue, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import ModelConfig, RunConfig
-from trainer.data import look, preview
+from trainer.data import load_data, preview
 from trainer.data.quality_report import broken, issues, report
 from trainer.models.added_tokens import add_tokens
 from trainer.models.locations import files_stamp, load_config, load_tokenizer
@@ -39,7 +39,7 @@ def data_check(
     most = config.training.max_length
     try:
         tokenizer, _ = _tokenizer(config.model, models_dir)
-        found = look(config.data, tokenizer, config.training.seed, data_dir, progress)
+        found = load_data(config.data, tokenizer, config.training.seed, data_dir, progress)
     except UserError as error:
         return [Issue("data", error.problem, error.fix)], None
     problems = issues(found, config)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from trainer.config.schema import LossOn
-from trainer.data.answer_frame import LOST, MARK, Frame, common_prefix, frame_of
+from trainer.data.answer_frame import LOST, MARK, AnswerFrame, common_prefix, frame_of
 from trainer.data.chat_templates import Template, Tools
 from trainer.data.conversations import BadRow, Example, Message
 
@@ -29,7 +29,7 @@ class Rendered:
     spans: tuple[Span, ...]
 
 
-class Masker:
+class LossMasker:
     """Renders examples and finds what counts in them."""
 
     def __init__(self, template: Template, loss_on: LossOn) -> None:
@@ -92,7 +92,7 @@ class Masker:
         return Rendered(text, tuple(kept[-1:] if self._loss_on == "last" else kept))
 
     @cached_property
-    def _frame(self) -> Frame:
+    def _frame(self) -> AnswerFrame:
         return frame_of(self._template)
 
     def _behind_prompts(self, messages: Sequence[Message], whole: str) -> list[Span] | None:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-PAYS = 0.1
+MIN_SAVING = 0.1
 """Share of all positions that packing must save to be worth while."""
 SAMPLED_BATCHES = 300
-GROUPED = 50
+GROUPED_BATCHES = 50
 """Batches that transformers' length grouping sorts together."""
 
 
@@ -22,9 +22,9 @@ def rows(lengths: Sequence[int], max_length: int) -> list[list[int]]:
     """Places of a batch's examples, row by row; no row is longer than `max_length`."""
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     fitted = _best_fit(order, lengths, max_length)
-    levelled = _levelled(order, lengths, len(fitted))
-    width = max(sum(lengths[place] for place in row) for row in levelled)
-    return levelled if width <= max_length else fitted
+    balanced = _balanced(order, lengths, len(fitted))
+    width = max(sum(lengths[place] for place in row) for row in balanced)
+    return balanced if width <= max_length else fitted
 
 
 def _best_fit(order: Sequence[int], lengths: Sequence[int], max_length: int) -> list[list[int]]:
@@ -43,7 +43,7 @@ def _best_fit(order: Sequence[int], lengths: Sequence[int], max_length: int) -> 
     return found
 
 
-def _levelled(order: Sequence[int], lengths: Sequence[int], count: int) -> list[list[int]]:
+def _balanced(order: Sequence[int], lengths: Sequence[int], count: int) -> list[list[int]]:
     """The longest first, each into the row that is the shortest so far."""
     found: list[list[int]] = [[] for _ in range(count)]
     sums = [0] * count
@@ -63,20 +63,23 @@ def fill(lengths: np.ndarray, batch: int, max_length: int, seed: int = 0) -> dic
     shuffled = np.random.default_rng(seed).permutation(lengths)[: batch * SAMPLED_BATCHES]
     batches = [shuffled[at : at + batch] for at in range(0, len(shuffled), batch)]
     total = int(shuffled.sum())
-    groups = [np.sort(shuffled[at : at + batch * GROUPED]) for at in range(0, len(shuffled), batch * GROUPED)]
+    groups = [
+        np.sort(shuffled[at : at + batch * GROUPED_BATCHES])
+        for at in range(0, len(shuffled), batch * GROUPED_BATCHES)
+    ]
     grouped = [group[at : at + batch] for group in groups for at in range(0, len(group), batch)]
     return {
         "off": total / sum(len(part) * int(part.max()) for part in batches),
         "group_by_length": total / sum(len(part) * int(part.max()) for part in grouped),
-        "bfd": total / sum(_area(part.tolist(), max_length) for part in batches),
+        "bfd": total / sum(_packed_size(part.tolist(), max_length) for part in batches),
     }
 
 
-def _area(lengths: list[int], max_length: int) -> int:
+def _packed_size(lengths: list[int], max_length: int) -> int:
     found = rows(lengths, max_length)
     return len(found) * max(sum(lengths[place] for place in row) for row in found)
 
 
-def pays(filled: dict[str, float]) -> bool:
+def is_worthwhile(filled: dict[str, float]) -> bool:
     """Whether packing saves enough padding to be the default."""
-    return filled["bfd"] - filled["off"] >= PAYS
+    return filled["bfd"] - filled["off"] >= MIN_SAVING

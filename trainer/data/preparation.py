@@ -15,20 +15,20 @@ from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
 from trainer.data import lengths
 from trainer.data.chat_templates import Template, choose
-from trainer.data.checking import Bad, Checked, check
+from trainer.data.checking import CheckedData, RejectedRow, check
 from trainer.data.splits import split, without
 from trainer.data.tokenization import Tokens, tokenize
 from trainer.planning.schedule import Size
 
-NAMED = 5
+MAX_NAMED = 5
 """Reasons, and lines of each, that a sentence names."""
 
 
 @dataclass(frozen=True)
-class Part:
+class DataSplit:
     """Some of the examples of one source: the training or the held-out part."""
 
-    checked: Checked
+    checked: CheckedData
     tokens: Tokens
     chosen: np.ndarray
     """Numbers of examples in `tokens`."""
@@ -42,7 +42,7 @@ class Part:
         found: np.ndarray = self.checked.keys()[self.column("row")]
         return found
 
-    def fitting(self, max_length: int) -> Part:
+    def fitting(self, max_length: int) -> DataSplit:
         """The examples of which something counts within `max_length` tokens."""
         fits = self.column("first") < np.minimum(self.column("length"), max_length)
         return replace(self, chosen=self.chosen[fits])
@@ -54,13 +54,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Look:
+class LoadedData:
     """Everything that is known of the data before a maximum length is set."""
 
     template: Template
-    train: Part
-    held_out: Part | None
-    bad: list[Bad]
+    train: DataSplit
+    held_out: DataSplit | None
+    bad: list[RejectedRow]
     shared: int
     """Held-out examples that were left out, since their text is among the training examples, too."""
 
@@ -71,14 +71,14 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """What a trainer takes: `datasets.Dataset`s with the columns input_ids, counts and length, uncut."""
 
     train: Any
     eval: Any | None
     notes: tuple[str, ...]
     """What was cut or left out, in sentences."""
-    skipped: tuple[Bad, ...]
+    skipped: tuple[RejectedRow, ...]
     """The rows that cannot be used and were left out."""
     lengths: np.ndarray
     """Tokens of each training example, cut at the maximum length."""
@@ -88,7 +88,9 @@ class Prepared:
         return Size(len(self.lengths), float(self.lengths.mean()))
 
 
-def look(data: DataConfig, tokenizer: Any, seed: int, data_dir: Path, progress: Progress | None = None) -> Look:
+def load_data(
+    data: DataConfig, tokenizer: Any, seed: int, data_dir: Path, progress: Progress | None = None
+) -> LoadedData:
     """Check and tokenize everything, and split it. Raises UserError where there is no data to speak of."""
     checked = check(data, data_dir, progress)
     if not checked.account["rows"]:
@@ -99,12 +101,12 @@ def look(data: DataConfig, tokenizer: Any, seed: int, data_dir: Path, progress: 
     if not data.held_out and data.source != "demo":
         train, held = split(whole.keys(), data.eval_fraction, seed)
         held_out = replace(whole, chosen=held) if len(held) else None
-        return Look(template, replace(whole, chosen=train), held_out, bad, 0)
+        return LoadedData(template, replace(whole, chosen=train), held_out, bad, 0)
     other = _part(check(data, data_dir, progress, held_out=True), data, template, data_dir, progress)
     bad += [*other.checked.bad, *other.tokens.bad]
     kept = without(other.keys(), whole.keys())
     shared = len(other.chosen) - len(kept)
-    return Look(template, whole, replace(other, chosen=kept) if len(kept) else None, bad, shared)
+    return LoadedData(template, whole, replace(other, chosen=kept) if len(kept) else None, bad, shared)
 
 
 def prepare(
@@ -114,14 +116,14 @@ def prepare(
     seed: int,
     data_dir: Path,
     progress: Progress | None = None,
-) -> Prepared:
+) -> PreparedData:
     """What a run trains and evaluates on. Raises UserError where the data cannot be trained on."""
-    found = look(data, tokenizer, seed, data_dir, progress)
+    found = load_data(data, tokenizer, seed, data_dir, progress)
     if found.bad and (data.bad_rows == "stop" or not len(found.train.chosen)):
-        raise refuse(found.bad, found.rows)
+        raise rejected_rows_error(found.bad, found.rows)
     train = found.train.fitting(max_length)
     if not len(train.chosen):
-        raise nothing_counts()
+        raise no_counted_tokens_error()
     notes = _notes(found.train, max_length, "training")
     held_out = None
     if found.held_out is not None:
@@ -131,7 +133,7 @@ def prepare(
         notes.append(f"{found.shared:,} held-out examples are left out: they are among the training examples, too.")
     if found.bad:
         notes.append(_skipped(found.bad, found.rows))
-    return Prepared(
+    return PreparedData(
         train=train.dataset(),
         eval=held_out.dataset() if held_out is not None and len(held_out.chosen) else None,
         notes=tuple(notes),
@@ -140,11 +142,11 @@ def prepare(
     )
 
 
-def refuse(bad: Sequence[Bad], rows: int) -> UserError:
+def rejected_rows_error(bad: Sequence[RejectedRow], rows: int) -> UserError:
     """What is told where bad rows keep the data from being used: all counted, the first of each reason named."""
     groups = grouped(bad)
-    shown = "; ".join(f"{_named(items)}: {reason}" for reason, items in groups[:NAMED])
-    more = f"; {len(groups) - NAMED:,} more reasons" if len(groups) > NAMED else ""
+    shown = "; ".join(f"{_named(items)}: {reason}" for reason, items in groups[:MAX_NAMED])
+    more = f"; {len(groups) - MAX_NAMED:,} more reasons" if len(groups) > MAX_NAMED else ""
     return UserError(
         f"{len(bad):,} of {rows:,} rows cannot be used: {shown}{more}.",
         "Mend these rows, take them out, or train without them (bad_rows: skip).",
@@ -152,19 +154,19 @@ def refuse(bad: Sequence[Bad], rows: int) -> UserError:
     )
 
 
-def _named(items: Sequence[Bad]) -> str:
-    lines = ", ".join(map(str, places(items)[:NAMED]))
-    more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
+def _named(items: Sequence[RejectedRow]) -> str:
+    lines = ", ".join(map(str, line_numbers(items)[:MAX_NAMED]))
+    more = f" and {len(items) - MAX_NAMED:,} more" if len(items) > MAX_NAMED else ""
     return f"{'line' if len(items) == 1 else 'lines'} {lines}{more}"
 
 
-def places(bad: Sequence[Bad]) -> list[int | str]:
+def line_numbers(bad: Sequence[RejectedRow]) -> list[int | str]:
     """Numbers of lines; with the file before them, where there are several."""
     several = len({item.file for item in bad}) > 1
     return [f"{item.file}:{item.line}" if several else item.line for item in bad]
 
 
-def nothing_counts() -> UserError:
+def no_counted_tokens_error() -> UserError:
     """What is told of data that would train nothing."""
     return UserError(
         "No token of this data counts for the loss: every answer is empty or beyond max_length.",
@@ -173,20 +175,22 @@ def nothing_counts() -> UserError:
     )
 
 
-def grouped(bad: Sequence[Bad]) -> list[tuple[str, list[Bad]]]:
-    """Bad rows by their reason, the most frequent one first."""
-    reasons: dict[str, list[Bad]] = {}
+def grouped(bad: Sequence[RejectedRow]) -> list[tuple[str, list[RejectedRow]]]:
+    """Rejected rows by their reason, the most frequent one first."""
+    reasons: dict[str, list[RejectedRow]] = {}
     for item in bad:
         reasons.setdefault(item.reason, []).append(item)
     return sorted(reasons.items(), key=lambda item: -len(item[1]))
 
 
-def _part(checked: Checked, data: DataConfig, template: Template, data_dir: Path, progress: Progress | None) -> Part:
+def _part(
+    checked: CheckedData, data: DataConfig, template: Template, data_dir: Path, progress: Progress | None
+) -> DataSplit:
     tokens = tokenize(checked, data, template.tokenizer, data_dir, progress, template)
-    return Part(checked, tokens, np.arange(len(tokens.column("row"))))
+    return DataSplit(checked, tokens, np.arange(len(tokens.column("row"))))
 
 
-def _notes(part: Part, max_length: int, name: str) -> list[str]:
+def _notes(part: DataSplit, max_length: int, name: str) -> list[str]:
     found = lengths.cuts(part.column("length"), part.column("first"), part.column("last"), max_length)
     total, notes = len(part.chosen), []
     if found["longer"]:
@@ -202,7 +206,7 @@ def _notes(part: Part, max_length: int, name: str) -> list[str]:
     return notes
 
 
-def _skipped(bad: Sequence[Bad], rows: int) -> str:
+def _skipped(bad: Sequence[RejectedRow], rows: int) -> str:
     reasons = Counter(item.reason for item in bad).most_common(3)
     shown = "; ".join(f"{count:,} × {reason}" for reason, count in reasons)
     return f"{len(bad):,} of {rows:,} rows cannot be used and are left out: {shown}. skipped_rows.jsonl names each."

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.common.errors import UserError
 from trainer.config.schema import RunConfig
-from trainer.data.preparation import Look, Part, look
+from trainer.data.preparation import DataSplit, LoadedData, load_data
 
 SHOWN_TOKENS = 4000
 """Tokens of one example that are handed on; of a longer one, the rest is counted."""
@@ -22,7 +22,7 @@ def examples(config: RunConfig, tokenizer: Any, data_dir: Path, which: str, seed
 
     Raises UserError where there is none.
     """
-    found = look(config.data, tokenizer, config.training.seed, data_dir)
+    found = load_data(config.data, tokenizer, config.training.seed, data_dir)
     part = found.train
     if not len(part.chosen):
         raise UserError("There is no example to show.", "See what is wrong with the rows.", "data")
@@ -30,7 +30,7 @@ def examples(config: RunConfig, tokenizer: Any, data_dir: Path, which: str, seed
     return _shown(found, number, tokenizer, config.training.max_length)
 
 
-def _number(part: Part, which: str, seed: int) -> int:
+def _number(part: DataSplit, which: str, seed: int) -> int:
     match = WHICH.fullmatch(which)
     if match is None:
         raise UserError(f"“{which[:40]}” is no example.", "Name a number, random, longest or shortest.", "data")
@@ -42,7 +42,7 @@ def _number(part: Part, which: str, seed: int) -> int:
     return int(sizes.argmax() if which == "longest" else sizes.argmin())
 
 
-def _shown(found: Look, number: int, tokenizer: Any, max_length: int) -> dict[str, Any]:
+def _shown(found: LoadedData, number: int, tokenizer: Any, max_length: int) -> dict[str, Any]:
     part = found.train
     row = part.tokens.dataset()[int(part.chosen[number])]
     source = part.checked.dataset()[row["row"]]

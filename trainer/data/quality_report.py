@@ -12,8 +12,16 @@ from trainer.common.errors import Issue, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import RunConfig, TrainingConfig
 from trainer.data import lengths, packing
-from trainer.data.checking import Bad
-from trainer.data.preparation import Look, Part, grouped, look, nothing_counts, places, refuse
+from trainer.data.checking import RejectedRow
+from trainer.data.preparation import (
+    DataSplit,
+    LoadedData,
+    grouped,
+    line_numbers,
+    load_data,
+    no_counted_tokens_error,
+    rejected_rows_error,
+)
 from trainer.planning.schedule import Size, steps_per_epoch, total_steps, total_tokens
 
 
@@ -25,7 +33,7 @@ def report(
     What keeps the data from being used stands in `issues`; nothing is raised for it.
     """
     try:
-        found = look(config.data, tokenizer, config.training.seed, data_dir, progress)
+        found = load_data(config.data, tokenizer, config.training.seed, data_dir, progress)
     except UserError as error:
         return broken(error)
     train = found.train
@@ -68,7 +76,7 @@ def _steps(training: TrainingConfig, examples: int, tokens: int) -> dict[str, An
     }
 
 
-def _account(found: Look) -> dict[str, Any]:
+def _account(found: LoadedData) -> dict[str, Any]:
     account = found.train.checked.account
     return {
         "rows": found.rows,
@@ -82,11 +90,11 @@ def _account(found: Look) -> dict[str, Any]:
     }
 
 
-def _group(reason: str, items: Sequence[Bad]) -> dict[str, Any]:
-    return {"reason": reason, "count": len(items), "lines": places(items)}
+def _group(reason: str, items: Sequence[RejectedRow]) -> dict[str, Any]:
+    return {"reason": reason, "count": len(items), "lines": line_numbers(items)}
 
 
-def _tokens(part: Part, max_length: int, most: int | None) -> dict[str, Any]:
+def _tokens(part: DataSplit, max_length: int, most: int | None) -> dict[str, Any]:
     """Lengths and counts of the examples that train."""
     fitting = part.fitting(max_length)
     all_lengths = part.column("length")
@@ -106,37 +114,39 @@ def _tokens(part: Part, max_length: int, most: int | None) -> dict[str, Any]:
     }
 
 
-def _batches(part: Part, training: TrainingConfig) -> dict[str, Any] | None:
+def _batches(part: DataSplit, training: TrainingConfig) -> dict[str, Any] | None:
     found = part.fitting(training.max_length).column("length")
     if not len(found):
         return None
     filled = packing.fill(found, training.per_device_train_batch_size, training.max_length, training.seed)
     way = training.packing
     if way == "auto":
-        way = "bfd" if packing.pays(filled) else "off"
+        way = "bfd" if packing.is_worthwhile(filled) else "off"
     return {"way": way, "fill": filled[way], "unpacked": filled["off"], "all": filled}
 
 
-def _held_out(found: Look, config: RunConfig) -> dict[str, Any]:
+def _held_out(found: LoadedData, config: RunConfig) -> dict[str, Any]:
     part = found.held_out
     count = len(part.fitting(config.training.max_length).chosen) if part else 0
     return {"examples": count, "shared": found.shared}
 
 
-def issues(found: Look, config: RunConfig) -> list[Issue]:
+def issues(found: LoadedData, config: RunConfig) -> list[Issue]:
     """What keeps a run of this configuration from starting."""
-    told = []
+    problems = []
     usable = len(found.train.chosen)
     if found.bad and (config.data.bad_rows == "stop" or not usable):
-        error = refuse(found.bad, found.rows)
-        told.append(Issue("data", error.problem, error.fix if usable else "Mend them, or pick the columns by hand."))
+        error = rejected_rows_error(found.bad, found.rows)
+        problems.append(
+            Issue("data", error.problem, error.fix if usable else "Mend them, or pick the columns by hand.")
+        )
     if usable and not len(found.train.fitting(config.training.max_length).chosen):
-        error = nothing_counts()
-        told.append(Issue("training.max_length", error.problem, error.fix))
-    return told
+        error = no_counted_tokens_error()
+        problems.append(Issue("training.max_length", error.problem, error.fix))
+    return problems
 
 
-def _warnings(found: Look, value: Mapping[str, Any], training: TrainingConfig) -> list[Issue]:
+def _warnings(found: LoadedData, value: Mapping[str, Any], training: TrainingConfig) -> list[Issue]:
     """What can be trained on, and may not be what was meant."""
     warnings, tokens = [], value["tokens"]
 

@@ -22,10 +22,10 @@ from trainer.common import disk_cache
 from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
 from trainer.data.chat_templates import Template, choose
-from trainer.data.checking import BATCH, Bad, Checked
+from trainer.data.checking import BATCH, CheckedData, RejectedRow
 from trainer.data.conversations import BadRow, Example
 from trainer.data.encoding import Encoder
-from trainer.data.loss_mask import Masker, Rendered
+from trainer.data.loss_mask import LossMasker, Rendered
 
 VERSION = 1
 TOKENS, ACCOUNT = "tokens.arrow", "account.json"
@@ -51,8 +51,8 @@ class Tokens:
     account: dict[str, Any]
 
     @property
-    def bad(self) -> list[Bad]:
-        return [Bad(*item) for item in self.account["bad"]]
+    def bad(self) -> list[RejectedRow]:
+        return [RejectedRow(*item) for item in self.account["bad"]]
 
     def dataset(self) -> Any:
         """A memory-mapped `datasets.Dataset` with the columns of SCHEMA."""
@@ -66,7 +66,7 @@ class Tokens:
 
 
 def tokenize(
-    checked: Checked,
+    checked: CheckedData,
     data: DataConfig,
     tokenizer: Any,
     data_dir: Path,
@@ -93,13 +93,13 @@ def identity(tokenizer: Any) -> str:
 class _Writer:
     def __init__(self, folder: Path, template: Template, data: DataConfig, progress: Progress | None) -> None:
         self._folder, self._progress = folder, progress
-        self._masker = Masker(template, data.loss_on)
+        self._masker = LossMasker(template, data.loss_on)
         self._encode = Encoder(template.tokenizer, template)
         self._template = template
-        self._bad: list[Bad] = []
-        self._told = 0.0
+        self._bad: list[RejectedRow] = []
+        self._last_report = 0.0
 
-    def write(self, checked: Checked) -> None:
+    def write(self, checked: CheckedData) -> None:
         files = checked.account["files"]
         with (
             pa.OSFile(str(self._folder / TOKENS), "wb") as file,
@@ -112,7 +112,7 @@ class _Writer:
                 if waiting is not None:
                     stream.write_batch(waiting.result())
                 waiting = job
-                self._tell((start + table.num_rows) / max(checked.good, 1))
+                self._report_progress((start + table.num_rows) / max(checked.good, 1))
             if waiting is not None:
                 stream.write_batch(waiting.result())
         account = {"bad": list(map(list, self._bad)), "template": self._template.kind, "why": self._template.why}
@@ -129,7 +129,7 @@ class _Writer:
         for place, text in enumerate(self._masker.all(examples)):
             if isinstance(text, BadRow):
                 name = files[table.column("file")[place].as_py()]
-                self._bad.append(Bad(name, table.column("line")[place].as_py(), str(text)))
+                self._bad.append(RejectedRow(name, table.column("line")[place].as_py(), str(text)))
                 continue
             rows.append(start + place)
             texts.append(text)
@@ -158,14 +158,14 @@ class _Writer:
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
-    def _tell(self, share: float) -> None:
+    def _report_progress(self, share: float) -> None:
         now = time.monotonic()
-        if self._progress is not None and now - self._told > 0.2:
-            self._told = now
+        if self._progress is not None and now - self._last_report > 0.2:
+            self._last_report = now
             self._progress("tokenizing", share)
 
 
-def _batches(checked: Checked) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _batches(checked: CheckedData) -> Iterator[tuple[int, pa.RecordBatch]]:
     start = 0
     for batch in checked.batches():
         for place in range(0, batch.num_rows, BATCH // 4):

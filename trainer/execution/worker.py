@@ -135,7 +135,7 @@ def work(folder: Path, names: Sequence[str], echo: Callable[[Event], None] | Non
                 traceback.print_exc()
         cause, message = failures.explain(error, run.config, run.plan())
         if cause == "disk":
-            checkpoints.drop_unfinished(folder / "checkpoints")
+            checkpoints.remove_unfinished(folder / "checkpoints")
         return _end(run, writer, FAILED, "failed", cause=cause, message=message)
     unchanged = {"message": outcome.unchanged, "unchanged": True} if outcome.unchanged else {}
     if outcome.finished:
@@ -172,8 +172,8 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
                 raise Stopped
         writer.write(type, **values)
 
-    places = loop.Places(run.folder, models_dir, _folder("LAB_DATA_DIR", "runs/data"))
-    return loop.train(replace(run.config, model=model), places, sink, lambda: switch.asked)
+    paths = loop.RunPaths(run.folder, models_dir, _folder("LAB_DATA_DIR", "runs/data"))
+    return loop.train(replace(run.config, model=model), paths, sink, lambda: switch.asked)
 
 
 def _take_device(names: Sequence[str], writer: EventWriter) -> str:

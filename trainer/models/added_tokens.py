@@ -1,4 +1,4 @@
-"""New special tokens: added to the tokenizer, and what they change in the model's shapes."""
+"""Adds special tokens to a tokenizer, and adapts the module map to the larger vocabulary."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ def add_tokens(tokenizer: Any, tokens: tuple[str, ...]) -> list[int]:
     return [int(tokenizer.convert_tokens_to_ids(token)) for token in tokens]
 
 
-def grow(module_map: ModuleMap, size: int) -> ModuleMap:
-    """The map of the model once its vocabulary holds `size` tokens; itself where it has room for them."""
+def with_vocabulary_size(module_map: ModuleMap, size: int) -> ModuleMap:
+    """The module map with a vocabulary of `size` tokens; unchanged if the embedding already has that many rows."""
     if size <= module_map.vocab_size:
         return module_map
-    kinds = tuple(_grow_kind(kind, module_map.vocab_size, size) for kind in module_map.kinds)
+    kinds = tuple(_resize_kind(kind, module_map.vocab_size, size) for kind in module_map.kinds)
     more = sum(new.parameters - old.parameters for new, old in zip(kinds, module_map.kinds, strict=True))
     return replace(module_map, kinds=kinds, vocab_size=size, parameters=module_map.parameters + more, index={})
 
 
 def vocabulary_kinds(module_map: ModuleMap) -> list[ModuleKind]:
-    """The kinds with a row for every token: the embedding, and the head where it has a weight of its own."""
+    """The kinds with one row per token: the embedding, and the head unless its weight is tied."""
     return [kind for kind in module_map.group("embedding") if _has_rows(kind, module_map.vocab_size)]
 
 
-def _grow_kind(kind: ModuleKind, old: int, new: int) -> ModuleKind:
+def _resize_kind(kind: ModuleKind, old: int, new: int) -> ModuleKind:
     if kind.group != "embedding" or not _has_rows(kind, old):
         return kind
     width = kind.shape[1]

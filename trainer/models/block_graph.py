@@ -1,6 +1,6 @@
-"""Blocks: what the layers of a model look like inside, and what comes before and after them.
+"""The block graph: how the modules inside a model's layers, and before and after them, are connected.
 
-Only the words live here; `flow.py` measures how data flows, `arrange.py` and `parts.py` make blocks of it.
+Data types only; `discovery/data_flow.py` measures the data flow, `block_layout.py` and `block_parts.py` build blocks.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 INPUT = -1
-"""Stands among `takes` for the block's own input: what the block or layer before it gives."""
+"""In `takes`: the block's own input, which is the output of the block or layer before it."""
 JOINS = ("add", "mix")
 
 Cell = tuple[str, ...]
-"""Kinds that one module holds: one, or the weights of a layer's experts."""
+"""Kinds held by one module: a single one, or the weights of a layer's experts."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Part:
     role: str
     """A group of the module map, `norm`, or one of JOINS: `add` is a plain sum, `mix` anything else."""
     name: str = ""
-    """What the model calls the module that holds them; empty where none does."""
+    """Name of the module that holds them, relative to the layer; empty if there is none."""
     rows: tuple[tuple[Cell, ...], ...] = ()
-    """Names of kinds in the order of data flow: no cell takes from a cell of its own row, or of a later one."""
+    """Names of kinds in data-flow order: a cell only takes input from earlier rows."""
     takes: tuple[int, ...] = ()
-    """Places of the parts in the block whose outputs it works on, or INPUT."""
+    """Indices of the parts whose outputs are its inputs, or INPUT."""
     outside: tuple[str, ...] = ()
-    """Names of kinds, or of stacks of layers, elsewhere in the model whose outputs it works on as well."""
+    """Names of kinds or layer stacks elsewhere in the model whose outputs are also its inputs."""
     loose: tuple[str, ...] = ()
-    """Names of kinds that belong to it and act somewhere inside: bare parameters, weights read without a call."""
+    """Kinds that belong to it without a place in the data flow: bare parameters, weights read without a call."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -67,13 +67,13 @@ class Block:
     """Full name of the list that holds the layers; empty outside the layers."""
     layers: tuple[int, ...] = ()
     parts: tuple[Part, ...] = ()
-    """Every part after those that it takes from."""
+    """In topological order: every part comes after its inputs."""
     gives: int = INPUT
-    """Place of the part whose output is the block's."""
+    """Index of the part whose output is the block's output."""
     measured: bool = True
-    """False: data flow could not be followed. Then the parts are in the model's order, and `takes` says nothing."""
+    """False if the data flow could not be traced. The parts are then in model order, without `takes`."""
     follows: bool = True
-    """Whether the block's input is what the block before it gives (the patterns of one stack count as one)."""
+    """Whether the block's input is the output of the block before it (patterns of one stack count as one)."""
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
-"""What a published checkpoint holds its weights in, read from its config.json, and what that means for a run.
+"""The quantization format of a published checkpoint, read from its config.json, and what it means for a run.
 
-Most checkpoints hold plain numbers. Others are quantized already: some are trained as they are, some are dequantized
-while they load, and some cannot be trained here. Imports neither torch nor transformers: the plan needs it in the
-app's process.
+Most checkpoints are not quantized. Of the others, some are trained as they are, some are dequantized while they
+load, and some cannot be trained here. Imports neither torch nor transformers: the app's process uses it.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from trainer.config.schema import Quantization, RunConfig
 
 Handling = Literal["as it is", "dequantized", "refused"]
 
-WIDTHS = {"nf4": "4-bit NF4", "int8": "8 bits", "none": "the compute type"}
-OTHERS = {
+HELD_AS = {"nf4": "4-bit NF4", "int8": "8 bits", "none": "the compute type"}
+UNSUPPORTED = {
     "aqlm": "AQLM",
     "auto-round": "AutoRound",
     "bitnet": "BitNet",
@@ -43,16 +42,16 @@ OTHERS = {
     "torchao": "torchao",
     "vptq": "VPTQ",
 }
-"""Formats that transformers reads, or other programs write, and that are not trained here."""
-DEQUANTIZING = {
+"""Formats that transformers reads or other programs write, but that cannot be trained here."""
+DEQUANTIZING_CONFIGS = {
     "mxfp4": "Mxfp4Config",
     "fp8": "FineGrainedFP8Config",
     "mxfp8": "FineGrainedFP8Config",
     "compressed-tensors": "CompressedTensorsConfig",
 }
-"""Classes of transformers that dequantize a checkpoint as it loads, as the runs do."""
-PAIRED = re.compile(r"(Qwen/.+)-(?:AWQ|GPTQ-Int[48]|FP8)")
-"""Publishers that keep the unquantized model beside the quantized one, under the name without the suffix."""
+"""transformers config classes that dequantize a checkpoint while it loads."""
+QUANTIZED_SIBLING = re.compile(r"(Qwen/.+)-(?:AWQ|GPTQ-Int[48]|FP8)")
+"""Publishers whose unquantized model has the same name without the suffix."""
 
 
 @dataclass(frozen=True)
@@ -62,52 +61,52 @@ class CheckpointFormat:
     method: str
     """`quant_method` of the config.json, such as `bitsandbytes` or `fp8`."""
     title: str
-    """What people call it, such as `4-bit NF4 (bitsandbytes)`."""
+    """Display name, such as `4-bit NF4 (bitsandbytes)`."""
     handling: Handling
     bits: int = 16
-    """Of a quantized weight."""
+    """Bits per quantized weight."""
     group: int = 0
-    """Weights that share a scale; 0 a whole output row."""
+    """Weights that share a scale; 0 means one scale per output row."""
     double_quantized: bool = False
     """The scales are quantized as well."""
     packages: tuple[str, ...] = ()
-    """Packages without which it does not load or train, as pip writes them."""
+    """Packages that loading or training needs, as pip requirements."""
     needs_gpu: bool = False
     reason: str = ""
-    """Why it is refused, as a clause, where it is not the format as such."""
+    """Why it is refused, as a clause; empty if the format itself is unsupported."""
     modules: tuple[str, ...] = ()
-    """Full names of the modules that are held quantized while the model trains; only where it is used as it is."""
+    """Full names of the modules that stay quantized during training; empty unless it is used as it is."""
 
     @property
-    def held(self) -> bool:
+    def used_as_is(self) -> bool:
         """Whether the run trains on the quantized weights as they are."""
         return self.handling == "as it is"
 
     @property
     def quantization(self) -> Quantization:
-        """The choice of `quantization` that says how the weights are held, where they are used as they are."""
+        """The `quantization` setting that corresponds to a checkpoint used as it is."""
         if self.method != "bitsandbytes":
             return "none"
         return "nf4" if self.bits == 4 else "int8"
 
-    def says(self, quantization: str = "") -> str:
-        """One line for people: what the checkpoint is, and how a run with this `quantization` holds it."""
-        if self.held:
+    def describe(self, quantization: str = "") -> str:
+        """One sentence: the checkpoint's format, and how a run with this `quantization` holds its weights."""
+        if self.used_as_is:
             return f"The checkpoint is {self.title} already and is used as it is."
         if self.handling == "dequantized":
-            then = WIDTHS.get(quantization, "what quantization says")
+            then = HELD_AS.get(quantization, "what quantization says")
             return f"The checkpoint is {self.title}: dequantized while it loads, then held in {then}."
         return f"The checkpoint is {self.title}, {self.reason or 'which cannot be trained here'}."
 
     def problem(self, model: str, device: Device) -> Issue | None:
         """Why a run on this checkpoint cannot start on `device`, with what to do."""
-        instead = f"choose {unquantized(model)}, with quantization nf4."
+        instead = f"choose {unquantized_model(model)}, with quantization nf4."
         if self.handling == "refused":
             reason = self.reason or "which cannot be trained here"
             problem = f"{model} is a checkpoint in {self.title}, {reason}."
             return Issue("model.name", problem, f"C{instead[1:]}")
         if missing := [package for package in self.packages if not _installed(package)]:
-            problem = f"{model} is a {self.title} checkpoint, which takes {' and '.join(missing)} to train."
+            problem = f"{model} is a {self.title} checkpoint, which needs {' and '.join(missing)} for training."
             packages = " ".join(f'"{package}"' for package in missing)
             return Issue("model.name", problem, f"pip install {packages}, or {instead}")
         if self.needs_gpu and not device.is_gpu:
@@ -115,11 +114,11 @@ class CheckpointFormat:
             return Issue("model.name", problem, f"C{instead[1:]}")
         return None
 
-    def told(self, quantization: str, usable: bool) -> dict[str, Any]:
-        """What plan.json keeps of it, for people, the model card and advice."""
-        loads = f"{DEQUANTIZING[self.method]}(dequantize=True)" if self.method in DEQUANTIZING else ""
-        says = self.says(quantization) if usable else f"The checkpoint is {self.title}."
-        return {"format": self.title, "held": self.held, "loads": loads, "says": says}
+    def to_plan_json(self, quantization: str, usable: bool) -> dict[str, Any]:
+        """The `checkpoint` entry of plan.json, also used by the model card."""
+        loads = f"{DEQUANTIZING_CONFIGS[self.method]}(dequantize=True)" if self.method in DEQUANTIZING_CONFIGS else ""
+        says = self.describe(quantization) if usable else f"The checkpoint is {self.title}."
+        return {"format": self.title, "held": self.used_as_is, "loads": loads, "says": says}
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"packages": list(self.packages), "modules": list(self.modules)}
@@ -153,45 +152,47 @@ def read_format(value: Mapping[str, Any] | None) -> CheckpointFormat | None:
     if method in ("gptq", "awq"):
         return _by_gptqmodel(method, value)
     unknown = f"the format “{method[:40]}”" if method else "a format that its config.json does not name"
-    return CheckpointFormat(method, OTHERS.get(method, unknown), "refused")
+    return CheckpointFormat(method, UNSUPPORTED.get(method, unknown), "refused")
 
 
-def held(found: CheckpointFormat | None) -> CheckpointFormat | None:
-    """The format, if it is of a checkpoint that is used as it is."""
-    return found if found is not None and found.held else None
+def prequantized(found: CheckpointFormat | None) -> CheckpointFormat | None:
+    """The format if the checkpoint is quantized already and used as it is, else None."""
+    return found if found is not None and found.used_as_is else None
 
 
-def settle(config: RunConfig, found: CheckpointFormat | None) -> RunConfig:
-    """The configuration with the quantization that the checkpoint decides, where it decides it."""
-    if found is None or not found.held:
+def with_checkpoint_quantization(config: RunConfig, found: CheckpointFormat | None) -> RunConfig:
+    """The configuration with its quantization set to the checkpoint's, if that is used as it is."""
+    if found is None or not found.used_as_is:
         return config
     return replace(config, model=replace(config.model, quantization=found.quantization))
 
 
-def judge(config: RunConfig, found: CheckpointFormat | None, device: Device) -> tuple[list[Issue], list[Issue]]:
+def format_issues(
+    config: RunConfig, found: CheckpointFormat | None, device: Device
+) -> tuple[list[Issue], list[Issue]]:
     """Issues and warnings of a run with `config` on a checkpoint of this format."""
     if found is None:
         return [], []
     model, asked = config.model.name, config.model.quantization
     if obstacle := found.problem(model, device):
         return [obstacle], []
-    if not found.held:
+    if not found.used_as_is:
         return [], []
     warnings = []
     if asked != found.quantization:
         problem = f"quantization {asked} has no effect: the checkpoint is {found.title} and is used as it is."
-        fix = f"Set quantization to {found.quantization}, or choose {unquantized(model)}."
+        fix = f"Set quantization to {found.quantization}, or choose {unquantized_model(model)}."
         warnings.append(Issue("model.quantization", problem, fix))
     if found.method != "bitsandbytes":
-        problem = f"No run on a {found.title} checkpoint was measured yet: memory and speed are guesses."
-        warnings.append(Issue("model.name", problem, f"Choose {unquantized(model)}, with quantization nf4."))
+        problem = f"No {found.title} run has been measured yet: memory and speed are guesses."
+        warnings.append(Issue("model.name", problem, f"Choose {unquantized_model(model)}, with quantization nf4."))
     return [], warnings
 
 
-def unquantized(model: str) -> str:
-    """The unquantized model that a quantized one was made from, by name where a publisher's names make it certain."""
-    paired = PAIRED.fullmatch(model.strip())
-    return paired[1] if paired else "the unquantized model that it was made from"
+def unquantized_model(model: str) -> str:
+    """The unquantized original of a quantized model: its name if the publisher's naming scheme is known."""
+    sibling = QUANTIZED_SIBLING.fullmatch(model.strip())
+    return sibling[1] if sibling else "the unquantized model that it was made from"
 
 
 def _installed(package: str) -> bool:
@@ -225,6 +226,6 @@ def _by_gptqmodel(method: str, value: Mapping[str, Any]) -> CheckpointFormat:
         handling="as it is",
         bits=bits,
         group=group if isinstance(group, int) and group > 0 else 0,
-        packages=("gptqmodel>=7.0.0", "optimum>=1.24.0"),  # as PEFT wants them, for AWQ as well
+        packages=("gptqmodel>=7.0.0", "optimum>=1.24.0"),  # PEFT's minimum versions, for AWQ as well
         needs_gpu=True,
     )

@@ -1,6 +1,6 @@
-"""The files of a hub model into the hub client's own cache: resumable, checked, and told step by step.
+"""Downloads a hub model's files into the hub client's own cache: resumable, checksummed, with progress events.
 
-Large files are fetched here, since the client begins them anew after every stop: `blobs/<sha256>.incomplete` grows
+Large files are fetched here, since the client starts over after every interruption: `blobs/<sha256>.incomplete` grows
 until it is whole and has the right checksum. Small ones, and the links by which everything finds them, are the
 client's.
 """
@@ -24,39 +24,39 @@ from trainer.common.disk_cache import FULL
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.common.formatting import size
 from trainer.config.schema import ModelConfig
-from trainer.models.base_model import BaseModels, no_room
+from trainer.models.base_model import BaseModels, disk_space_issue
 from trainer.models.hub import HubFile, Repository, refusal
 
 Sink = Callable[..., None]
-AT_ONCE = 4
-"""Files under way together."""
-LOOK = 0.25
-"""Seconds between two looks at the threads that download."""
-TELL = 1.0
-"""Seconds between two events at least,"""
-TELL_SLOWLY = 10.0
-"""and at most,"""
-STEP = 0.002
-"""or this share of the whole, so that no download writes more than some hundred."""
-WINDOW = 15.0
+PARALLEL_DOWNLOADS = 4
+"""Files downloaded in parallel."""
+POLL_SECONDS = 0.25
+"""Seconds between checks of the download threads."""
+MIN_INTERVAL = 1.0
+"""Least seconds between two progress events,"""
+MAX_INTERVAL = 10.0
+"""most seconds between them,"""
+MIN_SHARE = 0.002
+"""and the share of the total that triggers one earlier: a download writes a few hundred events at most."""
+SPEED_WINDOW = 15.0
 """Seconds over which the speed is measured."""
-TRIES = 6
-"""Connections that bring nothing before a download is given up."""
-QUIET = 30.0
-"""Seconds without a byte after which a connection counts as broken."""
+MAX_ATTEMPTS = 6
+"""Connections without progress before a download fails."""
+READ_TIMEOUT = 30.0
+"""Seconds without data after which a connection is considered broken."""
 
 
 def fetch(model: ModelConfig, models_dir: Path, commit: str, sink: Sink) -> ModelConfig:
     """The model with its revision pinned to a commit, and that commit's files in the cache.
 
-    `commit`: what the run was pinned to before; empty: what the revision means now. A model of this machine is
-    returned as it is. Events: {"type": "base", "revision", "commit"} where it was not pinned before, and
+    `commit`: the one the run is pinned to; empty: what the revision points to now. A local model stays as it
+    is. Events: {"type": "base", "revision", "commit"} if it was not pinned before, and
     {"type": "download", "files", "of", "bytes", "total", "speed"}. Raises UserError.
     """
     base = BaseModels(models_dir)
     pinned = replace(model, revision=commit or model.revision)
     found = base.examine(pinned)
-    if not found.commit:  # of this machine, or known nowhere
+    if not found.commit:  # a local model, or an unknown one
         if found.issues:
             raise InvalidConfig(found.issues)
         return model
@@ -74,26 +74,26 @@ def fetch(model: ModelConfig, models_dir: Path, commit: str, sink: Sink) -> Mode
 
 
 def download(repository: Repository, sink: Sink) -> None:
-    """Bring all files that a training needs into the cache. Raises UserError, and whatever a signal raises."""
-    if lacking := no_room(repository.name, repository.folder, repository.left):
+    """Download all files that training needs into the cache. Raises UserError, and what a signal handler raises."""
+    if lacking := disk_space_issue(repository.name, repository.folder, repository.left):
         raise UserError(lacking.problem, lacking.fix, "disk")
     files = repository.missing
     stop = threading.Event()
     large = [file for file in files if file.sha256]
-    telling = _Telling(repository, files, sink)
-    pool = _Pool(AT_ONCE)
+    progress = _ProgressReporter(repository, files, sink)
+    pool = _Pool(PARALLEL_DOWNLOADS)
     try:
         waiting = [pool.submit(_fetch, repository, file, stop) for file in large]
         while not all(future.done() for future in waiting):
             for future in waiting:
                 if future.done():
                     future.result()  # one that failed ends all of them
-            telling.look()
-            time.sleep(LOOK)
+            progress.update()
+            time.sleep(POLL_SECONDS)
         for future in waiting:
             future.result()
         _link(repository, files)
-        telling.end()
+        progress.end()
     finally:
         stop.set()
 
@@ -119,34 +119,34 @@ class _Pool:
         return future
 
 
-class _Telling:
-    """How far a download is, as events that are few enough to keep."""
+class _ProgressReporter:
+    """Reports a download's progress as a limited number of events."""
 
     def __init__(self, repository: Repository, files: Sequence[HubFile], sink: Sink) -> None:
         self._repository, self._files, self._sink = repository, files, sink
         self._total = sum(file.size for file in files)
         self._seen: deque[tuple[float, int]] = deque()
-        """Moments and bytes of the last seconds."""
-        self._told = (float("-inf"), 0)
+        """(time, bytes) samples within SPEED_WINDOW."""
+        self._last_event = (float("-inf"), 0)
 
-    def look(self) -> None:
+    def update(self) -> None:
         now, done = time.monotonic(), sum(map(self._bytes, self._files))
         self._seen.append((now, done))
-        while self._seen[0][0] < now - WINDOW:
+        while self._seen[0][0] < now - SPEED_WINDOW:
             self._seen.popleft()
-        passed, before = now - self._told[0], self._told[1]
-        if passed >= TELL_SLOWLY or (passed >= TELL and done - before >= STEP * self._total):
-            self._tell(now, done)
+        passed, before = now - self._last_event[0], self._last_event[1]
+        if passed >= MAX_INTERVAL or (passed >= MIN_INTERVAL and done - before >= MIN_SHARE * self._total):
+            self._send(now, done)
 
     def end(self) -> None:
-        self._tell(time.monotonic(), self._total)
+        self._send(time.monotonic(), self._total)
 
-    def _tell(self, now: float, done: int) -> None:
+    def _send(self, now: float, done: int) -> None:
         since, before = self._seen[0] if self._seen else (now, done)
         speed = (done - before) / (now - since) if now > since else 0.0
         ready = len(self._files) if done >= self._total else sum(map(self._ready, self._files))
         self._sink("download", files=ready, of=len(self._files), bytes=done, total=self._total, speed=round(speed))
-        self._told = (now, done)
+        self._last_event = (now, done)
 
     def _bytes(self, file: HubFile) -> int:
         if self._ready(file):
@@ -164,7 +164,7 @@ def _blob(repository: Repository, file: HubFile) -> Path:
 
 
 def _fetch(repository: Repository, file: HubFile, stop: threading.Event) -> None:
-    """One large file, from where an earlier try left off. Raises UserError."""
+    """Download one large file, resuming an earlier attempt. Raises UserError."""
     part, blob = repository.partial(file), _blob(repository, file)
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def _fetch(repository: Repository, file: HubFile, stop: threading.Event) -> None
         lock = file_locks.acquire(cache / ".locks" / f"{file.sha256}.lab-lock", patience=float("inf"))
         with lock or contextlib.nullcontext():
             if not blob.is_file():
-                _grow(repository, file, part, stop)
+                _complete(repository, file, part, stop)
                 if not stop.is_set():
                     atomic.publish(part, blob)
     except OSError as error:
@@ -181,32 +181,32 @@ def _fetch(repository: Repository, file: HubFile, stop: threading.Event) -> None
         raise
 
 
-def _grow(repository: Repository, file: HubFile, part: Path, stop: threading.Event) -> None:
+def _complete(repository: Repository, file: HubFile, part: Path, stop: threading.Event) -> None:
     """Append to `part` until it is the whole file and has its checksum. Raises UserError."""
-    tries = 0
+    attempts = 0
     while not stop.is_set():
         before = _size(part)
         if before >= file.size:
             if before == file.size and _sha256(part, stop) == file.sha256:
                 return
             if not stop.is_set():
-                part.unlink()  # what an earlier try, or another program, left there was not this file
-                tries += 1
+                part.unlink()  # left by another program or a corrupted attempt
+                attempts += 1
         else:
             problem = _append(repository, file, part, stop)
-            tries = 0 if _size(part) > before else tries + 1
-            if problem is not None and tries < TRIES:
-                stop.wait(min(2**tries, 10))
-        if tries >= TRIES:
+            attempts = 0 if _size(part) > before else attempts + 1
+            if problem is not None and attempts < MAX_ATTEMPTS:
+                stop.wait(min(2**attempts, 10))
+        if attempts >= MAX_ATTEMPTS:
             raise UserError(
-                f"The download of {repository.name} broke off after {size(_size(part))} of {file.name} "
+                f"The download of {repository.name} stopped after {size(_size(part))} of {file.name} "
                 f"({size(file.size)}).",
-                "Check the network, and resume the run: it goes on from there.",
+                "Check the network, then resume the run: the download continues from there.",
             )
 
 
 def _append(repository: Repository, file: HubFile, part: Path, stop: threading.Event) -> Exception | None:
-    """Read on from the end of `part` for as long as the connection holds; returns what broke it.
+    """Append to `part` until the connection ends; returns the error that ended it, if any.
 
     Raises UserError where the hub refuses, OSError where the disk does.
     """
@@ -218,25 +218,27 @@ def _append(repository: Repository, file: HubFile, part: Path, stop: threading.E
     start = _size(part)
     headers = {**build_hf_headers(), "Range": f"bytes={start}-", "Accept-Encoding": "identity"}
     try:
-        with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=QUIET) as response:
+        with get_session().stream(
+            "GET", url, headers=headers, follow_redirects=True, timeout=READ_TIMEOUT
+        ) as response:
             hf_raise_for_status(response)
             with part.open("ab" if response.status_code == 206 else "wb") as target:
                 for chunk in response.iter_bytes():
                     target.write(chunk)
                     if stop.is_set():
                         return None
-    except Exception as error:  # of any kind: each version of the client has another network below it
+    except Exception as error:  # of any kind: the client's network library differs between versions
         if isinstance(error, OSError) and error.errno in FULL:
             raise
-        told = refusal(repository.name, error)
-        if type(told) is UserError:
-            raise told from error
+        refused = refusal(repository.name, error)
+        if type(refused) is UserError:
+            raise refused from error
         return error
     return None
 
 
 def _sha256(path: Path, stop: threading.Event) -> str:
-    """The checksum of a file; empty where it is not wanted any more."""
+    """The SHA-256 of a file; empty if stopped meanwhile."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**24):
@@ -247,21 +249,23 @@ def _sha256(path: Path, stop: threading.Event) -> str:
 
 
 def _link(repository: Repository, files: Sequence[HubFile]) -> None:
-    """Small files, and the links of all of them, by the hub's client. Raises UserError."""
+    """Small files, and the snapshot's links to all files, through the hub client. Raises UserError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     names = [file.name for file in files]
     try:
-        snapshot_download(repository.name, revision=repository.commit, allow_patterns=names, max_workers=AT_ONCE)
+        snapshot_download(
+            repository.name, revision=repository.commit, allow_patterns=names, max_workers=PARALLEL_DOWNLOADS
+        )
     except OSError as error:
         if error.errno in FULL:
             raise disk_full() from error
         raise refusal(repository.name, error) from error
     if lost := [name for name in names if not (repository.folder / name).is_file()]:
         raise UserError(
-            f"The hub did not give {', '.join(lost[:3])} of {repository.name}.",
+            f"The hub did not deliver {', '.join(lost[:3])} of {repository.name}.",
             "Check the network, and resume the run.",
         )
 

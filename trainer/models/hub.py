@@ -1,7 +1,7 @@
-"""Models of the Hugging Face hub: which commit a name means, its files, what of them is in the local cache.
+"""Models on the Hugging Face hub: the commit a revision points to, its files, and which of them are cached locally.
 
-The hub may be slow or out of reach: a question to it waits a few seconds at most, and that it gave no answer is
-remembered for a minute. What it answered is remembered for ten.
+The hub may be slow or unreachable: a request waits a few seconds at most, a failure is remembered for a minute and an
+answer for ten.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from trainer.models import weight_files
 from trainer.models.weight_files import INDEX, MAX_INDEX_BYTES, Index
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-PATIENCE = 4.0
+ANSWER_TIMEOUT = 4.0
 """Seconds to wait for an answer."""
-SILENCE = 60.0
-"""Seconds for which a hub that gave no answer is not asked again."""
-FRESH = 600.0
-"""Seconds for which an answer is good."""
+RETRY_AFTER = 60.0
+"""Seconds until an unreachable hub is asked again."""
+CACHE_SECONDS = 600.0
+"""Seconds for which an answer is cached."""
 CONFIG_BYTES = 200_000_000
-"""Of config and tokenizer files: anything larger is none."""
-_BESIDE_WEIGHTS = re.compile(
+"""Largest config or tokenizer file to download."""
+_SUPPORT_FILES = re.compile(
     r"(config|generation_config|special_tokens_map|added_tokens|tokenizer|tokenizer_config|vocab|tekken|chat_template"
     r"|processor_config|preprocessor_config|video_preprocessor_config|quant_config|quantize_config|hf_quant_config"
     r"|adapter_config)\.json"
     r"|(tokenizer|spiece|sentencepiece|sentencepiece\.bpe)\.model|(merges|vocab)\.txt|chat_template\.jinja"
     r"|additional_chat_templates/[\w.-]{1,100}\.jinja"
 )
-"""What is downloaded beside the weights. No code, no weights in other formats, no `original/`."""
+"""Files downloaded in addition to the weights. No code, no weights in other formats, no `original/`."""
 
 
 class Unreachable(UserError):
-    """The hub gave no answer."""
+    """The hub did not answer."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,20 @@ class Repository:
     commit: str
     """Forty hexadecimal digits."""
     folder: Path
-    """Where this commit lies in the local cache, there or not."""
+    """Snapshot folder of this commit in the local cache, whether it exists or not."""
     files: Mapping[str, HubFile] = field(default_factory=dict)
-    """All its files; empty where the hub did not answer, and only the cache is known."""
+    """All its files; empty if only the cache is known because the hub did not answer."""
     index: Index | None = None
     converted: str = ""
     """Revision with the weights as safetensors, where this one has none and the hub's bot made one."""
 
     @property
     def needed(self) -> list[HubFile]:
-        """The files that a training reads."""
+        """The files that training reads."""
         sizes = {name: file.size for name, file in self.files.items()}
-        weights = [*weight_files.to_read(sizes, self.index), *([INDEX] if self.index is not None else [])]
+        weights = [*weight_files.files_to_load(sizes, self.index), *([INDEX] if self.index is not None else [])]
         beside = [
-            name for name, file in self.files.items() if _BESIDE_WEIGHTS.fullmatch(name) and file.size < CONFIG_BYTES
+            name for name, file in self.files.items() if _SUPPORT_FILES.fullmatch(name) and file.size < CONFIG_BYTES
         ]
         return [self.files[name] for name in dict.fromkeys([*weights, *beside]) if name in self.files]
 
@@ -90,26 +90,26 @@ class Repository:
 
     @property
     def left(self) -> int:
-        """Bytes still to download, what a download left half done not counted."""
+        """Bytes still to download, without what partial downloads already have."""
         return sum(max(file.size - _bytes(self.partial(file)), 0) for file in self.missing)
 
 
 class Hub:
-    """The hub as one process knows it."""
+    """Requests to the hub, cached for this process."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], tuple[float, Repository]] = {}
-        self._silent: tuple[float, str] = (float("-inf"), "")
+        self._last_failure: tuple[float, str] = (float("-inf"), "")
         """When it last gave no answer, and why."""
 
-    def find(self, model: ModelConfig, patience: float = PATIENCE) -> Repository | None:
-        """The repository at the commit that `model.revision` means now; None where it is known nowhere.
+    def find(self, model: ModelConfig, patience: float = ANSWER_TIMEOUT) -> Repository | None:
+        """The repository at the commit that `model.revision` points to now; None if it is unknown.
 
-        Where the hub cannot be reached, what the cache knows. Raises UserError where the hub refuses.
+        Falls back to the local cache if the hub cannot be reached. Raises UserError if the hub refuses.
         """
         key = (model.name.strip(), model.revision)
         known = self._known.get(key)
-        if known and time.monotonic() - known[0] < FRESH:
+        if known and time.monotonic() - known[0] < CACHE_SECONDS:
             return known[1]
         try:
             found: Repository = self.ask(lambda: _look_up(*key), patience)
@@ -118,25 +118,25 @@ class Hub:
         self._known[key] = (time.monotonic(), found)
         return found
 
-    def ask(self, question: Callable[[], Any], patience: float = PATIENCE) -> Any:
-        """The answer of the hub. Raises Unreachable where it gives none in time, UserError where it refuses."""
-        since, why = self._silent
-        if time.monotonic() - since < SILENCE:
+    def ask(self, question: Callable[[], Any], patience: float = ANSWER_TIMEOUT) -> Any:
+        """The hub's answer. Raises Unreachable if none comes in time, UserError if the hub refuses."""
+        since, why = self._last_failure
+        if time.monotonic() - since < RETRY_AFTER:
             raise Unreachable(why, OFFLINE_FIX)
         try:
             return in_time(patience, question)
         except Exception as error:
-            told = error if isinstance(error, UserError) else refusal("the model", error)
-            if isinstance(told, Unreachable):
-                self._silent = (time.monotonic(), told.problem)
-            raise told from error
+            refused = error if isinstance(error, UserError) else refusal("the model", error)
+            if isinstance(refused, Unreachable):
+                self._last_failure = (time.monotonic(), refused.problem)
+            raise refused from error
 
 
 OFFLINE_FIX = "Check the network, or put the model into the models folder."
 
 
 def refusal(name: str, error: Exception) -> UserError:
-    """What a person is told of a question about `name` that the hub did not answer, or refused."""
+    """The error to show when the hub refused a request for `name`, or did not answer it."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -148,36 +148,36 @@ def refusal(name: str, error: Exception) -> UserError:
 
     if isinstance(error, GatedRepoError):
         return UserError(
-            f"{name} is gated: its files are given to accounts that accepted its terms.",
+            f"{name} is gated: its files are only available to accounts that have accepted its terms.",
             f"Accept them on huggingface.co/{name}, and start the app with HF_TOKEN set to a token of that account.",
         )
     if isinstance(error, RevisionNotFoundError):
-        return UserError(f"{name} has no such revision.", "Write a branch, a tag or a commit of it, such as main.")
+        return UserError(f"{name} has no such revision.", "Enter one of its branches, tags or commits, such as main.")
     if isinstance(error, RepositoryNotFoundError):
         return UserError(
             f"The hub has no model {name}, or it is private.",
             "Check the name; for a private model, start the app with HF_TOKEN set.",
         )
     if isinstance(error, HFValidationError):
-        return UserError(f"“{name[:100]}” is not a name that the hub can have.", "Write owner/name.")
+        return UserError(f"“{name[:100]}” is not a valid hub model name.", "Enter owner/name.")
     if isinstance(error, OfflineModeIsEnabled):
-        return Unreachable("The hub is switched off by HF_HUB_OFFLINE.", OFFLINE_FIX)
+        return Unreachable("The hub is disabled by HF_HUB_OFFLINE.", OFFLINE_FIX)
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if isinstance(error, HfHubHTTPError) and status in (401, 403):
         return UserError(
-            f"The hub does not give {name} to this account (status {status}).",
-            "Start the app with HF_TOKEN set to a token that may read it.",
+            f"The hub denies this account access to {name} (status {status}).",
+            "Start the app with HF_TOKEN set to a token with read access to it.",
         )
     if isinstance(error, HfHubHTTPError) and 400 <= status < 500 and status != 429:
-        return UserError(f"The hub refuses this question about {name} (status {status}).", "Check the name.")
+        return UserError(f"The hub rejected the request for {name} (status {status}).", "Check the name.")
     answered = f"it answered with status {status}" if status else type(error).__name__
     return Unreachable(f"The hub cannot be reached ({answered}).", OFFLINE_FIX)
 
 
 def in_time(seconds: float, question: Callable[[], Any]) -> Any:
-    """The answer to a question that is given up after so many seconds: the hub's client itself tries for long.
+    """Run `question` with a timeout, since the hub client itself keeps retrying for long.
 
-    Raises Unreachable then, else whatever `question` raises.
+    Raises Unreachable after `seconds`, else whatever `question` raises.
     """
     answers: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
 
@@ -212,12 +212,12 @@ def _look_up(name: str, revision: str) -> Repository:
     commit = str(info.sha)
     index = _index_of(name, commit, files)
     found = Repository(name, commit, snapshot(name, commit), files, index)
-    has_weights = weight_files.to_read(dict.fromkeys(files, 0), index)
+    has_weights = weight_files.files_to_load(dict.fromkeys(files, 0), index)
     return found if has_weights else Repository(name, commit, found.folder, files, index, _converted(name))
 
 
 def _index_of(name: str, commit: str, files: Mapping[str, HubFile]) -> Index | None:
-    """The index of the shards, fetched if need be; None where it has none, or one that cannot be used."""
+    """The shard index, downloaded if needed; None if there is none, or an unusable one."""
     from huggingface_hub import hf_hub_download
 
     if INDEX not in files or weight_files.SINGLE in files or files[INDEX].size > MAX_INDEX_BYTES:
@@ -232,7 +232,7 @@ def _converted(name: str) -> str:
     """The pull request on which the hub's own bot put a model's weights as safetensors; empty where there is none."""
     from huggingface_hub import HfApi
 
-    with contextlib.suppress(Exception):  # it is advice only
+    with contextlib.suppress(Exception):  # only used for a hint
         for found in HfApi().get_repo_discussions(name, author="SFconvertbot", discussion_type="pull_request"):
             if found.status == "open" and "safetensors" in found.title:
                 return f"refs/pr/{int(found.num)}"
@@ -240,7 +240,7 @@ def _converted(name: str) -> str:
 
 
 def cached(model: ModelConfig) -> Repository | None:
-    """What the local cache has of a hub model at a revision, without asking the hub; None where it has nothing."""
+    """The cached snapshot of a hub model at a revision, without asking the hub; None if nothing is cached."""
     from huggingface_hub import try_to_load_from_cache
 
     name = model.name.strip()

@@ -1,7 +1,7 @@
-"""Which models may load, where they lie, and how: names, config, tokenizer, weights.
+"""Resolves model names, and loads config and tokenizer.
 
-A model is named `demo`, by the name of a folder in the models folder, or by its hub id. No code that
-comes with a model is ever run, and only safetensors are read.
+A model is named `demo`, by a folder in the models folder, or by its hub id. Code that comes with a model is never
+run, and only safetensors weights are read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainer.common.errors import UserError, first_line
 from trainer.config.schema import ModelConfig
 from trainer.models.hub import COMMIT, Unreachable, in_time, refusal, snapshot
 from trainer.models.model_config import make_config, missing_package
-from trainer.models.safetensors_header import AGAIN, PULL, is_pointer
+from trainer.models.safetensors_header import DOWNLOAD_AGAIN, LFS_PULL, is_pointer
 from trainer.models.weight_files import INDEX, MAX_INDEX_BYTES, TOKENIZER_FILES, WEIGHTS_FILE, is_whole
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -30,7 +30,7 @@ MAX_CONFIG_BYTES = 5_000_000
 
 
 def local_models(models_dir: Path) -> list[str]:
-    """Names of the folders in `models_dir` that hold a config.json, those that `locate` takes."""
+    """Names of the folders in `models_dir` that hold a config.json and that `locate` accepts."""
     if not models_dir.is_dir():
         return []
     names = (path.name for path in models_dir.iterdir() if (path / "config.json").is_file())
@@ -38,10 +38,10 @@ def local_models(models_dir: Path) -> list[str]:
 
 
 def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
-    """Where `from_pretrained` finds the model: its first argument and its keywords.
+    """The first argument and the keywords for `from_pretrained`.
 
-    A hub model at a commit that lies whole in the cache is read from there, and the hub is asked nothing.
-    Raises UserError for a name that is none, or a folder that is not there.
+    A hub model pinned to a fully cached commit is read from the cache without asking the hub.
+    Raises UserError if the name is invalid or the folder does not exist.
     """
     name = model.name.strip()
     if name == "demo":
@@ -53,7 +53,9 @@ def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
         raise UserError(*_no_folder(name, models_dir))
     if HUB_ID.fullmatch(name) and ".." not in name:
         if not REVISION.fullmatch(model.revision) or ".." in model.revision:
-            raise UserError(f"“{model.revision[:100]}” is no revision.", "Write a branch, a tag or a commit.")
+            raise UserError(
+                f"“{model.revision[:100]}” is not a valid revision.", "Enter a branch, a tag or a commit."
+            )
         if Path(name).exists():  # from_pretrained would take such a folder for the hub's model
             raise UserError(
                 f"A folder “{name}” in the working folder hides the hub model of that name.",
@@ -62,22 +64,22 @@ def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
         pinned = COMMIT.fullmatch(model.revision) and is_whole(snapshot(name, model.revision))
         return name, {"revision": model.revision, **({"local_files_only": True} if pinned else {})}
     raise UserError(
-        f"“{name[:100]}” is no model name.",
-        "Write demo, a folder's name in the models folder, or a hub id owner/name.",
+        f"“{name[:100]}” is not a model name.",
+        "Enter demo, the name of a folder in the models folder, or a hub id (owner/name).",
     )
 
 
 def is_folder(keywords: dict[str, Any]) -> bool:
-    """Whether the keywords of `locate` are those of a folder, and not of a hub model."""
+    """Whether `locate` resolved to a local folder rather than a hub model."""
     return "revision" not in keywords
 
 
 def _no_folder(name: str, models_dir: Path) -> tuple[str, str]:
-    """What is told of a name that is no folder of the models folder: where it was looked for, and what is alike."""
+    """Problem and fix for a missing model folder: where it was looked for, and similar names."""
     place = models_dir.resolve()
     if (place / name / "config.json").is_symlink():
         target = (place / name / "config.json").readlink()
-        return f"The config.json of {name} is a link to a file that is not there, {target}.", "Copy the file itself."
+        return f"The config.json of {name} is a broken link to {target}.", "Copy the file itself."
     if (place / name).is_dir():
         return f"{place / name} has no config.json.", "Put the model's config.json there, beside its weights."
     names = {item.casefold(): item for item in ("demo", *local_models(models_dir))}
@@ -90,7 +92,7 @@ def _no_folder(name: str, models_dir: Path) -> tuple[str, str]:
 
 
 def files_stamp(model: ModelConfig, models_dir: Path) -> tuple[tuple[int, int], ...]:
-    """Times and sizes of a local model's config and tokenizer: another stamp is another model."""
+    """Modification times and sizes of a local model's config and tokenizer files, as a cache key."""
     name, found = model.name.strip(), []
     for file in ("config.json", "chat_template.jinja", *TOKENIZER_FILES) if FOLDER.fullmatch(name) else ():
         with contextlib.suppress(OSError):
@@ -102,17 +104,16 @@ def files_stamp(model: ModelConfig, models_dir: Path) -> tuple[tuple[int, int], 
 def load_config(model: ModelConfig, models_dir: Path) -> Any:
     """The transformers config of a model; its JSON is checked before transformers sees it.
 
-    Raises UserError where it is missing, asks for code of its own, or is of an unknown type.
+    Raises UserError if it is missing, needs custom code, or is of an unknown type.
     """
     source, keywords = locate(model, models_dir)
     return make_config(_read_config(source, keywords, model.name), model.name, source)
 
 
 def check_weights(model: ModelConfig, models_dir: Path) -> None:
-    """Refuse a model whose folder would bring another one along, or weights that are no safetensors.
+    """Raise UserError for an adapter folder, or an index that names anything but safetensors in its own folder.
 
-    transformers follows an adapter's `base_model_name_or_path`, and reads the files that an index names.
-    Raises UserError.
+    transformers would follow an adapter's `base_model_name_or_path`, and read any file that an index names.
     """
     source, keywords = locate(model, models_dir)
     if _file(source, keywords, "adapter_config.json") is not None:
@@ -123,7 +124,7 @@ def check_weights(model: ModelConfig, models_dir: Path) -> None:
     names = _read_json(index, MAX_INDEX_BYTES, f"The {INDEX} of {model.name}").get("weight_map")
     if not isinstance(names, dict) or not all(WEIGHTS_FILE.fullmatch(str(name)) for name in names.values()):
         raise UserError(
-            f"The {INDEX} of {model.name} names files that are no safetensors of its own folder.",
+            f"The {INDEX} of {model.name} names files that are not safetensors in its own folder.",
             "Choose a model with its weights as safetensors.",
         )
 
@@ -140,12 +141,12 @@ def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
     except Exception as error:
         if "custom code" in str(error):
             raise UserError(
-                f"The tokenizer of {model.name} needs its own code, and code of a model is never run.",
-                "Choose a model with a tokenizer that transformers has, or a copy of this one with such a tokenizer.",
+                f"The tokenizer of {model.name} needs custom code, and code from a model is never run.",
+                "Choose a model whose tokenizer transformers supports, or a copy of this one with such a tokenizer.",
             ) from error
         raise UserError(
             f"The tokenizer of {model.name} cannot be loaded: {first_line(error)}",
-            "It needs tokenizer.json, or files that transformers can make one from.",
+            "It needs tokenizer.json, or files that transformers can convert to one.",
         ) from error
 
 
@@ -162,14 +163,14 @@ def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, 
     except HfHubHTTPError as error:
         raise refusal(name, error) from error
     except (OSError, ValueError) as error:
-        raise UserError(f"The config.json of {name} cannot be read: {first_line(error)}.", AGAIN) from error
+        raise UserError(f"The config.json of {name} cannot be read: {first_line(error)}.", DOWNLOAD_AGAIN) from error
     if path is None:
         raise UserError(f"{name} has no config.json.", "Choose another model.")
     return _read_json(path, MAX_CONFIG_BYTES, f"The config.json of {name}")
 
 
 def _file(source: str, keywords: dict[str, Any], file: str) -> Path | None:
-    """A file of the model, fetched if need be; None where the model has none of this name.
+    """A file of the model, downloaded if needed; None if the model has no such file.
 
     Raises the hub's errors.
     """
@@ -177,7 +178,7 @@ def _file(source: str, keywords: dict[str, Any], file: str) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     from huggingface_hub.utils.logging import set_verbosity_error
 
-    set_verbosity_error()  # type: ignore[no-untyped-call]  # else it tells of every try
+    set_verbosity_error()  # type: ignore[no-untyped-call]  # else it logs every attempt
     if is_folder(keywords) or keywords.get("local_files_only"):
         path = (Path(source) if is_folder(keywords) else snapshot(source, keywords["revision"])) / file
         return path if path.is_file() else None
@@ -194,18 +195,18 @@ def _file(source: str, keywords: dict[str, Any], file: str) -> Path | None:
 def _read_json(path: Path, limit: int, what: str) -> dict[str, Any]:
     """A JSON object of bounded size and depth. Raises UserError."""
     if is_pointer(path):
-        raise UserError(f"{what} is a Git LFS pointer, not the file itself.", PULL)
+        raise UserError(f"{what} is a Git LFS pointer, not the file itself.", LFS_PULL)
     try:
         if path.stat().st_size > limit:
-            raise UserError(f"{what} is too large to be one.", "Choose another model.")
+            raise UserError(f"{what} is too large.", "Choose another model.")
         text = path.read_bytes().strip()
         value = json.loads(text.decode("utf-8")) if text else None
     except OSError as error:
         raise UserError(f"{what} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{what} is not valid JSON: {first_line(error)}.", AGAIN) from error
+        raise UserError(f"{what} is not valid JSON: {first_line(error)}.", DOWNLOAD_AGAIN) from error
     if not text:
-        raise UserError(f"{what} is empty.", AGAIN)
+        raise UserError(f"{what} is empty.", DOWNLOAD_AGAIN)
     if not isinstance(value, dict):
-        raise UserError(f"{what} holds no JSON object.", AGAIN)
+        raise UserError(f"{what} is not a JSON object.", DOWNLOAD_AGAIN)
     return value

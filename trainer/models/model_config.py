@@ -1,7 +1,7 @@
-"""A config.json → the transformers config and the Auto class of the model, without any code that came with it.
+"""Turns a config.json into the model's transformers config and Auto class, without running any code of the model.
 
-transformers never sees the file itself: what it reads is a copy without the keys that name code (`auto_map`) or
-choose an attention or experts implementation, which is this program's choice.
+transformers reads a sanitized copy, without keys that name code (`auto_map`) or choose an attention or experts
+implementation, which this program chooses itself.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MAX_DEPTH = 64
 TIED = "tie_word_embeddings"
 _IMPLEMENTATION = re.compile(r"(attn|experts)_implementation")
 _PACKAGES = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-"""Modules whose package has another name."""
-_CHOOSE = "Choose a model of a type that transformers supports by itself."
+"""Modules whose package has a different name."""
+_CHOOSE = "Choose a model of a type that transformers supports natively."
 
 NATIVE_SIBLINGS: dict[str, str] = {
     "RefinedWeb": "Use the newest revision of tiiuae/falcon-40b, which is native.",
@@ -49,13 +49,13 @@ NATIVE_SIBLINGS: dict[str, str] = {
     "qwen": "Use the Qwen1.5 or Qwen2.5 model of that size, such as Qwen/Qwen1.5-7B-Chat, which are native.",
     "stablelm_epoch": "Use the newest revision of stabilityai/stablelm-3b-4e1t, which is native.",
 }
-"""Published models of types that need their own code → what to use instead. Types that are native never get here."""
+"""Model types that need custom code → what to use instead. Never used for types that transformers supports."""
 
 
 def make_config(value: dict[str, Any], name: str, source: str) -> Any:
-    """The transformers config that `value`, the JSON of a config.json, describes; `source` is where its model lies.
+    """The transformers config described by `value`, the content of a config.json; `source` is the model's location.
 
-    Raises UserError where it asks for code, is of a type without a native language model, or transformers refuses it.
+    Raises UserError if it needs custom code, is not a native language model, or transformers rejects it.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -77,15 +77,15 @@ def make_config(value: dict[str, Any], name: str, source: str) -> Any:
     config.name_or_path = source
     _tie_as_published(config, value)
     if config.is_encoder_decoder and (auto_class(config) is AutoModelForImageTextToText or _has_encoder(value)):
-        raise UserError(f"{name} is an encoder-decoder model, no causal LM.", "Choose a causal LM.")
+        raise UserError(f"{name} is an encoder-decoder model, not a causal LM.", "Choose a causal LM.")
     return config
 
 
 def auto_class(config: Any) -> Any:
-    """The Auto class that builds and loads the model as it is published: everything that does asks here.
+    """The Auto class that builds and loads the model as published; the only place that decides this.
 
-    That of causal language models; for a wrapper that is none (Mistral3, Qwen2.5-VL) that of image-text models, whose
-    module names are those of the published checkpoint.
+    AutoModelForCausalLM, or for multimodal wrappers (Mistral3, Qwen2.5-VL) AutoModelForImageTextToText, which keeps
+    the module names of the published checkpoint.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -94,7 +94,7 @@ def auto_class(config: Any) -> Any:
 
 
 def missing_package(error: ImportError, name: str) -> UserError:
-    """What to install for a model that transformers builds only with another package."""
+    """The error for a model that transformers only builds with another package installed."""
     text = str(error)
     package = re.search(r"pip install (?:-U |--upgrade )?['\"]?([A-Za-z0-9][\w.-]*)(?![\w.+-])", text)
     module = str(getattr(error, "name", None) or "").partition(".")[0]
@@ -105,51 +105,50 @@ def missing_package(error: ImportError, name: str) -> UserError:
 
 
 def _strict(error: Exception) -> str:
-    """The field and what is wrong with it, of an error in a validated field of a config."""
+    """The field and the cause from an error that transformers raises for an invalid config value."""
     field = re.search(r"for field '([^']+)'", str(error))
     cause = first_line(error.__cause__ or error).rstrip(".")
     return cause if field is None or f"'{field[1]}'" in cause else f"“{field[1]}”: {cause}"
 
 
 def _refuse_kernels(value: dict[str, Any], name: str) -> None:
-    """Raises UserError where an attention or experts implementation is a kernel of the hub, which is code."""
+    """Raise UserError if an attention or experts implementation is a hub kernel, which is code."""
     for key, item, depth in _walk(value):
         if depth > MAX_DEPTH:
-            raise UserError(f"The config.json of {name} is nested too deep.", "Choose another model.")
+            raise UserError(f"The config.json of {name} is nested too deeply.", "Choose another model.")
         if _IMPLEMENTATION.search(key) and "/" in json.dumps(item):
             raise UserError(
-                f"The config.json of {name} sets {key[:80]} to a kernel of the hub, which would run code that came "
-                "with the model.",
+                f"The config.json of {name} sets {key[:80]} to a hub kernel, which would run code from the model.",
                 "Remove that key from its config.json, or choose another model.",
             )
 
 
 def _refuse_type(value: dict[str, Any], name: str) -> None:
-    """Raises UserError unless the type is one of transformers' own and generates text."""
+    """Raise UserError unless transformers has the type natively and it generates text."""
     from transformers import CONFIG_MAPPING, __version__
 
     model_type = value.get("model_type")
     if not isinstance(model_type, str):
-        hint = "Choose its variant for transformers (often -hf)"
+        hint = "Choose its transformers variant (often -hf)"
         raise UserError(f"The config.json of {name} names no model_type.", f"{hint}, or another model.")
     shown = f"{name} is of the type “{model_type[:100]}”"
     if model_type not in CONFIG_MAPPING:
         fix = NATIVE_SIBLINGS.get(model_type) or _same_architecture(value) or _CHOOSE
         if "auto_map" in value or model_type in NATIVE_SIBLINGS:
-            raise UserError(f"{shown}, which needs its own code, and code of a model is never run.", fix)
+            raise UserError(f"{shown}, which needs custom code, and code from a model is never run.", fix)
         raise UserError(f"{shown}, which transformers {__version__} does not know.", fix)
     if model_type not in _text_types():
         raise UserError(f"{shown}, which transformers does not know as a causal LM.", "Choose a causal LM.")
 
 
 def _refuse_quantization(value: dict[str, Any], name: str) -> None:
-    """Raises UserError where a quantization_config is not what transformers writes: an object that names a method."""
+    """Raise UserError if a quantization_config is not an object that names a method."""
     for key, item, _ in _walk(value):
         if key != "quantization_config" or item is None:
             continue
         method = item.get("quant_method") if isinstance(item, dict) else None
         if not isinstance(item, dict) or not isinstance(method, str | None):
-            wrong = ".quant_method” is no text" if isinstance(item, dict) else "” is no object"
+            wrong = ".quant_method” is not text" if isinstance(item, dict) else "” is not an object"
             raise UserError(
                 f"The config.json of {name} is wrong: “quantization_config{wrong}.",
                 "Take it from the published model, or remove it if the weights are not quantized.",
@@ -157,7 +156,7 @@ def _refuse_quantization(value: dict[str, Any], name: str) -> None:
 
 
 def _has_encoder(value: dict[str, Any]) -> bool:
-    """Whether the class that was saved is a whole encoder-decoder (Whisper, BART), and not its decoder alone."""
+    """Whether the saved class is a full encoder-decoder (Whisper, BART) rather than its decoder alone."""
     named = value.get("architectures")
     return isinstance(named, list) and bool(named) and not any(str(item).endswith("ForCausalLM") for item in named)
 
@@ -172,7 +171,7 @@ def _text_types() -> set[str]:
 
 
 def _same_architecture(value: dict[str, Any]) -> str:
-    """Advice where transformers has the model's class under another type (Kimi-K2 is a DeepseekV3ForCausalLM)."""
+    """A hint if transformers has the model's class under another type (Kimi-K2 is a DeepseekV3ForCausalLM)."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     named = value.get("architectures")
@@ -195,10 +194,10 @@ def _clean(value: Any) -> Any:
 
 
 def _tie_as_published(config: Any, value: dict[str, Any]) -> None:
-    """Tie a wrapper's head to its embedding as the checkpoint has it, where `value` does not say so at the top.
+    """Set a wrapper's `tie_word_embeddings` as in the checkpoint, if `value` does not set it at the top level.
 
-    transformers 4, which saved most checkpoints, tied by the text config; 5 goes by the wrapper's own setting, of
-    which the default can be the other one (Mistral3), and would notice only when the weights load.
+    transformers 4, which saved most checkpoints, used the text config's value; 5 uses the wrapper's own, whose
+    default may differ (Mistral3), which would only show when the weights load.
     """
     text = config.get_text_config(decoder=True)
     if text is config or value.get(TIED) is not None:
@@ -210,7 +209,7 @@ def _tie_as_published(config: Any, value: dict[str, Any]) -> None:
 
 
 def _walk(value: Any) -> Iterator[tuple[str, Any, int]]:
-    """Every key of nested JSON, its value, and how deep it lies."""
+    """Every key of nested JSON with its value and depth."""
     waiting = [(value, 0)]
     while waiting:
         item, depth = waiting.pop()

@@ -1,6 +1,6 @@
-"""The module map: every parameter of a model, sorted into kinds that a person can tick.
+"""The module map: every parameter of a model, sorted into kinds that can be ticked.
 
-Only the map's words live here, and nothing heavy is imported: the page holds maps, too.
+Data types only, without heavy imports, since the page uses maps as well.
 `discover.py` makes a map from a model's config.
 """
 
@@ -21,7 +21,7 @@ GROUP_TITLES = {
 }
 TREATMENTS = ("lora", "full")
 READ = "Its weight is read without calling the module, so LoRA could be skipped in silence."
-"""The reason of a kind whose modules must keep a plain weight: no LoRA, no quantization."""
+"""Reason for kinds whose modules must keep a plain weight: no LoRA, no quantization."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ModuleKind:
     """
 
     name: str
-    """Unique in the map: the last part of the path, with as much of the path before it as it takes."""
+    """Unique in the map: the shortest end of the path that is unambiguous."""
     group: str
     """One of GROUPS."""
     modules: tuple[str, ...]
@@ -41,33 +41,32 @@ class ModuleKind:
     class_name: str
     """Class of the module (`Linear`, `Conv1D`, `Embedding`, `Phi3RMSNorm`), or `Parameter`."""
     shapes: tuple[tuple[int, ...], ...]
-    """Beside each module: (out, in) of its weight for linears (Conv1D turned round), (rows, width) of an
-    embedding, (experts, out, in) of experts' parameters, else the weight's shape as it is."""
+    """One per module: (out, in) for linears (Conv1D transposed), (rows, width) for embeddings, (experts, out, in) for
+    expert parameters, else the weight's own shape."""
     parameters: int
-    """Of all modules of the kind together, biases included; 0 for a tied kind, which owns nothing."""
+    """Total over all modules of the kind, biases included; 0 for a tied kind."""
     treatments: tuple[str, ...] = ()
-    """What a tick may ask for: `lora`, `full`, both, or nothing."""
+    """Allowed treatments: `lora`, `full`, both or none."""
     reason: str = ""
-    """Why a treatment is missing, in a sentence; empty where none is."""
+    """Why a treatment is missing, as a sentence; empty if none is."""
     layers: tuple[int, ...] = ()
-    """Beside each module: the number of its layer; empty for modules outside the layers."""
+    """Layer number of each module; empty for modules outside the layers."""
     bias: bool = False
-    """Whether its modules have a bias, which LoRA leaves alone."""
+    """Whether its modules have a bias, which LoRA does not train."""
     slice_of: str | None = None
-    """Name of the fused kind that this kind is a part of."""
+    """Name of the fused kind that this kind is a slice of."""
     rows: tuple[tuple[int, int], ...] | None = None
     """For a slice: its output rows in each fused module, as [start, end) ranges (several if interleaved)."""
     tied_to: str | None = None
     """Name of the kind whose weight this kind shares."""
     by_weight: bool = False
-    """LoRA has to be asked for by the weight's name (PEFT's `target_parameters`), not by the module's."""
+    """LoRA targets the weight (PEFT's `target_parameters`), not the module."""
     tower: bool = False
-    """In a part that text never runs through: a vision or audio tower, its connector, cross-attention."""
+    """In a part that text-only input never reaches: a vision or audio tower, its connector, cross-attention."""
     recurrent: bool = False
-    """All its modules are in token mixers that hold a state instead of keys and values: state-space, linear
-    attention, short convolution."""
+    """All its modules are in recurrent token mixers: state-space, linear attention, short convolution."""
     experts: bool = False
-    """Bare parameters that hold the weights of all experts of a layer: no linears, for transformers and PEFT."""
+    """Bare parameters that hold all experts of a layer, which are not linears to transformers and PEFT."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -121,22 +120,22 @@ class ModuleKind:
 
 @dataclass(frozen=True)
 class Forward:
-    """What a forward pass keeps for its backward pass and names and shapes do not tell."""
+    """Facts about the activations saved for the backward pass that names and shapes do not show."""
 
     rotary: bool = True
-    """Queries and keys are turned (RoPE), which makes new tensors of them."""
+    """Rotary embeddings (RoPE) are applied, which makes new tensors of queries and keys."""
     sdpa: bool = True
-    """Attention runs in torch's SDPA, which keeps no scores; else it keeps them all."""
+    """Attention uses torch's SDPA, which saves no scores; eager attention saves all of them."""
     softcap: bool = False
-    """Attention scores pass a tanh, which keeps them once more."""
+    """Attention logits are soft-capped with a tanh, which saves them once more."""
     activation_bytes: int = 2
-    """Bytes per number of the MLP's width that its activation function keeps, computing in bfloat16 on a GPU."""
+    """Bytes that the MLP's activation function saves per element, in bfloat16 on a GPU."""
     activation_bytes_float32: int = 4
     """The same in float32."""
     plain_norms: int = 0
-    """Norms of a layer that have no weights, and so are of no kind."""
+    """Norms per layer without weights, which belong to no kind."""
     norm_bytes: int = 4
-    """Bytes per number that a norm over the hidden states keeps, computing in bfloat16 on a GPU."""
+    """Bytes that a norm over the hidden states saves per element, in bfloat16 on a GPU."""
     norm_bytes_float32: int = 4
     """The same in float32."""
     experts_per_token: int = 1
@@ -144,10 +143,10 @@ class Forward:
 
 @dataclass(frozen=True)
 class ModuleMap:
-    """The kinds of one model. The parameters of the kinds that are no slices add up to the model's."""
+    """The kinds of one model. The parameters of the kinds that are not slices add up to the model's total."""
 
     model: str
-    """The name it was asked for by: `demo`, a hub id, or a folder's name."""
+    """Its name in the configuration: `demo`, a hub id, or a folder's name."""
     model_type: str
     parameters: int
     kinds: tuple[ModuleKind, ...]
@@ -157,18 +156,18 @@ class ModuleMap:
     vocab_size: int = 0
     heads: int = 0
     max_positions: int = 0
-    """Longest sequence the model was made for; 0 where its config does not say."""
+    """Longest sequence that the model supports; 0 if its config does not say."""
     auto_class: str = "AutoModelForCausalLM"
-    """The class of transformers that loads the model as it is published; an adapter's names are that model's."""
+    """The transformers class that loads the model as published; adapters use its module names."""
     dtype: str = ""
-    """dtype of the stored weights as the config says, such as `bfloat16`; empty where it does not."""
+    """dtype of the stored weights according to the config, such as `bfloat16`; empty if it does not say."""
     forward: Forward = Forward()
     checkpoint: CheckpointFormat | None = None
-    """What the published weights are quantized in; None where they are plain numbers."""
+    """Quantization format of the published weights; None if they are not quantized."""
     own_names: bool = False
-    """transformers reads its checkpoints under the module names of this map; of other models it renames some."""
+    """The checkpoint's tensor names equal this map's module names; for other models, transformers renames some."""
     blocks: tuple[Block, ...] = ()
-    """What runs before, in and after the layers, in order; together they hold every kind that text reaches."""
+    """Blocks before, in and after the layers, in order; together they hold every kind that text reaches."""
     index: dict[str, ModuleKind] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Which modules a quantized checkpoint holds quantized, and what may still be ticked on them."""
+"""Which modules of a quantized checkpoint are quantized, and which treatments these still allow."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ PATTERN = re.compile(r"[\w.\\*^$-]{1,300}")
 
 
 def format_of(config: PretrainedConfig, model: PreTrainedModel) -> CheckpointFormat | None:
-    """The format of the checkpoint that `config` came with; `model`: as built from it, on the `meta` device."""
+    """The format of the checkpoint described by `config`; `model` is built from it on the `meta` device."""
     value = quantization_config(config)
     found = read_format(value)
     if found is None:
         return None
     if reason := _obstacle(found, config, model, value):
         return replace(found, handling="refused", reason=reason)
-    if not found.held:
+    if not found.used_as_is:
         return found
     return replace(found, modules=tuple(_held(model, found.method, value)))
 
 
 def quantization_config(config: PretrainedConfig) -> Mapping[str, Any]:
-    """The `quantization_config` that transformers would load by: the model's, or that of the text model inside."""
+    """The `quantization_config` that transformers uses: the model's, or that of the text model inside."""
     value = getattr(config, "quantization_config", None)
     value = value or getattr(config.get_text_config(decoder=True), "quantization_config", None)
     return value if isinstance(value, Mapping) else value.to_dict() if value else {}
 
 
-def as_held(kinds: Iterable[ModuleKind], found: CheckpointFormat | None) -> Iterator[ModuleKind]:
-    """The kinds, without the treatments that quantized weights cannot take."""
+def without_unsupported_treatments(
+    kinds: Iterable[ModuleKind], found: CheckpointFormat | None
+) -> Iterator[ModuleKind]:
+    """The kinds, without treatments that quantized weights do not support."""
     held = set(found.modules) if found else set()
     for kind in kinds:
         quantized = [module for module in kind.modules if module in held]
@@ -63,7 +65,7 @@ def as_held(kinds: Iterable[ModuleKind], found: CheckpointFormat | None) -> Iter
 def _obstacle(
     found: CheckpointFormat, config: PretrainedConfig, model: PreTrainedModel, value: Mapping[str, Any]
 ) -> str:
-    """Why this model in this format would not load as it is mapped, as a clause; empty where it does.
+    """Why the checkpoint would not load into the mapped modules, as a clause; empty if it does.
 
     transformers 4 had an expert's linears as modules of their own, which bitsandbytes, GPTQ and AWQ quantized one by
     one; transformers 5 holds all experts of a layer as one parameter, and does not read those packed weights.
@@ -75,19 +77,19 @@ def _obstacle(
         if found.method in {str(getattr(method, "value", method)) for method in patch["quantization_methods"]}
     }
     if any(type(module).__name__ in patched for module in model.modules()):
-        return "whose experts transformers takes apart as it loads them, so that no tick would be true"
+        return "whose experts transformers replaces by separate modules while loading, which this map does not show"
     version = str(getattr(config, "transformers_version", None) or "4")
     experts = any(parameter.ndim == 3 for name, parameter in model.named_parameters() if "expert" in name)
     by_transformers_4 = found.method == "bitsandbytes" and version.partition(".")[0] in "01234"
     if experts and (by_transformers_4 or found.method in ("gptq", "awq")):
         return "whose experts were quantized one by one, which transformers 5 cannot read"
-    if found.held and not all(_is_pattern(name) for key in LISTS for name in _names(value, key)):
+    if found.used_as_is and not all(_is_pattern(name) for key in LISTS for name in _names(value, key)):
         return "whose lists of modules cannot be read"
     return ""
 
 
 def _names(value: Mapping[str, Any], key: str) -> list[Any]:
-    """A list of names, those of its inner lists among them; of anything else itself, which is no name."""
+    """A flattened list of names; [None] if it is not a list."""
     found = value.get(key) or []
     if not isinstance(found, list):
         return [None]
@@ -95,12 +97,12 @@ def _names(value: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _is_pattern(name: Any) -> bool:
-    """Whether a name to skip is one, or a plain pattern: transformers takes it for a regular expression."""
+    """Whether a name to skip is a harmless pattern, since transformers uses it as a regular expression."""
     return isinstance(name, str) and name.count("*") <= 3 and PATTERN.fullmatch(name) is not None
 
 
 def _held(model: PreTrainedModel, method: str, value: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the modules that transformers would replace by quantized ones, by its own rules."""
+    """Names of the modules that transformers would replace with quantized ones, by its own rules."""
     skipped = list(_skipped(model, method, value))
     inside = tuple(_names(value, "modules_in_block_to_quantize"))
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""Models to choose from: used before, of this machine, in the local hub cache, and found on the hub."""
+"""Finds models to choose from: recently used, local, in the hub cache, and on the hub."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Choice:
 
     name: str
     bytes: int | None = None
-    """Of its weights on this machine; None where it has none here."""
+    """Bytes of its weights on this machine; None if there are none."""
     parameters: int | None = None
-    """As the hub counts them; None where it does not say."""
+    """Parameter count from the hub; None if unknown."""
     license: str = ""
     gated: bool = False
     downloads: int = 0
@@ -39,7 +39,7 @@ class Choice:
 
 
 def recent(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Models of these runs (rows of `runs`, newest first), each once."""
+    """The models of these runs (newest first), without repeats."""
     names = dict.fromkeys(str(run["model"]) for run in runs if run["model"])
     return list(names)[:MAX_RECENT]
 
@@ -51,7 +51,7 @@ def here(models_dir: Path) -> list[Choice]:
 
 
 def in_cache() -> list[Choice]:
-    """Hub models whose main revision lies whole in the local cache."""
+    """Hub models whose main revision is fully cached."""
     from huggingface_hub import constants
 
     found = []
@@ -103,15 +103,15 @@ def _choice(item: Any) -> Choice:
 def _weights(folder: Path) -> int | None:
     """Bytes of a folder's weights; None where they are not all there."""
     try:
-        files = weight_files.listed(folder)
+        files = weight_files.file_sizes(folder)
     except OSError:
         return None
-    wanted = weight_files.to_read(files, weight_files.index_in(folder))
+    wanted = weight_files.files_to_load(files, weight_files.index_in(folder))
     return sum(files[name] for name in wanted) if wanted and all(name in files for name in wanted) else None
 
 
 def _is_language_model(folder: Path) -> bool:
-    """Whether a config.json is that of a language model; where it does not say, it may be one. Raises OSError."""
+    """Whether a config.json describes a language model, or names no architecture. Raises OSError."""
     path = folder / "config.json"
     if path.stat().st_size > MAX_CONFIG_BYTES:
         return False

@@ -1,4 +1,4 @@
-"""Whether the tensors of a checkpoint are those of its model: by name and shape, from headers and the module map."""
+"""Checks that a checkpoint's tensors match its model by name and shape, from file headers and the module map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LAYER = re.compile(r"(.*?\.\d+)\.")
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight that the model needs."""
+    """A weight that the model expects."""
 
     name: str
     module: str
@@ -35,16 +35,16 @@ class Weight:
 def tensor_issues(
     name: str, tensors: Mapping[str, Tensor], index: Index | None, module_map: ModuleMap
 ) -> list[Issue]:
-    """Weights of the model that are missing from the files, or have another shape there."""
+    """Weights that are missing from the files or have a different shape there."""
     weights = list(_weights(module_map))
     issues = _misfits(name, tensors, weights)
     held = _held(tensors)
     if module_map.own_names and not any(_is_held(weight, held) for weight in weights if weight.is_plain):
         problem = (
-            f"The tensors of {name} have other names than a {module_map.model_type} model's: "
+            f"The tensor names of {name} are not those of a {module_map.model_type} model: "
             f"{min(tensors, default='none')[:160]} and the like, and no {weights[0].name}."
         )
-        return [*issues, Issue(FIELD, problem, "Take the repository with the weights for transformers.")]
+        return [*issues, Issue(FIELD, problem, "Use the repository with weights in transformers' format.")]
     if lost := _lost(tensors, index, weights, module_map):
         problem = f"The weights of {name} lack {some(lost)}, which its config.json asks for."
         issues.append(Issue(FIELD, problem, "Download the weights again, with their own config.json."))
@@ -71,7 +71,8 @@ def _misfits(name: str, tensors: Mapping[str, Tensor], weights: Sequence[Weight]
         same_sizes = sorted(tensor.shape) == sorted(weight.shape)
         if same_sizes and not weight.is_plain:
             continue
-        text = f"{weight.name} is {_shape(tensor.shape)} in the file, and {_shape(weight.shape)} by its config.json"
+        expected = _shape(weight.shape)
+        text = f"{weight.name} is {_shape(tensor.shape)} in the file, but {expected} according to config.json"
         (turned if same_sizes else wrong).append(text)
     issues = []
     if wrong:
@@ -79,7 +80,7 @@ def _misfits(name: str, tensors: Mapping[str, Tensor], weights: Sequence[Weight]
         issues.append(Issue(FIELD, problem, "Use the config.json that was published with these weights."))
     if turned:
         problem = f"The weights of {name} are stored transposed: {some(turned, 2, '; ')}."
-        issues.append(Issue(FIELD, problem, "Take the weights as transformers saves them."))
+        issues.append(Issue(FIELD, problem, "Use weights that were saved by transformers."))
     return issues
 
 

@@ -1,4 +1,4 @@
-"""Whether a tokenizer's files can be read, and whether the model has a row for every token."""
+"""Checks that a tokenizer's files are readable and that the model has an embedding row for every token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import orjson
 
 from trainer.common.errors import Issue, first_line
 from trainer.models.module_map import ModuleMap
-from trainer.models.safetensors_header import AGAIN, is_pointer
+from trainer.models.safetensors_header import DOWNLOAD_AGAIN, is_pointer
 from trainer.models.weight_files import FIELD
 
 MAIN = "tokenizer.json"
@@ -21,7 +21,7 @@ CONFIG = "tokenizer_config.json"
 _FILES = (MAIN, CONFIG, "special_tokens_map.json", "added_tokens.json")
 _IN_EVERY_TEXT = ("bos_token", "eos_token", "pad_token")
 MAX_BYTES = 200_000_000
-"""A larger file is not looked into."""
+"""Larger files are not checked."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Vocabulary:
     """Token ids of a tokenizer.json."""
 
     highest: int
-    """Of the tokens that text is made of; -1 where there is none."""
+    """Highest id of the regular tokens; -1 if there are none."""
     added: Mapping[str, int]
-    """The tokens added to them, such as `<|image|>`, some of which no text uses."""
+    """Added tokens, such as `<|image|>`, some of which plain text never uses."""
 
 
 def tokenizer_issues(name: str, folder: Path, module_map: ModuleMap | None) -> tuple[list[Issue], list[Issue]]:
@@ -47,7 +47,7 @@ def tokenizer_issues(name: str, folder: Path, module_map: ModuleMap | None) -> t
         except OSError:
             continue
         except ValueError as error:
-            issues.append(Issue(FIELD, f"The {file} of {name} {error}.", AGAIN))
+            issues.append(Issue(FIELD, f"The {file} of {name} {error}.", DOWNLOAD_AGAIN))
     if issues or MAIN not in found or module_map is None:
         return issues, []
     return _beyond(name, found[MAIN], found.get(CONFIG, {}), _rows(module_map))
@@ -61,12 +61,12 @@ def _beyond(
     used = [vocabulary.added[token] for token in _always(config) if token in beyond]
     highest = max(vocabulary.highest, *used, -1)
     if highest >= rows > 0:
-        problem = f"The tokenizer of {name} has tokens up to {highest:,}, and the model has {rows:,} rows for them."
+        problem = f"The tokenizer of {name} has ids up to {highest:,}, but the model's embedding has {rows:,} rows."
         return [Issue(FIELD, problem, "Use the tokenizer that was published with these weights.")], []
     if not beyond:
         return [], []
-    problem = f"The tokenizer of {name} has the token {min(beyond)}, for which the model has no row."
-    return [], [Issue(FIELD, problem, "Leave it out of the data.")]
+    problem = f"The tokenizer of {name} has the token {min(beyond)}, for which the model's embedding has no row."
+    return [], [Issue(FIELD, problem, "Do not use it in the data.")]
 
 
 def _always(config: Mapping[str, Any]) -> Iterator[str]:
@@ -97,13 +97,13 @@ def _read(path: Path, _bytes: int, _time: int) -> Any:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is not valid JSON: {first_line(error)}") from error
     if not isinstance(value, dict):
-        raise ValueError("holds no JSON object")
+        raise ValueError("is not a JSON object")
     if path.name != MAIN:
         return value
     try:
         return _vocabulary(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError("describes no tokenizer") from error
+        raise ValueError("does not describe a tokenizer") from error
 
 
 def _vocabulary(value: dict[str, Any]) -> Vocabulary:

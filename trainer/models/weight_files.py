@@ -1,4 +1,4 @@
-"""Which files hold a model's weights, and what is wrong with them. Names, sizes and headers only; nothing is loaded.
+"""Finds a model's weight files and what is wrong with them, from names, sizes and headers only.
 
 Which file is read is transformers' choice: model.safetensors, else the shards that model.safetensors.index.json
 names. The same rules hold for a folder and for the file list of a hub repository.
@@ -15,7 +15,7 @@ import orjson
 
 from trainer.common.errors import Issue
 from trainer.common.formatting import size
-from trainer.models.safetensors_header import AGAIN, PULL, Header, is_pointer, read_header
+from trainer.models.safetensors_header import DOWNLOAD_AGAIN, LFS_PULL, Header, is_pointer, read_header
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -31,7 +31,7 @@ TOKENIZER_FILES = (
 )
 FIELD = "model.name"
 MAX_NAMED = 4
-"""Files or tensors that a sentence names; of more, it gives the number."""
+"""Files or tensors to name in a message before abbreviating with a count."""
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|gguf)")
 _UNFINISHED = (".incomplete", ".part", ".partial", ".crdownload", ".aria2", ".download")
@@ -51,8 +51,8 @@ class Index:
         return sorted(set(self.files.values()))
 
 
-def nothing_yet(name: str) -> Issue:
-    """The issue of a model that has no weights of any format: it can be planned, and cannot be trained."""
+def no_weights(name: str) -> Issue:
+    """The issue of a model without weights in any format, which can be planned but not trained."""
     return Issue(FIELD, f"{name} has no weights.", f"Put its safetensors weights ({SINGLE}) into its folder.")
 
 
@@ -62,7 +62,7 @@ def no_tokenizer(name: str) -> Issue:
 
 def damaged_index(name: str) -> Issue:
     problem = f"The {INDEX} of {name} is damaged, or names files that are not safetensors of its own folder."
-    return Issue(FIELD, problem, AGAIN)
+    return Issue(FIELD, problem, DOWNLOAD_AGAIN)
 
 
 def parse_index(data: bytes) -> Index | None:
@@ -87,8 +87,8 @@ def index_in(folder: Path) -> Index | None:
         return None
 
 
-def listed(folder: Path) -> dict[str, int]:
-    """Names and bytes of the files at the top of a folder; links that lead nowhere are left out."""
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Names and bytes of the files at the top of a folder; broken links are left out."""
     found = {}
     for path in folder.iterdir():
         try:
@@ -100,16 +100,16 @@ def listed(folder: Path) -> dict[str, int]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder has all that a training reads: config, tokenizer, weights."""
+    """Whether a folder has everything that training reads: config, tokenizer, weights."""
     if not (folder / "config.json").is_file():
         return False
-    files = listed(folder)
-    wanted = to_read(files, index_in(folder))
+    files = file_sizes(folder)
+    wanted = files_to_load(files, index_in(folder))
     return bool(wanted) and all(name in files for name in wanted) and any(name in files for name in TOKENIZER_FILES)
 
 
-def to_read(files: Mapping[str, int], index: Index | None) -> list[str]:
-    """Names of the files that loading would read, there or not; empty where the model has none."""
+def files_to_load(files: Mapping[str, int], index: Index | None) -> list[str]:
+    """Names of the weight files that loading would read, whether they exist or not; empty if there are none."""
     if SINGLE in files:
         return [SINGLE]
     return index.shards if INDEX in files and index is not None else []
@@ -118,20 +118,19 @@ def to_read(files: Mapping[str, int], index: Index | None) -> list[str]:
 def listing_issues(
     name: str, files: Mapping[str, int], index: Index | None, unfinished: Sequence[str] = (), source: str = ""
 ) -> list[Issue]:
-    """What is wrong with a model as its file names tell.
+    """What is wrong with a model, judging by its file names.
 
-    `unfinished`: what a download left half done. `source`: what `from_pretrained` takes for it, where that is not
-    its name.
+    `unfinished`: partial downloads. `source`: the argument for `from_pretrained`, if it is not the name.
     """
-    wanted = to_read(files, index)
+    wanted = files_to_load(files, index)
     missing = [file for file in wanted if file not in files]
     issues = []
     if missing:
-        problem = f"{name} lacks {len(missing)} of its {len(wanted)} weight files: {some(missing)}."
+        problem = f"{name} is missing {len(missing)} of its {len(wanted)} weight files: {some(missing)}."
         issues.append(Issue(FIELD, problem, _finish(unfinished) or "Download them into its folder."))
     elif not wanted:
         issue = _no_weights(name, files, source or name) or (
-            _cut_off(name, unfinished) if unfinished else nothing_yet(name)
+            _cut_off(name, unfinished) if unfinished else no_weights(name)
         )
         issues.append(issue)
     if not any(file in files for file in TOKENIZER_FILES):
@@ -141,7 +140,7 @@ def listing_issues(
 
 
 def _no_weights(name: str, files: Mapping[str, int], source: str) -> Issue | None:
-    """Why a model without weights that transformers would read has none; None where it has no weights at all."""
+    """What is wrong with a model whose weights transformers would not read; None if it has no weights at all."""
     if INDEX in files:
         return damaged_index(name)
     shards = sorted(file for file in files if _SHARD.fullmatch(file))
@@ -177,7 +176,7 @@ def _convert(source: str, _file: str) -> str:
 
 def _convert_gguf(source: str, file: str) -> str:
     text = _CONVERT.format(source=source, more=f", gguf_file='{file}'").replace(", since reading it can run code", "")
-    return "Better take the original repository, which GGUF files are made from. Or: pip install gguf. " + text
+    return "If you can, use the original repository of the GGUF file. Otherwise: pip install gguf. " + text
 
 
 def _rename(_source: str, file: str) -> str:
@@ -186,8 +185,8 @@ def _rename(_source: str, file: str) -> str:
 
 def _original(_source: str, _file: str) -> str:
     return (
-        "This is the vendor's own format, with other tensor names. Take the repository with the weights for "
-        "transformers (often the same name with -hf), or convert them with transformers' script for this model."
+        "The vendor's own format has other tensor names. Use the repository with weights in transformers' "
+        "format (often the same name with -hf), or convert them with transformers' script for this model."
     )
 
 
@@ -206,15 +205,15 @@ _FORMATS = (
 
 
 def unfinished_files(folder: Path) -> list[str]:
-    """What downloads left half done in a folder: their own names, or what the hub's client keeps in .cache."""
+    """Partial downloads in a folder, including those that the hub client keeps in .cache."""
     found = [path.name for path in folder.iterdir() if path.name.endswith(_UNFINISHED)]
     cache = folder / ".cache" / "huggingface" / "download"
     return sorted(found + [path.name for path in cache.glob("**/*.incomplete")])
 
 
 def misplaced_issues(name: str, folder: Path, files: Mapping[str, int], index: Index | None) -> list[Issue]:
-    """Links that lead nowhere, folders in the place of weights, and weights in subfolders only."""
-    issues, wanted = [], to_read(files, index)
+    """Broken links, folders named like weight files, and weights that are only in subfolders."""
+    issues, wanted = [], files_to_load(files, index)
     paths = sorted(folder.iterdir())
     needed = [path for path in paths if path.name in wanted or (not wanted and _WEIGHTS.fullmatch(path.name))]
     needed += [path for path in paths if path.suffix in (".json", ".jinja", ".model")]
@@ -268,7 +267,7 @@ def pointer_issues(name: str, folder: Path, files: Mapping[str, int]) -> list[Is
     if not found:
         return []
     problem = f"{some(found)} of {name} {'is a Git LFS pointer' if len(found) == 1 else 'are Git LFS pointers'}."
-    return [Issue(FIELD, problem, PULL)]
+    return [Issue(FIELD, problem, LFS_PULL)]
 
 
 def index_warnings(name: str, index: Index | None, headers: Mapping[str, Header]) -> list[Issue]:
@@ -277,7 +276,7 @@ def index_warnings(name: str, index: Index | None, headers: Mapping[str, Header]
     if index is None or not index.total_size or abs(index.total_size - held) <= 0.01 * held:
         return []
     problem = f"The {INDEX} of {name} counts {size(index.total_size)} of weights, and its files hold {size(held)}."
-    return [Issue(FIELD, problem, "Make sure that they were downloaded from the same place.")]
+    return [Issue(FIELD, problem, "Make sure that all were downloaded from the same repository.")]
 
 
 def headers_of(folder: Path, files: Sequence[str]) -> dict[str, Header]:

@@ -1,9 +1,9 @@
-"""What a forward pass keeps for its backward pass, by layer, from the module map alone.
+"""Activation memory: what each layer saves for the backward pass, computed from the module map alone.
 
-Frozen linears keep nothing of their input. What does: norms (a float32 copy), SDPA (queries, keys, values, output),
-the MLP's activation function and product, and what trains (the input of LoRA's A and of B, of a module in full).
-Measured on real models by autograd's saved tensors (`tests/test_memory.py`): dense and mixture-of-experts
-transformers within a few percent. A recurrent mixer (Mamba, linear attention) is taken for attention: a rough guess.
+Frozen linears save nothing of their input. What does: norms (a float32 copy), SDPA (queries, keys, values, output),
+the MLP's activation function and product, and trained modules (inputs of LoRA's A and B, of a fully trained module).
+Checked against autograd's saved tensors (`tests/planning/test_memory.py`): dense and mixture-of-experts transformers
+within a few percent. Recurrent mixers (Mamba, linear attention) are treated as attention, a rough guess.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ FLOAT32 = 4
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What decides on the size of an activation, beside the model."""
+class ActivationSetup:
+    """What determines activation sizes besides the model."""
 
     width: int
-    """Bytes of the compute type."""
+    """Bytes per element of the compute dtype."""
     on_gpu: bool
     quantization: str
     dropout: bool
     dora: bool
     padded: bool
-    """Rows of a batch differ in length: attention takes a mask, and keys and values once per query head."""
+    """Rows of a batch differ in length: attention needs a mask, and keys and values are expanded per query head."""
     checkpointing: bool
-    """Some layers recompute: a gradient then flows through all of them."""
+    """Some layers recompute their activations, so gradients flow through all of them."""
 
     @classmethod
-    def of(cls, config: RunConfig, width: int, on_gpu: bool, checkpointing: bool = False) -> Setup:
+    def of(cls, config: RunConfig, width: int, on_gpu: bool, checkpointing: bool = False) -> ActivationSetup:
         training, adapter = config.training, config.adapter
         return cls(
             width=width,
@@ -51,24 +51,24 @@ class Setup:
 
     @property
     def mask(self) -> int:
-        """Bytes per number that dropout keeps to know what it dropped."""
+        """Bytes per element of the saved dropout mask."""
         return 0 if not self.dropout else 1 if self.on_gpu else FLOAT32
 
     def own_input(self, quantized: bool) -> bool:
-        """Whether a LoRA keeps a copy of its input of its own, by dropout or a cast that PEFT makes."""
+        """Whether LoRA saves its own copy of its input, due to dropout or PEFT's cast."""
         casts = self.width < FLOAT32 and not (quantized and self.on_gpu)
         return self.dropout or casts
 
 
-class Kept(NamedTuple):
-    """Bytes kept: per token, per token and token of its row, and whatever the batch is."""
+class ActivationBytes(NamedTuple):
+    """Bytes saved: per token, per pair of tokens in a row, and independent of the batch."""
 
     tokens: float = 0.0
     pairs: float = 0.0
     fixed: float = 0.0
 
-    def plus(self, other: Kept) -> Kept:
-        return Kept(self.tokens + other.tokens, self.pairs + other.pairs, self.fixed + other.fixed)
+    def plus(self, other: ActivationBytes) -> ActivationBytes:
+        return ActivationBytes(self.tokens + other.tokens, self.pairs + other.pairs, self.fixed + other.fixed)
 
     def bytes(self, batch: int, length: int) -> float:
         return self.tokens * batch * length + self.pairs * batch * length**2 + self.fixed
@@ -76,7 +76,7 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear, or the experts' parameter of one role, of which each token passes `share`."""
+    """A linear, or one expert parameter; each token passes through `share` of it."""
 
     kind: ModuleKind
     out: int
@@ -94,10 +94,12 @@ class Layer:
     blocks: dict[str, list[Linear]] = field(default_factory=lambda: defaultdict(list))
 
 
-def kept_by_layers(module_map: ModuleMap, targets: Iterable[Target], quantized: set[str], setup: Setup) -> list[Kept]:
-    """What each layer keeps without checkpointing. `quantized`: names of the quantized modules.
+def activations_by_layer(
+    module_map: ModuleMap, targets: Iterable[Target], quantized: set[str], setup: ActivationSetup
+) -> list[ActivationBytes]:
+    """What each layer saves without checkpointing. `quantized`: names of the quantized modules.
 
-    Below the first module that trains nothing needs a gradient, and nothing is kept.
+    Layers before the first trained module need no gradient, so they save nothing.
     """
     trained = {target.module: target for target in targets}
     layers = _layers(module_map, trained, quantized)
@@ -105,7 +107,7 @@ def kept_by_layers(module_map: ModuleMap, targets: Iterable[Target], quantized: 
     found = []
     for number in sorted(layers):
         layer, before = layers[number], flows
-        kept, silent = Kept(), 0
+        kept, silent = ActivationBytes(), 0
         for linears in layer.blocks.values():
             block = _block(
                 module_map, linears, layer.norms if "attention" in linears[0].kind.group else [], setup, flows
@@ -142,17 +144,17 @@ def _first(kind: ModuleKind) -> Iterable[tuple[str, int]]:
     return zip(kind.modules[:1], kind.layers[:1], strict=False)
 
 
-def _norms(module_map: ModuleMap, layer: Layer, setup: Setup, without: int, flows: bool) -> Kept:
-    """Norms over the hidden states: each keeps its input, mostly in float32, and one number a token."""
+def _norms(module_map: ModuleMap, layer: Layer, setup: ActivationSetup, without: int, flows: bool) -> ActivationBytes:
+    """Norms over the hidden states: each saves its input, mostly in float32, and one value per token."""
     forward = module_map.forward
     count = sum(size == module_map.hidden_size for _, size in layer.norms) + forward.plain_norms
     kept = forward.norm_bytes_float32 if setup.width == FLOAT32 else forward.norm_bytes
-    return Kept((kept * module_map.hidden_size + FLOAT32) * max(0, count - without) * flows)
+    return ActivationBytes((kept * module_map.hidden_size + FLOAT32) * max(0, count - without) * flows)
 
 
 def _block(
-    module_map: ModuleMap, linears: list[Linear], norms: list[tuple[str, int]], setup: Setup, flows: bool
-) -> Kept:
+    module_map: ModuleMap, linears: list[Linear], norms: list[tuple[str, int]], setup: ActivationSetup, flows: bool
+) -> ActivationBytes:
     leaving = _leaving(linears, module_map.hidden_size)
     entering = [linear for linear in linears if linear is not leaving]
     trained = _trained(entering, leaving, setup)
@@ -173,9 +175,13 @@ def _leaving(linears: list[Linear], hidden: int) -> Linear | None:
 
 
 def _attention(
-    module_map: ModuleMap, entering: list[Linear], leaving: Linear | None, norms: list[tuple[str, int]], setup: Setup
-) -> Kept:
-    """Queries, keys, values and output as SDPA keeps them; the scores where it is not used."""
+    module_map: ModuleMap,
+    entering: list[Linear],
+    leaving: Linear | None,
+    norms: list[tuple[str, int]],
+    setup: ActivationSetup,
+) -> ActivationBytes:
+    """Queries, keys, values and output as saved by SDPA; attention scores if it is not used."""
     forward = module_map.forward
     projected = sum(linear.out for linear in entering)
     inner = leaving.width if leaving else projected
@@ -195,28 +201,30 @@ def _attention(
     if not forward.sdpa:
         copies = FLOAT32 + (setup.width if setup.width < FLOAT32 else 0) + (setup.width if forward.softcap else 0)
         pairs = float(module_map.heads * copies)
-    return Kept(tokens, pairs)
+    return ActivationBytes(tokens, pairs)
 
 
-def _mlp(module_map: ModuleMap, entering: list[Linear], leaving: Linear | None, setup: Setup) -> Kept:
+def _mlp(
+    module_map: ModuleMap, entering: list[Linear], leaving: Linear | None, setup: ActivationSetup
+) -> ActivationBytes:
     """The activation function's input (or more), and, if gated, both factors of the product."""
     first = entering[0] if entering else leaving
     if first is None:
-        return Kept()
+        return ActivationBytes()
     projected = sum(linear.out for linear in entering)
     inner = leaving.width if leaving else projected
     gated = projected >= 2 * inner
     forward = module_map.forward
     activation = forward.activation_bytes_float32 if setup.width == FLOAT32 else forward.activation_bytes
     tokens = inner * (activation + 2 * gated * setup.width)
-    if first.kind.class_name == "Parameter":  # what each expert gives, to be weighed
+    if first.kind.class_name == "Parameter":  # each expert's output, to be weighted by the router
         tokens += module_map.hidden_size * setup.width
-    return Kept(tokens * first.share)
+    return ActivationBytes(tokens * first.share)
 
 
-def _trained(entering: list[Linear], leaving: Linear | None, setup: Setup) -> Kept:
-    """Inputs that trained modules keep, and those that LLM.int8() keeps."""
-    kept = Kept()
+def _trained(entering: list[Linear], leaving: Linear | None, setup: ActivationSetup) -> ActivationBytes:
+    """Inputs saved by trained modules and by LLM.int8()."""
+    kept = ActivationBytes()
     shared: Linear | None = None
     for linear in [*entering, *([leaving] if leaving else [])]:
         target = linear.target
@@ -228,26 +236,26 @@ def _trained(entering: list[Linear], leaving: Linear | None, setup: Setup) -> Ke
         if own:
             tokens += linear.width * (setup.width + setup.mask)
         if needs and linear is leaving:
-            # SDPA keeps its output as it is; on a CPU it has to be laid out anew
+            # SDPA keeps its output as it is; on a CPU it is copied to be contiguous
             tokens += 0 if linear.kind.group == "attention" and setup.on_gpu else linear.width * setup.width
         elif needs:
             shared = linear
-        kept = kept.plus(Kept(tokens * linear.share, 0.0, fixed))
-    return kept.plus(Kept(shared.width * setup.width * shared.share)) if shared else kept
+        kept = kept.plus(ActivationBytes(tokens * linear.share, 0.0, fixed))
+    return kept.plus(ActivationBytes(shared.width * setup.width * shared.share)) if shared else kept
 
 
-def _of_target(target: Target, linear: Linear, setup: Setup) -> tuple[float, float]:
+def _of_target(target: Target, linear: Linear, setup: ActivationSetup) -> tuple[float, float]:
     """Bytes per token and fixed ones: A's output, DoRA's two factors, copies of the weights in the compute type."""
     casts = setup.width if setup.width < FLOAT32 else 0
     if target.treatment != "lora":
         return 0.0, float(prod(target.shape) * casts)
     factors = target.r * prod(target.shape[:-2]) * (linear.out + linear.width) * casts
-    if by_parameter(target):  # PEFT adds A and B up to a weight of the whole size; of a quantized one it is made anew
+    if by_parameter(target):  # PEFT adds A and B up to a weight of the whole size; a quantized one is recomputed
         return 0.0, float(factors + prod(target.shape) * setup.width * (not linear.quantized))
     tokens = target.r * setup.width + (2 * linear.out * setup.width if setup.dora else 0)
     return float(tokens), float(factors)
 
 
 def by_parameter(target: Target) -> bool:
-    """Whether it is a LoRA on a parameter (experts), which PEFT merges in every pass."""
+    """Whether it is LoRA on a parameter (experts), which PEFT merges in every forward pass."""
     return target.treatment == "lora" and (target.kind.class_name == "Parameter" or target.kind.by_weight)

@@ -1,7 +1,7 @@
-"""Warnings where the ticks reach only part of a model, with numbers that come from its map.
+"""Warnings about ticks that reach only part of a model, with figures from its module map.
 
-A tick with layers of its own is deliberate, and LoRA on every linear of attention and MLP is what most
-people want: neither is warned of.
+No warning for ticks with explicit layers, which are deliberate, or for LoRA on every attention and MLP linear, the
+usual choice.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Ticked = list[tuple[Tick, ModuleKind]]
 
 
 def coverage(config: RunConfig, module_map: ModuleMap, targets: Sequence[Target]) -> list[Issue]:
-    """What the ticks of `config` leave out of the model, and what they train that people disagree about.
+    """Warnings about what the ticks of `config` leave out, and about debated choices among what they train.
 
-    `targets`: what the ticks resolve to; needed for the numbers of LoRA on experts alone.
+    `targets`: the resolved ticks, only used to count LoRA parameters on experts.
     """
     found = [(tick, module_map.get(tick.name)) for tick in config.modules]
     ticked = [(tick, kind) for tick, kind in found if kind is not None and tick.treatment in kind.treatments]
@@ -48,7 +48,7 @@ def routed_experts(module_map: ModuleMap) -> list[ModuleKind]:
 def _few_layers(ticked: Ticked, module_map: ModuleMap) -> Issue | None:
     """Modules of hybrids exist in some layers only: attention in 4 of Nemotron-H's 52, say.
 
-    No word of layers in which nothing can be ticked, such as the cross-attention layers of Llama 3.2 Vision.
+    Layers in which nothing can be ticked do not count, such as the cross-attention layers of Llama 3.2 Vision.
     """
     layered = [kind for _, kind in ticked if kind.layers]
     trainable = [kind for kind in module_map.kinds if kind.layers and kind.treatments and not kind.slice_of]
@@ -105,8 +105,8 @@ def _experts_trained(
     numbers = sum(trainable_count(target, config.adapter) for target in own)
     share = numbers / sum(trainable_count(target, config.adapter) for target in targets)
     problem = (
-        f"Each of the {chosen[0][1].shape[0]} experts gets factors of its own: {percent(share)} of what trains. "
-        f"A token reaches {active} of them."
+        f"Each of the {chosen[0][1].shape[0]} experts gets its own factors: {percent(share)} of the "
+        f"trainable parameters. A token reaches {active} of them."
     )
     names = _names(kind for _, kind in chosen)
     return Issue(FIELD, problem, f"“LoRA Without Regret” divides the rank by that: r = {enough} for {names}.")
@@ -120,7 +120,7 @@ def _recurrent(ticked: Ticked, module_map: ModuleMap) -> Issue | None:
         return None
     verb = "belong" if len(mixers) > 1 else "belongs"
     problem = f"{_names(mixers)} {verb} to recurrent mixers. Published results on training those go both ways."
-    return Issue(FIELD, problem, "Race it: the same ticks with and without them.")
+    return Issue(FIELD, problem, "Run a race: the same ticks with and without them.")
 
 
 def _stacks(kinds: Iterable[ModuleKind]) -> set[str]:

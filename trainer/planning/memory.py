@@ -1,7 +1,7 @@
-"""What a run needs on its device, item by item, at the moment of its peak: arithmetic over the module map.
+"""Device memory of a run at its peak, item by item, computed from the module map.
 
 Weights, gradients and the optimizer's state are counted as exactly as bitsandbytes, PEFT and torch hold them;
-activations and the loss as `activations.py` and the code of TRL's fused loss say. docs/memory.md says how close.
+activations as in `activations.py`, the loss as in TRL's fused loss. docs/memory.md gives the accuracy.
 """
 
 from __future__ import annotations
@@ -13,66 +13,72 @@ from math import ceil, prod
 from trainer.common.devices import CPU, Device
 from trainer.config.schema import RunConfig
 from trainer.models.module_map import ModuleMap
-from trainer.planning.activations import FLOAT32, Kept, Setup, by_parameter, kept_by_layers
+from trainer.planning.activations import FLOAT32, ActivationBytes, ActivationSetup, activations_by_layer, by_parameter
 from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
 from trainer.planning.targets import Target
-from trainer.planning.weight_memory import WEIGHTS, dequantized, loading_buffers, modules_to_quantize, weights
+from trainer.planning.weight_memory import (
+    WEIGHTS,
+    dequantized_experts,
+    loading_buffers,
+    quantized_module_names,
+    weights,
+)
 
 CONTEXT = 600 * 2**20
-"""What CUDA itself takes on a device; a guess, as it differs from card to card."""
+"""Memory of the CUDA context; a guess, since it differs between GPUs."""
 CUBLAS = 32 * 2**20
 TILE_TOKENS, TILE_WIDTH = 4096, 32768
-"""Logits that TRL's fused loss holds at once."""
+"""Tile of logits that TRL's fused loss holds at once."""
 PAGED_FROM, EIGHT_BIT_FROM, BLOCK = 100_000, 4096, 256
-"""bitsandbytes: numbers from which on a state is paged, is 8-bit, and has a scale for each block."""
-UNSEEN = ("optimizer, paged", "CUDA context")
+"""bitsandbytes: elements from which a state is paged and from which it is 8-bit, and elements per scale."""
+NOT_ALLOCATED_BY_TORCH = ("optimiser, paged", "CUDA context")
 """Items that torch.cuda.max_memory_allocated() does not count. Paged memory may leave the GPU when it is short."""
 TOLERANCE = 0.05
-"""What the sum may be wrong by: kept free where the largest batch is looked for."""
+"""Relative error of the estimate, kept free when searching for the largest batch."""
 
 SHORTEST = 8
-"""The least max_length that a configuration may have."""
+"""The smallest max_length that a configuration allows."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a configuration needs, for any batch and length."""
+    """The memory needs of a configuration, for any batch size and length."""
 
     config: RunConfig
     module_map: ModuleMap
-    setup: Setup
+    setup: ActivationSetup
     static: dict[str, int]
-    """What is there all the time, without gradients."""
+    """Bytes held during the whole run, without gradients."""
     gradients: int
     head: int
-    """Of the gradients, those of a head trained in full, which come with the loss."""
-    layers: tuple[Kept, ...]
-    padded: tuple[Kept, ...]
+    """The part of the gradients for a fully trained head, which the loss computes."""
+    layers: tuple[ActivationBytes, ...]
+    padded: tuple[ActivationBytes, ...]
     whole_logits: bool
     buffers: int
-    """Weights made anew for one product: dequantized, cast, with DoRA's norm."""
+    """Temporary weights for one matrix product: dequantized, cast, with DoRA's norm."""
     experts: int
-    """Dequantized experts of one layer, which are there for as long as it computes."""
+    """Dequantized experts of one layer, held while it computes."""
     loading_buffers: int
-    """What a weight takes for a moment while it loads, beside what stays of it."""
+    """Temporary bytes of a weight while it loads, in addition to the final ones."""
     every_n_layers: int
-    """Which layers recompute their activations: every such one, 0 none."""
+    """Every n-th layer recomputes its activations; 0 means none."""
     accumulates: bool
-    """A step has several batches, whose gradients add up."""
+    """A step accumulates gradients over several micro-batches."""
 
-    def with_levers(self, every_n_layers: int, accumulation: int) -> Estimate:
-        """The same with other layers recomputing; whether any do at all must stay as it was."""
+    def with_performance(self, every_n_layers: int, accumulation: int) -> Estimate:
+        """The same estimate with other layers recomputing; whether any do at all must not change."""
         assert (every_n_layers > 0) == (self.every_n_layers > 0)
         return replace(self, every_n_layers=every_n_layers, accumulates=accumulation > 1)
 
     def items(self, batch: int, length: int) -> dict[str, int]:
-        """Bytes by item at the moment that needs most, for `batch` rows of `length` tokens."""
+        """Bytes by item at the peak, for `batch` rows of `length` tokens."""
         peak = max(self.moments(batch, length), key=lambda moment: sum(moment.values()))
         return self.static | {name: int(value) for name, value in peak.items()}
 
     @property
     def loading_peak(self) -> int:
-        """Bytes at the peak of loading, where weights change their form on the way; else 0."""
+        """Peak bytes while loading, if weights change their format on the way; else 0."""
         held = sum(self.static[item] for item in (*WEIGHTS, "CUDA context"))
         return held + self.loading_buffers if self.loading_buffers else 0
 
@@ -80,16 +86,16 @@ class Estimate:
         return sum(self.items(batch, length).values())
 
     def largest(self, room: int) -> dict[str, int]:
-        """The largest batch size at this max_length, and the largest max_length of one row, that fit into `room`.
+        """The largest batch at this max_length, and the largest max_length at batch size 1, that fit into `room`.
 
-        0 where not even the least does.
+        0 if not even the smallest fits.
         """
         length = self.config.training.max_length
         room = int(room * (1 - TOLERANCE))
         longest = self.module_map.max_positions or 1_048_576
-        tokens = _most(lambda tokens: self.total(1, tokens) <= room, longest)
+        tokens = _largest_fitting(lambda tokens: self.total(1, tokens) <= room, longest)
         return {
-            "per_device_train_batch_size": _most(lambda batch: self.total(batch, length) <= room, 4096),
+            "per_device_train_batch_size": _largest_fitting(lambda batch: self.total(batch, length) <= room, 4096),
             "max_length": tokens if tokens >= SHORTEST else 0,
         }
 
@@ -99,9 +105,9 @@ class Estimate:
         sizes = [kept.bytes(batch, length) for kept in (self.padded if batch > 1 else self.layers)] or [0.0]
         kept, at_once, one = self._kept(sizes, tokens * hidden * width)
         earlier = self.gradients * self.accumulates
-        # a weight made anew is gone before the gradients behind its product are the largest
+        # a temporary weight is freed before the gradients after its product peak
         work = max(self.buffers, self._passing(tokens)) + self.experts + CUBLAS * self.setup.on_gpu
-        ends = tokens * hidden * (FLOAT32 + width)  # of the last norm, and what the head is given
+        ends = tokens * hidden * (FLOAT32 + width)  # the last norm and the head's input
         return [
             {
                 "gradients": earlier,
@@ -116,10 +122,10 @@ class Estimate:
         ]
 
     def _kept(self, sizes: list[float], entering: int) -> tuple[float, float, float]:
-        """Bytes of activations at the end of the forward pass, at the most later on, and of the largest layer.
+        """Bytes of activations after the forward pass, at the later peak, and of the largest layer.
 
-        A layer that recomputes keeps what enters it (its norm keeps a float32 input itself), and is there whole
-        while the backward pass is in it; layers behind it are gone by then.
+        A layer that recomputes saves its input (a norm saves a float32 input itself) and is held completely while the
+        backward pass is in it; later layers are freed by then.
         """
         sofar, most = 0.0, 0.0
         own_input = entering if self.setup.width == FLOAT32 else 0
@@ -132,7 +138,7 @@ class Estimate:
         return sofar, max(most, sofar), max(sizes)
 
     def _passing(self, tokens: int) -> float:
-        """Gradients of activations while they pass a layer: of the hidden states, of the MLP's inside."""
+        """Activation gradients while passing a layer: hidden states and the MLP's intermediate."""
         width = self.setup.width
         widened = self.module_map.forward.activation_bytes > 2 * width  # its inside is float32, and so are gradients
         inside = 3 * self.module_map.intermediate_size * (FLOAT32 if widened else width)
@@ -143,7 +149,7 @@ class Estimate:
         if self.whole_logits:
             return float(tokens * vocabulary * 3 * FLOAT32)
         tile = min(tokens, TILE_TOKENS) * TILE_WIDTH * width
-        if not self.setup.on_gpu:  # a machine gives what is written to only; without Triton, torch copies the tile
+        if not self.setup.on_gpu:  # memory counts once written to; without Triton, torch copies the tile
             tile = min(tokens, TILE_TOKENS) * min(vocabulary, TILE_WIDTH) * (width + 7 * FLOAT32)
         return float(tile + tokens * hidden * (FLOAT32 + width))
 
@@ -151,11 +157,11 @@ class Estimate:
 def estimate(
     config: RunConfig, module_map: ModuleMap, targets: Iterable[Target], device: Device = CPU, recompute: bool = False
 ) -> Estimate:
-    """The estimate of `config`, whose `targets` are resolved on `module_map`. `recompute`: every layer does."""
+    """The estimate of `config` with its resolved `targets`. `recompute`: every layer recomputes its activations."""
     targets = list(targets)
     width = compute_width(config, device)
-    setup = Setup.of(config, width, device.is_gpu, recompute)
-    quantized = modules_to_quantize(config.model.quantization, module_map, targets)
+    setup = ActivationSetup.of(config, width, device.is_gpu, recompute)
+    quantized = quantized_module_names(config.model.quantization, module_map, targets)
     sizes = [size for target in targets for size in tensor_sizes(target, config.adapter, module_map)]
     stored = sum(sizes)
     whole = [whole_module(target, module_map) for target in targets]
@@ -174,11 +180,11 @@ def estimate(
         static=static,
         gradients=stored * FLOAT32,
         head=sum(_head(target) for target in targets) * FLOAT32,
-        layers=tuple(kept_by_layers(module_map, whole, quantized, replace(setup, padded=False))),
-        padded=tuple(kept_by_layers(module_map, whole, quantized, replace(setup, padded=True))),
+        layers=tuple(activations_by_layer(module_map, whole, quantized, replace(setup, padded=False))),
+        padded=tuple(activations_by_layer(module_map, whole, quantized, replace(setup, padded=True))),
         whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
         buffers=_buffers(module_map, whole, quantized, setup),
-        experts=dequantized(module_map, quantized, targets) * width,
+        experts=dequantized_experts(module_map, quantized, targets) * width,
         loading_buffers=loading_buffers(module_map, quantized, width),
         every_n_layers=int(recompute),
         accumulates=config.training.gradient_accumulation_steps > 1,
@@ -186,14 +192,14 @@ def estimate(
 
 
 def compute_width(config: RunConfig, device: Device) -> int:
-    """Bytes of the compute type: `loading.compute_dtype` without torch."""
+    """Bytes of the compute dtype: `loading.compute_dtype` without torch."""
     name = config.model.dtype
     return 2 if name == "bfloat16" or (name == "auto" and device.bfloat16) else FLOAT32
 
 
 def seen_by_torch(items: dict[str, int]) -> int:
-    """The sum of what torch.cuda.max_memory_allocated() counts, to hold a measurement against."""
-    return sum(value for name, value in items.items() if name not in UNSEEN)
+    """The part that torch.cuda.max_memory_allocated() counts, for comparison with a measurement."""
+    return sum(value for name, value in items.items() if name not in NOT_ALLOCATED_BY_TORCH)
 
 
 def optimizer_state(sizes: Iterable[int], eight_bit: bool) -> dict[str, int]:
@@ -214,7 +220,7 @@ def optimizer_state(sizes: Iterable[int], eight_bit: bool) -> dict[str, int]:
 
 
 def _mask(target: Target, whole: Target) -> int:
-    """Bytes of the mask over `lora_B` that leaves only a slice's block free: one for each number."""
+    """Bytes of the gradient mask over `lora_B` for a slice: one per element."""
     return whole.shape[0] * target.r if target.slices else 0
 
 
@@ -224,11 +230,11 @@ def _on_head(target: Target) -> bool:
 
 
 def _head(target: Target) -> int:
-    """Numbers of a head that is trained in full: its own, or those of the embedding that it is tied to."""
+    """Parameters of a fully trained head: its own, or those of the embedding that it is tied to."""
     return module_parameters(target.kind, target.shape) if target.treatment == "full" and _on_head(target) else 0
 
 
-def _buffers(module_map: ModuleMap, targets: list[Target], quantized: set[str], setup: Setup) -> int:
+def _buffers(module_map: ModuleMap, targets: list[Target], quantized: set[str], setup: ActivationSetup) -> int:
     linears = [
         prod(shape)
         for kind in module_map.kinds
@@ -242,8 +248,8 @@ def _buffers(module_map: ModuleMap, targets: list[Target], quantized: set[str], 
     return max(largest, (experts + rows) * setup.width) + 3 * FLOAT32 * dora
 
 
-def _most(fits: object, bound: int) -> int:
-    """The largest whole number up to `bound` that fits; 0 where not even 1 does."""
+def _largest_fitting(fits: object, bound: int) -> int:
+    """The largest integer up to `bound` that fits; 0 if not even 1 does."""
     assert callable(fits)
     low, high = 0, bound + 1
     while high - low > 1:

@@ -1,4 +1,4 @@
-"""Warnings of a plan about memory: what quantization cannot reach, what does not fit, and what would."""
+"""Memory warnings of a plan: what stays unquantized, what does not fit, and what would."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from trainer.common.devices import Device
 from trainer.common.errors import Issue, Value
 from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
-from trainer.models.checkpoint_format import held
+from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleMap
 from trainer.planning.memory import SHORTEST, Estimate, compute_width
 from trainer.planning.parameter_counts import tensor_sizes
 from trainer.planning.targets import Target
-from trainer.planning.weight_memory import unquantized
+from trainer.planning.weight_memory import unquantized_bytes
 
-TRAINED = ("trained weights", "gradients", "optimizer", "optimizer, paged")
-"""Items of memory that grow with what trains."""
+TRAINED = ("trained weights", "gradients", "optimiser", "optimiser, paged")
+"""Memory items that grow with the trainable parameters."""
 LARGE = 0.2
-"""Share of the memory from which on LoRA itself is named as what to lower."""
+"""Share of the memory above which the warning suggests a smaller LoRA."""
 
 
 def left_unquantized(
     config: RunConfig, module_map: ModuleMap, targets: Iterable[Target], device: Device
 ) -> list[Issue]:
-    """A warning that names what the chosen quantization cannot reach, with its bytes."""
+    """A warning that lists what stays unquantized, with its bytes."""
     way = config.model.quantization
     if way == "none":
         return []
     width = compute_width(config, device)
-    left = unquantized(way, module_map, targets, width)
+    left = unquantized_bytes(way, module_map, targets, width)
     if not left:
         return []
     named = ", ".join(f"{name} ({size(count)})" for name, count in left.items())
     experts = any(kind.experts and kind.name in left for kind in module_map.kinds)
     fix = f"{'They are' if len(left) > 1 else 'It is'} counted under other weights."
-    if way == "int8" and experts and not held(module_map.checkpoint):
+    if way == "int8" and experts and not prequantized(module_map.checkpoint):
         fix = "Set quantization to nf4, which quantizes experts, too."
     return [Issue("model.quantization", f"Held in {8 * width} bits, not quantized by {way}: {named}.", fix)]
 
@@ -44,9 +44,9 @@ def left_unquantized(
 def too_large(
     costs: Estimate, memory: dict[str, int], device: Device, fits: dict[str, int], targets: Sequence[Target]
 ) -> list[Issue]:
-    """A warning where the run needs more than the device has, with what would make it fit.
+    """A warning if the run needs more memory than the device has, with what would make it fit.
 
-    `costs`: with as much recomputing as the configuration allows; `fits`: what of batch and length would fit so.
+    `costs`: with as much recomputation as the configuration allows; `fits`: the batch and length that would then fit.
     """
     needed = sum(memory.values())
     if not device.room or needed <= device.room:
@@ -59,22 +59,22 @@ def too_large(
             costs.module_map.checkpoint is not None
         )
         return [Issue("model.name", problem, f"Choose a smaller model{copy}.")]
-    cures, changes = _of_data(fits)
+    fixes, changes = _smaller_batch_or_length(fits)
     if costs.config.training.activation_checkpointing == "off":
-        cures.append("Set activation_checkpointing to auto.")
-    if costs.config.model.quantization != "nf4" and not held(costs.module_map.checkpoint):
-        cures.append("Set quantization to nf4.")
+        fixes.append("Set activation_checkpointing to auto.")
+    if costs.config.model.quantization != "nf4" and not prequantized(costs.module_map.checkpoint):
+        fixes.append("Set quantization to nf4.")
     if not changes:
-        cures += _of_lora(costs, targets)
-    if not cures:
+        fixes += _smaller_lora(costs, targets)
+    if not fixes:
         full = any(target.treatment == "full" for target in targets)
-        cures.append(f"Choose a smaller model{', or train fewer modules in full' if full else ''}.")
+        fixes.append(f"Choose a smaller model{', or fully train fewer modules' if full else ''}.")
     problem = f"This needs about {size(needed)}, and {where}"
-    return [Issue("training.per_device_train_batch_size", problem, " ".join(cures), changes)]
+    return [Issue("training.per_device_train_batch_size", problem, " ".join(fixes), changes)]
 
 
-def _of_data(fits: dict[str, int]) -> tuple[list[str], dict[str, Value]]:
-    """To what the batch or the length may be lowered, in a sentence, and the changes, which surely suffice."""
+def _smaller_batch_or_length(fits: dict[str, int]) -> tuple[list[str], dict[str, Value]]:
+    """A smaller batch or length that fits, as a sentence and as changes to the configuration."""
     batch, length = fits["per_device_train_batch_size"], fits["max_length"]
     if batch:
         return [f"Lower it to {batch}."], {"training.per_device_train_batch_size": batch}
@@ -84,8 +84,8 @@ def _of_data(fits: dict[str, int]) -> tuple[list[str], dict[str, Value]]:
     return [], {}
 
 
-def _of_lora(costs: Estimate, targets: Iterable[Target]) -> list[str]:
-    """The kinds of which LoRA itself takes most, if it takes a large share of the least that a run needs."""
+def _smaller_lora(costs: Estimate, targets: Iterable[Target]) -> list[str]:
+    """The kinds with the largest LoRA, if LoRA takes a large share of the least memory that a run needs."""
     least = costs.items(1, SHORTEST)
     numbers, total = defaultdict[str, int](int), 0
     for target in targets:

@@ -1,4 +1,4 @@
-"""How many numbers a target trains and its adapter holds, and the sizes of the tensors they lie in."""
+"""Counts trainable parameters of a target, and the sizes of its adapter's tensors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from trainer.planning.targets import Target
 
 FLOAT32 = 4
 ENTRY_BYTES = 105
-"""Of a tensor in the head of a safetensors file, beside its module's name."""
+"""Bytes per tensor in a safetensors header, without its module's name."""
 
 
 def trainable_count(target: Target, adapter: AdapterConfig) -> int:
-    """Numbers of `target` that training may change."""
+    """Trainable parameters of `target`."""
     if target.treatment == "rows":
         return prod(target.shape)
     if target.treatment == "full":
@@ -33,7 +33,7 @@ def trainable_count(target: Target, adapter: AdapterConfig) -> int:
 
 
 def file_sizes(target: Target, adapter: AdapterConfig, module_map: ModuleMap) -> list[int]:
-    """Numbers in each tensor of the adapter's file for `target`.
+    """Elements of each tensor in the adapter file for `target`.
 
     PEFT writes a tied weight trained in full under all of its names, and PiSSA as a LoRA of twice the rank.
     """
@@ -45,13 +45,13 @@ def file_sizes(target: Target, adapter: AdapterConfig, module_map: ModuleMap) ->
 
 
 def file_bytes(targets: Iterable[Target], adapter: AdapterConfig, module_map: ModuleMap) -> int:
-    """Bytes of the adapter's file: its numbers in float32, and the names, shapes and places of its tensors."""
+    """Bytes of the adapter file: its parameters in float32, and the safetensors header."""
     sizes = [(target.module, size) for target in targets for size in file_sizes(target, adapter, module_map)]
     return sum(FLOAT32 * size + ENTRY_BYTES + len(module) for module, size in sizes)
 
 
 def tensor_sizes(target: Target, adapter: AdapterConfig, module_map: ModuleMap) -> list[int]:
-    """Numbers in each tensor that requires a gradient for `target`: of a slice, in its whole module's LoRA."""
+    """Elements of each tensor that requires a gradient for `target`; for a slice, of the whole module's LoRA."""
     if target.treatment == "rows":
         return [prod(target.shape)]
     if target.treatment == "full":
@@ -61,7 +61,7 @@ def tensor_sizes(target: Target, adapter: AdapterConfig, module_map: ModuleMap) 
 
 
 def whole_module(target: Target, module_map: ModuleMap) -> Target:
-    """The target over its whole fused module, of which a slice trains a part; itself if it is no slice."""
+    """The target extended to the whole fused module; unchanged if it is not a slice."""
     fused = module_map.get(target.kind.slice_of or "") if target.slices else None
     if fused is None:
         return target
@@ -69,7 +69,7 @@ def whole_module(target: Target, module_map: ModuleMap) -> Target:
 
 
 def lora_sizes(target: Target, adapter: AdapterConfig) -> list[int]:
-    """Of one LoRA: A and B, for experts those of all together, with DoRA's magnitudes and LoRA's biases."""
+    """Tensor sizes of one LoRA: A and B (all experts together), DoRA's magnitudes and biases."""
     *experts, height, width = target.shape
     rank = target.r * prod(experts)
     sizes = [rank * width, rank * height]

@@ -1,7 +1,7 @@
-"""What makes a run fast and changes nothing that it learns: picked from plan and device, each with its reason.
+"""Performance settings that do not change what a run learns, chosen for the plan and device, with reasons.
 
-The picks are part of the plan: shown before the run, written down with it, and taken again where it is resumed.
-No torch here; `trainers.py` does what is picked.
+They are part of the plan: shown before the run, saved with it, and reused when it is resumed. No torch here;
+`training/trainer.py` applies them.
 """
 
 from __future__ import annotations
@@ -13,64 +13,64 @@ from typing import Any
 
 from trainer.common.devices import Device
 from trainer.config.schema import RunConfig
-from trainer.models.checkpoint_format import held
+from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleMap
 from trainer.planning.memory import Estimate
 from trainer.planning.schedule import batch_size
 
-KEPT_FREE = 0.15
-"""Share of the device's room that no pick may touch: for fragments, and for errors of the estimate."""
-REREAD = {"nf4": 400, "int8": 400, "none": 60}
-"""Tokens in whose time a GPU gets all weights ready for one pass: NF4 is dequantized once per micro-batch. From the
-bandwidths and matrix rates of current GPUs (280 to 480 for NF4); only what is best depends on it."""
-WORTH = 0.02
-"""Share of a step that another micro-batch must save."""
-LARGEST = 4096
-"""Examples of a micro-batch."""
-COMPILING_PAYS = 2e17
-"""Operations of a run from which on it wins back the minute that compiling takes: a few minutes of a current GPU."""
+MEMORY_RESERVE = 0.15
+"""Share of the device's memory to leave free, for fragmentation and errors of the estimate."""
+WEIGHT_READ_TOKENS = {"nf4": 400, "int8": 400, "none": 60}
+"""Cost of reading (NF4: dequantizing) all weights once per micro-batch, in tokens of compute time. From bandwidth and
+matmul rates of current GPUs (280 to 480 for NF4); only used to rank micro-batch sizes."""
+WORTHWHILE_SAVING = 0.02
+"""Share of a step's time that another micro-batch size must save."""
+MAX_MICRO_BATCH = 4096
+"""Largest micro-batch in examples."""
+COMPILE_MIN_FLOPS = 2e17
+"""FLOPs of a run from which compiling pays for the minute it takes: a few minutes on a current GPU."""
 LIGER_TYPES = (
     "gemma", "gemma2", "gemma3_text", "glm4", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3",
     "smollm3",
 )  # fmt: skip
-"""Model types whose norms, rotations and MLPs Liger has kernels for."""
+"""Model types with Liger kernels for norms, rotary embeddings and MLPs."""
 
 
 @dataclass(frozen=True)
-class Levers:
-    """What was picked for one run. Without arguments: nothing."""
+class PerformanceSettings:
+    """The performance settings of one run."""
 
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
     every_n_layers: int = 0
-    """Activations of every such layer are made anew in the backward pass: 1 all of them, 0 none."""
+    """Every n-th layer recomputes its activations in the backward pass: 1 means all, 0 none."""
     torch_compile: bool = False
     use_liger_kernel: bool = False
     optim: str = "adamw_torch_fused"
     why: dict[str, str] = field(default_factory=dict)
-    """By setting: what was picked and why, in a sentence."""
+    """The reason for each setting, as a phrase."""
 
-    def told(self) -> str:
-        """All picks in one line."""
+    def summary(self) -> str:
+        """All settings and their reasons in one line."""
         return "; ".join(f"{name.replace('_', ' ')}: {reason}" for name, reason in self.why.items()) + "."
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Levers:
-        """Levers as a plan's JSON holds them; what this version does not know is left out."""
+    def from_json(cls, value: dict[str, Any]) -> PerformanceSettings:
+        """Settings from a plan's JSON; keys that this version does not know are ignored."""
         known = {item.name for item in fields(cls)}
         return cls(**{key: item for key, item in value.items() if key in known})
 
 
-def pick(
+def choose_settings(
     config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate], trained: int = 0
-) -> tuple[Levers, Estimate]:
-    """The levers of `config` on `device`, and what it needs with them.
+) -> tuple[PerformanceSettings, Estimate]:
+    """The performance settings of `config` on `device`, and the memory estimate with them.
 
     `costs`: the estimate without checkpointing (False) and with it (True). `trained`: tokens that the run trains on,
-    0 where they are not counted yet.
+    0 if not counted yet.
     """
     training = config.training
     why: dict[str, str] = {}
@@ -81,7 +81,7 @@ def pick(
     compiles, why["torch_compile"] = _compile(config, module_map, device, trained)
     liger, why["use_liger_kernel"] = _liger(config, module_map, device, compiles)
     optim, why["optim"] = _optimizer(training.optim, device)
-    levers = Levers(
+    chosen = PerformanceSettings(
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
         every_n_layers=every,
@@ -90,54 +90,53 @@ def pick(
         optim=optim,
         why=why,
     )
-    return levers, needs
+    return chosen, needs
 
 
 def _memory(
     config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate]
 ) -> tuple[int, int, Estimate]:
-    """Which layers recompute, and the micro-batch: the quickest that fit; of equally quick ones the one that is set,
+    """Checkpointing interval, micro-batch and estimate: the fastest that fit; among equals, the configured one
     or the smallest."""
     training = config.training
     micro, batch = training.per_device_train_batch_size, batch_size(training)
-    others = range(1, min(batch, LARGEST) + 1) if _free(config, module_map, device) else ()
+    others = range(1, min(batch, MAX_MICRO_BATCH) + 1) if _micro_batch_may_change(config, module_map, device) else ()
     sizes = [size for size in others if batch % size == 0] or [micro]
-    room = device.room * (1 - KEPT_FREE)
+    room = device.room * (1 - MEMORY_RESERVE)
     layers = max(1, module_map.layers)
-    depths = _depths(training.activation_checkpointing, layers, device)
+    choices = _checkpointing_choices(training.activation_checkpointing, layers, device)
     found = []
-    for every in depths:
+    for every in choices:
         for size in sizes:
-            needs = costs(every > 0).with_levers(every, batch // size)
+            needs = costs(every > 0).with_performance(every, batch // size)
             if needs.total(size, training.max_length) <= room:
-                found.append((_time(config, layers, every, size), size, every, needs))
-    if not found:  # also where the room is not known
-        every, size = depths[-1], sizes[0]
-        return every, size, costs(every > 0).with_levers(every, batch // size)
+                found.append((_time_per_example(config, layers, every, size), size, every, needs))
+    if not found:  # also if the free memory is unknown
+        every, size = choices[-1], sizes[0]
+        return every, size, costs(every > 0).with_performance(every, batch // size)
     quickest = min(item[0] for item in found)
-    good = [item for item in found if item[0] <= quickest * (1 + WORTH)]
+    good = [item for item in found if item[0] <= quickest * (1 + WORTHWHILE_SAVING)]
     _, size, every, needs = min(good, key=lambda item: (item[1] != micro, item[1], item[0]))
     return every, size, needs
 
 
-def _depths(way: str, layers: int, device: Device) -> list[int]:
-    """What `every_n_layers` may be, the one that needs most memory first."""
+def _checkpointing_choices(way: str, layers: int, device: Device) -> list[int]:
+    """Candidates for `every_n_layers`, from most to least memory."""
     if way == "auto":
         return [0, *range(min(layers, 8), 0, -1)] if device.room else [1]
     return [1] if way == "on" else [0]
 
 
-def _free(config: RunConfig, module_map: ModuleMap, device: Device) -> bool:
-    """Whether micro-batches may be of another size: on a GPU of known room, where a step's loss is one sum."""
+def _micro_batch_may_change(config: RunConfig, module_map: ModuleMap, device: Device) -> bool:
+    """Whether the micro-batch size may change: on a GPU with known memory, if a step's loss is one sum."""
     dense = module_map.forward.experts_per_token == 1  # a router's loss is a mean over each micro-batch
     return config.training.micro_batches == "auto" and device.is_gpu and device.room > 0 and dense
 
 
-def _time(config: RunConfig, layers: int, every: int, micro: int) -> float:
-    """Of one example, in passes of one token: forward, backward, and what is made anew. Most are half as long as
-    they may be, or shorter."""
+def _time_per_example(config: RunConfig, layers: int, every: int, micro: int) -> float:
+    """Relative time per example, forward, backward and recomputation, for examples of half the maximum length."""
     anew = len(range(0, layers, every)) / layers if every else 0.0
-    return (2 + anew) * (REREAD[config.model.quantization] / micro + config.training.max_length / 2)
+    return (2 + anew) * (WEIGHT_READ_TOKENS[config.model.quantization] / micro + config.training.max_length / 2)
 
 
 def _why_checkpointing(way: str, every: int, device: Device) -> str:
@@ -147,22 +146,24 @@ def _why_checkpointing(way: str, every: int, device: Device) -> str:
         return "off: all activations fit into memory"
     if every > 1:
         return f"one layer in {every} recomputes: the activations of the others fit into memory"
-    return "every layer recomputes: " + ("memory has no room for more" if device.room else "free memory is not known")
+    return "every layer recomputes: " + (
+        "more activations do not fit into memory" if device.room else "free memory is unknown"
+    )
 
 
 def _why_batches(config: RunConfig, module_map: ModuleMap, device: Device, micro: int, steps: int) -> str:
     training = config.training
     own = f"{training.per_device_train_batch_size} × {training.gradient_accumulation_steps}"
     if micro != training.per_device_train_batch_size:
-        return f"{micro} × {steps} instead of {own}: the same batch, and the quickest that fit into memory"
+        return f"{micro} × {steps} instead of {own}: the same batch, and the fastest that fits into memory"
     if training.micro_batches == "off":
         return f"{own}, as set"
-    if _free(config, module_map, device):
-        return f"{own}: others do not fit, or save nothing"
+    if _micro_batch_may_change(config, module_map, device):
+        return f"{own}: other sizes do not fit, or save nothing"
     return (
-        f"{own}: others pay on a GPU only"
+        f"{own}: other sizes only help on a GPU"
         if not device.is_gpu
-        else f"{own}: others would change the loss, or free memory is not known"
+        else f"{own}: other sizes would change the loss, or free memory is unknown"
     )
 
 
@@ -171,18 +172,21 @@ def _compile(config: RunConfig, module_map: ModuleMap, device: Device, trained: 
     if way != "auto":
         return way == "on", f"{way}, as set"
     if not device.is_gpu:
-        return False, "off: it pays on a GPU only"
+        return False, "off: it only helps on a GPU"
     if not device.bfloat16 or find_spec("triton") is None:
         return False, "off: it needs Triton and a GPU with bfloat16"
-    own = held(module_map.checkpoint)
+    own = prequantized(module_map.checkpoint)
     if own and own.method != "bitsandbytes":
         return False, f"off: the kernels of {own.title} break the graph"
     experts = module_map.forward.experts_per_token > 1 or any(kind.experts for kind in module_map.kinds)
     if config.model.quantization == "int8" or experts:
         return False, "off: int8 and experts break the graph"
-    if trained and 4 * module_map.parameters * trained < COMPILING_PAYS:  # forward, and backward to the inputs
-        return False, "off: so short a run does not win back the minute that it takes"
-    return True, "on, if the run is long enough to win back the minute that it takes" if not trained else "on"
+    if trained and 4 * module_map.parameters * trained < COMPILE_MIN_FLOPS:  # forward, and backward to the inputs
+        return False, "off: the run is too short to make up for the minute that compiling takes"
+    return (
+        True,
+        "on, if the run is long enough to make up for the minute that compiling takes" if not trained else "on",
+    )
 
 
 def _liger(config: RunConfig, module_map: ModuleMap, device: Device, compiles: bool) -> tuple[bool, str]:

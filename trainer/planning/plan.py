@@ -1,7 +1,7 @@
 """The plan: what a configuration trains on a model and what that costs, before anything is loaded.
 
-Arithmetic over the module map alone, so that the page can follow every tick; the worker holds the
-plan against the real model before its first step (`adapter.verify`).
+Computed from the module map alone, fast enough for every click on the page; the worker checks the plan against the
+real model before the first step (`adapter.verify`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 from trainer.common.devices import CPU, Device
 from trainer.common.errors import Issue
 from trainer.config.schema import RunConfig
-from trainer.models.added_tokens import grow
+from trainer.models.added_tokens import with_vocabulary_size
 from trainer.models.base_model import Base
-from trainer.models.checkpoint_format import judge, settle
+from trainer.models.checkpoint_format import format_issues, with_checkpoint_quantization
 from trainer.models.module_map import ModuleMap
 from trainer.planning import short_runs
 from trainer.planning.coverage_warnings import coverage
 from trainer.planning.memory import Estimate, estimate, seen_by_torch
 from trainer.planning.memory_warnings import left_unquantized, too_large
 from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
-from trainer.planning.performance import Levers, pick
+from trainer.planning.performance import PerformanceSettings, choose_settings
 from trainer.planning.schedule import Size, total_steps, total_tokens
 from trainer.planning.targets import Receipt, Resolution, Target, resolve
 
@@ -35,41 +35,41 @@ class Plan:
     total: int
     """Parameters of the model."""
     trainable: int
-    """Numbers that training may change; entries of a sliced LoRA that stay zero are not among them."""
+    """Trainable parameters, without entries of a sliced LoRA that stay zero."""
     stored: int
-    """Numbers in the adapter's file."""
+    """Elements in the adapter file."""
     adapter_bytes: int
     memory: dict[str, int]
-    """Bytes on the training device, by item, at the moment that needs most."""
+    """Peak bytes on the training device, by item."""
     device: Device
-    """Where it would train, as it was when the plan was made."""
+    """The training device, as it was when the plan was made."""
     length: int
     """max_length of the configuration."""
-    levers: Levers
-    """What was picked to make it fast."""
+    performance: PerformanceSettings
+    """Chosen for speed; they do not change what the run learns."""
     steps: int
-    """Optimizer steps of the run; 0 where its data have not been read."""
+    """Optimizer steps of the run; 0 if its data has not been read."""
     fits: dict[str, int]
-    """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row; 0 where not
-    even the least fits; empty where the device's memory is not known."""
+    """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row; 0 if not
+    even the smallest fits; empty if the device's memory is unknown."""
     receipts: tuple[Receipt, ...]
     targets: tuple[Target, ...]
     checkpoint: dict[str, Any]
-    """What the published weights are quantized in, and how the run holds them; empty where they are plain numbers."""
+    """Quantization format of the published weights, and how the run holds them; empty if they are not quantized."""
     loading: int
-    """Bytes on the training device at the peak of loading, where weights change their form on the way; else 0."""
+    """Peak bytes on the training device while loading, if weights change their format on the way; else 0."""
     issues: tuple[Issue, ...]
     """What keeps the run from starting."""
     auto_class: str = "AutoModelForCausalLM"
     """The class of transformers that loads the base model."""
     warnings: tuple[Issue, ...] = ()
-    """What a person should know before starting."""
+    """What the user should know before starting."""
     base: Base = Base()
-    """The model's files, where they were looked at: which commit, what is still to download."""
+    """The model's files, if they were examined: which commit, what is still to download."""
 
     @property
     def share(self) -> float:
-        """Trainable numbers over the model's parameters."""
+        """Trainable parameters divided by the model's parameters."""
         return self.trainable / self.total if self.total else 0.0
 
     @property
@@ -90,7 +90,7 @@ class Plan:
             "loading": self.loading,
             "device_memory": {"device": self.device.name, "free": self.device.free, "total": self.device.total},
             "fits": self.fits,
-            "levers": self.levers.to_json(),
+            "levers": self.performance.to_json(),
             "steps": self.steps or None,
             "receipts": [asdict(receipt) | {"names": list(receipt.names)} for receipt in self.receipts],
             "issues": [issue.to_json() for issue in self.issues],
@@ -99,7 +99,7 @@ class Plan:
         }
 
     def on(self, base: Base) -> Plan:
-        """This plan with what was found out about the model's files."""
+        """This plan with the result of examining the model's files."""
         issues, warnings = (*self.issues, *base.issues), (*self.warnings, *base.warnings)
         return replace(self, issues=issues, warnings=warnings, base=base)
 
@@ -113,15 +113,15 @@ def make_plan(
 ) -> Plan:
     """The plan of `config` on the model that `module_map` describes, trained on `device`.
 
-    `vocabulary`: the tokens of its tokenizer; needed only where new ones are added. `data`: what there is to train
-    on, where that is known.
+    `vocabulary`: the tokenizer's tokens, only needed if new ones are added. `data`: the size of the training data, if
+    known.
     """
     data = data or Size(0, 0.0)
     new = config.model.new_tokens
-    module_map = grow(module_map, len(vocabulary) + len(new)) if new else module_map
+    module_map = with_vocabulary_size(module_map, len(vocabulary) + len(new)) if new else module_map
     checkpoint = module_map.checkpoint
-    obstacles, ignored = judge(config, checkpoint, device)
-    config = settle(config, checkpoint)
+    obstacles, ignored = format_issues(config, checkpoint, device)
+    config = with_checkpoint_quantization(config, checkpoint)
     found = resolve(config, module_map)
     training = config.training
 
@@ -129,8 +129,8 @@ def make_plan(
     def costs(recompute: bool) -> Estimate:
         return estimate(config, module_map, found.targets, device, recompute)
 
-    levers, needs = pick(config, module_map, device, costs, total_tokens(training, data))
-    memory = needs.items(levers.per_device_train_batch_size, training.max_length)
+    performance, needs = choose_settings(config, module_map, device, costs, total_tokens(training, data))
+    memory = needs.items(performance.per_device_train_batch_size, training.max_length)
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
@@ -143,12 +143,12 @@ def make_plan(
         memory=memory,
         device=device,
         length=training.max_length,
-        levers=levers,
+        performance=performance,
         steps=total_steps(training, data.examples),
         fits=fits,
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
-        checkpoint=checkpoint.told(config.model.quantization, usable=not obstacles) if checkpoint else {},
+        checkpoint=checkpoint.to_plan_json(config.model.quantization, usable=not obstacles) if checkpoint else {},
         loading=needs.loading_peak,
         issues=(*obstacles, *found.issues, *_problems(config, module_map, vocabulary, found)),
         auto_class=module_map.auto_class,
@@ -166,14 +166,14 @@ def make_plan(
 def _problems(
     config: RunConfig, module_map: ModuleMap, vocabulary: Collection[str], found: Resolution
 ) -> Iterator[Issue]:
-    """What keeps the run from starting beside the ticks themselves."""
+    """What else keeps the run from starting, besides problems of single ticks."""
     if known := [token for token in config.model.new_tokens if token in vocabulary]:
-        problem = f"The tokenizer has {', '.join(known)} already."
-        yield Issue("model.new_tokens", problem, "Take it out.")
+        problem = f"The tokenizer already has {', '.join(known)}."
+        yield Issue("model.new_tokens", problem, "Remove it from new_tokens.")
     if not found.targets and not found.issues:
         problem = "No tick matches a module." if config.modules else "Nothing is ticked."
         yield Issue("modules", problem, "Tick at least one module.")
     length, most = config.training.max_length, module_map.max_positions
     if most and length > most:
-        problem = f"{length} tokens are more than this model was made for."
+        problem = f"{length} tokens exceed the model's maximum sequence length."
         yield Issue("training.max_length", problem, f"Use at most {most}.", {"training.max_length": most})

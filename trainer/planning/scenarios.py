@@ -1,4 +1,4 @@
-"""Named ticks, and sets of them that answer one question about a model. The reference study's six are built in."""
+"""Scenarios (named ticks), and sets of them that each answer one question about a model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig, ModelConfig, RunConfig, Tick, Treatment, default_config
-from trainer.models.checkpoint_format import settle
+from trainer.models.checkpoint_format import with_checkpoint_quantization
 from trainer.models.module_map import GROUP_TITLES, ModuleKind, ModuleMap
 
-SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def _ticks(names: tuple[str, ...], treatment: Treatment = "lora") -> tuple[Tick,
     return tuple(Tick(name, treatment) for name in names)
 
 
-LORA = _ticks(SEVEN)
+LORA = _ticks(LINEAR_NAMES)
 HEAD = _ticks(("lm_head",), "full")
 EMBEDDING = _ticks(("embed_tokens",), "full")
 FC = _ticks(("fc1", "fc2"))
@@ -70,7 +70,7 @@ def study_job(model: str, chosen: Scenario) -> RunConfig:
 
 
 def starting_config(model: ModelConfig, module_map: ModuleMap | None) -> RunConfig:
-    """What a person starts from on a model: ticks, quantization and max_length that fit it.
+    """The initial configuration for a model: ticks, quantization and max_length that suit it.
 
     `module_map`: None where the model cannot be read now; the study's seven names stand in, which most models have.
     """
@@ -84,7 +84,7 @@ def starting_config(model: ModelConfig, module_map: ModuleMap | None) -> RunConf
         modules=starting_ticks(module_map),
         training=replace(config.training, max_length=longest),
     )
-    return settle(config, module_map.checkpoint)
+    return with_checkpoint_quantization(config, module_map.checkpoint)
 
 
 def starting_ticks(module_map: ModuleMap) -> tuple[Tick, ...]:
@@ -93,15 +93,15 @@ def starting_ticks(module_map: ModuleMap) -> tuple[Tick, ...]:
     Experts' weights are no linears: LoRA on all of them is large and takes no dropout, so it is left to be chosen. A
     model without attention and MLP (Mamba) starts with the linears of its mixers.
     """
-    if all((kind := module_map.get(tick.name)) and _starts(kind) for tick in LORA):
+    if all((kind := module_map.get(tick.name)) and _takes_default_lora(kind) for tick in LORA):
         return LORA
     for groups in (("attention", "mlp"), ("other",)):
-        if found := [kind for kind in _linears(module_map, groups) if _starts(kind)]:
+        if found := [kind for kind in _linears(module_map, groups) if _takes_default_lora(kind)]:
             return _lora(found)
     return ()
 
 
-def _starts(kind: ModuleKind) -> bool:
+def _takes_default_lora(kind: ModuleKind) -> bool:
     """Whether LoRA on a kind works with the defaults."""
     return kind.class_name != "Parameter" and not kind.by_weight
 
@@ -128,7 +128,7 @@ class ScenarioSet:
 
 def six(module_map: ModuleMap) -> tuple[Scenario, ...]:
     """The study's six; where the model fuses projections, in both readings: by slices, and by name alone."""
-    lost = [name for name in SEVEN if (kind := module_map.get(name)) is not None and kind.slice_of]
+    lost = [name for name in LINEAR_NAMES if (kind := module_map.get(name)) is not None and kind.slice_of]
     if not lost:
         return SIX
     meant = tuple(replace(item, title=f"{item.title}, as meant") for item in SIX)
@@ -139,15 +139,15 @@ def _as_written(item: Scenario, lost: list[str], module_map: ModuleMap) -> Scena
     """What PEFT makes of the study's own names: those inside fused modules match nothing, and it says nothing."""
     ticks = tuple(tick for tick in item.modules if tick.name not in lost)
     found = [tick.name for tick in ticks if module_map.get(tick.name)]
-    said = f"only {_and(found)} match" if found else "nothing matches"
-    note = f"By name, {said}: this model fuses {_and(lost)}."
+    said = f"only {_joined(found)} match" if found else "nothing matches"
+    note = f"By name, {said}: this model fuses {_joined(lost)}."
     return Scenario(f"{item.key}w", f"{item.title}, as written", note, ticks)
 
 
 def groups(module_map: ModuleMap) -> tuple[Scenario, ...]:
     """Attention, MLP, both, and embedding with head: LoRA, and the last ones in full as in the study."""
     attention, mlp = (_lora(_linears(module_map, (group,))) for group in ("attention", "mlp"))
-    ends = tuple(Tick(kind.name, _first(kind, "full")) for kind in _takers(module_map, ("embedding",)))
+    ends = tuple(Tick(kind.name, _first(kind, "full")) for kind in _trainable_kinds(module_map, ("embedding",)))
     found = (
         Scenario("attention", "Attention", "LoRA on every linear of attention.", attention),
         Scenario("mlp", "MLP", "LoRA on every linear of the MLP.", mlp),
@@ -160,7 +160,9 @@ def groups(module_map: ModuleMap) -> tuple[Scenario, ...]:
 def kinds(module_map: ModuleMap) -> tuple[Scenario, ...]:
     """Each kind alone, with LoRA where it takes it; a fused module by its slices, which say more."""
     split = {kind.slice_of for kind in module_map.kinds}
-    alone = [kind for kind in _takers(module_map, ("attention", "mlp", "embedding")) if kind.name not in split]
+    alone = [
+        kind for kind in _trainable_kinds(module_map, ("attention", "mlp", "embedding")) if kind.name not in split
+    ]
     return tuple(
         Scenario(kind.name, kind.name, _kind_note(kind), (Tick(kind.name, _first(kind, "lora")),)) for kind in alone
     )
@@ -196,14 +198,16 @@ SETS = (
 )
 
 
-def _takers(module_map: ModuleMap, wanted: tuple[str, ...]) -> list[ModuleKind]:
+def _trainable_kinds(module_map: ModuleMap, wanted: tuple[str, ...]) -> list[ModuleKind]:
     """Kinds of these groups that can train at all."""
     return [kind for group in wanted for kind in module_map.group(group) if kind.treatments]
 
 
 def _linears(module_map: ModuleMap, wanted: tuple[str, ...]) -> list[ModuleKind]:
     """Kinds of these groups that take LoRA, fused ones as one."""
-    return [kind for kind in _takers(module_map, wanted) if "lora" in kind.treatments and kind.slice_of is None]
+    return [
+        kind for kind in _trainable_kinds(module_map, wanted) if "lora" in kind.treatments and kind.slice_of is None
+    ]
 
 
 def _lora(found: list[ModuleKind]) -> tuple[Tick, ...]:
@@ -221,5 +225,5 @@ def _kind_note(kind: ModuleKind) -> str:
     return f"{what} {kind.name} alone" + (f", a slice of {kind.slice_of}." if kind.slice_of else ".")
 
 
-def _and(names: list[str]) -> str:
+def _joined(names: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

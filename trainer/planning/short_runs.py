@@ -1,4 +1,4 @@
-"""Runs of so few steps that they teach little, and the batch and epochs that give them enough."""
+"""Warns about runs with too few steps, and finds a batch size and epochs that give enough."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from trainer.config.schema import TrainingConfig
 from trainer.planning.schedule import batch_size, steps_per_epoch, total_steps
 
 SENSIBLE_STEPS = 30
-"""Fewer optimizer steps than this hardly move an adapter at ordinary learning rates."""
+"""With fewer optimizer steps, an adapter hardly changes at usual learning rates."""
 SMALLEST_BATCH = 4
-"""Examples of a step below which gradients get too noisy to propose it."""
+"""Batch size below which gradients are too noisy to suggest it."""
 
 
 def warnings(training: TrainingConfig, examples: int) -> list[Issue]:
-    """A warning if a run over `examples` training examples takes too few steps. Says nothing where `examples` is 0,
-    that is unknown, and the epochs decide."""
+    """A warning if a run over `examples` training examples takes too few steps; none if `examples` is 0 (unknown) and
+    epochs decide."""
     steps = total_steps(training, examples)
     if not 0 < steps < SENSIBLE_STEPS:
         return []

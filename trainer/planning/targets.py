@@ -1,4 +1,4 @@
-"""Ticks + module map -> targets: which modules each tick reaches, and how, with a receipt for every tick."""
+"""Resolves ticks to targets: the modules each tick matches and how they are trained, with a match report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from trainer.common.formatting import rate_text
 from trainer.config.rules import parse_layers
 from trainer.config.schema import AdapterConfig, RunConfig, Tick
 from trainer.models.added_tokens import vocabulary_kinds
-from trainer.models.checkpoint_format import held
+from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleKind, ModuleMap
-from trainer.planning.name_suggestions import meant
+from trainer.planning.name_suggestions import suggestion
 from trainer.planning.schedule import peak_rate
 
 TITLES = {"lora": "LoRA", "full": "full training"}
@@ -20,7 +20,7 @@ TITLES = {"lora": "LoRA", "full": "full training"}
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one tick really matched."""
+    """The match report of one tick: what it really matched."""
 
     tick: str
     treatment: str
@@ -42,7 +42,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Target:
-    """One module (or expert parameter) of the model and what is trained of it."""
+    """One module (or expert parameter) and how it is trained."""
 
     module: str
     kind: ModuleKind
@@ -51,14 +51,14 @@ class Target:
     r: int = 0
     lora_alpha: float = 0.0
     slices: tuple[Slice, ...] = ()
-    """Empty: the whole module. Else only these parts of its LoRA may move."""
+    """Empty for the whole module; else only these parts of its LoRA are trainable."""
     lr: float = 0.0
     """Peak learning rate; of slices with different rates, the highest."""
 
 
 @dataclass
 class Resolution:
-    """Everything that a selection of ticks means on one model."""
+    """The result of resolving ticks on one model."""
 
     receipts: list[Receipt] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Resolution:
 
 
 def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
-    """Match every tick against the map. Nothing is dropped: what matches nothing gets its receipt, too."""
+    """Match every tick against the map. Nothing is dropped: ticks that match nothing get a match report as well."""
     found = Resolution()
     ticked = {tick.name: tick for tick in config.modules}
     by_module: dict[str, list[Target]] = {}
@@ -104,21 +104,21 @@ def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
 
 
 def _resolve_new_tokens(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
-    """Targets for the rows of new tokens, or a warning that they stay as they were made."""
+    """Targets for the rows of new tokens, or a warning that they stay at their initial values."""
     count, names = len(config.model.new_tokens), []
     treated = {target.kind.name: target.treatment for target in found.targets}
     for kind in vocabulary_kinds(module_map):
         if kind.tied_to or treated.get(kind.name) == "full":
             continue
         if treated.get(kind.name) == "lora":
-            problem = f"{kind.name} has LoRA, beside which the rows of new tokens cannot train."
-            found.issues.append(Issue("modules", problem, f"Train {kind.name} in full, or take its LoRA away."))
+            problem = f"{kind.name} has LoRA, so its rows for new tokens cannot be trained."
+            found.issues.append(Issue("modules", problem, f"Train {kind.name} in full, or remove its LoRA."))
         elif config.adapter.train_new_tokens:
             names.append(kind.modules[0])
             lr = peak_rate(config.training, "rows")
             found.targets.append(Target(kind.modules[0], kind, "rows", (count, kind.shape[1]), lr=lr))
         else:
-            problem = f"The {count} new tokens have rows in {kind.name} that nothing trains."
+            problem = f"The {count} new tokens have rows in {kind.name} that are not trained."
             found.warnings.append(
                 Issue("model.new_tokens", problem, f"Set train_new_tokens, or tick {kind.name} full.")
             )
@@ -128,49 +128,51 @@ def _resolve_new_tokens(config: RunConfig, module_map: ModuleMap, found: Resolut
 
 
 def _check_start(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
-    """PiSSA (arXiv:2404.02948) decomposes whole unquantized linears, and starts with B that is not zero."""
+    """PiSSA (arXiv:2404.02948) decomposes whole unquantized linears and starts with a nonzero B."""
     if config.adapter.init_lora_weights != "pissa":
         return
     where = "adapter.init_lora_weights"
-    checkpoint = held(module_map.checkpoint)
+    checkpoint = prequantized(module_map.checkpoint)
     if checkpoint or config.model.quantization != "none":
-        fix = "Use the default start." if checkpoint else "Set quantization to none."
-        found.issues.append(Issue(where, "PiSSA cannot decompose quantized weights.", fix))
+        fix = "Use the default initialization." if checkpoint else "Set quantization to none."
+        found.issues.append(Issue(where, "PiSSA cannot decompose quantised weights.", fix))
     if config.adapter.use_dora:
-        found.issues.append(Issue(where, "PiSSA and DoRA exclude each other.", "Choose one of them."))
+        found.issues.append(Issue(where, "PiSSA and DoRA cannot be combined.", "Choose one of them."))
     if config.adapter.bias == "lora_only":
         found.issues.append(Issue(where, "PiSSA is saved without biases.", "Set bias to none."))
     if (
         config.adapter.use_rslora
         and len({(item.r, item.lora_alpha) for item in found.targets if item.treatment == "lora"}) > 1
     ):
-        problem = "PiSSA with rsLoRA takes one rank and one alpha."
-        found.issues.append(Issue(where, problem, "Switch use_rslora off, or give no kind its own."))
+        problem = "PiSSA with rsLoRA supports a single rank and alpha."
+        found.issues.append(
+            Issue(where, problem, "Turn use_rslora off, or remove the ranks and alphas of single kinds.")
+        )
     for target in found.targets:
         if target.treatment != "lora":
             what = "in full" if target.treatment == "full" else "its new rows"
             problem = f"PiSSA is saved as LoRA alone, and {target.kind.name} trains {what}, which would be lost."
-            found.issues.append(Issue(where, problem, "Use the default start, or train LoRA alone."))
+            found.issues.append(Issue(where, problem, "Use the default initialization, or train LoRA alone."))
             return
         if target.slices or target.kind.class_name in ("Embedding", "Parameter"):
             what = "a slice of a fused module" if target.slices else f"of the class {target.kind.class_name}"
             problem = f"{target.kind.name} is {what}, which PiSSA cannot start from."
-            found.issues.append(Issue(where, problem, "Use the default start, or untick it."))
+            found.issues.append(Issue(where, problem, "Use the default initialization, or untick it."))
             return
         if target.treatment == "lora" and target.r > (most := min(target.shape)):
-            problem = f"{target.kind.name} has {most} singular values, and PiSSA takes r = {target.r} of them."
+            problem = f"{target.kind.name} has only {most} singular values, but PiSSA needs r = {target.r} of them."
             found.issues.append(Issue("adapter.r", problem, f"Use at most {most}."))
             return
 
 
 def _check_dora(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
-    """DoRA needs the norm of the weight, which PEFT (0.21) reads of NF4 and, before it has run, of int8 alone."""
-    checkpoint = held(module_map.checkpoint)
+    """DoRA needs the weight's norm, which PEFT 0.21 cannot compute for int8 after its first forward pass."""
+    checkpoint = prequantized(module_map.checkpoint)
     unreadable = config.model.quantization == "int8" or (checkpoint and checkpoint.method != "bitsandbytes")
     if not config.adapter.use_dora or not unreadable:
         return
     title = checkpoint.title if checkpoint else "int8"
-    fix = "Switch use_dora off." if checkpoint else "Set quantization to nf4 or none."
+    fix = "Turn use_dora off." if checkpoint else "Set quantization to nf4 or none."
     for target in found.targets:
         quantized = target.kind.class_name in ("Linear", "Conv1D") and target.kind.group != "embedding"
         if target.treatment == "lora" and quantized:
@@ -202,7 +204,7 @@ def _targets(tick: Tick, kind: ModuleKind, module_map: ModuleMap, config: RunCon
 
 
 def _join(parts: list[Target], adapter: AdapterConfig) -> Target:
-    """The slices of one fused module as one LoRA: ranks add up, each slice owns its columns of B."""
+    """Join the slices of one fused module into one LoRA: ranks add up, each slice owns its columns of B."""
     if len(parts) == 1:
         return parts[0]
     start, slices = 0, []
@@ -239,7 +241,7 @@ def _rate_issue(kind: ModuleKind, module_map: ModuleMap) -> Issue:
 
 
 def _problem(tick: Tick, kind: ModuleKind, ticked: dict[str, Tick], config: RunConfig) -> Issue | None:
-    """Why this tick cannot be trained as it stands, if so. The field is filled in by the caller."""
+    """Why this tick cannot be trained, if so. The caller fills in the field."""
     if tick.treatment not in kind.treatments:
         allowed = " or ".join(TITLES[item] for item in kind.treatments) or "no training"
         reason = kind.reason or f"It takes {allowed}."
@@ -259,18 +261,18 @@ def _problem(tick: Tick, kind: ModuleKind, ticked: dict[str, Tick], config: RunC
 
 
 def _by_weight_problem(kind: ModuleKind, config: RunConfig) -> Issue | None:
-    """What keeps LoRA from a weight that PEFT can only reach as a parameter: `target_parameters` has limits."""
+    """Limits of PEFT's `target_parameters` for weights that LoRA can only reach as parameters."""
     if kind.class_name != "Parameter" and not kind.by_weight:
         return None
-    what = "expert parameters" if kind.class_name == "Parameter" else "taken for experts by PEFT"
+    what = "expert parameters" if kind.class_name == "Parameter" else "treated as experts by PEFT"
     if config.adapter.lora_dropout > 0:
         problem = f"{kind.name} are {what}, whose LoRA cannot have dropout."
         return Issue("", problem, "Set lora_dropout to 0.", {"adapter.lora_dropout": 0.0})
     if config.adapter.use_dora:
         problem = f"{kind.name} are {what}, which DoRA cannot train."
-        return Issue("", problem, "Switch use_dora off.", {"adapter.use_dora": False})
+        return Issue("", problem, "Turn use_dora off.", {"adapter.use_dora": False})
     if config.adapter.bias == "lora_only" and kind.bias:
-        problem = f"{kind.name} are {what}, whose biases stay as they are."
+        problem = f"{kind.name} are {what}, whose biases cannot be trained."
         return Issue("", problem, "Set bias to none.", {"adapter.bias": "none"})
     return None
 
@@ -280,9 +282,11 @@ def _layers(tick: Tick, kind: ModuleKind, module_map: ModuleMap) -> tuple[int, .
 
 
 def _layers_problem(tick: Tick, kind: ModuleKind, module_map: ModuleMap) -> Issue | None:
-    """Why the layers asked for are none of this kind's."""
+    """Why the requested layers do not exist in this kind."""
     if tick.layers.strip() and not kind.layers:
-        return Issue("", f"{kind.name} is in no layer, so “{tick.layers}” means nothing.", "Leave layers empty.")
+        return Issue(
+            "", f"{kind.name} is outside the layers, so “{tick.layers}” does not apply.", "Leave layers empty."
+        )
     try:
         _layers(tick, kind, module_map)
     except UserError as error:
@@ -313,8 +317,7 @@ def _rows(kind: ModuleKind) -> str:
 
 
 def _unmatched(tick: Tick, module_map: ModuleMap) -> Receipt:
-    """The receipt of a name that the model does not have, with what the person may have meant."""
-    note = (
-        f"matches nothing: {module_map.model_type or 'this model'} has no {tick.name}{meant(tick.name, module_map)}"
-    )
+    """The match report of a name that the model does not have, with a suggestion."""
+    model = module_map.model_type or "this model"
+    note = f"matches nothing: {model} has no {tick.name}{suggestion(tick.name, module_map)}"
     return Receipt(tick.name, tick.treatment, 0, 0, (), note)

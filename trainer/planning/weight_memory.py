@@ -1,11 +1,11 @@
-"""Which weights are quantized, which are left, and what all weights of the base model take."""
+"""Which weights are quantized, which are not, and the memory that the base model's weights take."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from math import ceil, prod
 
-from trainer.models.checkpoint_format import CheckpointFormat, held
+from trainer.models.checkpoint_format import CheckpointFormat, prequantized
 from trainer.models.module_map import READ, ModuleKind, ModuleMap
 from trainer.planning.parameter_counts import module_parameters
 from trainer.planning.targets import Target
@@ -13,34 +13,34 @@ from trainer.planning.targets import Target
 BLOCK, BLOCK_OF_SCALES = 64, 256
 """NF4 with double quantization: weights that share an 8-bit scale, scales that share a float32 one."""
 TABLES = 4 * (16 + 256 + 1)
-"""Bytes beside every NF4 weight: its values, its scales' values, their mean."""
+"""Bytes of lookup tables per NF4 weight: code values, scale code values, mean of the scales."""
 SHARE = 0.01
-"""Of the model's numbers, what an unquantized kind holds to be worth naming."""
+"""Share of the model's parameters from which an unquantized kind is worth a warning."""
 LARGEST = 2**31 - 1
-"""Numbers of one weight that bitsandbytes' kernels can index."""
+"""Most elements of one weight that bitsandbytes' kernels can index."""
 
-WEIGHTS = ("quantized weights", "quantization constants", "other weights", "frozen copies")
-"""Items of the base model's weights."""
+WEIGHTS = ("quantised weights", "quantisation constants", "other weights", "frozen copies")
+"""Memory items of the base model's weights. Keys of plan.json, which keep their spelling."""
 
 
 def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[str]:
-    """Modules that stay as they are in a quantized base.
+    """Modules that stay unquantized in a quantized base model.
 
     Embeddings, the head, what is read without a call, what trains in full, and what LoRA reaches by its weight, which
-    would be packed numbers.
+    must not be packed.
     """
     kinds = [kind for kind in module_map.kinds if kind.group == "embedding" or kind.reason == READ]
     kept = {module for kind in kinds for module in kind.modules}
     return sorted(kept | {target.module for target in targets if target.treatment == "full" or target.kind.by_weight})
 
 
-def modules_to_quantize(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
+def quantized_module_names(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
     """Names of what is quantized: plain linears, which transformers hands to bitsandbytes, and experts' parameters.
 
     transformers matches a name to skip from the start of a path, up to a dot, and at its end. A checkpoint that is
     used as it is decides by itself.
     """
-    if own := held(module_map.checkpoint):
+    if own := prequantized(module_map.checkpoint):
         return set(own.modules)
     if quantization == "none":
         return set()
@@ -58,7 +58,7 @@ def modules_to_quantize(quantization: str, module_map: ModuleMap, targets: Itera
 
 def experts_to_quantize(quantization: str, module_map: ModuleMap) -> set[str]:
     """Full names of the experts' parameters that `expert_quantization` quantizes: in NF4, all but giant ones."""
-    if quantization != "nf4" or held(module_map.checkpoint):
+    if quantization != "nf4" or prequantized(module_map.checkpoint):
         return set()
     return {
         parameter
@@ -69,14 +69,16 @@ def experts_to_quantize(quantization: str, module_map: ModuleMap) -> set[str]:
     }
 
 
-def unquantized(quantization: str, module_map: ModuleMap, targets: Iterable[Target], width: int) -> dict[str, int]:
-    """Bytes by kind of what quantization cannot reach, `width` bytes a number, the largest first.
+def unquantized_bytes(
+    quantization: str, module_map: ModuleMap, targets: Iterable[Target], width: int
+) -> dict[str, int]:
+    """Bytes by kind of what stays unquantized, at `width` bytes per element, largest first.
 
     That is matrices which are neither embeddings nor trained in full. Small kinds (routers, convolutions) are left
     out: one is listed if it holds SHARE of the model's numbers.
     """
     targets = list(targets)
-    passed = modules_to_quantize(quantization, module_map, targets)
+    passed = quantized_module_names(quantization, module_map, targets)
     passed |= {target.module for target in targets if target.treatment == "full"}
     left = {
         kind.name: width * sum(size for name, _, size in _modules(kind) if name not in passed)
@@ -87,8 +89,8 @@ def unquantized(quantization: str, module_map: ModuleMap, targets: Iterable[Targ
     return dict(sorted(worth.items(), key=lambda item: -item[1]))
 
 
-def dequantized(module_map: ModuleMap, quantized: set[str], targets: Iterable[Target]) -> int:
-    """Numbers of experts that are there at once outside their quantized form: all of one layer's, while it computes.
+def dequantized_experts(module_map: ModuleMap, quantized: set[str], targets: Iterable[Target]) -> int:
+    """Elements of experts held dequantized at once: those of one layer, while it computes.
 
     Where they have LoRA, PEFT makes the sum of each weight and its LoRA, and its gradient after that.
     """
@@ -110,9 +112,9 @@ def _modules(kind: ModuleKind) -> Iterator[tuple[str, tuple[int, ...], int]]:
 def weights(
     quantization: str, module_map: ModuleMap, targets: Iterable[Target], quantized: set[str], width: int
 ) -> dict[str, int]:
-    """Bytes of the base model's weights by item; `width` is that of a number that is not quantized."""
+    """Bytes of the base model's weights by item; `width` is the bytes per unquantized element."""
     full = {target.module for target in targets if target.treatment == "full"}
-    checkpoint = held(module_map.checkpoint)
+    checkpoint = prequantized(module_map.checkpoint)
     items = dict.fromkeys(WEIGHTS, 0)
     for kind in module_map.kinds:
         if kind.slice_of is not None:
@@ -135,7 +137,7 @@ def weights(
 
 
 def quantized_bytes(quantization: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Bytes of one quantized weight, and of its constants, as bitsandbytes 0.50 holds them."""
+    """Bytes of one quantized weight and of its constants in bitsandbytes 0.50."""
     if quantization == "int8":
         return prod(shape), shape[0] * 4
     blocks = ceil(prod(shape) / BLOCK)
@@ -143,7 +145,7 @@ def quantized_bytes(quantization: str, shape: tuple[int, ...]) -> tuple[int, int
 
 
 def loading_buffers(module_map: ModuleMap, quantized: set[str], width: int) -> int:
-    """Bytes that a weight takes for a moment while it loads, beside what stays of it; one loads after the other.
+    """Temporary bytes of the largest weight while it loads; weights load one after the other.
 
     What is dequantized has its packed numbers, two float32 copies and the result there at once; experts' parameters,
     which are put together from those of each expert, are there twice: the parts, and stacked. 0 where all weights

@@ -11,7 +11,7 @@ from trainer.common.errors import InvalidConfig, Issue
 from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import RunConfig, is_bundled
 from trainer.data.format_detection import SHAPES
-from trainer.data.readers.files import quickly_read
+from trainer.data.readers.files import is_quick_to_read
 from trainer.data.readers.uploads import MAX_UPLOAD_BYTES, check_room, keep_data, take_upload
 from trainer.models.locations import HUB_ID
 from trainer.planning.schedule import Size
@@ -61,7 +61,7 @@ def read_if_quick(lab: Lab, config: RunConfig, monitor: ProgressMonitor | None =
 
     Raises UserError only where the analysis cannot answer.
     """
-    if quickly_read(config.data, lab.settings.data_dir) and size(lab, config) is None:
+    if is_quick_to_read(config.data, lab.settings.data_dir) and size(lab, config) is None:
         _read(lab, config, monitor)
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from trainer.common import devices
 from trainer.config.schema import ModelConfig, RunConfig
-from trainer.config.validation import checked
-from trainer.models.weight_files import no_tokenizer, nothing_yet
+from trainer.models.weight_files import no_tokenizer, no_weights
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX, scenario, starting_config, study_job
 from trainer.planning.targets import Receipt
@@ -54,5 +53,5 @@ def plan(lab: Lab, config: RunConfig) -> Plan:
 
 def lacks_only_weights(found: Plan, model: str) -> bool:
     """Whether nothing keeps a run from starting but that the model's weights are not here: planning needs none."""
-    absent = {nothing_yet(model), no_tokenizer(model)} if nothing_yet(model) in found.issues else set()
+    absent = {no_weights(model), no_tokenizer(model)} if no_weights(model) in found.issues else set()
     return not set(found.issues) - absent

@@ -1,8 +1,8 @@
-"""Targets of a plan -> a model that trains exactly them, through plain PEFT, and the proof that it does.
+"""Wraps the model with PEFT so that exactly the plan's targets train, and verifies that they do.
 
 A slice of a fused projection is one LoRA over the whole module whose `lora_B` is masked: only the rows
-of the slice in the slice's own columns may move. B starts at zero, so the rest stays zero, whatever the
-optimizer or weight decay, and the adapter saved is a plain PEFT one.
+of the slice in the slice's own columns may move. B starts at zero, so the rest stays zero with any
+optimizer and weight decay, and the saved adapter is a plain PEFT one.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def peft_config(
     new_tokens: Sequence[int] = (),
     exclude: Iterable[str] = (),
 ) -> LoraConfig:
-    """The PEFT configuration of `targets`: full paths only, never names to be matched.
+    """The PEFT configuration of `targets`, with full paths only, never names to match.
 
-    `exclude`: modules that are no targets, though their paths end as a target's does.
+    `exclude`: modules that are not targets, although their paths end like a target's.
     """
     targets = list(targets)
     lora = [target for target in targets if target.treatment == "lora"]
@@ -53,21 +53,23 @@ def peft_config(
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter.r,
-        lora_alpha=_plain(adapter.lora_alpha),
+        lora_alpha=_as_int_if_whole(adapter.lora_alpha),
         lora_dropout=adapter.lora_dropout,
         bias=adapter.bias,
         use_rslora=adapter.use_rslora,
         use_dora=adapter.use_dora,
         init_lora_weights=True if adapter.init_lora_weights == "default" else adapter.init_lora_weights,
         trainable_token_indices={t.module: list(new_tokens) for t in targets if t.treatment == "rows"} or None,
-        # PEFT's own word for an adapter that is made of modules_to_save alone
+        # PEFT's placeholder for an adapter with modules_to_save only
         target_modules=modules or ([] if parameters else DUMMY_TARGET_MODULES),
         target_parameters=parameters or None,
         exclude_modules=list(exclude) or None,
         modules_to_save=list(dict.fromkeys(full)) or None,
         rank_pattern={target.module: target.r for target in lora if target.r != adapter.r},
         alpha_pattern={
-            target.module: _plain(target.lora_alpha) for target in lora if target.lora_alpha != adapter.lora_alpha
+            target.module: _as_int_if_whole(target.lora_alpha)
+            for target in lora
+            if target.lora_alpha != adapter.lora_alpha
         },
     )
 
@@ -77,27 +79,27 @@ def attach(
 ) -> PeftModel:
     """Wrap `model` so that the plan's targets train and nothing else does.
 
-    `new_tokens`: ids of the tokens whose rows train alone. Raises UserError where PEFT refuses a target.
+    `new_tokens`: ids of new tokens whose rows are trained. Raises UserError if PEFT rejects a target.
     """
-    # `no_init_weights` empties torch's init functions for the whole process: LoRA must never start from stray memory
+    # `no_init_weights` empties torch's init functions for the whole process: LoRA would start from uninitialized memory
     with warnings.catch_warnings(), guard_torch_init_functions():
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         try:
-            exclude = _lookalikes(model, plan.targets)
+            exclude = _modules_with_same_ending(model, plan.targets)
             wrapped = get_peft_model(model, peft_config(plan.targets, adapter, module_map, new_tokens, exclude))
         except ValueError as error:
             raise UserError(
-                f"PEFT refuses this selection: {str(error)[:300]}", "Untick the module it names."
+                f"PEFT rejects this selection: {str(error)[:300]}", "Untick the module that it names."
             ) from error
     _tie_copies(wrapped, plan.targets, module_map)
     return wrapped
 
 
 def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
-    """The last touches before training, also after a resume: float32 masters, learning rates, slice masks.
+    """Final preparations, also after a resume: float32 master weights, learning rates, slice masks.
 
-    To be called after the trainer is built, since TRL casts what trains on a quantized base to bfloat16,
-    in which small updates are lost.
+    Call it after the trainer is built: TRL casts trainable weights on a quantized base to bfloat16,
+    which loses small updates.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -108,11 +110,11 @@ def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
         if target.slices:
             _mask(model.base_model.model.get_submodule(target.module), target)
     if compute_dtype != torch.float32:
-        _keep_stream_narrow(model, compute_dtype)
+        _keep_compute_dtype(model, compute_dtype)
 
 
 def _parameters(model: PeftModel, target: Target) -> list[nn.Parameter]:
-    """What PEFT made of a target and trains: LoRA's matrices and magnitudes with the bias, a copy, or rows."""
+    """A target's trainable parameters in PEFT: LoRA matrices, magnitudes and bias, a copy, or rows."""
     module: Any = model.base_model.model.get_submodule(holder(target))
     name = target.module.rpartition(".")[2]
     while target.kind.class_name == "Parameter" and module.parameter_name != name:
@@ -128,11 +130,11 @@ def _parameters(model: PeftModel, target: Target) -> list[nn.Parameter]:
     return [parameter for parameter in found if parameter is not None and parameter.requires_grad]
 
 
-def _keep_stream_narrow(model: PeftModel, dtype: torch.dtype) -> None:
-    """What is float32 ends there: else all that follows would be float32, up to the residual stream.
+def _keep_compute_dtype(model: PeftModel, dtype: torch.dtype) -> None:
+    """Cast float32 outputs back to `dtype`, so that the residual stream does not become float32.
 
-    That is embeddings that train, and what autocast computes in float32 on a GPU (ATen/autocast_mode.h): LayerNorm,
-    and the powers and exponentials in activation functions.
+    These are outputs of trained embeddings, and of operations that autocast computes in float32 on a GPU
+    (ATen/autocast_mode.h): LayerNorm, and the powers and exponentials in activation functions.
     """
     embedding = model.get_input_embeddings()
     trains = any(parameter.requires_grad for parameter in embedding.parameters())
@@ -142,7 +144,7 @@ def _keep_stream_narrow(model: PeftModel, dtype: torch.dtype) -> None:
 
 
 def verify(model: PeftModel, plan: Plan, adapter: AdapterConfig, module_map: ModuleMap) -> None:
-    """Hold the plan against what really requires a gradient. Raises UserError if they differ."""
+    """Compare the plan with the parameters that require gradients. Raises UserError if they differ."""
     real: dict[tuple[str, str], int] = {}
     for owner, name in owners(model, plan, module_map):
         real[owner] = real.get(owner, 0) + model.get_parameter(name).numel()
@@ -155,14 +157,14 @@ def verify(model: PeftModel, plan: Plan, adapter: AdapterConfig, module_map: Mod
         if there != wanted:
             raise UserError(
                 f"The plan and the model differ at {module} ({treatment}): "
-                f"planned {wanted:,} numbers, found {there:,}.",
+                f"planned {wanted:,} parameters, found {there:,}.",
                 "Nothing was trained. Please report this with the run's config.json.",
                 "bug",
             )
 
 
 def owners(model: PeftModel, plan: Plan, module_map: ModuleMap) -> list[tuple[tuple[str, str], str]]:
-    """For every parameter that requires a gradient: the module and treatment it belongs to, and its name.
+    """For every parameter that requires a gradient: its (module, treatment) and its name.
 
     A tied weight belongs to the module that owns it in the map, wherever the model lists it first.
     """
@@ -180,7 +182,7 @@ def owners(model: PeftModel, plan: Plan, module_map: ModuleMap) -> list[tuple[tu
 
 
 def holder(target: Target) -> str:
-    """The module under whose name PEFT keeps the target: of expert parameters, the module that has them."""
+    """The module under whose name PEFT stores the target; for expert parameters, the module that holds them."""
     return target.module.rpartition(".")[0] if target.kind.class_name == "Parameter" else target.module
 
 
@@ -193,8 +195,8 @@ def trainable_parameters(model: PeftModel, treatment: str) -> list[tuple[str, nn
     ]
 
 
-def free_entries(model: PeftModel, plan: Plan, adapter: AdapterConfig) -> int:
-    """Numbers that training may change: all that require a gradient, less the masked ones."""
+def trainable_entries(model: PeftModel, plan: Plan, adapter: AdapterConfig) -> int:
+    """Trainable parameters: all that require a gradient, minus the masked ones."""
     masked = sum(
         parameter.numel() - int(parameter.slice_mask.sum())
         for parameter in model.parameters()
@@ -209,8 +211,8 @@ def _by_parameter(target: Target) -> bool:
     return target.kind.class_name == "Parameter" or target.kind.by_weight
 
 
-def _lookalikes(model: nn.Module, targets: Iterable[Target]) -> list[str]:
-    """Modules that PEFT would take for a target of LoRA, because their path ends with the target's."""
+def _modules_with_same_ending(model: nn.Module, targets: Iterable[Target]) -> list[str]:
+    """Modules that PEFT would match as LoRA targets because their paths end with a target's."""
     lora = {target.module for target in targets if target.treatment == "lora"}
     return [
         name
@@ -228,7 +230,7 @@ def _with_tied(target: Target, module_map: ModuleMap) -> list[str]:
 
 
 def _tie_copies(model: PeftModel, targets: Iterable[Target], module_map: ModuleMap) -> None:
-    """Tied modules trained in full stay tied: their copies share one weight. What else they hold trains if ticked."""
+    """Keep fully trained tied modules tied: their copies share a weight; other parameters train if ticked."""
     full = [target for target in targets if target.treatment == "full"]
     named = {target.module for target in full}
     for target in full:
@@ -243,7 +245,7 @@ def _tie_copies(model: PeftModel, targets: Iterable[Target], module_map: ModuleM
 
 
 def _mask(module: Any, target: Target) -> None:
-    """Let only the slices' own blocks of `lora_B` move, and their rows of DoRA's magnitude; each at its own rate."""
+    """Train only the slices' blocks of `lora_B` and rows of DoRA's magnitude, each at its own rate."""
     weight = module.lora_B["default"].weight
     mask = torch.zeros_like(weight, dtype=torch.bool)
     of_columns, of_rows = weight.new_ones(weight.shape[1]), weight.new_ones(weight.shape[0])
@@ -280,6 +282,6 @@ def _owner(name: str) -> tuple[str, str]:
     return name, "unknown"
 
 
-def _plain(number: float) -> float:
+def _as_int_if_whole(number: float) -> float:
     """16 rather than 16.0, as PEFT writes it."""
     return int(number) if float(number).is_integer() else number

@@ -1,4 +1,4 @@
-"""What a training tells about itself: metrics, evals and checkpoints as events; stopping when asked."""
+"""Trainer callback that writes metrics, evals and checkpoints as events, and stops on request."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Sink = Callable[..., None]
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
-    """Writes what happens as events, stops when asked, marks checkpoints complete."""
+    """Writes events, stops on request, marks checkpoints complete."""
 
     def __init__(self, sink: Sink, stop_asked: Callable[[], bool], examples: int, before: int = 0) -> None:
-        """`before`: `memory_held()` when nothing of the model was loaded yet."""
+        """`before`: `memory_held()` before the model was loaded."""
         self._sink, self._stop_asked, self._examples, self._before = sink, stop_asked, examples, before
         self._elapsed = self._tokens = 0.0
         self._resumed_at = self._last = time.monotonic()
@@ -41,19 +41,19 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if self._stop_asked():
             control.should_training_stop = control.should_save = True
         if state.global_step >= state.max_steps:
-            control.should_save = True  # so that more epochs can follow
+            control.should_save = True  # so that more epochs can be added later
             control.should_evaluate = control.should_evaluate or args.eval_strategy != "no"
         if control.should_save:
             self._check_space(Path(args.output_dir), model)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """A stop that came during a long eval saves right after it. Transformers saves after it evaluates."""
+        """Save right after an eval during which a stop was requested; transformers saves after evaluating."""
         if self._stop_asked() and state.global_step and not control.should_save:
             control.should_training_stop = control.should_save = True
             self._check_space(Path(args.output_dir), model)
 
     def _check_space(self, folder: Path, model: Any) -> None:
-        """A checkpoint holds the trained weights and two moments of each; the one before knows better."""
+        """Weights and two moments each; the size of an earlier checkpoint is a better estimate."""
         trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
         known = checkpoints.bytes_of_newest(folder)
         place = folder if folder.exists() else folder.parent
@@ -96,22 +96,22 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             if name in logs and not math.isfinite(float(logs[name])):
                 raise UserError(
                     f"The {name.replace('_', ' ')} is not a finite number at step {state.global_step}.",
-                    "Lower the learning rate, and look at the data around there.",
+                    "Lower the learning rate, and check the data around that step.",
                     "nonfinite",
                 )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir)
         checkpoints.mark_complete(folder / f"checkpoint-{state.global_step}")
-        checkpoints.drop_old(folder)
+        checkpoints.remove_old(folder)
         self._sink("checkpoint", step=state.global_step)
 
 
 def memory_peak() -> int:
-    """The most bytes so far: that torch allocated on the GPU, or that this process had where there is none."""
+    """Peak bytes so far: allocated by torch on the GPU, or held by this process without one."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    # getrusage's figure begins with what the process had that started this one, and psutil knows no peak on Linux
+    # getrusage includes the parent's peak after a fork, and psutil has no peak on Linux
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
@@ -122,7 +122,7 @@ def memory_peak() -> int:
 
 
 def memory_held() -> int:
-    """Bytes held now, counted as `memory_peak` counts: on a CPU libraries and data are among them."""
+    """Bytes held now, counted like `memory_peak`: on a CPU, this includes libraries and data."""
     if torch.cuda.is_available():
         return int(torch.cuda.memory_allocated())
     return int(psutil.Process().memory_info().rss)

@@ -1,4 +1,4 @@
-"""Complete checkpoints: transformers' checkpoints are not atomic, so each gets a marker once it is whole."""
+"""Checkpoint markers: transformers' checkpoints are not atomic, so each gets a marker once it is complete."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from trainer.common import atomic
 
 MARKER = "complete.json"
-KEPT = 2
-"""Checkpoints of a run that stay: a newest one that turns out broken has one before it."""
+CHECKPOINTS_KEPT = 2
+"""Checkpoints to keep per run, so that there is another one if the newest is damaged."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -39,7 +39,7 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The newest whole checkpoint below `folder`; broken newer ones are removed, since nothing can use them."""
+    """The newest complete checkpoint in `folder`; removes newer damaged ones, which are of no use."""
     found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
     for checkpoint in sorted(found, key=_step, reverse=True):
         if is_complete(checkpoint):
@@ -48,19 +48,19 @@ def newest_complete(folder: Path) -> Path | None:
     return None
 
 
-def drop_old(folder: Path) -> None:
-    """Remove all but the newest KEPT checkpoints, the marker first: what is marked is whole at any moment.
+def remove_old(folder: Path) -> None:
+    """Remove all but the newest CHECKPOINTS_KEPT checkpoints, markers first, so a marked one is always complete.
 
-    Trainer's own `save_total_limit` removes old ones before the new one is marked, their markers at any time.
+    transformers' own `save_total_limit` removes old ones before the new one is marked, in any file order.
     """
     found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
-    for checkpoint in sorted(found, key=_step, reverse=True)[KEPT:]:
+    for checkpoint in sorted(found, key=_step, reverse=True)[CHECKPOINTS_KEPT:]:
         (checkpoint / MARKER).unlink(missing_ok=True)
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def drop_unfinished(folder: Path) -> None:
-    """Remove checkpoints that were never marked: what a full disk left of one only takes space."""
+def remove_unfinished(folder: Path) -> None:
+    """Remove checkpoints without a marker, such as what a full disk left of one."""
     for checkpoint in folder.glob("checkpoint-*"):
         if not (checkpoint / MARKER).exists():
             shutil.rmtree(checkpoint, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Examples -> batches: cut at the maximum length, padded or packed; which examples come together."""
+"""Collates examples into batches, truncated and padded or packed, and groups examples by length."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from trainer.data import packing
 
 IGNORED = -100
-"""Label of tokens that do not count (PyTorch's cross entropy skips it)."""
+"""Label of tokens without loss (PyTorch's `ignore_index`)."""
 Batch = dict[str, Any]
 
 
@@ -22,9 +22,9 @@ Batch = dict[str, Any]
 class Collator:
     """Batches of (rows, tokens): input_ids, labels, and either attention_mask or, packed, position_ids.
 
-    Packed rows have no attention mask: positions that begin anew tell transformers where an example ends, and
-    no example sees another. `tokens` is how many positions are no padding; the trainer takes it out. Padding is
-    masked, so it is token 0, which every model knows: many tokenizers have none for it, or one beyond the vocabulary.
+    Packed rows have no attention mask: restarting position ids tell transformers where an example ends, so that no
+    example attends to another. `tokens` counts the positions without padding; the trainer removes it. Padding is
+    masked, so it uses token 0: many tokenizers have no padding token, or one outside the model's vocabulary.
     """
 
     max_length: int
@@ -58,7 +58,7 @@ class Collator:
 
 
 class GroupedSampler(Sampler[int]):
-    """Random order in which examples of about equal length come together; the same in a resumed run."""
+    """Random order that groups examples of similar length; deterministic, so a resumed run repeats it."""
 
     def __init__(self, lengths: np.ndarray, batch: int, seed: int) -> None:
         self._lengths, self._batch, self._seed, self._epoch = lengths.tolist(), batch, seed, 0

@@ -1,4 +1,4 @@
-"""Regional compilation: each of a model's repeated layers is compiled, if that works and gives the same loss."""
+"""Regional compilation: compiles each of a model's repeated layers, if that works and gives the same loss."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from trainer.training.callbacks import Sink
 
 BACKEND = "inductor"
 SHAPES = 64
-"""How often a layer's code may be compiled anew: for its sorts, for one row or several, for evaluations."""
+"""Recompilation limit for a layer's code: layer variants, one row or several, evaluation."""
 TOLERANCE = 0.02
-"""Relative difference of two losses that bfloat16 and other dropped inputs explain."""
+"""Relative difference of two losses that bfloat16 and different dropout explain."""
 
 
 class Compiler(TrainerCallback):  # type: ignore[misc]
-    """Compiles the layers in place when training starts, with everything else that changes them done before.
+    """Compiles the layers in place when training starts, after everything else that changes them.
 
-    The first batch is tried, forward and backward, plain and compiled. Where that fails, nothing is compiled.
-    Later on a shape that cannot be compiled is computed as it was written.
+    Runs the first batch forward and backward, eager and compiled; if that fails, nothing is compiled. Later shapes
+    that cannot be compiled run eagerly.
     """
 
     def __init__(self, trainer: Trainer, sink: Sink) -> None:
@@ -31,7 +31,7 @@ class Compiler(TrainerCallback):  # type: ignore[misc]
         torch._dynamo.config.recompile_limit = SHAPES
         model = self._trainer.model
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-        problem = self._try(layers) if layers else "this model has none that repeat"
+        problem = self._try(layers) if layers else "this model has no repeated layers"
         if problem:
             for layer in layers:
                 layer._compiled_call_impl = None
@@ -39,7 +39,7 @@ class Compiler(TrainerCallback):  # type: ignore[misc]
         torch._dynamo.config.suppress_errors = True
 
     def _try(self, layers: list[Any]) -> str:
-        """Compile; what is wrong with it, or nothing."""
+        """Compile the layers; returns what is wrong, or an empty string."""
         try:
             plain = self._loss()
             for layer in layers:
@@ -53,7 +53,7 @@ class Compiler(TrainerCallback):  # type: ignore[misc]
         return f"the loss would be {compiled:.4f} instead of {plain:.4f}" if differ else ""
 
     def _loss(self) -> float:
-        """The loss of the first batch, after a backward pass that leaves no trace."""
+        """The loss of the first batch; also runs a backward pass, and restores all state afterwards."""
         trainer = self._trainer
         count = min(trainer.args.per_device_train_batch_size, len(trainer.train_dataset))
         batch = trainer.data_collator([trainer.train_dataset[number] for number in range(count)])

@@ -1,7 +1,7 @@
-"""The C library's heap: what tensors on a CPU free is kept for the next ones.
+"""Tunes glibc's malloc to keep freed memory for the next CPU tensors.
 
-glibc gives blocks back to the system as they are freed, and the system hands out zeroed pages for the next ones: on a
-small model thousands of page faults a step, a tenth of its time. How often depends on what was allocated before.
+glibc returns freed blocks to the system, which hands out zeroed pages for new ones: on a small model, thousands of
+page faults per step, a tenth of its time.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 _KEPT = 2**30
 _FROM_HEAP = 2**25
-"""Bytes up to which a block comes from the heap; the most that glibc takes."""
+"""Largest block to allocate from the heap; the maximum that glibc accepts."""
 
 
 def keep_freed_memory() -> None:
-    """Keep up to a GiB of freed memory; nothing where the C library is another one."""
+    """Keep up to a GiB of freed memory; does nothing with another C library."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,4 +1,4 @@
-"""transformers reads a checkpoint in NF4, and experts are quantized as they arrive."""
+"""Hooks into transformers' NF4 loading to quantize expert parameters as they arrive."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from trainer.training.expert_quantization import replace_parameter
 
 @contextmanager
 def quantizing_experts(names: Iterable[str]) -> Iterator[None]:
-    """While in it, transformers loads checkpoints in NF4 with the parameters `names` quantized as they arrive.
+    """Within the context, transformers loads checkpoints in NF4 and quantizes the parameters `names` as they arrive.
 
-    It reads one parameter at a time where it quantizes, so the device never holds more than one in 16 bit, beside the
-    parts that a checkpoint has it in.
+    It reads one parameter at a time, so the device never holds more than one in 16 bits, plus its parts in the
+    checkpoint.
     """
     own = AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"]
     AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = partial(_Quantizer, frozenset(names))
@@ -31,7 +31,7 @@ def quantizing_experts(names: Iterable[str]) -> Iterator[None]:
 
 
 class _Quantizer(Bnb4BitHfQuantizer):  # type: ignore[misc]
-    """Quantizes linears as bitsandbytes does, and experts besides."""
+    """Quantizes linears like bitsandbytes, and experts in addition."""
 
     def __init__(self, names: frozenset[str], *values: Any, **keywords: Any) -> None:
         super().__init__(*values, **keywords)
@@ -49,7 +49,7 @@ class _QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
         self.names, self.linears = names, linears
 
     def convert(self, input_dict: dict[str, Any], model: nn.Module, **keywords: Any) -> dict[str, Any]:
-        """Put experts into the model, and hand on the linears for transformers to do so."""
+        """Quantize experts into the model, and pass the linears on to transformers."""
         for name in self.names & input_dict.keys():
             value = input_dict.pop(name)
             replace_parameter(model, name, value[0] if isinstance(value, list) else value)

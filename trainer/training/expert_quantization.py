@@ -1,11 +1,11 @@
-"""Expert weights in NF4: quantized as they load, there in full only while their layer computes.
+"""Expert weights in NF4: quantized while loading, dequantized only while their layer computes.
 
 transformers 5 keeps all experts of a layer in one bare parameter, and bitsandbytes quantizes linears only. Here such
 a parameter is packed to NF4 with double quantization (arXiv:2305.14314), like the linears beside it. A stand-in of
 the same shape, dtype and device that takes no memory holds its place. Hooks put the dequantized weight there for the
 forward pass of the module and take it away again, so whatever reads the parameter, PEFT's ParamWrapper included, sees
 an ordinary one. Autograd would keep those weights for the backward pass, every layer's at once: what it saves of them
-is replaced by a note of how to dequantize them again.
+is replaced by a reference from which they are dequantized again.
 
 `bitsandbytes.nn.parametrize` does not go together with LoRA on experts in PEFT 0.21: the wrapper leaves its own
 parametrization behind after a pass, and the next pass fails on it.
@@ -28,7 +28,7 @@ from torch.utils import checkpoint
 from trainer.planning.weight_memory import BLOCK, BLOCK_OF_SCALES
 
 _WEIGHTS, _SCOPE = "nf4_expert_weights", "nf4_scope"
-"""Attributes of the module that owns the parameters, and of the one during whose forward pass they are there."""
+"""Attributes of the module that owns the parameters, and of the one whose forward pass uses them."""
 
 
 @dataclass(eq=False)
@@ -44,7 +44,7 @@ class ExpertWeight:
     def quantize(cls, weight: torch.Tensor) -> ExpertWeight:
         """Pack `weight`, of any shape, in float32, bfloat16 or float16, on the device that it is on."""
         packed, state = _pack(weight.contiguous())
-        # not a number, so that nothing can compute with it unnoticed
+        # NaN, so that computing with it by mistake does not go unnoticed
         empty = torch.full((1,) * weight.dim(), torch.nan, dtype=weight.dtype, device=weight.device)
         stand_in = nn.Parameter(empty.expand(weight.shape), requires_grad=False)
         stand_in._is_hf_initialized = True  # type: ignore[attr-defined]
@@ -52,11 +52,11 @@ class ExpertWeight:
 
     @torch.no_grad()
     def dequantize(self) -> torch.Tensor:
-        """The weight as it is computed with, in the shape and dtype that it was loaded in."""
+        """The dequantized weight, in its original shape and dtype."""
         return dequantize_4bit(self.packed, self.state)  # type: ignore[no-any-return]
 
     def tensors(self) -> dict[str, list[torch.Tensor]]:
-        """All that is held in memory: packed weights, and constants."""
+        """All tensors held in memory: packed weights and quantization constants."""
         state, nested = self.state, self.state.state2
         return {
             "packed": [self.packed],
@@ -65,9 +65,9 @@ class ExpertWeight:
 
 
 def _pack(weight: torch.Tensor) -> tuple[torch.Tensor, QuantState]:
-    """What `quantize_4bit` gives for the whole weight, made from one expert at a time.
+    """The result of `quantize_4bit` for the whole weight, computed one expert at a time.
 
-    On a CPU it takes many times the memory of what it quantizes.
+    On a CPU, `quantize_4bit` needs many times the memory of its input.
     """
     stacked = weight.dim() > 2 and weight[0].numel() % BLOCK == 0  # else a block would belong to two experts
     parts = [quantize_4bit(part, quant_type="nf4") for part in (weight if stacked else [weight])]
@@ -90,7 +90,7 @@ def _pack(weight: torch.Tensor) -> tuple[torch.Tensor, QuantState]:
 
 @dataclass
 class _Scope:
-    """The quantized parameters that are there while one module runs, and how autograd's saved tensors are handled."""
+    """The quantized parameters to dequantize while one module runs, and its saved-tensor hooks."""
 
     owners: list[nn.Module]
     handles: list[Any] = field(default_factory=list)
@@ -106,7 +106,7 @@ def quantize_experts(model: nn.Module, names: Iterable[str], device: torch.devic
     """Quantize the parameters `names` of a loaded model, one after the other, each on `device` if one is given.
 
     A model in main memory thus gets its experts onto a GPU with room for one unquantized parameter. What is quantized
-    already stays as it is. `names`: full names, from `weights.experts_to_quantize`.
+    already stays as it is. `names`: full names, from `weight_memory.experts_to_quantize`.
     """
     for full_name in names:
         path, _, name = full_name.rpartition(".")
@@ -118,7 +118,7 @@ def quantize_experts(model: nn.Module, names: Iterable[str], device: torch.devic
 def dequantize_experts(model: nn.Module) -> None:
     """Turn quantized experts back into ordinary parameters, with the values that training computed with.
 
-    For merging: PEFT adds LoRA to what stands in the parameter's place, and raises where that is a stand-in.
+    Needed for merging: PEFT adds LoRA to the parameter, and fails on a stand-in.
     """
     for module in list(model.modules()):
         scope: _Scope | None = module.__dict__.pop(_SCOPE, None)
@@ -139,7 +139,7 @@ def quantized_experts(model: nn.Module) -> dict[str, tuple[nn.Module, str, Exper
 
 
 def replace_parameter(model: nn.Module, full_name: str, value: torch.Tensor) -> None:
-    """Quantize `value` and let it stand for the parameter."""
+    """Quantize `value` and replace the parameter with it."""
     path, _, name = full_name.rpartition(".")
     owner = model.get_submodule(path)
     if not hasattr(owner, _WEIGHTS):
@@ -192,7 +192,7 @@ def _leave(reader: nn.Module, _inputs: Any, _output: Any) -> None:
 
 
 def _place(owner: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    """Put `parameter` in its place, which is another one while PEFT has its LoRA on."""
+    """Set the parameter, or the original below PEFT's parametrization while LoRA is active."""
     if parametrize.is_parametrized(owner, name):
         owner.parametrizations[name].original = parameter  # type: ignore[index, union-attr]
     else:
@@ -204,7 +204,7 @@ def _as_it_is(saved: Any) -> Any:
 
 
 class _SavedWeights(torch.autograd.graph.saved_tensors_hooks):
-    """Lets autograd save how a weight came about in place of the weight; all else goes to the hooks around it."""
+    """Saves how to recompute a weight instead of the weight; other tensors go to the enclosing hooks."""
 
     def __init__(self, scope: _Scope, pack_other: Callable[[Any], Any], unpack_other: Callable[[Any], Any]) -> None:
         made: WeakValueDictionary[tuple[int, str, bool], _Rebuilt] = WeakValueDictionary()
@@ -224,7 +224,7 @@ class _SavedWeights(torch.autograd.graph.saved_tensors_hooks):
 
 
 def _whole(owner: nn.Module, name: str) -> Iterator[tuple[torch.Tensor, list[nn.Module]]]:
-    """The weight as it is in use, and with what PEFT's LoRA adds to it."""
+    """The dequantized weight, and the one with PEFT's LoRA added."""
     if not parametrize.is_parametrized(owner, name):
         yield owner.get_parameter(name), []
         return
@@ -237,7 +237,7 @@ def _whole(owner: nn.Module, name: str) -> Iterator[tuple[torch.Tensor, list[nn.
 
 @dataclass(eq=False)
 class _Rebuilt:
-    """A weight made anew in the backward pass, for as long as a node that has yet to run needs it."""
+    """A weight recomputed in the backward pass, kept as long as a pending node needs it."""
 
     weight: ExpertWeight
     changes: list[nn.Module]
@@ -255,7 +255,7 @@ class _Rebuilt:
 
 @dataclass(eq=False)
 class _View:
-    """What a node saved of a weight: a part of it, or its transpose."""
+    """A saved view of a weight: a part of it, or its transpose."""
 
     rebuilt: _Rebuilt
     size: torch.Size

@@ -1,4 +1,4 @@
-"""Weights into memory: dtype, device, quantization."""
+"""Loads the base model: dtype, device, quantization."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from trainer.models.locations import check_weights, load_config, locate
 from trainer.models.model_config import auto_class, missing_package
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan
-from trainer.planning.weight_memory import experts_to_quantize, modules_to_quantize, skipped_modules
+from trainer.planning.weight_memory import experts_to_quantize, quantized_module_names, skipped_modules
 from trainer.training.callbacks import Sink
 from trainer.training.expert_loading import quantizing_experts
 from trainer.training.expert_quantization import quantize_experts
-from trainer.training.quantization import dequantized, quantize_rest, quantized_on_arrival
+from trainer.training.quantization import dequantizing_keywords, quantize_rest, quantized_on_arrival
 
 
 def compute_dtype(model: ModelConfig) -> torch.dtype:
-    """The dtype of activations: as asked for; auto is bfloat16 on a GPU that has it, else float32."""
+    """The compute dtype as configured; auto is bfloat16 on a GPU that supports it, else float32."""
     if model.dtype == "auto":
         return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
     return getattr(torch, model.dtype)  # type: ignore[no-any-return]
 
 
 def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: ModuleMap, sink: Sink) -> Any:
-    """The base model, quantized if asked for, with SDPA attention. Raises UserError where it cannot load whole."""
+    """The base model, quantized if configured, with SDPA attention. Raises UserError if it cannot be loaded."""
     config = load_config(model, models_dir)
     check_weights(model, models_dir)
-    # it tells of a cast to float16 at every call
+    # it logs a cast to float16 at every call
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    checkpoint, way = module_map.checkpoint, _Way.of(model, plan, module_map)
+    checkpoint, method = module_map.checkpoint, _LoadingMethod.of(model, plan, module_map)
     if checkpoint is not None:
-        sink("log", text=checkpoint.says(model.quantization))
-    loaded, found = _read(model, models_dir, config, way)
-    _check_whole(loaded, found, model.name, sink)
-    way.finish(loaded)
+        sink("log", text=checkpoint.describe(model.quantization))
+    loaded, found = _read(model, models_dir, config, method)
+    _check_complete(loaded, found, model.name, sink)
+    method.finish(loaded)
     if checkpoint is not None and checkpoint.method not in ("gptq", "awq"):  # their kernels choose their own type
-        _compute_in(loaded, compute_dtype(model))
-    _keep_weights_in_place(loaded)
+        _set_compute_dtype(loaded, compute_dtype(model))
+    _prevent_repacking(loaded)
     loaded.config.use_cache = False
     return loaded
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How weights become what the run holds: as they are, or quantized while they load."""
+class _LoadingMethod:
+    """How weights are loaded: as they are, or quantized on the way."""
 
     checkpoint: CheckpointFormat | None
     settings: BitsAndBytesConfig | None
@@ -64,22 +64,22 @@ class _Way:
     experts: set[str]
 
     @classmethod
-    def of(cls, model: ModelConfig, plan: Plan, module_map: ModuleMap) -> _Way:
+    def of(cls, model: ModelConfig, plan: Plan, module_map: ModuleMap) -> _LoadingMethod:
         checkpoint = module_map.checkpoint
-        if model.quantization == "none" or (checkpoint is not None and checkpoint.held):
+        if model.quantization == "none" or (checkpoint is not None and checkpoint.used_as_is):
             return cls(checkpoint, None, set(), set())
         experts = experts_to_quantize(model.quantization, module_map)
-        linears = modules_to_quantize(model.quantization, module_map, plan.targets) - experts
-        return cls(checkpoint, _quantization(model, plan, module_map), linears, experts)
+        linears = quantized_module_names(model.quantization, module_map, plan.targets) - experts
+        return cls(checkpoint, _bitsandbytes_config(model, plan, module_map), linears, experts)
 
     @property
     def dequantizes(self) -> bool:
-        return self.checkpoint is not None and not self.checkpoint.held
+        return self.checkpoint is not None and not self.checkpoint.used_as_is
 
     def keywords(self, config: Any) -> dict[str, Any]:
-        """What `from_pretrained` takes for it; may set `config`."""
+        """Keywords for `from_pretrained`; may modify `config`."""
         if self.checkpoint is not None and self.dequantizes:
-            return dequantized(config, self.checkpoint)
+            return dequantizing_keywords(config, self.checkpoint)
         return {} if self.settings is None else {"quantization_config": self.settings}
 
     def arriving(self) -> contextlib.AbstractContextManager[None]:
@@ -94,17 +94,17 @@ class _Way:
         """Quantize what is left."""
         if self.dequantizes and self.settings is not None:
             quantize_rest(loaded, self.linears, self.settings)
-        quantize_experts(loaded, self.experts)  # all are by now, but where transformers does not hand them over
+        quantize_experts(loaded, self.experts)  # only those that transformers did not pass through the hook
 
 
-def _read(model: ModelConfig, models_dir: Path, config: Any, way: _Way) -> tuple[Any, dict[str, Any]]:
-    """The model, and what `from_pretrained` says of missing and unexpected weights. Raises UserError."""
+def _read(model: ModelConfig, models_dir: Path, config: Any, method: _LoadingMethod) -> tuple[Any, dict[str, Any]]:
+    """The model, and `from_pretrained`'s report of missing and unexpected weights. Raises UserError."""
     source, keywords = locate(model, models_dir)
-    keywords |= way.keywords(config)
+    keywords |= method.keywords(config)
     if torch.cuda.is_available():
         keywords["device_map"] = {"": 0}
     try:
-        with way.arriving():
+        with method.arriving():
             return auto_class(config).from_pretrained(  # type: ignore[no-any-return]
                 source,
                 config=config,
@@ -121,24 +121,24 @@ def _read(model: ModelConfig, models_dir: Path, config: Any, way: _Way) -> tuple
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(
             f"The weights of {model.name} cannot be loaded: {first_line(error)}",
-            "It needs its weights, whole, as safetensors.",
+            "It needs complete weights as safetensors.",
         ) from error
 
 
-def _check_whole(loaded: Any, found: dict[str, Any], name: str, sink: Sink) -> None:
-    """Raises UserError where weights are missing; logs those that have no place."""
+def _check_complete(loaded: Any, found: dict[str, Any], name: str, sink: Sink) -> None:
+    """Raise UserError if weights are missing; log unexpected ones."""
     missing = sorted(found["missing_keys"] & dict(loaded.named_parameters()).keys())
     if missing:
         raise UserError(
-            f"The weights of {name} lack {_some(missing)}: random numbers would stand there.",
+            f"The weights of {name} lack {_first_few(missing)}, which would be initialized randomly.",
             "Copy the model again, or correct its config.json.",
         )
     if unused := sorted(found["unexpected_keys"]):
-        sink("log", text=f"Weights that the model has no place for are left out: {_some(unused)}")
+        sink("log", text=f"Ignoring weights that the model does not use: {_first_few(unused)}")
 
 
-def _quantization(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
-    """NF4 with double quantization, or LLM.int8(). What trains in full, and the head, stays as it is."""
+def _bitsandbytes_config(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> BitsAndBytesConfig:
+    """NF4 with double quantization, or LLM.int8(). Fully trained modules and the head stay unquantized."""
     return BitsAndBytesConfig(
         load_in_4bit=model.quantization == "nf4",
         load_in_8bit=model.quantization == "int8",
@@ -146,15 +146,15 @@ def _quantization(model: ModelConfig, plan: Plan, module_map: ModuleMap) -> Bits
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype(model),
         bnb_4bit_quant_storage=torch.uint8,
-        # a list of one's own replaces the default, which holds the head
+        # replaces the default list, which contains the head
         llm_int8_skip_modules=skipped_modules(module_map, plan.targets),
     )
 
 
-def _compute_in(model: Any, dtype: torch.dtype) -> None:
-    """Have a model from a quantized checkpoint compute in `dtype`, as far as its weights are not quantized.
+def _set_compute_dtype(model: Any, dtype: torch.dtype) -> None:
+    """Set the compute dtype of a model from a quantized checkpoint.
 
-    transformers leaves the plain weights of such a checkpoint in the type that they were saved in.
+    transformers leaves the unquantized weights of such a checkpoint in the dtype in which they were saved.
     """
     wide = {*(model._keep_in_fp32_modules or ()), *(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
     packed = (bitsandbytes.nn.Params4bit, bitsandbytes.nn.Int8Params)
@@ -167,13 +167,13 @@ def _compute_in(model: Any, dtype: torch.dtype) -> None:
             module.compute_dtype = dtype
 
 
-def _some(names: list[str]) -> str:
-    """The first names, and how many there are."""
+def _first_few(names: list[str]) -> str:
+    """The first names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _keep_weights_in_place(model: Any) -> None:
-    """On CPUs with AVX512-BF16 an eval pass would repack 4-bit weights, and gradients would be wrong after it."""
+def _prevent_repacking(model: Any) -> None:
+    """On CPUs with AVX512-BF16, an eval pass would repack 4-bit weights, making later gradients wrong."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

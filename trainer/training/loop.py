@@ -1,4 +1,4 @@
-"""RunConfig + event sink -> training. Reads from top to bottom: load, attach, verify, train, save."""
+"""Trains one run: load, attach, verify, train, save."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from transformers.utils import logging as transformers_logging
 from trainer.common import atomic, devices
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import RunConfig
-from trainer.data import Bad, Prepared, prepare
-from trainer.models.added_tokens import add_tokens, grow
+from trainer.data import PreparedData, RejectedRow, prepare
+from trainer.models.added_tokens import add_tokens, with_vocabulary_size
 from trainer.models.base_model import BaseModels
 from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config, load_tokenizer
-from trainer.planning.performance import Levers
+from trainer.planning.performance import PerformanceSettings
 from trainer.planning.plan import Plan, make_plan
 from trainer.training import adapter, checkpoints, weight_changes
 from trainer.training.callbacks import Recorder, Sink, memory_held
@@ -34,7 +34,7 @@ from trainer.training.trainer import Outputs, build_trainer
 
 
 @dataclass(frozen=True)
-class Places:
+class RunPaths:
     """Where a run reads and writes."""
 
     folder: Path
@@ -47,105 +47,105 @@ class Outcome:
     """How a training ended."""
 
     finished: bool
-    """False: it was stopped before its last step."""
+    """False if it was stopped before its last step."""
     unchanged: str = ""
-    """Why the adapter is what it was at the start, and what to do; empty where it changed."""
+    """Why training did not change the adapter, and what to do; empty if it did."""
 
 
-def train(config: RunConfig, places: Places, sink: Sink, stop_asked: Callable[[], bool]) -> Outcome:
+def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[], bool]) -> Outcome:
     """Train one run to its end, or until it is asked to stop.
 
-    Goes on from the newest complete checkpoint, if the folder has one. Raises UserError with what a
-    person can do; everything else that is raised is a bug.
+    Resumes from the newest complete checkpoint, if there is one. Raises UserError for problems that the user can fix;
+    any other exception is a bug.
     """
     keep_freed_memory()
     transformers_logging.disable_progress_bar()
-    # names that the newest transformers has changed, and older ones still need
+    # for names that the newest transformers deprecates and older versions still need
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     set_seed(config.training.seed)
     sink("log", text=f"Reading {config.model.name}")
-    tokenizer = load_tokenizer(config.model, places.models_dir)
-    module_map = discover(load_config(config.model, places.models_dir), config.model.name)
+    tokenizer = load_tokenizer(config.model, paths.models_dir)
+    module_map = discover(load_config(config.model, paths.models_dir), config.model.name)
     planned = partial(make_plan, config, module_map, devices.device(), tokenizer.get_vocab())
-    base_files = BaseModels(places.models_dir).examine(config.model, module_map)
+    base_files = BaseModels(paths.models_dir).examine(config.model, module_map)
     plan = planned().on(base_files)
     if plan.issues:
         raise InvalidConfig(plan.issues)
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
     sink("log", text="Reading the data")
-    data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, places.data_dir)
+    data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, paths.data_dir)
     _check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
     for note in data.notes:
         sink("log", text=note)
-    newest = checkpoints.newest_complete(places.folder / "checkpoints")
-    plan = _settle(planned(data.size).on(base_files), places.folder / "plan.json", resumes=newest is not None)
-    sink("log", text=f"Picked for speed. {plan.levers.told()}")
+    newest = checkpoints.newest_complete(paths.folder / "checkpoints")
+    plan = _final_plan(planned(data.size).on(base_files), paths.folder / "plan.json", resumes=newest is not None)
+    sink("log", text=f"Performance settings: {plan.performance.summary()}")
     for warning in plan.warnings:
         sink("log", text=f"{warning.problem} {warning.fix}")
     if data.skipped:
-        record_skipped(data.skipped, places.folder / "skipped_rows.jsonl")
+        record_skipped(data.skipped, paths.folder / "skipped_rows.jsonl")
     sink("log", text=f"Loading the weights of {config.model.name}")
     before = memory_held()
-    base = load_model(config.model, places.models_dir, plan, module_map, sink)
+    base = load_model(config.model, paths.models_dir, plan, module_map, sink)
     if new_tokens and len(tokenizer) > module_map.vocab_size:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
-        module_map = grow(module_map, len(tokenizer))
+        module_map = with_vocabulary_size(module_map, len(tokenizer))
     model = adapter.attach(base, plan, config.adapter, module_map, new_tokens)
-    save_start(model, config, places.folder / "start")
-    outputs = Outputs(places.folder / "checkpoints", sink)
-    trainer = build_trainer(config, plan.levers, model, tokenizer, data, outputs)
+    save_start(model, config, paths.folder / "start")
+    outputs = Outputs(paths.folder / "checkpoints", sink)
+    trainer = build_trainer(config, plan.performance, model, tokenizer, data, outputs)
     adapter.prepare(model, plan, compute_dtype(config.model))
     adapter.verify(model, plan, config.adapter, module_map)
-    sink("log", text=f"{plan.trainable:,} numbers train, as planned; checked against the model")
+    sink("log", text=f"{plan.trainable:,} trainable parameters, as planned (verified on the model)")
     trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
-    start = weight_changes.Start(model)
+    start = weight_changes.InitialWeights(model)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    save_adapter(model, config, tokenizer if new_tokens else None, places.folder)
+    save_adapter(model, config, tokenizer if new_tokens else None, paths.folder)
     unchanged = "" if start.differs(model) else weight_changes.why_not(trainer.state.log_history)
     return Outcome(bool(trainer.state.global_step >= trainer.state.max_steps), unchanged)
 
 
-def _check_ids(data: Prepared, size: int, model: str) -> None:
-    """Raises UserError where a token of the data has no row in the model's vocabulary of `size`."""
+def _check_ids(data: PreparedData, size: int, model: str) -> None:
+    """Raise UserError if a token id of the data is outside the model's vocabulary of `size`."""
     parts = [part for part in (data.train, data.eval) if part is not None]
     highest = max(compute.max(compute.list_flatten(part.data.column("input_ids"))).as_py() for part in parts)
     if highest >= size > 0:
         raise UserError(
-            f"The tokenizer of {model} makes a token {highest} of the data, and the model has {size} tokens.",
-            "Put the tokenizer that belongs to the model into its folder.",
+            f"The tokenizer of {model} produces token id {highest}, but the model has only {size} tokens.",
+            "Put the tokenizer that was published with the model into its folder.",
         )
 
 
-def _settle(plan: Plan, path: Path, resumes: bool) -> Plan:
-    """The plan that trains: it is what the person saw. Raises UserError if the model changed meanwhile.
+def _final_plan(plan: Plan, path: Path, resumes: bool) -> Plan:
+    """The plan to train by, which must match the one the user saw. Raises UserError if the model changed meanwhile.
 
-    Levers are picked anew for the device as it is now and written down; a run that goes on keeps those it began with.
+    Performance settings are chosen for the device as it is now and saved; a resumed run keeps those it started with.
     """
     saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     if saved is not None:
-        _compare(plan, saved)
+        _check_unchanged(plan, saved)
         if resumes and "levers" in saved:
-            return replace(plan, levers=Levers.from_json(saved["levers"]))
+            return replace(plan, performance=PerformanceSettings.from_json(saved["levers"]))
     atomic.write_json(path, plan.to_json())
     return plan
 
 
-def _compare(plan: Plan, saved: dict[str, Any]) -> None:
+def _check_unchanged(plan: Plan, saved: dict[str, Any]) -> None:
     now = json.loads(json.dumps(plan.to_json()))
     if (saved["receipts"], saved["trainable"]) != (now["receipts"], now["trainable"]):
         raise UserError(
-            "The model is not the one this run was planned for: its modules have changed since.",
-            "Start a new run, and look at its plan.",
+            "The model has changed since this run was planned: its modules differ.",
+            "Start a new run, and check its plan.",
         )
 
 
-def record_skipped(rows: Sequence[Bad], path: Path) -> None:
-    """Write down which rows the run leaves out, and why: {"file", "line", "reason"} each."""
+def record_skipped(rows: Sequence[RejectedRow], path: Path) -> None:
+    """Record the rows that the run skips: {"file", "line", "reason"} each."""
     atomic.write(path, "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows))
 
 
 def save_start(model: PeftModel, config: RunConfig, folder: Path) -> None:
-    """PiSSA changes the base weights at its start: keep that start, to save the difference at the end."""
+    """Save PiSSA's initial adapter, since it changes the base weights and only the difference is saved at the end."""
     if config.adapter.init_lora_weights == "pissa" and not folder.exists():
         model.peft_config["default"].init_lora_weights = True  # what is saved here must load as it is
         model.save_pretrained(str(folder), save_embedding_layers=False)
@@ -153,7 +153,7 @@ def save_start(model: PeftModel, config: RunConfig, folder: Path) -> None:
 
 
 def save_adapter(model: PeftModel, config: RunConfig, tokenizer: Any | None, folder: Path) -> None:
-    """Save the adapter as plain PEFT files into `adapter`; that folder is there whole or as it was before."""
+    """Save the adapter as plain PEFT files into `adapter`, replacing that folder atomically."""
     for draft in folder.glob(".adapter-*"):  # left by a worker that was killed just here
         shutil.rmtree(draft, ignore_errors=True)
     keywords = {}

@@ -1,4 +1,4 @@
-"""Which weights learn how fast: every tick at its own rate or the shared one, LoRA+'s B, blocks of fused modules."""
+"""Parameter groups: each tick's own or the shared learning rate, LoRA+, slices of fused modules."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from trainer.training import adapter
 def parameter_groups(model: PeftModel, config: RunConfig) -> list[dict[str, Any]]:
     """Groups for a torch optimizer, with the peak learning rates that `adapter.prepare` took from the plan.
 
-    B of LoRA may learn faster (LoRA+, arXiv:2402.12354). DoRA's magnitudes, biases and rows of new tokens have no
-    weight decay: it would also pull at the rows of a fused module whose slice is not ticked.
+    LoRA's B may have a higher learning rate (LoRA+, arXiv:2402.12354). DoRA's magnitudes, biases and rows of new
+    tokens have no weight decay: it would also pull at the rows of a fused module whose slice is not ticked.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for treatment in ("lora", "full", "rows"):
@@ -29,10 +29,10 @@ def parameter_groups(model: PeftModel, config: RunConfig) -> list[dict[str, Any]
 
 
 def scale_slices(optimizer: torch.optim.Optimizer) -> None:
-    """Let each slice of a fused module move at its own rate.
+    """Give each slice of a fused module its own learning rate.
 
-    The slices share two matrices, so one group of the optimizer, which has the rate of the fastest slice. AdamW moves
-    each number in proportion to the rate, weight decay included: the other slices keep their share of the move.
+    The slices share two matrices, so one parameter group with the highest rate. AdamW's update is proportional to the
+    rate, weight decay included, so the update of the other slices is scaled down.
     """
     weights = [item for group in optimizer.param_groups for item in group["params"] if hasattr(item, "lr_scale")]
     before: list[torch.Tensor] = []

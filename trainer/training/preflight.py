@@ -1,4 +1,4 @@
-"""Tried on the model itself before the first step: what it keeps apart, and which loss is its own."""
+"""Checks on the real model before the first step: exact packing and the fused loss."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from torch import nn
 from trl import SFTTrainer
 
 LOSS_TOLERANCE = 0.02
-"""Relative difference of two losses that bfloat16 explains; a loss that leaves something out differs more."""
-LEAK, NOISE = 1e-4, 0.2
-"""In standard deviations of the logits: what another example in the row may move, and what another way of
-computing the same in bfloat16 may."""
+"""Relative difference of two losses that bfloat16 explains; a wrong loss differs more."""
+LEAK_TOLERANCE, ROUNDING_TOLERANCE = 1e-4, 0.2
+"""In standard deviations of the logits: allowed influence of another example in the row, and of bfloat16 rounding."""
 
 
 def packing_is_exact(model: Any, context: Callable[[], Any]) -> bool:
-    """Whether the model keeps examples in one row apart: measured on two made-up ones.
+    """Whether the model isolates packed examples, measured on two synthetic ones.
 
     The second one's logits must not move when the first one changes, and must be those it has alone.
     """
@@ -49,12 +48,13 @@ def packing_is_exact(model: Any, context: Callable[[], Any]) -> bool:
         model.train(was_training)
     scale = float(alone.std())
     return (
-        float((packed - moved).abs().max()) <= LEAK * scale and float((packed - alone).abs().max()) <= NOISE * scale
+        float((packed - moved).abs().max()) <= LEAK_TOLERANCE * scale
+        and float((packed - alone).abs().max()) <= ROUNDING_TOLERANCE * scale
     )
 
 
 def head_is_plain(model: PeftModel) -> bool:
-    """TRL's fused loss multiplies by the head's weight itself and would pass by an adapter on it."""
+    """Whether the head has no adapter, which TRL's fused loss would ignore: it uses the weight directly."""
     head = model.get_output_embeddings()
     return type(head) is nn.Linear or isinstance(head, ModulesToSaveWrapper)
 

@@ -1,8 +1,8 @@
-"""Quantizing a model's linears with bitsandbytes while its weights arrive, whatever form they came in.
+"""Quantizes linears with bitsandbytes while their weights arrive, also from other quantized formats.
 
-transformers takes one quantizer for a load. A checkpoint that is dequantized while it loads (FP8, MXFP4 …) has had
-its own; what is to be held in 4 or 8 bits after that is quantized here, weight by weight, so that no device ever
-holds the whole model in 16 bits.
+transformers supports one quantizer per load, which a checkpoint that is dequantized while it loads (FP8, MXFP4 …)
+already uses. Its weights are therefore quantized to 4 or 8 bits here, one by one, so that no device ever holds the
+whole model in 16 bits.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from trainer.models.quantized_modules import quantization_config
 from trainer.training.expert_quantization import quantize_experts
 
 
-def dequantized(config: Any, found: CheckpointFormat) -> dict[str, Any]:
-    """Set `config` so that transformers dequantizes the checkpoint as it loads; returns what it takes besides."""
+def dequantizing_keywords(config: Any, found: CheckpointFormat) -> dict[str, Any]:
+    """Set `config` so that transformers dequantizes the checkpoint; returns more keywords for `from_pretrained`."""
     value = {key: item for key, item in quantization_config(config).items() if key != "run_compressed"}
     keywords: dict[str, Any] = {}
     if found.method == "fbgemm_fp8":  # one scale for each row: a special case of the block-wise format
@@ -66,7 +66,7 @@ def quantized_on_arrival(
 
 
 def quantize_rest(model: Any, names: Collection[str], settings: BitsAndBytesConfig) -> None:
-    """Quantize those of `names` that are not yet, and mark `model` as transformers marks one that it quantized."""
+    """Quantize the rest of `names`, and mark `model` as quantized the way transformers does."""
     for name in names:
         if _is_plain(model.get_submodule(name)):
             _replace(model, name, settings)
@@ -81,13 +81,13 @@ def quantize_rest(model: Any, names: Collection[str], settings: BitsAndBytesConf
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether it is a linear with numbers that bitsandbytes can quantize."""
+    """Whether it is an unquantized linear that bitsandbytes can quantize."""
     linear = type(module) is nn.Linear or isinstance(module, Conv1D)
     return linear and module.weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _replace(model: Any, name: str, settings: BitsAndBytesConfig) -> None:
-    """The linear of this name by one of bitsandbytes, as transformers' replace_with_bnb_linear makes it."""
+    """Replace the linear with a bitsandbytes one, like transformers' replace_with_bnb_linear."""
     linear = model.get_submodule(name)
     weight = linear.weight.data.T if isinstance(linear, Conv1D) else linear.weight.data
     out, width = weight.shape

@@ -15,9 +15,9 @@ from trl.trainer.utils import add_fused_lm_head
 
 from trainer.common.formatting import percent
 from trainer.config.schema import RunConfig
-from trainer.data import Prepared, packing
+from trainer.data import PreparedData, packing
 from trainer.planning import schedule
-from trainer.planning.performance import Levers
+from trainer.planning.performance import PerformanceSettings
 from trainer.training.callbacks import Sink
 from trainer.training.collation import IGNORED, Collator, GroupedSampler
 from trainer.training.compilation import Compiler
@@ -36,11 +36,16 @@ class Outputs(NamedTuple):
 
 
 def build_trainer(
-    config: RunConfig, levers: Levers, model: PeftModel, tokenizer: Any, data: Prepared, outputs: Outputs
+    config: RunConfig,
+    performance: PerformanceSettings,
+    model: PeftModel,
+    tokenizer: Any,
+    data: PreparedData,
+    outputs: Outputs,
 ) -> Trainer:
-    """The trainer, ready but for its callbacks. Which loss it takes and whether it packs is measured."""
+    """The trainer without its callbacks. Whether it uses the fused loss and packing is measured on the model."""
     held_out = len(data.eval) if data.eval is not None else 0
-    arguments = _arguments(config, levers, outputs.checkpoints, len(data.train), held_out)
+    arguments = _arguments(config, performance, outputs.checkpoints, len(data.train), held_out)
     sink, collator = outputs.sink, Collator(config.training.max_length)
     parts = {
         "model": model,
@@ -53,29 +58,37 @@ def build_trainer(
     trainer: Trainer | None = _ModulesSFTTrainer(**parts) if head_is_plain(model) else None
     if trainer is None or not fused_loss_is_right(trainer, model):
         trainer = _ModulesTrainer(**parts)
-        sink("log", text="The loss is computed from whole logits (the fused one does not fit): more memory per token")
+        sink(
+            "log",
+            text="The fused loss does not work for this model: full logits take more memory per token",
+        )
     trainer.remove_callback(PrinterCallback)
     trainer.config = config
-    trainer.args.use_liger_kernel = levers.use_liger_kernel  # read when training starts; TRL would warn of it
+    trainer.args.use_liger_kernel = performance.use_liger_kernel  # read when training starts; TRL would warn about it
     trainer.args.liger_kernel_config = _liger(model)
-    if levers.torch_compile:
+    if performance.torch_compile:
         trainer.add_callback(Compiler(trainer, sink))
-    _arrange(trainer, config, levers, data.lengths, collator, sink)
+    _choose_batching(trainer, config, performance, data.lengths, collator, sink)
     return trainer
 
 
-def _arrange(
-    trainer: Any, config: RunConfig, levers: Levers, lengths: np.ndarray, collator: Collator, sink: Sink
+def _choose_batching(
+    trainer: Any,
+    config: RunConfig,
+    performance: PerformanceSettings,
+    lengths: np.ndarray,
+    collator: Collator,
+    sink: Sink,
 ) -> None:
-    """Decide how examples share a batch, and say so where it is not the plain way."""
+    """Choose packing or grouping by length, and log it."""
     training, way = config.training, config.training.packing
-    filled = packing.fill(lengths, levers.per_device_train_batch_size, training.max_length, training.seed)
-    if way == "bfd" or (way == "auto" and packing.pays(filled)):
+    filled = packing.fill(lengths, performance.per_device_train_batch_size, training.max_length, training.seed)
+    if way == "bfd" or (way == "auto" and packing.is_worthwhile(filled)):
         if packing_is_exact(trainer.model, trainer.accelerator.autocast):
             collator.packed, way = True, "bfd"
         else:
             way = "group_by_length"
-            sink("log", text="This model cannot keep packed examples apart: they are grouped by length instead")
+            sink("log", text="This model cannot isolate packed examples: they are grouped by length instead")
     if way == "group_by_length":
         trainer.grouped = GroupedSampler(lengths, schedule.batch_size(training), training.seed)
     if way in ("bfd", "group_by_length"):
@@ -85,39 +98,43 @@ def _arrange(
 
 
 def _liger(model: PeftModel) -> dict[str, bool]:
-    """Liger's kernels but for its losses, which would replace the fused one, and rotations that turn a part only."""
+    """Liger's kernels without its losses, which would replace TRL's fused one, or partial rotary embeddings."""
     text = model.config.get_text_config(decoder=True)
     whole = (getattr(text, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0) == 1.0
     return {"rope": whole, "cross_entropy": False, "fused_linear_cross_entropy": False}
 
 
-def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, held_out: int) -> SFTConfig:
+def _arguments(
+    config: RunConfig, performance: PerformanceSettings, folder: Path, examples: int, held_out: int
+) -> SFTConfig:
     training = config.training
     on_gpu = torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(folder),
         num_train_epochs=training.num_train_epochs,
-        max_steps=training.max_steps if training.max_steps > 0 else -1,  # transformers takes 0 for a number of steps
+        max_steps=training.max_steps if training.max_steps > 0 else -1,  # transformers treats 0 as a number of steps
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.lr_scheduler_type,
         warmup_steps=schedule.warmup_steps(training, schedule.total_steps(training, examples)),
-        per_device_train_batch_size=levers.per_device_train_batch_size,
+        per_device_train_batch_size=performance.per_device_train_batch_size,
         per_device_eval_batch_size=training.per_device_train_batch_size,
-        gradient_accumulation_steps=levers.gradient_accumulation_steps,
+        gradient_accumulation_steps=performance.gradient_accumulation_steps,
         max_length=training.max_length,
-        optim=levers.optim,
+        optim=performance.optim,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        gradient_checkpointing=levers.every_n_layers > 0,
+        gradient_checkpointing=performance.every_n_layers > 0,
         gradient_checkpointing_kwargs=(
-            {"use_reentrant": False, "every_n_layers": levers.every_n_layers} if levers.every_n_layers else None
+            {"use_reentrant": False, "every_n_layers": performance.every_n_layers}
+            if performance.every_n_layers
+            else None
         ),
         eval_strategy="steps" if held_out else "no",
         eval_steps=schedule.eval_steps(training, examples, held_out),
         eval_on_start=held_out > 0,
         save_steps=schedule.save_steps(training, examples),
         logging_steps=1,
-        logging_nan_inf_filter=False,  # else a NaN loss is drawn as 0
+        logging_nan_inf_filter=False,  # else a NaN loss is logged as 0
         seed=training.seed,
         use_cpu=not on_gpu,
         bf16=compute_dtype(config.model) == torch.bfloat16,
@@ -131,10 +148,9 @@ def _arguments(config: RunConfig, levers: Levers, folder: Path, examples: int, h
 
 
 class _ModulesTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer whose optimizer gives LoRA, LoRA+'s B and modules trained in full their own learning rates.
+    """A Trainer with separate learning rates for LoRA, LoRA+'s B and fully trained modules.
 
-    It measures held-out examples token by token: their loss is the mean over all tokens that count, in
-    whatever batches they come.
+    Its eval loss is the mean over all counted tokens of the held-out examples, independent of the batches.
     """
 
     config: RunConfig
@@ -142,9 +158,9 @@ class _ModulesTrainer(Trainer):  # type: ignore[misc]
     grouped: GroupedSampler | None = None
     _right: Any = 0
     _counted: Any = 0
-    """Of the step so far, where the loss tells: tokens guessed right, and tokens that count; on the device."""
+    """Correctly predicted tokens and counted tokens of the step so far, on the device."""
     _sums: torch.Tensor | None = None
-    """(negative log likelihood, right guesses, tokens) of the eval so far, in float64."""
+    """(negative log likelihood, correct predictions, tokens) of the eval so far, in float64."""
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -155,7 +171,7 @@ class _ModulesTrainer(Trainer):  # type: ignore[misc]
         return self.optimizer
 
     def _get_learning_rate(self) -> float:
-        """What the run shows: the shared rate where something trains at it, else that of the first group."""
+        """The logged rate: the shared one if any group uses it, else the first group's."""
         assert self.optimizer is not None
         peaks = [group["initial_lr"] for group in self.optimizer.param_groups]
         shared = self.config.training.learning_rate
@@ -165,7 +181,7 @@ class _ModulesTrainer(Trainer):  # type: ignore[misc]
         return self.grouped if self.grouped is not None else super()._get_train_sampler(train_dataset)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return 0  # nobody asks for it, and counting it walks all parameters at every batch
+        return 0  # unused, and counting would walk all parameters at every batch
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         tokens = inputs.pop("tokens", 0)
@@ -174,7 +190,7 @@ class _ModulesTrainer(Trainer):  # type: ignore[misc]
         return super()._prepare_inputs(inputs)  # type: ignore[no-any-return]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The adapter alone: "auto" would add whole base embeddings, and Trainer a pickle of its arguments."""
+        """Save only the adapter: "auto" would add whole base embeddings, and Trainer a pickle of its arguments."""
         self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
 
     def log(self, logs: dict[str, float], *values: Any, **keywords: Any) -> None:
@@ -190,7 +206,7 @@ class _ModulesTrainer(Trainer):  # type: ignore[misc]
         return loss / max(int(count), 1), None, None
 
     def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
-        """Sums over the tokens of a batch that count: negative log likelihood, right guesses, tokens."""
+        """Sums over a batch's counted tokens: negative log likelihood, correct predictions, tokens."""
         labels = inputs.pop("labels")[:, 1:]
         counted = labels != IGNORED
         logits = model(**inputs, use_cache=False).logits[:, :-1][counted].float()
@@ -209,16 +225,16 @@ class _ModulesTrainer(Trainer):  # type: ignore[misc]
 
 
 class _ModulesSFTTrainer(_ModulesTrainer, SFTTrainer):  # type: ignore[misc]
-    """The same with TRL's fused loss head, but for the entropy and for metrics that wait for the device.
+    """The same with TRL's fused loss head, but without its entropy and per-batch device synchronization.
 
-    TRL's own `compute_loss` reads four numbers back from the device for every batch. Here accuracy is summed up
-    there and read once a step, with the loss.
+    TRL's own `compute_loss` reads four values back from the device for every batch. Here accuracy is accumulated on
+    the device and read once per step, with the loss.
     """
 
     def __init__(self, *values: Any, **keywords: Any) -> None:
         super().__init__(*values, **keywords)
         for parameter in self.model.parameters():
-            if parameter.requires_grad:  # TRL has cast it to bfloat16, which the loss below would stumble over
+            if parameter.requires_grad:  # TRL casts it to bfloat16, which the fused loss does not support
                 parameter.data = parameter.data.float()
         add_fused_lm_head(self.model.get_base_model(), outputs=("log_probs", "is_top1"))
 

@@ -1,4 +1,4 @@
-"""Whether training changed the adapter at all, bit for bit, and if it did not, why."""
+"""Checks bit by bit whether training changed the adapter, and if not, why."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 
-class Start:
-    """What trains, as it was before the first step: a fingerprint of each tensor."""
+class InitialWeights:
+    """Fingerprints of all trainable tensors before the first step."""
 
     def __init__(self, model: nn.Module) -> None:
         self._prints = {name: _fingerprint(weight) for name, weight in _trainable(model)}
 
     def differs(self, model: nn.Module) -> bool:
-        """Whether a bit of it has changed since."""
+        """Whether any bit has changed since."""
         return any(self._prints[name] != _fingerprint(weight) for name, weight in _trainable(model))
 
 
 def why_not(steps: Sequence[Mapping[str, Any]]) -> str:
-    """Why an adapter did not change and what to do, by what Trainer logged of its steps."""
+    """Why an adapter did not change, judging by the logged steps, and what to do."""
     rates = [float(row["learning_rate"]) for row in steps if "loss" in row]
     norms = [float(row["grad_norm"]) for row in steps if "grad_norm" in row]
     if not any(rates):

@@ -35,10 +35,10 @@ def quantization(found: CheckpointFormat | None, value: str) -> Any:
     choices = [(CHOICES[item], item) for item in get_args(Quantization)]
     if found is None:
         return gr.update(value=value, choices=choices, interactive=True, info=settings()[QUANTIZATION].explanation)
-    if found.held:
+    if found.used_as_is:
         only = [(found.title, found.quantization)]
-        return gr.update(value=found.quantization, choices=only, interactive=False, info=found.says())
-    return gr.update(value=value, choices=choices, interactive=found.handling == "dequantized", info=found.says())
+        return gr.update(value=found.quantization, choices=only, interactive=False, info=found.describe())
+    return gr.update(value=value, choices=choices, interactive=found.handling == "dequantized", info=found.describe())
 
 
 def _build_rest(form: Form) -> None:

@@ -86,7 +86,7 @@ def _speed(plan: Plan) -> str:
     """What was picked to make the run fast, and why."""
     rows = "".join(
         f"<tr><th scope='row'>{text.escape(LABELS[f'training.{name}'])}</th><td>{text.escape(reason)}</td></tr>"
-        for name, reason in plan.levers.why.items()
+        for name, reason in plan.performance.why.items()
     )
     return f'<details class="speed"><summary>Picked for speed</summary><table>{rows}</table></details>'
 

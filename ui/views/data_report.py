@@ -21,7 +21,7 @@ STAGES = {
     "waiting": "Waiting for another check",
     "reading": "Reading the file",
     "checking": "Checking the rows",
-    "tokenising": "Rendering and tokenising",
+    "tokenizing": "Rendering and tokenizing",
 }
 LINES = 8
 """Line numbers shown of each problem before all of them are asked for."""

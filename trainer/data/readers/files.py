@@ -37,7 +37,7 @@ from trainer.data.readers.limits import (
     sized,
 )
 
-__all__ = ["PROBLEM", "DataFile", "Row", "find_files", "quickly_read"]
+__all__ = ["PROBLEM", "DataFile", "Row", "find_files", "is_quick_to_read"]
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
@@ -131,7 +131,7 @@ def find_files(names: str, data_dir: Path) -> tuple[DataFile, ...]:
     return tuple(found)
 
 
-def quickly_read(data: DataConfig, data_dir: Path) -> bool:
+def is_quick_to_read(data: DataConfig, data_dir: Path) -> bool:
     """Whether these data are read in seconds: small files, or the bundled ones."""
     if data.source != "file":
         return data.source == "demo"

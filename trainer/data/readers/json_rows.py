@@ -138,6 +138,6 @@ class _Buffer:
             raise UserError(f"{self._name} is not UTF-8.", "Save it as UTF-8.", "data") from error
         self._read += len(piece)
         if self._read > limits.MAX_TEXT_BYTES:
-            raise limits.too_much(self._name)
+            raise limits.too_large(self._name)
         self._text, self._at, self._ended = left + piece, 0, not piece
         return bool(piece)

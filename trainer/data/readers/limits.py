@@ -35,7 +35,7 @@ def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes | None]]:
         number += 1
         total += len(line)
         if total > MAX_TEXT_BYTES:
-            raise too_much(name)
+            raise too_large(name)
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if len(line) <= MAX_ROW_BYTES or line.endswith(b"\n"):
@@ -45,7 +45,7 @@ def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes | None]]:
             line = file.readline(65536)
             total += len(line)
             if total > MAX_TEXT_BYTES:
-                raise too_much(name)
+                raise too_large(name)
         yield number, None
 
 
@@ -57,7 +57,7 @@ def refuse_binary(head: bytes, name: str) -> None:
         raise UserError(f"{name} is not a text file.", "Save it as text in UTF-8.", "data")
 
 
-def too_much(name: str) -> UserError:
+def too_large(name: str) -> UserError:
     """What is told of a file that is larger than any that is read."""
     return UserError(
         f"{name} has more than {MAX_ROWS:,} rows, or more than {size(MAX_TEXT_BYTES)} of text.",
@@ -70,7 +70,7 @@ def capped(rows: Iterator[tuple[int, Row]], name: str) -> Iterator[tuple[int, Ro
     """The rows. Raises UserError where there are too many."""
     for count, row in enumerate(rows, 1):
         if count > MAX_ROWS:
-            raise too_much(name)
+            raise too_large(name)
         yield row
 
 
@@ -80,7 +80,7 @@ def sized(rows: Iterator[Row], name: str) -> Iterator[tuple[int, Row]]:
     for number, row in enumerate(rows, 1):
         total += row_size(row)
         if total > MAX_TEXT_BYTES:
-            raise too_much(name)
+            raise too_large(name)
         yield number, checked(row)
 
 

@@ -1,4 +1,4 @@
-"""What autocast does on a GPU, imitated on any device: to know there what a GPU will keep."""
+"""Imitates a GPU's autocast on any device, to measure which activations a GPU would save."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-WIDENED = {
+FLOAT32_FUNCTIONS = {
     *("exp", "expm1", "log", "log1p", "reciprocal", "rsqrt", "pow", "__pow__", "softplus", "layer_norm", "norm"),
     *("group_norm", "softmax", "log_softmax", "cumsum", "cumprod", "sum", "prod"),
 }
-"""Functions that autocast computes in float32 on a GPU, as far as language models call them: ATen/autocast_mode.h."""
+"""Functions of language models that autocast computes in float32 on a GPU (ATen/autocast_mode.h)."""
 
 
-class WidensLikeAGpu(TorchFunctionMode):
-    """Gives these functions float32 where they would get a narrower type and nobody says which they are to take."""
+class GpuAutocastWidening(TorchFunctionMode):
+    """Casts half-precision inputs of these functions to float32 unless the call sets a dtype."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") not in WIDENED or kwargs.get("dtype") is not None:
+        if getattr(func, "__name__", "") not in FLOAT32_FUNCTIONS or kwargs.get("dtype") is not None:
             return func(*args, **kwargs)
-        with torch.autocast("cpu", enabled=False):  # it would narrow them again
+        with torch.autocast("cpu", enabled=False):  # it would cast them back
             return func(*map(_widened, args), **{key: _widened(value) for key, value in kwargs.items()})
 
 

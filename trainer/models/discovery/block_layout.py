@@ -1,7 +1,7 @@
-"""What was measured of a model's data flow -> its blocks: parts, joins, and layers that look the same.
+"""Builds blocks from a model's measured data flow: parts, joins, and layers with the same structure.
 
 Modules form a part when they lie in one module that holds no other group, or when one feeds the other within
-a group. A norm is a part of its own, unless all that it takes from and gives to lies in one part.
+a group. A norm is a part of its own, unless all its inputs and consumers are in one part.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from dataclasses import replace
 from torch import nn
 
 from trainer.models.block_graph import Block, Part
-from trainer.models.discovery.block_parts import Draft, Homes, join
+from trainer.models.discovery.block_parts import Draft, KindsByModule, join
 from trainer.models.discovery.data_flow import INPUT as ENTRY
 from trainer.models.discovery.data_flow import Call, Summands, names_of, one_expert, stack_of
 from trainer.models.discovery.grouping import Grouping
-from trainer.models.discovery.probing import Survey
+from trainer.models.discovery.probing import ProbeResult
 from trainer.models.module_map import ModuleKind
 
 _OUTPUT = "output"
-"""Stands among consumers for the output of the layer."""
+"""Stands for the layer's output among consumers."""
 
 
-def arrange(kinds: list[ModuleKind], grouping: Grouping, seen: Survey) -> tuple[Block, ...]:
-    """Blocks in the order in which they run, those of a stack by their first layers."""
-    return tuple(Arrangement(kinds, grouping, seen).blocks())
+def build_blocks(kinds: list[ModuleKind], grouping: Grouping, probed: ProbeResult) -> tuple[Block, ...]:
+    """Blocks in execution order, those of a stack by their first layers."""
+    return tuple(BlockBuilder(kinds, grouping, probed).blocks())
 
 
-class Arrangement:
-    def __init__(self, kinds: list[ModuleKind], grouping: Grouping, seen: Survey) -> None:
-        self.modules, self.seen, self.flow = grouping.modules, seen, seen.flow
+class BlockBuilder:
+    def __init__(self, kinds: list[ModuleKind], grouping: Grouping, probed: ProbeResult) -> None:
+        self.modules, self.probed, self.flow = grouping.modules, probed, probed.flow
         self.kinds = [kind for kind in kinds if kind.slice_of is None]
-        self.homes: Homes = defaultdict(list)
-        """The kinds of each module that holds parameters; experts in a list stand for one another."""
+        self.kinds_of: KindsByModule = defaultdict(list)
+        """The kinds of each module that holds parameters; experts in a list count as one."""
         for kind in self.kinds:
             for holder in dict.fromkeys(one_expert(_holder(kind, name)) for name in kind.modules):
-                self.homes[holder].append(kind)
+                self.kinds_of[holder].append(kind)
 
     def blocks(self) -> Iterator[Block]:
-        """Segments outside the layers and stacks of layers, as they ran."""
+        """Blocks outside the layers and of layer stacks, in execution order."""
         segments = list(self._segments())
-        before: set[str] = set()  # what the block before may give
+        before: set[str] = set()  # modules whose output the previous block may return
         for number, (stack, calls) in enumerate(segments):
             if stack:
                 firsts = [name for name in self.flow.fed if stack_of(name) == stack]
@@ -89,7 +89,9 @@ class Arrangement:
         known = {call.module for call in calls}
         follows = all(not call.takes or names_of(call.takes) & (known | {ENTRY}) for call in moved)
         gives = tuple(summand & known for summand in gives if summand & known)
-        return replace(join(drafts, "", (), gives or (frozenset({calls[-1].module}),), self.homes), follows=follows)
+        return replace(
+            join(drafts, "", (), gives or (frozenset({calls[-1].module}),), self.kinds_of), follows=follows
+        )
 
     # ---- inside a layer
 
@@ -102,7 +104,7 @@ class Arrangement:
         measured = measured and self._place(loose, drafts, name)
         number = int(name.rpartition(".")[2])
         if measured:
-            block = join(drafts, stack_of(name), (number,), self.flow.gives[name], self.homes)
+            block = join(drafts, stack_of(name), (number,), self.flow.gives[name], self.kinds_of)
             if block.measured:
                 return block
         return self._plain(calls, name)
@@ -139,7 +141,7 @@ class Arrangement:
         return call.module
 
     def _take_in(self, light: list[str], root: dict[str, str], calls: list[Call], layer: str) -> None:
-        """Give norms the root of a part, if all around them belongs to it."""
+        """Assign norms to a part if all their neighbors belong to it."""
         around: dict[str, set[str]] = {name: set() for name in light}
         here = {ENTRY, *(call.module for call in calls)}
         for call in calls:
@@ -160,18 +162,18 @@ class Arrangement:
                     found = True
 
     def _loose(self, calls: list[Call], layer: str) -> list[tuple[str, ModuleKind]]:
-        """(Holder, kind) of what text reads in a layer without a call that could be followed."""
-        followed = {kind.name for call in calls for kind in self.homes.get(call.module, ())}
+        """(Holder, kind) of parameters that a layer reads without a traceable call."""
+        followed = {kind.name for call in calls for kind in self.kinds_of.get(call.module, ())}
         return [
             (holder, kind)
-            for holder, kinds in self.homes.items()
+            for holder, kinds in self.kinds_of.items()
             if f"{holder}.".startswith(f"{layer}.")
             for kind in kinds
             if kind.name not in followed and self._is_read(holder, kind)
         ]
 
     def _place(self, loose: list[tuple[str, ModuleKind]], drafts: list[Draft], layer: str) -> bool:
-        """Put them into the parts that they belong to; False if one of them does the work of a part by itself."""
+        """Add them to the parts that they belong to; False if one of them would be a part by itself."""
         for holder, kind in loose:
             around = [draft for draft in drafts if any(f"{holder}.".startswith(f"{root}.") for root in draft.roots)]
             inside = [draft for draft in drafts if any(f"{root}.".startswith(f"{holder}.") for root in draft.roots)]
@@ -189,11 +191,11 @@ class Arrangement:
         return True
 
     def _plain(self, calls: list[Call], layer: str) -> Block:
-        """The kinds of a layer in the model's order, where data flow could not be followed."""
+        """The kinds of a layer in model order, for layers whose data flow could not be traced."""
         number = int(layer.rpartition(".")[2])
         ran = {call.module for call in calls}
         parts: dict[str, Part] = {}
-        for holder, kinds in self.homes.items():
+        for holder, kinds in self.kinds_of.items():
             if not (holder.startswith(layer + ".") or holder == layer):
                 continue
             names = tuple(kind.name for kind in kinds if holder in ran or self._is_read(holder, kind))
@@ -205,10 +207,10 @@ class Arrangement:
         return Block(stack_of(layer), (number,), tuple(parts.values()), measured=False)
 
     def _merged(self, blocks: list[Block], firsts: list[str]) -> list[Block]:
-        """Layers that repeat one another, or look the same down to their shapes, as one block."""
+        """Merge layers that repeat one another, or have equal structure and shapes, into one block."""
         merged: dict[object, Block] = {}
         for block, first in zip(blocks, firsts, strict=True):
-            repeats = [int(twin.rpartition(".")[2]) for twin, of in self.seen.twins.items() if of == first]
+            repeats = [int(twin.rpartition(".")[2]) for twin, of in self.probed.twins.items() if of == first]
             shapes = tuple(self._shape(name, first) for name in block.kinds)
             key = (block.parts, block.measured, shapes)
             old = merged.get(key, replace(block, layers=()))
@@ -223,12 +225,12 @@ class Arrangement:
         return next(inside, None)
 
     def _unplaced(self) -> Iterator[Block]:
-        """What text reads outside the layers without a call that could be followed."""
+        """Kinds outside the layers that are read without a traceable call."""
         called = {call.module for call in self.flow.calls}
-        layers = tuple(f"{name}." for name in (*self.flow.fed, *self.seen.twins))
+        layers = tuple(f"{name}." for name in (*self.flow.fed, *self.probed.twins))
         names = [
             kind.name
-            for holder, kinds in self.homes.items()
+            for holder, kinds in self.kinds_of.items()
             if holder not in called and not f"{holder}.".startswith(layers)
             for kind in kinds
             if self._is_read(holder, kind)
@@ -244,7 +246,7 @@ class Arrangement:
         if kind.treatments:
             return True
         own = self.modules[holder]._parameters if holder in self.modules else {}
-        return any(self.seen.has_parameter(self.seen.read, holder, key) for key in own)
+        return any(self.probed.has_parameter(self.probed.read, holder, key) for key in own)
 
     def _is_light(self, name: str) -> bool:
         module = self.modules.get(name)
@@ -252,7 +254,7 @@ class Arrangement:
         return bool(own) and all(parameter.dim() < 2 for parameter in own)
 
     def _group(self, call: Call) -> str:
-        home = self.homes.get(call.module)
+        home = self.kinds_of.get(call.module)
         return home[0].group if home else "other"
 
     def _role(self, call: Call) -> str:

@@ -1,4 +1,4 @@
-"""Drafts of parts -> a block: what every part takes from, sums as joins, rows in the order of data flow."""
+"""Turns drafts of parts into a block: inputs of every part, sums as joins, rows in data-flow order."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from trainer.models.discovery.data_flow import INPUT as ENTRY
 from trainer.models.discovery.data_flow import Call, Summands, names_of, stack_of
 from trainer.models.module_map import ModuleKind
 
-Homes = dict[str, list[ModuleKind]]
+KindsByModule = dict[str, list[ModuleKind]]
 """The kinds of each module that holds parameters."""
 
 
 @dataclass
 class Draft:
-    """A part in the making."""
+    """A part under construction."""
 
     role: str
     calls: list[Call] = field(default_factory=list)
     roots: set[str] = field(default_factory=set)
-    """Full names of the modules that hold its own and nothing of another group; those without one are left out."""
+    """Full names of the modules that hold only this part's modules."""
     loose: list[str] = field(default_factory=list)
 
 
-def join(drafts: list[Draft], stack: str, layers: tuple[int, ...], gives: Summands, homes: Homes) -> Block:
-    """Drafts with what they take from; unmeasured if they feed one another in a circle."""
+def join(drafts: list[Draft], stack: str, layers: tuple[int, ...], gives: Summands, kinds_of: KindsByModule) -> Block:
+    """Connect drafts into a block; unmeasured if their inputs form a cycle."""
     owner = {call.module: number for number, draft in enumerate(drafts) for call in draft.calls}
-    sums = [[_owned(call, owner, number, homes) for call in draft.calls] for number, draft in enumerate(drafts)]
+    sums = [[_owned(call, owner, number, kinds_of) for call in draft.calls] for number, draft in enumerate(drafts)]
     takes = [{item for summands in own for summand in summands for item in summand} for own in sums]
     parts: list[Part] = []
     joins: dict[frozenset[int], int] = {}
@@ -45,7 +45,7 @@ def join(drafts: list[Draft], stack: str, layers: tuple[int, ...], gives: Summan
         if len(inputs) > 1 and not outside and all(_is_sum(summands, fresh[0]) for summands in fresh):
             inputs = (_join(parts, joins, inputs, "add"),)
         places[number] = len(parts)
-        parts.append(_part(drafts[number], inputs, outside, f"{stack}.{layers[0]}" if layers else "", homes))
+        parts.append(_part(drafts[number], inputs, outside, f"{stack}.{layers[0]}" if layers else "", kinds_of))
     last = [
         {places[owner.get(source, INPUT)] for source in summand if not source or source in owner} for summand in gives
     ]
@@ -57,23 +57,25 @@ def join(drafts: list[Draft], stack: str, layers: tuple[int, ...], gives: Summan
     return Block(stack, layers, tuple(parts), give)
 
 
-def _part(draft: Draft, takes: tuple[int, ...], outside: tuple[str, ...], layer: str, homes: Homes) -> Part:
+def _part(
+    draft: Draft, takes: tuple[int, ...], outside: tuple[str, ...], layer: str, kinds_of: KindsByModule
+) -> Part:
     name = draft.roots.copy().pop() if len(draft.roots) == 1 else ""
     return Part(
         role=draft.role,
         name=name.removeprefix(f"{layer}."),
-        rows=_rows(draft.calls, homes),
+        rows=_rows(draft.calls, kinds_of),
         takes=takes,
         outside=outside,
         loose=tuple(draft.loose),
     )
 
 
-def _owned(call: Call, owner: dict[str, int], own: int, homes: Homes) -> list[frozenset[int | str]]:
-    """What a call takes from outside its own part: summands of parts, INPUT, or names from elsewhere."""
+def _owned(call: Call, owner: dict[str, int], own: int, kinds_of: KindsByModule) -> list[frozenset[int | str]]:
+    """Inputs of a call from outside its own part: summands of part numbers, INPUT, or other names."""
 
     def item(source: str) -> int | str:
-        return INPUT if source == ENTRY else owner[source] if source in owner else _elsewhere(source, homes)
+        return INPUT if source == ENTRY else owner[source] if source in owner else _elsewhere(source, kinds_of)
 
     summands = [frozenset(map(item, summand)) for summand in call.takes]
     if call.beside:
@@ -81,19 +83,19 @@ def _owned(call: Call, owner: dict[str, int], own: int, homes: Homes) -> list[fr
     return [summand - {own} for summand in summands if summand - {own}]
 
 
-def _elsewhere(source: str, homes: Homes) -> str:
-    home = homes.get(source)
+def _elsewhere(source: str, kinds_of: KindsByModule) -> str:
+    home = kinds_of.get(source)
     return home[0].name if home else stack_of(source) or source
 
 
-def _rows(calls: list[Call], homes: Homes) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    """Kinds by how many modules of the part their data has gone through, at most."""
+def _rows(calls: list[Call], kinds_of: KindsByModule) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """Kinds by their depth in the part: the longest chain of modules before them."""
     depth: dict[str, int] = {}
     rows: dict[int, list[tuple[str, ...]]] = defaultdict(list)
     for call in calls:
         before = [depth[source] for source in names_of(call.takes) | call.beside if source in depth]
         depth[call.module] = max(before, default=-1) + 1
-        rows[depth[call.module]].append(tuple(kind.name for kind in homes[call.module]))
+        rows[depth[call.module]].append(tuple(kind.name for kind in kinds_of[call.module]))
     return tuple(tuple(dict.fromkeys(cells)) for _, cells in sorted(rows.items()))
 
 
@@ -106,7 +108,7 @@ def _is_sum(summands: list[frozenset[int | str]], of: list[frozenset[int | str]]
 
 
 def _join(parts: list[Part], joins: dict[frozenset[int], int], inputs: tuple[int, ...], role: str) -> int:
-    """Place of the join of these parts, built on the largest sum there is already of some of them."""
+    """Index of the join of these parts, built on the largest existing join of some of them."""
     wanted = frozenset(inputs)
     if wanted not in joins:
         inner = max((done for done in joins if done < wanted), key=len, default=None)

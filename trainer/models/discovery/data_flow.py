@@ -1,8 +1,8 @@
-"""How data flows between the modules of a model: measured on its skeleton, by walking back the graph of autograd.
+"""Traces how data flows between a model's modules, by walking the autograd graph of its skeleton backwards.
 
-Whatever reaches a module comes from the outputs of modules before it. From its input the graph is followed
-back, operation by operation, to the nearest of these: so it shows which modules follow one another, which
-work side by side, and where something is added to what went around them. Nothing is told by names.
+A module's input comes from the outputs of earlier modules. The graph is followed back from the input, operation by
+operation, to the nearest of these outputs. That shows which modules run in sequence, which in parallel, and where
+residuals are added. Names play no role.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import nn
 from trainer.models.discovery.skeleton import Skeleton
 
 INPUT = ""
-"""Stands among sources for the input of the layer itself."""
+"""Stands for the layer's own input among sources."""
 
 Summands = tuple[frozenset[str], ...]
-"""What a value is the sum of: for each summand the names of the modules whose outputs it is made from."""
+"""The summands of a value: for each, the names of the modules whose outputs it is computed from."""
 
 _SAME = {"View", "UnsafeView", "ReshapeAlias", "Alias", "Clone", "ToCopy", "Transpose", "Permute", "T", "Squeeze"}
 _SAME |= {"Unsqueeze", "Expand", "Slice", "NativeDropout", "Mul", "Div"}
-"""Operations that, with one input that data flows through, pass this input on, moved or scaled at most."""
+"""Operations that pass their only data input on, reshaped or scaled at most."""
 
 
 _EXPERT = re.compile(r"(expert[^.]*\.)\d+(\.|$)", re.IGNORECASE)
@@ -33,22 +33,22 @@ _EXPERT = re.compile(r"(expert[^.]*\.)\d+(\.|$)", re.IGNORECASE)
 
 @dataclass
 class Call:
-    """A module with parameters of its own that ran, within one run of a layer or outside all layers."""
+    """A call of a module with its own parameters, in one run of a layer or outside the layers."""
 
     module: str
     layer: str
     """Full name of the layer that was running; empty outside the layers."""
     takes: Summands
-    """Of its first input."""
+    """Summands of its first input."""
     beside: frozenset[str] = frozenset()
     """Sources of its other inputs."""
     again: bool = False
-    """It ran once more, on something else: then its place in the flow is not one place."""
+    """It ran again on a different input, so it has no single place in the data flow."""
 
 
 @dataclass
-class Flow:
-    """Calls of a whole pass, in their order, repeated layers left out."""
+class DataFlow:
+    """Calls of a whole forward pass in order, without repeated layers."""
 
     calls: list[Call] = field(default_factory=list)
     gives: dict[str, Summands] = field(default_factory=dict)
@@ -57,12 +57,12 @@ class Flow:
     """Input of every layer that ran, in terms of modules outside the layers and of layers."""
 
 
-class FlowFinder:
-    """Watches the layers of a skeleton, and the modules in and around them, while it runs."""
+class DataFlowTracer:
+    """Hooks the layers of a skeleton and all its modules, and records their inputs while it runs."""
 
     def __init__(self, skeleton: Skeleton) -> None:
         self.skeleton = skeleton
-        self.flow = Flow()
+        self.flow = DataFlow()
         self.open = True
         """Set it to False once the pass is over: a backward pass may run modules again."""
         self._layer = ""
@@ -98,7 +98,7 @@ class FlowFinder:
         module.register_forward_hook(post)
 
     def _enter(self, name: str, inputs: list[Any]) -> None:
-        """Start to record a layer, unless a run of it was recorded that data could be followed through."""
+        """Start recording a layer, unless an earlier run of it was traced."""
         fed = self._summands(inputs[0]) if inputs else ()
         self._layer, self._entry, self._running = name, inputs[0] if inputs else None, {}
         if not self.flow.fed.get(name):
@@ -149,7 +149,7 @@ class FlowFinder:
         return tuple(summand for summand in found if summand)
 
     def _sources(self, node: Any) -> frozenset[str]:
-        """The nearest modules that the value of `node` is made from."""
+        """The nearest modules that the value of `node` is computed from."""
         found, seen, waiting = set(), {node}, [node]
         while waiting:
             node = waiting.pop()
@@ -164,7 +164,7 @@ class FlowFinder:
 
 
 def layers_of(model: nn.Module) -> list[str]:
-    """Full names of the layers: what stands in the outermost lists of modules, and holds modules with parameters."""
+    """Full names of the layers: items of the outermost module lists that contain modules with parameters."""
     stacks = [
         (name, module)
         for name, module in model.named_modules()
@@ -179,18 +179,18 @@ def layers_of(model: nn.Module) -> list[str]:
 
 
 def one_expert(name: str) -> str:
-    """The name with `*` for the number of an expert in a list: they stand for one another."""
+    """The name with `*` instead of an expert's number, since experts in a list are interchangeable."""
     return _EXPERT.sub(r"\1*\2", name)
 
 
 def is_unit(module: nn.Module) -> bool:
-    """Whether a module holds parameters, and none of the modules in it does."""
+    """Whether a module holds parameters while none of its submodules does."""
     own = any(parameter is not None for parameter in module._parameters.values())
     return own and not any(True for child in module.children() for _ in child.parameters())
 
 
 def _only_convolution(module: nn.Module) -> str:
-    """Name, in a wrapper, of the convolution that is all it holds: many read its weight and never call it."""
+    """Name of a module's only parameterized submodule if that is a convolution, which many never call."""
     holders = [
         name for name, inner in module.named_modules() if any(p is not None for p in inner._parameters.values())
     ]
@@ -202,7 +202,7 @@ def _only_convolution(module: nn.Module) -> str:
 
 
 def _nodes(value: Any) -> list[Any]:
-    """Graph nodes of the tensors in `value`, first things first."""
+    """Autograd nodes of the tensors in `value`, in order."""
     if isinstance(value, torch.Tensor):
         return [] if value.grad_fn is None else [value.grad_fn]
     if isinstance(value, dict):
@@ -215,7 +215,7 @@ def _operation(node: Any) -> str:
 
 
 def _parents(node: Any) -> list[Any]:
-    """Nodes that data flows in from: weights, which end in an AccumulateGrad, are none."""
+    """Parent nodes that carry data; weights, which end in an AccumulateGrad, are left out."""
     parents = [parent for parent, _ in node.next_functions if parent is not None]
     return [parent for parent in parents if parent.next_functions]
 

@@ -1,8 +1,8 @@
-"""A model's config -> its module map, for any causal LM of transformers, without any weights.
+"""Discovers the module map of any transformers causal LM from its config, without weights.
 
-The model is built on the `meta` device. What its modules are called and how large they are is read off
-it; what they do (does text run through them, which rows of a fused projection are what) is measured on
-its skeleton. Only processes that may import torch import this module.
+The model is built on the `meta` device, which gives names and shapes. What the modules do (whether text runs through
+them, which rows of a fused projection are q, k and v) is measured on its skeleton. Only processes that may import
+torch import this module.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from trainer.common.errors import UserError, first_line
-from trainer.models.discovery.block_layout import arrange
-from trainer.models.discovery.fused_projections import Parts
+from trainer.models.discovery.block_layout import build_blocks
+from trainer.models.discovery.fused_projections import Slices
 from trainer.models.discovery.grouping import Grouping
 from trainer.models.discovery.kind_names import short_names
-from trainer.models.discovery.peft_matching import PeftNames, mark
-from trainer.models.discovery.probing import CAUSAL, Survey, survey, towers
+from trainer.models.discovery.peft_matching import PeftNames, mark_by_weight
+from trainer.models.discovery.probing import CAUSAL, ProbeResult, probe_model, towers
 from trainer.models.discovery.saved_tensors import forward_facts
 from trainer.models.discovery.skeleton import linear_shape
-from trainer.models.discovery.treatments import FIXED, UNUSED, Verdict, treat_module, treat_parameter
+from trainer.models.discovery.treatments import FIXED, UNUSED, AllowedTreatments, treat_module, treat_parameter
 from trainer.models.model_config import auto_class, missing_package
 from trainer.models.module_map import GROUPS, ModuleKind, ModuleMap
-from trainer.models.quantized_modules import as_held, format_of
+from trainer.models.quantized_modules import format_of, without_unsupported_treatments
 
-SHARED = "Several layers share its weight: an adapter or a copy for one of them would part or falsify the others."
+SHARED = "Several layers share its weight, so an adapter or a copy for one of them would change the others."
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Unit:
     group: str
     shape: tuple[int, ...]
     parameters: int
-    """Those that no unit before it owns."""
+    """Count of the parameters that no earlier unit owns."""
     bias: bool
     tied_to: str
     """Name of the unit whose weight it shares; empty if it owns it."""
-    verdict: Verdict
+    allowed: AllowedTreatments
     tower: int
     """How many of the last parts of its path lie in a tower; 0 outside them."""
     recurrent: bool
@@ -61,39 +61,40 @@ class Unit:
 
 
 def discover(config: PretrainedConfig, name: str) -> ModuleMap:
-    """The map of the causal LM that `config` describes, shown as `name`.
+    """The module map of the causal LM described by `config`, shown as `name`.
 
-    Raises UserError where transformers cannot build a model from `config`, or its tokens see those after them.
+    Raises UserError if transformers cannot build the model, or its tokens attend to later tokens.
     """
     try:
         model = build(config).eval()
     except ImportError as error:
         raise missing_package(error, name) from error
-    except Exception as error:  # of any kind: nobody checks the numbers and names that a config.json holds
+    except Exception as error:  # of any kind, since the values in a config.json are not validated
         raise UserError(
             f"The config.json of {name} describes no model: {type(error).__name__}: {first_line(error).rstrip('.')}.",
             "Correct it, or choose another model.",
         ) from error
     grouping = Grouping(model, config)
-    seen = survey(model, grouping, config)
-    if seen.failure:  # some rescale their weights for inference, which a skeleton has not
+    probed = probe_model(model, grouping, config)
+    if probed.failure:  # some rescale their weights for inference, which a skeleton does not have
         model = build(config).train()
-        seen = survey(model, grouping, config)
-    if seen.failure and auto_class(config) is AutoModelForImageTextToText:
+        probed = probe_model(model, grouping, config)
+    if probed.failure and auto_class(config) is AutoModelForImageTextToText:
+        failure = probed.failure[:200].rstrip(".")
         raise UserError(
-            f"{name} does not run on text alone, so it cannot be trained on text: {seen.failure[:200].rstrip('.')}.",
+            f"{name} does not run on text alone, so it cannot be trained on text: {failure}.",
             "Choose a language model, or an image-text model that takes text without an image.",
         )
-    if seen.looks_ahead:  # its loss falls nicely, and it learns to copy
-        wanted = json.dumps(CAUSAL[seen.looks_ahead][1])
+    if probed.non_causal_setting:  # its loss would fall while it learns to copy
+        wanted = json.dumps(CAUSAL[probed.non_causal_setting][1])
         raise UserError(
-            f"{name} is no causal LM as it stands: its tokens see those after them, so a loss means nothing.",
-            f"Set “{seen.looks_ahead}” to {wanted} in its config.json, or choose another model.",
+            f"{name} is not a causal LM with this config: tokens attend to later ones, so its loss is meaningless.",
+            f"Set “{probed.non_causal_setting}” to {wanted} in its config.json, or choose another model.",
         )
-    grouping.towers = towers(grouping, seen)
-    units = list(_units(model, grouping, seen))
+    grouping.towers = towers(grouping, probed)
+    units = list(_units(model, grouping, probed))
     checkpoint = format_of(config, model)
-    kinds = list(as_held(mark(_kinds(units, seen), PeftNames(model)), checkpoint))
+    kinds = list(without_unsupported_treatments(mark_by_weight(_kinds(units, probed), PeftNames(model)), checkpoint))
     text = config.get_text_config(decoder=True)
     return ModuleMap(
         model=name,
@@ -111,7 +112,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         checkpoint=checkpoint,
         own_names=not get_model_conversion_mapping(model, add_legacy=False),
         forward=forward_facts(model, text, _number(text, "hidden_size")),
-        blocks=arrange(kinds, grouping, seen),
+        blocks=build_blocks(kinds, grouping, probed),
     )
 
 
@@ -124,8 +125,8 @@ def build(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def _units(model: PreTrainedModel, grouping: Grouping, seen: Survey) -> Iterator[Unit]:
-    """All units in the model's order; a weight with two homes belongs to the embedding, or to a module."""
+def _units(model: PreTrainedModel, grouping: Grouping, probed: ProbeResult) -> Iterator[Unit]:
+    """All units in the model's order; a weight that two modules share belongs to the embedding, or to a module."""
     modules = {name: module for name, module in model.named_modules() if _own(module)}
     whole = {name: module for name, module in modules.items() if _is_whole(name, module, grouping)}
     owners: dict[int, str] = {}
@@ -133,13 +134,13 @@ def _units(model: PreTrainedModel, grouping: Grouping, seen: Survey) -> Iterator
     peft = PeftNames(model)
     for name in sorted(whole, key=lambda name: name not in grouping.embedding):
         idle = grouping.depth_in_tower(name) > 0
-        verdict = ((), UNUSED) if idle else treat_module(name, whole[name], grouping.of(name), seen, peft)
-        units[name] = _module_unit(name, whole[name], grouping, owners, verdict)
+        allowed = ((), UNUSED) if idle else treat_module(name, whole[name], grouping.of(name), probed, peft)
+        units[name] = _module_unit(name, whole[name], grouping, owners, allowed)
     for holder in [name for name in modules if name not in whole]:
         for key, parameter in _own(modules[holder]).items():
             name = f"{holder}.{key}"
             if owners.setdefault(id(parameter), name) == name:
-                units[name] = _bare_unit(name, holder, modules[holder], grouping, seen)
+                units[name] = _bare_unit(name, holder, modules[holder], grouping, probed)
     for name, _ in model.named_parameters(remove_duplicate=False):
         unit = units.pop(name, None) or units.pop(name.rpartition(".")[0], None)
         if unit:
@@ -157,7 +158,7 @@ def _is_whole(name: str, module: nn.Module, grouping: Grouping) -> bool:
 
 
 def _is_expert_weight(key: str, holder: str, module: nn.Module, grouping: Grouping) -> bool:
-    """Whether a parameter holds all experts of a layer: stacked, or end to end in one matrix (DBRX)."""
+    """Whether a parameter holds all experts of a layer: stacked, or concatenated in one matrix (DBRX)."""
     name = f"{holder}.{key}"
     if key.endswith("bias"):
         return False
@@ -165,7 +166,9 @@ def _is_expert_weight(key: str, holder: str, module: nn.Module, grouping: Groupi
     return flat or grouping.is_experts(name, holder)
 
 
-def _module_unit(name: str, module: nn.Module, grouping: Grouping, owners: dict[int, str], verdict: Verdict) -> Unit:
+def _module_unit(
+    name: str, module: nn.Module, grouping: Grouping, owners: dict[int, str], allowed: AllowedTreatments
+) -> Unit:
     own = _own(module)
     mine = [parameter for parameter in own.values() if owners.setdefault(id(parameter), name) == name]
     main = own.get("weight", next(iter(own.values())))
@@ -173,57 +176,57 @@ def _module_unit(name: str, module: nn.Module, grouping: Grouping, owners: dict[
     return Unit(
         name=name,
         class_name=type(module).__name__,
-        group=_group(grouping.of(name), verdict),
+        group=_group(grouping.of(name), allowed),
         shape=linear_shape(module) if isinstance(module, nn.Linear | Conv1D) else tuple(main.shape),
         parameters=sum(parameter.numel() for parameter in mine),
         bias=own.get("bias") is not None,
         tied_to="" if owner == name else owner,
-        verdict=verdict,
+        allowed=allowed,
         tower=grouping.depth_in_tower(name),
         recurrent=grouping.is_recurrent(name),
     )
 
 
-def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, seen: Survey) -> Unit:
+def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, probed: ProbeResult) -> Unit:
     parameter = module.get_parameter(name.rpartition(".")[2])
     experts = grouping.is_experts(name, holder)
     shape = tuple(parameter.shape)
     if experts and getattr(module, "is_transposed", False):
         shape = (shape[0], shape[2], shape[1])
     idle = grouping.depth_in_tower(name) > 0
-    verdict = ((), UNUSED) if idle else treat_parameter(holder, name.rpartition(".")[2], parameter, experts, seen)
+    allowed = ((), UNUSED) if idle else treat_parameter(holder, name.rpartition(".")[2], parameter, experts, probed)
     return Unit(
         name=name,
         class_name="Parameter",
-        group=_group(grouping.of_parameter(name, holder), verdict),
+        group=_group(grouping.of_parameter(name, holder), allowed),
         shape=shape,
         parameters=parameter.numel(),
         bias=False,
         tied_to="",
-        verdict=verdict,
+        allowed=allowed,
         tower=grouping.depth_in_tower(name),
         recurrent=grouping.is_recurrent(name),
         experts=_is_expert_weight(name.rpartition(".")[2], holder, module, grouping),
     )
 
 
-def _group(group: str, verdict: Verdict) -> str:
+def _group(group: str, allowed: AllowedTreatments) -> str:
     """The group, but `other` for what the model itself keeps frozen, such as BLT's patcher: it is no choice."""
-    return "other" if verdict == ((), FIXED) and group in ("attention", "mlp") else group
+    return "other" if allowed == ((), FIXED) and group in ("attention", "mlp") else group
 
 
-def _kinds(units: list[Unit], seen: Survey) -> Iterator[ModuleKind]:
-    """Units that play one role, gathered and named; slices follow their fused kind."""
+def _kinds(units: list[Unit], probed: ProbeResult) -> Iterator[ModuleKind]:
+    """Group units of the same role into named kinds; slices follow their fused kind."""
     path_of = {unit.name: _path(unit) for unit in units}
     roles: dict[tuple[object, ...], list[Unit]] = defaultdict(list)
     for unit in _shared_across_layers(units, path_of):
-        roles[_path(unit), unit.class_name, unit.group, unit.verdict, unit.tied_to == ""].append(unit)
+        roles[_path(unit), unit.class_name, unit.group, unit.allowed, unit.tied_to == ""].append(unit)
     order = sorted(roles.values(), key=lambda members: (GROUPS.index(members[0].group), members[0].tower > 0))
     names = short_names([(_path(members[0]), _rank(members[0]), members[0].tower) for members in order])
     kind_of = {unit.name: name for name, members in zip(names, order, strict=True) for unit in members}
     taken = set(names)
     for name, members in zip(names, order, strict=True):
-        parts, reason = _shared_parts(members, seen)
+        parts, reason = _shared_parts(members, probed)
         kind = _kind(name, members, kind_of, reason)
         yield kind
         for part in _slices(kind, parts, taken):
@@ -232,18 +235,18 @@ def _kinds(units: list[Unit], seen: Survey) -> Iterator[ModuleKind]:
 
 
 def _shared_across_layers(units: list[Unit], path_of: dict[str, tuple[str, ...]]) -> Iterator[Unit]:
-    """Units of one role that share a weight make one kind, and nothing can be done with that one."""
+    """Units of one role that share a weight form one kind without treatments."""
     inner = {unit.name for unit in units if unit.tied_to and path_of[unit.tied_to] == path_of[unit.name]}
     shared = {path_of[name] for name in inner}
     for unit in units:
         if path_of[unit.name] in shared and (unit.name in inner or not unit.tied_to):
-            yield replace(unit, tied_to="", verdict=((), SHARED))
+            yield replace(unit, tied_to="", allowed=((), SHARED))
         else:
             yield unit
 
 
 def _kind(name: str, members: list[Unit], kind_of: dict[str, str], unsplit: str) -> ModuleKind:
-    treatments, reason = members[0].verdict
+    treatments, reason = members[0].allowed
     tied_to = members[0].tied_to
     return ModuleKind(
         name=name,
@@ -263,7 +266,7 @@ def _kind(name: str, members: list[Unit], kind_of: dict[str, str], unsplit: str)
     )
 
 
-def _slices(kind: ModuleKind, parts: Parts, taken: set[str]) -> Iterator[ModuleKind]:
+def _slices(kind: ModuleKind, parts: Slices, taken: set[str]) -> Iterator[ModuleKind]:
     for part, rows in parts.items():
         count = sum(end - start for start, end in rows)
         shapes = tuple((count, columns) for _, columns in kind.shapes)
@@ -284,16 +287,16 @@ def _slices(kind: ModuleKind, parts: Parts, taken: set[str]) -> Iterator[ModuleK
         )
 
 
-def _shared_parts(members: list[Unit], seen: Survey) -> tuple[Parts, str]:
-    """The slices of a fused kind, or why it has none although its rows have several roles."""
-    if "lora" not in members[0].verdict[0]:
+def _shared_parts(members: list[Unit], probed: ProbeResult) -> tuple[Slices, str]:
+    """The slices of a fused kind, or why a kind with several roles has none."""
+    if "lora" not in members[0].allowed[0]:
         return {}, ""
-    twins = [seen.twins.get(unit.name, unit.name) for unit in members]
-    found = [seen.parts.get(name, {}) for name in twins]
+    twins = [probed.twins.get(unit.name, unit.name) for unit in members]
+    found = [probed.parts.get(name, {}) for name in twins]
     if any(parts != found[0] for parts in found):
-        return {}, "Its layers differ in what their rows are, so it is trained as a whole."
-    if not found[0] and any(name in seen.mixed for name in twins):
-        return {}, "Its rows have several roles that cannot be told apart safely, so it is trained as a whole."
+        return {}, "The roles of its rows differ between layers, so it is trained as a whole."
+    if not found[0] and any(name in probed.mixed for name in twins):
+        return {}, "Its rows have several roles that cannot be separated reliably, so it is trained as a whole."
     return found[0], ""
 
 
@@ -304,8 +307,8 @@ def _path(unit: Unit) -> tuple[str, ...]:
 
 
 def _rank(unit: Unit) -> int:
-    """Who chooses a name first: what can be trained by LoRA, the rest, and last the towers."""
-    return 2 if unit.tower else int("lora" not in unit.verdict[0])
+    """Priority for short names: kinds that take LoRA, the rest, then towers."""
+    return 2 if unit.tower else int("lora" not in unit.allowed[0])
 
 
 def _layers(members: list[Unit]) -> tuple[int, ...]:
@@ -319,7 +322,7 @@ def _widest(units: list[Unit]) -> int:
 
 
 def _number(config: PretrainedConfig, *names: str) -> int:
-    """The first of these settings that is a whole number; 0 if none is."""
+    """The first of these settings that is a positive integer; 0 if none is."""
     for name in names:
         try:
             value = getattr(config, name, None)

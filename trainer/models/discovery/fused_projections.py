@@ -1,14 +1,14 @@
-"""What the rows of a fused projection are: measured on the model's skeleton, never looked up by name.
+"""Finds the role of every row of a fused projection by measuring the model's skeleton, never by name.
 
 Attention. Over two tokens with a causal mask, the first output attends to itself alone, its softmax is
 1 whatever the scores, and so it depends on value rows only; the second output depends on the first
-token's key and value rows, never on its query rows. With the gradients of both outputs every row falls
-into place, whatever the layout: blocked, interleaved per head, in groups, split for other hardware. Rows
-beside queries that work on their own token, the first included, are a gate on the output.
+token's key and value rows, never on its query rows. The gradients of both outputs identify every
+row, whatever the layout: blocked, interleaved per head, grouped, split for other hardware. Rows besides queries
+that only act on their own token, the first included, are an output gate.
 
 MLP. The output is affine in the `up` half of a gated projection, and not in its `gate` half.
 
-A projection that shows anything else is left whole: no slice is better than a wrong one.
+A projection with any other result is left whole: no slice is better than a wrong one.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from torch import nn
 from trainer.models.discovery.skeleton import BATCH, LENGTH, Skeleton
 
 Rows = tuple[tuple[int, int], ...]
-Parts = dict[str, Rows]
+Slices = dict[str, Rows]
 """Name of each slice and its rows, in the order of their first rows. A dot before a name stands for the
 name of the fused kind."""
 
 
 class SliceFinder:
-    """Watches the attention and MLP modules of a skeleton while it runs, and collects what it finds."""
+    """Hooks the attention and MLP modules of a skeleton and finds fused projections while it runs."""
 
     def __init__(self, skeleton: Skeleton) -> None:
         self.skeleton = skeleton
-        self.found: dict[str, Parts] = {}
+        self.found: dict[str, Slices] = {}
         """Full names of fused linears and their slices."""
         self.mixed: set[str] = set()
-        """Linears of which the rows have several roles that could not be told apart safely."""
+        """Linears whose rows have several roles that could not be separated reliably."""
 
     def watch(self, parent: str, linears: list[str], group: str) -> None:
         """Look at the `linears` directly in the module `parent` whenever it runs."""
@@ -74,7 +74,7 @@ class SliceFinder:
                 self.found[name] = parts
 
 
-def _attention_parts(first: _Reached, second: _Reached) -> tuple[Parts | None, bool]:
+def _attention_parts(first: _Reached, second: _Reached) -> tuple[Slices | None, bool]:
     """Slices of a projection, and whether its rows have several roles at all.
 
     `first` and `second` are the rows that the first and the second output reach in it.
@@ -101,7 +101,7 @@ _Reached = tuple[torch.Tensor, torch.Tensor] | None
 
 
 def _keys(first: _Reached, second: _Reached) -> torch.Tensor:
-    """Rows that show only once there are two tokens to choose from: the mark of a softmax."""
+    """Rows that only matter with two tokens to choose from, the signature of a softmax."""
     if first is None or second is None:
         return torch.zeros(1, dtype=torch.bool)
     return second[0] & ~first[0]
@@ -128,10 +128,10 @@ def _feeds(y: torch.Tensor, others: list[torch.Tensor]) -> bool:
     return torch.autograd.grad(total, y, retain_graph=True, allow_unused=True)[0] is not None
 
 
-def _gated_parts(skeleton: Skeleton, name: str, y: torch.Tensor, call: Callable[[], torch.Tensor]) -> Parts | None:
-    """Halves of a gated projection, side by side or row about; None unless just one of these fits."""
+def _gated_parts(skeleton: Skeleton, name: str, y: torch.Tensor, call: Callable[[], torch.Tensor]) -> Slices | None:
+    """Halves of a gated projection, contiguous or interleaved; None unless exactly one of these fits."""
     rows = torch.arange(y.shape[-1])
-    fits: list[Parts] = []
+    fits: list[Slices] = []
     for half in (rows < len(rows) // 2, rows % 2 == 0):
         affine = [_affine(skeleton, name, y, mask, call) for mask in (half, ~half)]
         if sum(affine) == 1:
@@ -176,7 +176,7 @@ def only_tensor(output: Any) -> torch.Tensor:
 
 
 def by_token(value: torch.Tensor) -> torch.Tensor | None:
-    """(batch, length, width) of a hidden state in any of the usual orders; None if it is none."""
+    """A hidden state in any of the usual layouts as (batch, length, width); None if it is not one."""
     if value.shape[:2] == (LENGTH, BATCH):
         value = value.transpose(0, 1)
     if value.dim() == 4 and value.shape[1] == 1:
@@ -188,5 +188,5 @@ def by_token(value: torch.Tensor) -> torch.Tensor | None:
     return value.flatten(2)
 
 
-def in_order(parts: Parts) -> Parts:
+def in_order(parts: Slices) -> Slices:
     return dict(sorted(parts.items(), key=lambda part: part[1][0]))

@@ -1,7 +1,7 @@
-"""Which group a module belongs to, told from where it sits and what it is, not from its model's name.
+"""Assigns modules to groups by their position and class, not by the model's name.
 
-The words below are words of the field that module and class names are made of (`self_attn`,
-`FeedForward`): the nearest ancestor with such a word decides. Shapes decide where no word does.
+The words below are field terms in module and class names (`self_attn`, `FeedForward`): the nearest ancestor with such
+a word decides, and shapes decide if there is none.
 Experts are MLP unless such a word says otherwise (JetMoe's attention has experts, too); routers are
 `other`, and so is all that text never runs through: vision and audio towers, connectors, cross-attention.
 """
@@ -46,7 +46,7 @@ class Grouping:
         self.head = _names_of(model, _head(model, self.embedding))
         brands = {_brand(module) for module in self.modules.values() if isinstance(module, PreTrainedModel)}
         self.brands = sorted(brands, key=len, reverse=True)
-        """What the class names of the model, and of models inside it, begin with: no words of the field."""
+        """Prefixes of the class names of the model and its inner models, which are brand names, not field terms."""
         self.towers: list[str] = []
         """Modules that text never runs through, as the survey found them; empty before it."""
 
@@ -133,7 +133,7 @@ class Grouping:
         return chain
 
     def _by_words(self, chain: list[set[str]]) -> str:
-        """The nearest word that tells; experts and `mixer` tell only where nothing else does."""
+        """The group named by the nearest word; experts and `mixer` only count if nothing else does."""
         if any(named & NORMS for named in chain):
             return "other"
         for named in chain:
@@ -146,7 +146,7 @@ class Grouping:
 
 
 def _head(model: PreTrainedModel, embedding: set[str]) -> nn.Module | None:
-    """The head; some wrappers do not say where the one of the language model inside them is."""
+    """The output head; some multimodal wrappers do not expose the one of their language model."""
     for name, module in model.named_modules():
         around = not name or any(path.startswith(f"{name}.") for path in embedding)
         if isinstance(module, PreTrainedModel) and around:

@@ -16,7 +16,7 @@ no such skip: there the norm of the first output takes out all that a key can do
 that the delta rule erases by key even where the values are zero confirms it. A gated convolution has no state:
 its two factors are convolved as a product, and the gate C is past it.
 
-A projection that shows anything else is left whole: no slice is better than a wrong one.
+A projection with any other result is left whole: no slice is better than a wrong one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.models.discovery.fused_projections import Parts, by_token, in_order, only_tensor, ranges
+from trainer.models.discovery.fused_projections import Slices, by_token, in_order, only_tensor, ranges
 from trainer.models.discovery.skeleton import REAL_LIMIT, Skeleton
 
 Masks = dict[str, torch.Tensor]
@@ -43,10 +43,10 @@ class MixerFinder:
 
     def __init__(self, skeleton: Skeleton) -> None:
         self.skeleton = skeleton
-        self.found: dict[str, Parts] = {}
+        self.found: dict[str, Slices] = {}
         """Full names of fused linears and their slices, each named with a dot before it."""
         self.mixed: set[str] = set()
-        """Linears of which the rows have several roles that could not be told apart safely."""
+        """Linears whose rows have several roles that could not be separated reliably."""
 
     def watch(self, parent: str, linears: list[str]) -> None:
         """Look at the `linears` directly in the module `parent` whenever it runs, if it is a mixer."""

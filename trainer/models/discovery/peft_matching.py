@@ -1,4 +1,4 @@
-"""Where PEFT would train, or load, something else than the full path it is given."""
+"""Cases where PEFT would train or load something other than the given full path."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from transformers import PreTrainedModel
 from trainer.models.module_map import ModuleKind
 
 BY_WEIGHT = (
-    "PEFT takes its name for an expert's, so LoRA goes to the weight itself: no dropout, no DoRA, "
+    "PEFT mistakes its name for an expert's, so LoRA targets the weight itself: no dropout, no DoRA, "
     "and it stays unquantized."
 )
 
 
 class PeftNames:
-    """What PEFT makes of the full name of a module of one model: not always that module alone."""
+    """What PEFT matches for the full name of a module, which is not always that module alone."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -37,12 +37,12 @@ class PeftNames:
                 self.firsts[".".join(parts[start + 1 :])].add(part if start == 0 else "." + part)
 
     def hits_another(self, name: str) -> bool:
-        """Whether another module's name ends with this one, which is enough for PEFT to take it along."""
+        """Whether another module's name ends with this one, so that PEFT would match it as well."""
         first, _, rest = name.partition(".")
         return any(other.endswith(first) and other != first for other in self.firsts[rest])
 
     def lost_on_load(self, name: str) -> bool:
-        """Whether PEFT would rename the LoRA of this module on loading an adapter, and so lose it without a word.
+        """Whether PEFT would rename this module's LoRA when loading an adapter, and silently lose it.
 
         It does as transformers does with the keys of checkpoints, `shared_expert` to `shared_experts` for one.
         """
@@ -55,7 +55,7 @@ class PeftNames:
         return self.lost[in_any_layer]
 
     def becomes_experts(self, name: str) -> bool:
-        """Whether PEFT takes the name for one from before experts were stacked, and adapts those instead."""
+        """Whether PEFT mistakes the name for a pre-stacking expert name, and adapts the experts instead."""
         leaf = name.rpartition(".")[2]
         if leaf not in self.replaced:
             config = LoraConfig(target_modules=[name])
@@ -68,7 +68,7 @@ class PeftNames:
         return self.replaced[leaf]
 
 
-def mark(kinds: Iterable[ModuleKind], peft: PeftNames) -> Iterator[ModuleKind]:
+def mark_by_weight(kinds: Iterable[ModuleKind], peft: PeftNames) -> Iterator[ModuleKind]:
     """The kinds, with `by_weight` set where PEFT would take the module's name for an expert's."""
     for kind in kinds:
         if kind.class_name != "Parameter" and "lora" in kind.treatments and peft.becomes_experts(kind.modules[0]):

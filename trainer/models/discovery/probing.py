@@ -1,4 +1,4 @@
-"""One pass of the skeleton: which modules text runs through, what a gradient reaches, what is fused."""
+"""Runs the skeleton once: which modules text runs through, what gradients reach, what is fused."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from trainer.models.discovery.data_flow import Flow, FlowFinder
-from trainer.models.discovery.fused_projections import Parts, SliceFinder
+from trainer.models.discovery.data_flow import DataFlow, DataFlowTracer
+from trainer.models.discovery.fused_projections import SliceFinder, Slices
 from trainer.models.discovery.grouping import Grouping
 from trainer.models.discovery.mixer_projections import MixerFinder
 from trainer.models.discovery.skeleton import BATCH, LENGTH, Skeleton
@@ -23,37 +23,37 @@ CAUSAL: dict[str, tuple[object, object]] = {
     "causal": (False, True),
     "attn_type": ("bi", "uni"),
 }
-"""Settings that let tokens see those after them: the value that does, and the one that does not."""
+"""Settings that let tokens attend to later ones: (bidirectional value, causal value)."""
 
 
 @dataclass
-class Survey:
-    """What was seen. Names are full names of modules, or of parameters for `trained`.
+class ProbeResult:
+    """Observations of one forward pass. Names are full names of modules, or of parameters for `read`.
 
     A module of a repeated layer shows what its twin in the first such layer showed; experts in a list
     show what any of them showed.
     """
 
     failure: str = ""
-    """Why nothing was seen, if so: then nothing is known of any module."""
+    """Why the pass failed, if so; then nothing is known about any module."""
     called: set[str] = field(default_factory=set)
     by_keyword: set[str] = field(default_factory=set)
     misshapen: set[str] = field(default_factory=set)
     routers: set[str] = field(default_factory=set)
-    """Linears by class that give more than a tensor."""
+    """Linear subclasses that return more than a tensor."""
     unlike_lookup: set[str] = field(default_factory=set)
     reached: set[str] = field(default_factory=set)
     """Linears and embeddings to whose output the logits have a gradient."""
     read: set[str] = field(default_factory=set)
     """Parameters that the logits have a gradient to, other than through a linear's or embedding's call."""
-    parts: dict[str, Parts] = field(default_factory=dict)
+    parts: dict[str, Slices] = field(default_factory=dict)
     """Fused linears and their slices."""
     mixed: set[str] = field(default_factory=set)
     """Linears of which the rows have several roles; those without `parts` could not be split safely."""
     twins: dict[str, str] = field(default_factory=dict)
-    flow: Flow = field(default_factory=Flow)
-    looks_ahead: str = ""
-    """The setting of CAUSAL by which the logits of a token depend on a later one, if they do."""
+    flow: DataFlow = field(default_factory=DataFlow)
+    non_causal_setting: str = ""
+    """The setting of CAUSAL that makes logits depend on later tokens, if any."""
 
     def has(self, seen: set[str], name: str) -> bool:
         """Whether the module `name` is among the `seen`; true of all where nothing is known."""
@@ -64,15 +64,15 @@ class Survey:
 
 
 def one_name(name: str) -> str:
-    """The name with `*` for every number but the layer's: experts in a list stand for one another."""
+    """The name with `*` for every number but the layer's, since experts in a list are interchangeable."""
     first = re.search(r"\.\d+(\.|$)", name)
     if not first:
         return name
     return name[: first.end()] + re.sub(r"\b\d+\b", "*", name[first.end() :])
 
 
-def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig) -> Survey:
-    """Run `model` (on the meta device; unusable afterwards) as a skeleton and look at it.
+def probe_model(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig) -> ProbeResult:
+    """Run `model` (on the meta device; unusable afterwards) as a skeleton and observe it.
 
     Its mode counts: with dropout there are no exact gradients, so no slices are found in training mode.
     """
@@ -81,7 +81,7 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
             torch.manual_seed(0)  # a model's own initialization draws at random: the map must not
             skeleton = Skeleton(model)
             finder, mixers = SliceFinder(skeleton), MixerFinder(skeleton)
-            flow = FlowFinder(skeleton)
+            flow = DataFlowTracer(skeleton)
             for parent, linears, group in _parents(model, grouping, skeleton.twins):
                 if group == "attention" or (group == "mlp" and not parent.rpartition(".")[2].isdigit()):
                     finder.watch(parent, linears, group)
@@ -89,11 +89,11 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
             logits = skeleton.run(**extra_inputs(config))
             flow.open = False
             suspects = [key for key, (value, _) in CAUSAL.items() if getattr(config, key, None) == value]
-            looks_ahead = suspects[0] if suspects and _looks_ahead(skeleton, logits) else ""
+            non_causal_setting = suspects[0] if suspects and _sees_later_tokens(skeleton, logits) else ""
             reached, read = _gradients(skeleton, logits)
     except Exception as error:  # whatever a model's own code may raise on unusual inputs
-        return Survey(failure=f"{type(error).__name__}: {error}")
-    return Survey(
+        return ProbeResult(failure=f"{type(error).__name__}: {error}")
+    return ProbeResult(
         called={one_name(name) for name in skeleton.called},
         by_keyword={one_name(name) for name in skeleton.by_keyword},
         misshapen=skeleton.misshapen,
@@ -105,11 +105,11 @@ def survey(model: PreTrainedModel, grouping: Grouping, config: PretrainedConfig)
         mixed=finder.mixed | mixers.mixed,
         twins=skeleton.twins,
         flow=flow.flow,
-        looks_ahead=looks_ahead,
+        non_causal_setting=non_causal_setting,
     )
 
 
-def towers(grouping: Grouping, seen: Survey) -> list[str]:
+def towers(grouping: Grouping, seen: ProbeResult) -> list[str]:
     """The highest modules that text never runs through: vision and audio towers, connectors, cross-attention.
 
     Where nothing was seen: models inside the model that do not hold the embedding of its text.
@@ -132,7 +132,7 @@ def towers(grouping: Grouping, seen: Survey) -> list[str]:
 
 
 def extra_inputs(config: PretrainedConfig) -> dict[str, Any]:
-    """Inputs beside token ids that a text-only pass needs."""
+    """Inputs besides token ids that a text-only pass needs."""
     if config.model_type == "xmod":  # it has adapters per language, and no language by default
         return {"lang_ids": torch.zeros(BATCH, dtype=torch.long)}
     return {}
@@ -147,7 +147,7 @@ def _parents(model: PreTrainedModel, grouping: Grouping, twins: dict[str, str]) 
     return [(parent, linears, group) for (parent, group), linears in holders.items()]
 
 
-def _looks_ahead(skeleton: Skeleton, logits: torch.Tensor) -> bool:
+def _sees_later_tokens(skeleton: Skeleton, logits: torch.Tensor) -> bool:
     """Whether the first of two tokens sees the second. Stand-ins of experts mix tokens: there it means nothing."""
     modules = dict(skeleton.model.named_modules())
     embedded = {

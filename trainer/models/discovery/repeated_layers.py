@@ -1,4 +1,4 @@
-"""Layers that do what an earlier layer does: measuring the first of them is measuring all."""
+"""Finds layers that repeat an earlier one, so that only the first needs to be measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-def twins_of(model: PreTrainedModel) -> dict[str, str]:
+def repeated_layers(model: PreTrainedModel) -> dict[str, str]:
     """Layers (and all modules in them) that repeat an earlier layer of the same list -> the earlier one's."""
     twins: dict[str, str] = {}
     stacks = [

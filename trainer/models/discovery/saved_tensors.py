@@ -1,4 +1,4 @@
-"""What a model's forward pass keeps for its backward pass, as far as names and shapes do not tell it."""
+"""Measures what a forward pass saves for the backward pass beyond what names and shapes show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from trainer.models.discovery.autocast import WidensLikeAGpu
+from trainer.models.discovery.autocast import GpuAutocastWidening
 from trainer.models.module_map import Forward
 
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "ffn_act", "activation")
@@ -75,7 +75,7 @@ def _kept(module: nn.Module, values: torch.Tensor) -> int:
     values.requires_grad_()
     module.requires_grad_(False)
     try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), WidensLikeAGpu():
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), GpuAutocastWidening():
             shape = module(values).shape
     except (TypeError, RuntimeError, ValueError, AttributeError):  # it wants more than its input
         return 0

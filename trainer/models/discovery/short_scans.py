@@ -1,4 +1,4 @@
-"""Scans over two tokens that take no longer than two tokens should."""
+"""Keeps scans over two tokens from padding to long chunks."""
 
 from __future__ import annotations
 

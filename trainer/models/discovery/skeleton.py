@@ -1,4 +1,4 @@
-"""A model of its real shape that runs without its weights, to measure what its modules do.
+"""A model of real shape that runs without its weights, to measure what its modules do.
 
 Every linear and embedding of a model on the `meta` device gets a stand-in forward that needs no
 memory: seeded noise of the right shape plus a rank-one image of the input, so that gradients still
@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from trainer.models.discovery.repeated_layers import twins_of
+from trainer.models.discovery.repeated_layers import repeated_layers
 from trainer.models.discovery.short_scans import short_chunks
 
 BATCH, LENGTH = 4, 2
@@ -55,7 +55,7 @@ class Noise:
 
 
 class Skeleton:
-    """A model whose linears, embeddings and large experts are stand-ins; see the module's text."""
+    """A model whose linears, embeddings and large experts are stand-ins; see the module docstring."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Takes over `model`, which is on the `meta` device and of no other use afterwards."""
@@ -69,14 +69,14 @@ class Skeleton:
         """Modules that ran, of those that hold parameters of their own."""
         self.by_keyword: set[str] = set()
         """Modules that were given no positional argument."""
-        self.twins = twins_of(model)
+        self.twins = repeated_layers(model)
         """Modules of repeated layers, and the modules of the first such layer that stand for them."""
         self.misshapen: set[str] = set()
         """Linears of which the forward does not map (..., in) to (..., out)."""
         self.routers: set[str] = set()
-        """Linears by class that give more than a tensor."""
+        """Linear subclasses that return more than a tensor."""
         self.unlike_lookup: set[str] = set()
-        """Embeddings of which the forward does more than look up ids (and scale by their `embed_scale`)."""
+        """Embeddings whose forward does more than look up ids (and scale by `embed_scale`)."""
         replaced = {
             id(module)
             for name, module in model.named_modules()
@@ -85,7 +85,7 @@ class Skeleton:
         for seen in (self.misshapen, self.routers):
             seen |= {name for name, first in self.twins.items() if first in seen}
         with torch.no_grad():
-            _materialise(model, model, replaced, {})
+            _materialize(model, model, replaced, {})
         self._pass_through_repeats()
 
     def run(self, **inputs: Any) -> torch.Tensor:
@@ -267,14 +267,14 @@ def _differentiable(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.requires_grad
 
 
-def _materialise(
+def _materialize(
     module: nn.Module, owner: PreTrainedModel, replaced: set[int], done: dict[int, nn.Parameter]
 ) -> None:
     """Real tensors for what is small, expanded zeros for the rest; initialized as transformers does."""
     if isinstance(module, PreTrainedModel):
         owner = module
     for child in module.children():
-        _materialise(child, owner, replaced, done)
+        _materialize(child, owner, replaced, done)
     for name, parameter in module._parameters.items():
         if parameter is not None:
             stands = id(module) in replaced or parameter.numel() > REAL_LIMIT

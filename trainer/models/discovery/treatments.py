@@ -1,4 +1,4 @@
-"""What may be done with a module kind, and why not more: what PEFT can wrap and training would reach."""
+"""Decides which treatments a module allows: what PEFT can wrap and gradients reach."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from trainer.models.discovery.peft_matching import PeftNames
-from trainer.models.discovery.probing import Survey
+from trainer.models.discovery.probing import ProbeResult
 from trainer.models.module_map import READ
 
-Verdict = tuple[tuple[str, ...], str]
-"""Treatments, and the reason why one is missing."""
+AllowedTreatments = tuple[tuple[str, ...], str]
+"""(treatments, reason why one is missing)."""
 
 BOTH = ("lora", "full")
 UNUSED = "Text never runs through it, so training could not change it."
@@ -24,13 +24,13 @@ NO_GRADIENT = "No gradient of the loss reaches it, so training could not change 
 FIXED = "Fixed by design: the model itself never trains it."
 
 
-def treat_module(name: str, module: nn.Module, group: str, seen: Survey, peft: PeftNames) -> Verdict:
+def treat_module(name: str, module: nn.Module, group: str, probed: ProbeResult, peft: PeftNames) -> AllowedTreatments:
     """Treatments of a module that holds parameters of its own."""
     own = dict(module.named_parameters(recurse=False))
-    called = seen.has(seen.called, name)
-    read = any(seen.has_parameter(seen.read, name, key) for key in own)
+    called = probed.has(probed.called, name)
+    read = any(probed.has_parameter(probed.read, name, key) for key in own)
     linear = isinstance(module, nn.Linear | Conv1D | nn.Embedding)
-    runs = called and (seen.has(seen.reached, name) if linear else read)
+    runs = called and (probed.has(probed.reached, name) if linear else read)
     if isinstance(module, nn.ParameterList | nn.ParameterDict):
         return (), "A list of bare parameters: PEFT wraps modules with a forward of their own."
     if not any(parameter.requires_grad for parameter in own.values()):
@@ -38,43 +38,45 @@ def treat_module(name: str, module: nn.Module, group: str, seen: Survey, peft: P
     if not runs and not read:
         return (), NO_GRADIENT if called else UNUSED
     if peft.hits_another(name):
-        return (), "PEFT tells modules by the ends of their names, and would take another one along with it."
-    obstacle = _lora_obstacle(peft, name, module, group, seen) or ("" if runs else READ)
+        return (), "PEFT matches modules by the ends of their names, and would match another one as well."
+    obstacle = _lora_obstacle(peft, name, module, group, probed) or ("" if runs else READ)
     return (("full",), obstacle) if obstacle else (BOTH, "")
 
 
-def treat_parameter(holder: str, key: str, parameter: nn.Parameter, experts: bool, seen: Survey) -> Verdict:
+def treat_parameter(
+    holder: str, key: str, parameter: nn.Parameter, experts: bool, probed: ProbeResult
+) -> AllowedTreatments:
     """Treatments of a bare parameter `key`, such as experts' weights, of the module `holder`."""
-    called = seen.has(seen.called, holder)
-    read = seen.has_parameter(seen.read, holder, key) or seen.has(seen.reached, holder)
+    called = probed.has(probed.called, holder)
+    read = probed.has_parameter(probed.read, holder, key) or probed.has(probed.reached, holder)
     if not parameter.requires_grad:
         return (), FIXED
     if not (experts and called) and not read:
         return (), NO_GRADIENT if called else UNUSED
     if not experts:
         return (), "A bare parameter: PEFT wraps whole modules, or experts' weights."
-    if not seen.failure and seen.has(seen.by_keyword, holder):
+    if not probed.failure and probed.has(probed.by_keyword, holder):
         return (), "PEFT cannot wrap experts whose inputs come by keyword."
     return ("lora",), "Full training would copy all experts of a layer: not offered."
 
 
-def _lora_obstacle(peft: PeftNames, name: str, module: nn.Module, group: str, seen: Survey) -> str:
+def _lora_obstacle(peft: PeftNames, name: str, module: nn.Module, group: str, probed: ProbeResult) -> str:
     """Why LoRA would not work on a module; empty where it does."""
     parent, _, leaf = name.rpartition(".")
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return "LoRA is offered on linears and embeddings, not on convolutions."
-    if not isinstance(module, nn.Linear | Conv1D | nn.Embedding) or name in seen.routers:
+    if not isinstance(module, nn.Linear | Conv1D | nn.Embedding) or name in probed.routers:
         return "LoRA needs a linear or an embedding."
-    if name in seen.misshapen:
-        return "Its forward groups the inputs: LoRA's two factors do not fit."
-    if name in seen.unlike_lookup:
-        return "Its forward does more than look rows up: LoRA would add the wrong rows."
+    if name in probed.misshapen:
+        return "Its forward groups the inputs, which LoRA's two factors do not support."
+    if name in probed.unlike_lookup:
+        return "Its forward does more than look up rows: LoRA would add the wrong ones."
     if peft.lost_on_load(name):
         return "PEFT renames its LoRA when it loads the adapter, and loses it."
     try:
         _check_lora_target_modules_mamba(LoraConfig(), peft.model, leaf)
     except ValueError:
-        return f"PEFT refuses {leaf} in this family: its fused kernels go around the module."
+        return f"PEFT refuses {leaf} in this family: its fused kernels bypass the module."
     # Fused kernels of state-space mixers read weights on a GPU, even where the pass here called the module.
     if group == "other" and reads_weight(type(peft.model.get_submodule(parent)), leaf):
         return READ
@@ -85,7 +87,7 @@ _SOURCES: dict[type, str] = {}
 
 
 def reads_weight(owner: type, leaf: str) -> bool:
-    """Whether the code of `owner` reads the weight of its child `leaf` by itself, in any of its paths."""
+    """Whether the source of `owner` reads the weight of its child `leaf` directly."""
     if owner not in _SOURCES:
         _SOURCES[owner] = "".join(_methods(owner))
     pattern = rf"self\.{re.escape(leaf)}\.weight(?!\.(dtype|device|shape|size|ndim|is_))\b"
