@@ -110,8 +110,8 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     module_map = discover(load_config(run.model, models), name)
     plan = make_plan(run, module_map, devices.device())
     assert not plan.issues, plan.issues
-    model = adapter.attach(load_model(run.model, models, plan, module_map, _silent), plan, run.adapter, module_map)
-    outputs = Outputs(models / "out", _silent)
+    model = adapter.attach(load_model(run.model, models, plan, module_map, _note), plan, run.adapter, module_map)
+    outputs = Outputs(models / "out", _note)
     trainer = build_trainer(run, plan.performance, model, tokenizer(), _data(run), outputs)
     adapter.prepare(model, plan, compute_dtype(run.model))
     trainer.args.save_strategy = "no"

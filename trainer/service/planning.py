@@ -6,6 +6,7 @@ from typing import Any
 
 from trainer.common import devices
 from trainer.config.schema import ModelConfig, RunConfig
+from trainer.config.validation import checked
 from trainer.models.weight_files import no_tokenizer, no_weights
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX, scenario, starting_config, study_job

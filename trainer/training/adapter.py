@@ -81,7 +81,7 @@ def attach(
 
     `new_tokens`: ids of new tokens whose rows are trained. Raises UserError if PEFT rejects a target.
     """
-    # `no_init_weights` empties torch's init functions for the whole process: LoRA would start from uninitialized memory
+    # `no_init_weights` empties torch's init functions process-wide: LoRA would start from uninitialized memory
     with warnings.catch_warnings(), guard_torch_init_functions():
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         try:
