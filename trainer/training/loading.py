@@ -156,6 +156,7 @@ def _compute_in(model: Any, dtype: torch.dtype) -> None:
 
     transformers leaves the plain weights of such a checkpoint in the type that they were saved in.
     """
+    # transformers has no public name for what must stay in float32
     wide = {*(model._keep_in_fp32_modules or ()), *(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
     packed = (bitsandbytes.nn.Params4bit, bitsandbytes.nn.Int8Params)
     for name, parameter in model.named_parameters():
