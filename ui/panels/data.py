@@ -17,7 +17,7 @@ from ui.data_checks import Checks
 from ui.form import FILE, HUB, Form
 from ui.handlers import DIRECT, QUEUED, told
 from ui.theme import STATIC
-from ui.views import data_report
+from ui.views import HTML, data_report
 from ui.views.length_chart import lengths_figure
 
 DATA_KINDS = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst"]
@@ -27,7 +27,7 @@ BOXES = ["data.assistant_role", "data.system_prompt", "data.held_out", "data.eva
 """Settings of the sheet: a change of one makes the report anew, of a box once it is left."""
 SCRIPT = STATIC / "data_sheet.js"
 MAX_FILES = 32
-TITLE = "<h2>The data, as the model will see them</h2>"
+TITLE = HTML.macros("page.html")("heading", "The data, as the model will see them")
 
 
 class DataPanel:
