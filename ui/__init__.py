@@ -28,9 +28,9 @@ from ui.tabs.compare import CompareTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
 from ui.theme import STYLE, theme
+from ui.views import HTML
 
 TITLE = "LoRA Module Lab"
-HEADER = f'<header class="top"><h1>{TITLE}</h1></header>'
 DAY = 86400
 
 
@@ -43,7 +43,7 @@ def build(lab: Lab) -> gr.Blocks:
     page: gr.Blocks
     with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(DAY, DAY)) as page:
         api.build(lab)  # first, so that its names are free
-        gr.HTML(HEADER, apply_default_css=False, elem_id="header")
+        gr.HTML(HTML.macros("page.html")("header", TITLE), apply_default_css=False, elem_id="header")
         load_plotly()
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train", render_children=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import html
 import inspect
 import sys
 import traceback
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
+from markupsafe import escape
 
 from trainer.common.errors import UserError
 
@@ -54,5 +54,10 @@ def _in_words() -> Iterator[None]:
 
 
 def as_message(text: str) -> gr.Error:
-    """The message that Gradio shows in the corner of the page, its text made safe."""
-    return gr.Error(html.escape(text), duration=12, title="This did not work", print_exception=False)
+    """The message that Gradio shows in the corner of the page as HTML, its text escaped."""
+    return gr.Error(str(escape(text)), duration=12, title="This did not work", print_exception=False)
+
+
+def inform(text: str) -> None:
+    """Show good news in the corner of the page."""
+    gr.Info(str(escape(text)), duration=5)

@@ -167,7 +167,7 @@ def test_the_page_shows_foreign_titles_as_text(tmp_path: Path) -> None:
     item["receipts"] = [{"tick": EVIL, "treatment": EVIL, "note": EVIL, "matched": 0}]
     summary = {"name": EVIL, "question": EVIL, "state": EVIL, "finished": 1, "runs": 2, "remaining": 3.0, "id": EVIL}
     shown = [comparison.head(found, summary), comparison.details(found, None), comparison.scenario(item)]
-    shown += [comparison.aside(EVIL, EVIL), comparison.notice(UserError(EVIL, EVIL))]
+    shown += [comparison.scenario({"title": EVIL, "same_as": EVIL}), comparison.notice(UserError(EVIL, EVIL))]
     assert all("&lt;script&gt;" in part and "<script" not in part for part in shown)
 
 

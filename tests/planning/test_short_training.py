@@ -16,7 +16,7 @@ from trainer.cli.main import main
 from trainer.config.schema import Tick
 from trainer.experiments.comparison import compare
 from trainer.runs.store import RunStore
-from ui.panels.live_run import _progress
+from ui.views import run_progress
 
 
 @pytest.fixture
@@ -67,5 +67,5 @@ def test_a_run_that_changed_nothing_says_so(lab: Any, tmp_path: Path) -> None:
     (run,) = store.all()
     assert (run.history.state, run.history.message, run.history.unchanged) == ("finished", reason, True)
     assert reason in lab("runs", "--json")
-    assert f'<span class="message unchanged">{reason}</span>' in _progress(run.history, "finished", reason)
+    assert f'<span class="message unchanged">{reason}</span>' in run_progress.status(run, "finished")
     assert any("did not change" in warning for warning in compare(store, [run.id]).warnings)

@@ -21,6 +21,7 @@ from trainer.runs.store import Run, RunStore
 from ui import handlers
 from ui.panels import live_run, summary
 from ui.tabs import runs
+from ui.views import run_progress
 
 UI = Path(__file__).parents[2] / "ui"
 EVIL = '<img src=x onerror="alert(1)"></h2><script>alert(1)</script>\' & `'
@@ -42,7 +43,7 @@ def is_safe(content: str) -> bool:
 
 
 def test_the_live_side_escapes(run: Run) -> None:
-    content = live_run._status(run, run.history.state) + live_run._figures(run)
+    content = run_progress.status(run, run.history.state) + run_progress.figures(run)
     assert "&lt;img" in content
     assert is_safe(content.replace("</h2><span", ""))
 

@@ -2,6 +2,8 @@
 
 A folder appears whole or not at all; of two processes that want the same one, the second waits for the first.
 The cache lies in the data folder, counts towards its quota, and is what goes first when that is passed.
+
+Our own: diskcache keeps values in SQLite, pickled; these are folders of arrays that workers map into memory.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 `lockf`, since `flock` stays held by forked children. Its locks belong to the process, and closing any handle of
 the file drops them: so threads take turns here, and a lock that this process holds is never opened again.
+
+Our own: the filelock package takes `flock`, which a forked data loader would go on holding after its worker died.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Best fit decreasing finds how few rows of the maximum length will do, then the rows are made about equally long.
 Batches hold the same examples packed and unpacked, so steps, losses and learning rates stay what they were.
+
+Our own: TRL packs the whole data set in advance, which changes the batches, and with them the number of steps.
 """
 
 from __future__ import annotations

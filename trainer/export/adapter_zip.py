@@ -10,8 +10,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from trainer.common import atomic, formatting, redaction
+from trainer.common import atomic, redaction
 from trainer.common.errors import UserError
+from trainer.common.templates import Templates
 from trainer.runs.store import Run
 
 WEIGHTS = "adapter_model.safetensors"
@@ -137,66 +138,28 @@ def revision(run: Run) -> str:
 def model_card(run: Run) -> str:
     """README.md of the adapter: what it is, what was trained, how to load it, how it did."""
     assert run.config is not None
-    history, plan = run.history.refresh(), run.plan()
-    is_hub = "/" in base_model(run)
-    wrapper = plan.get("auto_class") == "AutoModelForImageTextToText"
-    auto_class = "AutoModelForImageTextToText" if wrapper else "AutoModelForCausalLM"
-    receipts = "\n".join(
-        f"| `{_plain(receipt['tick'])}` | {receipt['treatment']} | {_prose(receipt['note'])} |"
-        for receipt in plan.get("receipts", [])
-    )
-    facts = {
-        "Training loss": formatting.loss(history.latest.get("loss")),
-        "Held-out loss": formatting.loss(history.latest.get("eval_loss")),
-        "Steps": f"{history.step} of {history.steps}",
-        "Trainable parameters": f"{plan.get('trainable', 0):,}",
-        "Data": _prose(run.config.data.path or run.config.data.source),
-    }
-    where = base_model(run) if is_hub else f"the folder of {base_model(run)}"
+    history, plan, config = run.history.refresh(), run.plan(), run.config
     checkpoint = plan.get("checkpoint") or {}
-    loads = _plain(checkpoint.get("loads", ""))
-    version = f', revision="{revision(run)}"' if revision(run) else ""
-    version += ", quantization_config=as_trained" if loads else ""
-    return (
-        "---\n"
-        + (f"base_model: {base_model(run)}\n" if is_hub else "")
-        + "library_name: peft\npipeline_tag: text-generation\ntags: [lora]\n---\n\n"
-        + f"# {_prose(run.title)}\n\nA PEFT adapter for `{base_model(run)}`, trained with LoRA Module Lab.\n\n"
-        + "| tick | treatment | what it matched |\n|---|---|---|\n"
-        + receipts
-        + "\n\n"
-        + "\n".join(f"- {key}: {value}" for key, value in facts.items())
-        + "\n\n## Use\n\n```python\nfrom peft import PeftModel\n"
-        + f"from transformers import {auto_class}{', ' + loads.partition('(')[0] if loads else ''}\n\n"
-        + (f"as_trained = {loads}\n" if loads else "")
-        + f'model = {auto_class}.from_pretrained("{base_model(run)}"{version})  # {where}\n'
-        + 'model = PeftModel.from_pretrained(model, "FOLDER OF THIS ADAPTER")\n```\n'
-        + _token_note(run.config.model.new_tokens)
-        + _base_note(run.config.model.quantization, checkpoint)
-    )
-
-
-def _base_note(quantization: str, checkpoint: dict[str, Any]) -> str:
-    """What the base was while the adapter trained: `checkpoint` as plan.json has it, empty for plain weights."""
-    title, held = _prose(checkpoint.get("format", "")), checkpoint.get("held", False)
-    if held:
-        return f"\nIts base is that checkpoint as it is, in {title}. On other weights its answers differ slightly.\n"
-    published = f" The base is published in {title}, which was dequantized for the training." if title else ""
-    if quantization == "none":
-        return f"\n{published.strip()}\n" if published else ""
-    return (
-        f"\nIt was trained on the base model quantized to {quantization}.{published} "
-        "On the full-precision base model its answers differ slightly.\n"
-    )
-
-
-def _token_note(tokens: tuple[str, ...]) -> str:
-    if not tokens:
-        return ""
-    names = ", ".join(f"`{_plain(token)}`" for token in tokens)
-    return (
-        f"\nIt brings new tokens: {names}. Load the tokenizer from this folder, and before the adapter call\n"
-        "`model.resize_token_embeddings(max(len(tokenizer), model.get_input_embeddings().num_embeddings))`.\n"
+    wrapper = plan.get("auto_class") == "AutoModelForImageTextToText"
+    return TEMPLATES.render(
+        "model_card.md",
+        title=run.title,
+        base=base_model(run),
+        is_hub="/" in base_model(run),
+        revision=revision(run),
+        auto_class="AutoModelForImageTextToText" if wrapper else "AutoModelForCausalLM",
+        receipts=plan.get("receipts", []),
+        trainable=plan.get("trainable", 0),
+        latest=history.latest,
+        step=history.step,
+        steps=history.steps,
+        data=config.data.path or config.data.source,
+        tokens=config.model.new_tokens,
+        quantization=config.model.quantization,
+        # what the base was while the adapter trained; empty for plain weights
+        format=checkpoint.get("format", ""),
+        held=checkpoint.get("held", False),
+        loads=_plain(checkpoint.get("loads", "")),
     )
 
 
@@ -208,6 +171,10 @@ def _plain(text: str) -> str:
 def _prose(text: str) -> str:
     """Text that Markdown shows as it is."""
     return re.sub(r"([*_#!~&])", r"\\\1", _plain(text))
+
+
+TEMPLATES = Templates(Path(__file__).with_name("templates"), keep_trailing_newline=True)
+TEMPLATES.environment.filters |= {"plain": _plain, "prose": _prose}
 
 
 def _dump(value: Any) -> str:

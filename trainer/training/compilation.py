@@ -34,7 +34,7 @@ class Compiler(TrainerCallback):  # type: ignore[misc]
         problem = self._try(layers) if layers else "this model has no repeated layers"
         if problem:
             for layer in layers:
-                layer._compiled_call_impl = None
+                layer._compiled_call_impl = None  # torch has no public way to undo `Module.compile()`
             self._sink("log", text=f"Layers are not compiled: {problem}")
         torch._dynamo.config.suppress_errors = True
 

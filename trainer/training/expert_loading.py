@@ -22,6 +22,7 @@ def quantizing_experts(names: Iterable[str]) -> Iterator[None]:
     It reads one parameter at a time, so the device never holds more than one in 16 bits, plus its parts in the
     checkpoint.
     """
+    # transformers' quantizer takes linears only, and no argument of `from_pretrained` names another one
     own = AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"]
     AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] = partial(_Quantizer, frozenset(names))
     try:

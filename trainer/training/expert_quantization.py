@@ -174,6 +174,7 @@ def _enter(reader: nn.Module, _inputs: Any) -> None:
     scope: _Scope = getattr(reader, _SCOPE)
     for owner, name, weight in scope.weights():
         _place(owner, name, nn.Parameter(weight.dequantize(), requires_grad=False))
+    # torch has no public name for the hooks in force, nor below for what parametrize has cached
     others = torch._C._autograd._top_saved_tensors_default_hooks(False)
     # a checkpoint keeps nothing of its first pass, and drops what it made again as soon as the layer is done
     checkpointed = others is not None and others[0].__module__ == checkpoint.__name__

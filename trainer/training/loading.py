@@ -156,6 +156,7 @@ def _set_compute_dtype(model: Any, dtype: torch.dtype) -> None:
 
     transformers leaves the unquantized weights of such a checkpoint in the dtype in which they were saved.
     """
+    # transformers has no public name for what must stay in float32
     wide = {*(model._keep_in_fp32_modules or ()), *(getattr(model, "_keep_in_fp32_modules_strict", None) or ())}
     packed = (bitsandbytes.nn.Params4bit, bitsandbytes.nn.Int8Params)
     for name, parameter in model.named_parameters():

@@ -171,26 +171,34 @@ class _ModulesTrainer(Trainer):  # type: ignore[misc]
         return self.optimizer
 
     def _get_learning_rate(self) -> float:
-        """The logged rate: the shared one if any group uses it, else the first group's."""
+        """The logged rate: the shared one if any group uses it, else the first group's.
+
+        transformers always logs the first group's rate, and has no public hook to choose another.
+        """
         assert self.optimizer is not None
         peaks = [group["initial_lr"] for group in self.optimizer.param_groups]
         shared = self.config.training.learning_rate
         return float(self.lr_scheduler.get_last_lr()[peaks.index(shared) if shared in peaks else 0])
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        # transformers' grouping by length reads every example first, and takes no sampler of ours
         return self.grouped if self.grouped is not None else super()._get_train_sampler(train_dataset)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # unused, and counting would walk all parameters at every batch
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # transformers leaves padding out by the attention mask, which packed batches do not have
         tokens = inputs.pop("tokens", 0)
         if self.model.training:
             self.state.num_input_tokens_seen += tokens
         return super()._prepare_inputs(inputs)  # type: ignore[no-any-return]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save only the adapter: "auto" would add whole base embeddings, and Trainer a pickle of its arguments."""
+        """Save only the adapter: "auto" would add whole base embeddings, and Trainer a pickle of its arguments.
+
+        Trainer has no setting for what `save_pretrained` is called with, nor one that leaves the pickle out.
+        """
         self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
 
     def log(self, logs: dict[str, float], *values: Any, **keywords: Any) -> None:

@@ -18,7 +18,7 @@ from ui.components import chart, component
 from ui.data_checks import Checks
 from ui.form import FILE, HUB, Form
 from ui.handlers import DIRECT, QUEUED, told
-from ui.views import data_report
+from ui.views import HTML, data_report
 from ui.views.length_chart import lengths_figure
 
 DATA_KINDS = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst"]
@@ -27,7 +27,7 @@ MENUS = [f"data.{name}_column" for name in COLUMNS] + ["data.template", "data.lo
 BOXES = ["data.assistant_role", "data.system_prompt", "data.held_out", "data.eval_fraction"]
 """Settings of the sheet: a change of one makes the report anew, of a box once it is left."""
 MAX_FILES = 32
-TITLE = "<h2>The data, as the model will see them</h2>"
+TITLE = HTML.macros("page.html")("heading", "The data, as the model will see them")
 
 
 class DataPanel:

@@ -21,9 +21,10 @@ from ui.data_checks import Checks
 from ui.form import Form
 from ui.handlers import DIRECT, QUEUED, told
 from ui.panels.live_run import digest
-from ui.views import comparison, data_report
+from ui.views import HTML, comparison, data_report
 
-BASIS = '<p class="quiet">With the model, the data and the settings of the Train tab, all but its ticks.</p>'
+render = HTML.macros("page.html")
+BASIS = render("quiet", "With the model, the data and the settings of the Train tab, all but its ticks.")
 WAITING = "The scenarios appear once the Train tab has read its model."
 
 
@@ -57,7 +58,7 @@ class ScenariosPanel:
 
     def _build_own_sets(self) -> None:
         with gr.Accordion("Own sets", open=False, elem_id="own-sets"):
-            gr.HTML('<p class="quiet">Keep the ticks of the Train tab as a scenario of a set of your own.</p>',
+            gr.HTML(render("quiet", "Keep the ticks of the Train tab as a scenario of a set of your own."),
                     apply_default_css=False)  # fmt: skip
             with gr.Row(elem_classes="pair"):
                 self.own_set = gr.Textbox(label="Own set", max_lines=1, max_length=MAX_TITLE, elem_id="own-set",
@@ -124,7 +125,7 @@ class ScenariosPanel:
         needed = service.experiments.seconds(self.lab, config, offers, request.seeds)
         known = f"about {formatting.duration(needed)} in all" if needed is not None else ""
         unknown = "how long is unknown until the first run has run" if count else "nothing to run: tick a scenario"
-        return {"rows": rows}, f'<p class="quiet">{count} runs, {known or unknown}.</p>', count
+        return {"rows": rows}, render("quiet", f"{count} runs, {known or unknown}."), count
 
     def started(
         self, request: gr.Request, name: Any, set_name: Any, seeds: Any, equal: Any, left_out: Any, *values: Any

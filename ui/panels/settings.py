@@ -10,7 +10,9 @@ from trainer.config.schema import Quantization
 from trainer.service.models import CheckpointFormat
 from ui.form import Form, settings
 from ui.labels import CHOICES
+from ui.views import HTML
 
+render = HTML.macros("page.html")
 QUANTIZATION = "model.quantization"
 
 
@@ -47,7 +49,7 @@ def _build_rest(form: Form) -> None:
             form.add(path, **({"placeholder": "what it trains"} if path == "title" else {}))
         form.add("model.new_tokens", placeholder="<|first|> <|second|>")
         form.add("adapter.train_new_tokens")
-    gr.HTML('<h4 class="part">Adapter</h4>', apply_default_css=False)
+    gr.HTML(render("part", "Adapter"), apply_default_css=False)
     with gr.Column(elem_classes="grid bare"):
         form.add("adapter.lora_dropout")
         form.add("adapter.bias")
@@ -55,7 +57,7 @@ def _build_rest(form: Form) -> None:
         form.add("adapter.use_rslora")
         form.add("adapter.use_dora")
         form.add("adapter.loraplus_lr_ratio")
-    gr.HTML('<h4 class="part">Training</h4>', apply_default_css=False)
+    gr.HTML(render("part", "Training"), apply_default_css=False)
     with gr.Column(elem_classes="grid bare"):
         form.add("training.packing")
         form.add("training.max_steps")
@@ -67,7 +69,7 @@ def _build_rest(form: Form) -> None:
         form.add("training.eval_steps")
         form.add("training.save_steps")
         form.add("training.seed")
-    gr.HTML('<h4 class="part">Speed and memory</h4>', apply_default_css=False)
+    gr.HTML(render("part", "Speed and memory"), apply_default_css=False)
     with gr.Column(elem_classes="grid bare"):
         form.add("training.activation_checkpointing")
         form.add("training.micro_batches")

@@ -12,26 +12,24 @@ import ipaddress
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
-from urllib.parse import parse_qs
 
-from ui.security.guard import App, Scope, answer, header_map
+from itsdangerous import BadSignature, TimestampSigner
+from starlette.formparsers import FormParser, MultiPartException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+
+from ui.security.guard import App, Scope
+from ui.views import HTML
 
 COOKIE = "lab_session"
 OPEN = ("/gradio_api/startup-events", "/robots.txt")
-MAX_SESSIONS = 1000
+SESSION_SECONDS = 30 * 86_400
 MAX_FORM_BYTES = 4096
 FREE_TRIES = 3
 LONGEST_DELAY = 300.0
 MAX_ADDRESSES = 4096
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>LoRA Module Lab</title>
-<meta name="viewport" content="width=device-width"><style>body{{font:16px system-ui;display:grid;place-items:center;
-min-height:90vh;margin:0}}form{{display:grid;gap:12px;width:min(320px,90vw)}}input,button{{font:inherit;padding:8px}}
-p{{margin:0}}</style><form method="post" action="login"><h1>LoRA Module Lab</h1><label for="password">Password</label>
-<input id="password" name="password" type="password" autocomplete="current-password" required autofocus>
-<button>Enter</button><p role="alert">{}</p></form></html>"""
 
 
 class Throttle:
@@ -64,56 +62,53 @@ class Login:
         self.app = app
         self._digest = _digest(password)
         self._throttle = throttle or Throttle()
-        self._sessions: OrderedDict[bytes, None] = OrderedDict()
-        """Digests of the cookies handed out."""
+        # a new key with every start of the app: sessions end with it
+        self._signer = TimestampSigner(secrets.token_bytes(32), salt=COOKIE, digest_method=hashlib.sha256)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif scope["path"].rstrip("/") == "/login" and scope["method"] == "POST":
-            await self._log_in(scope, receive, send)
-        elif scope["path"] in OPEN or self._knows(header_map(scope).get("cookie", "")):
+            return
+        request, path = Request(scope, receive), scope["path"]
+        if path.rstrip("/") == "/login" and request.method == "POST":
+            response = await self._log_in(request)
+        elif path in OPEN or self._knows(request.cookies.get(COOKIE, "")):
             await self.app(scope, receive, send)
+            return
         else:
-            await _ask(scope, send, 401, "")
+            response = _ask(request, 401)
+        await response(scope, receive, send)
 
-    def _knows(self, cookies: str) -> bool:
+    def _knows(self, token: str) -> bool:
+        """Whether the token was handed out by this app, and not too long ago."""
         try:
-            found = SimpleCookie(cookies).get(COOKIE)
-        except CookieError:
+            self._signer.unsign(token, max_age=SESSION_SECONDS)
+        except (BadSignature, UnicodeError):
             return False
-        return found is not None and _digest(found.value) in self._sessions
+        return True
 
-    async def _log_in(self, scope: Scope, receive: Any, send: Any) -> None:
-        address = _network(scope)
+    async def _log_in(self, request: Request) -> Response:
+        address = _network(request)
         wait = self._throttle.wait(address)
         if wait > 0:
-            await _ask(scope, send, 429, f"Too many tries. Try again in {round(wait) + 1} seconds.", wait)
-            return
-        password = await _read_password(receive)
+            seconds = str(round(wait) + 1)
+            return _ask(request, 429, f"Too many tries. Try again in {seconds} seconds.", {"retry-after": seconds})
+        password = await _read_password(request)
         # nothing is awaited between the two checks and the count, so tries side by side are counted, too
         if self._throttle.wait(address) > 0 or not hmac.compare_digest(_digest(password), self._digest):
             self._throttle.fail(address)
-            await _ask(scope, send, 401, "This is not the password.")
-            return
+            return _ask(request, 401, "This is not the password.")
         self._throttle.succeed(address)
-        await _welcome(scope, send, self._new_session())
-
-    def _new_session(self) -> str:
-        token = secrets.token_urlsafe(32)
-        self._sessions[_digest(token)] = None
-        if len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)
-        return token
+        return _welcome(request, self._signer.sign(secrets.token_urlsafe(16)).decode())
 
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _network(scope: Scope) -> str:
+def _network(request: Request) -> str:
     """The caller's address; of IPv6 the /64, since one machine may use all of it."""
-    text = (scope.get("client") or ("",))[0]
+    text = request.client.host if request.client else ""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -121,43 +116,41 @@ def _network(scope: Scope) -> str:
     return str(ipaddress.ip_network((text, 64), strict=False)) if address.version == 6 else text
 
 
-async def _read_password(receive: Any) -> str:
+async def _read_password(request: Request) -> str:
     """The form's password; empty where the form is none or too long."""
-    body = b""
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if message["type"] != "http.request" or len(body) > MAX_FORM_BYTES:
-            return ""
-        if not message.get("more_body"):
-            break
+
+    async def start() -> AsyncGenerator[bytes, None]:
+        left = MAX_FORM_BYTES
+        async for chunk in request.stream():
+            left -= len(chunk)
+            if left < 0:
+                raise MultiPartException("This is longer than a password.")
+            yield chunk
+
     try:
-        typed: str = parse_qs(body.decode(), max_num_fields=10).get("password", [""])[0]
-        return typed
-    except ValueError:
+        # not `request.form()`, which takes any number of bytes, and files
+        form = await FormParser(request.headers, start(), max_fields=10).parse()
+    except (MultiPartException, ClientDisconnect, UnicodeError):
         return ""
+    password = form.get("password", "")
+    return password if isinstance(password, str) else ""
 
 
-async def _ask(scope: Scope, send: Any, status: int, text: str, wait: float = 0.0) -> None:
+def _ask(request: Request, status: int, text: str = "", headers: dict[str, str] | None = None) -> Response:
     """The login page for a browser, a sentence for a program."""
-    headers = [(b"cache-control", b"no-store")]
-    if wait:
-        headers.append((b"retry-after", str(round(wait) + 1).encode()))
-    if "text/html" not in header_map(scope).get("accept", ""):
-        await answer(send, status, text or "A password is needed: post it to /login.", headers)
-        return
-    body = PAGE.format(text).encode()
-    headers += [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    headers = {"cache-control": "no-store", **(headers or {})}
+    if _is_browser(request):
+        return HTMLResponse(HTML.render("login.html", problem=text), status, headers)
+    return PlainTextResponse(text or "A password is needed: post it to /login.", status, headers)
 
 
-async def _welcome(scope: Scope, send: Any, token: str) -> None:
+def _welcome(request: Request, token: str) -> Response:
     """Set the cookie; a browser goes on to the page, a program gets `{"success": true}`."""
-    is_https = header_map(scope).get("x-forwarded-proto", scope.get("scheme")) == "https"
-    secure = "; Secure" if is_https else ""
-    cookie = (b"set-cookie", f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{secure}".encode())
-    if "text/html" in header_map(scope).get("accept", ""):
-        await answer(send, 303, "Welcome.", [cookie, (b"location", b"./")])
-    else:
-        await answer(send, 200, '{"success": true}', [cookie])
+    response = RedirectResponse("./", 303) if _is_browser(request) else JSONResponse({"success": True})
+    is_https = request.headers.get("x-forwarded-proto", request.scope.get("scheme")) == "https"
+    response.set_cookie(COOKIE, token, secure=is_https, httponly=True, samesite="strict")
+    return response
+
+
+def _is_browser(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")

@@ -3,6 +3,9 @@
 A web page elsewhere can point its own name at this machine (DNS rebinding) or post to it from another
 origin; both carry a foreign name in `Host` or `Origin`. Gradio serves more than the page needs: what is
 not listed in `SERVED` does not exist here, and of files only finished zips of the exports folder do.
+
+Our own: Starlette's TrustedHost and CORS middleware let foreign origins' posts and uploads through, and limit
+neither paths nor sizes.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gradio.route_utils import FnIndexInferError
+from starlette.responses import PlainTextResponse
 
 from trainer.common.errors import UserError
 from trainer.service.data import MAX_UPLOAD_BYTES, check_room
@@ -75,9 +79,9 @@ class Guard:
             if uploading:
                 check_room(self.stores, uploading + self.incoming)
         except UserError as error:
-            await answer(send, 413, str(error))
+            await PlainTextResponse(str(error), 413)(scope, receive, send)
         except Refused as error:
-            await answer(send, error.status, error.text)
+            await PlainTextResponse(error.text, error.status)(scope, receive, send)
         else:
             self.incoming += uploading
             try:
@@ -100,10 +104,10 @@ class Guard:
             if started:
                 raise
             if isinstance(error, UNREADABLE):
-                await answer(send, 400, "This request cannot be read.")
+                await PlainTextResponse("This request cannot be read.", 400)(scope, receive, send)
                 return
             traceback.print_exc(file=sys.stderr)
-            await answer(send, 500, UNEXPECTED)
+            await PlainTextResponse(UNEXPECTED, 500)(scope, receive, send)
 
     def check_path(self, path: str) -> None:
         """Refuse what is not served. Raises Refused."""
@@ -173,11 +177,3 @@ def _place(address: str) -> tuple[str, int | None]:
     except ValueError:
         return "", None
     return parts.hostname or "", None if port in (80, 443) else port
-
-
-async def answer(send: Any, status: int, text: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """One plain sentence as the whole response."""
-    body = text.encode()
-    kind = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*kind, *headers]})
-    await send({"type": "http.response.body", "body": body})

@@ -14,11 +14,11 @@ from trainer.service.experiments import AXES, CURVES, MAX_COMPARED, OPEN, PRICES
 from trainer.service.lab import Lab
 from ui import download
 from ui.components import chart, component
-from ui.handlers import DIRECT, QUEUED, told
+from ui.handlers import DIRECT, QUEUED, inform, told
 from ui.panels.live_run import digest
 from ui.panels.scenarios import ScenariosPanel
 from ui.tabs.train import TrainTab
-from ui.views import comparison, text
+from ui.views import comparison
 
 PICKER = """<div class="runs picker">
 <h3>Experiments</h3><div class="scroll experiments"></div>
@@ -159,10 +159,10 @@ class CompareTab:
         return service.exports.report(self.lab, self._names(value))
 
     def stopped(self, value: Any) -> None:
-        gr.Info(text.escape(service.runs.stop(self.lab, self._experiment(value))), duration=5)
+        inform(service.runs.stop(self.lab, self._experiment(value)))
 
     def resumed(self, value: Any) -> None:
-        gr.Info(text.escape(service.experiments.resume(self.lab, self._experiment(value))), duration=5)
+        inform(service.experiments.resume(self.lab, self._experiment(value)))
 
     def _experiment(self, value: Any) -> str:
         choice = _choice(value)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from trainer import service
 from trainer.common import formatting
@@ -16,10 +17,10 @@ from trainer.service.lab import Lab
 from trainer.service.runs import ACTIVE, ENDED, MAX_TITLE
 from ui import download
 from ui.components import component
-from ui.handlers import DIRECT, QUEUED, told
+from ui.handlers import DIRECT, QUEUED, inform, told
 from ui.panels.live_run import digest, parts
 from ui.tabs.train import TrainTab, wanting
-from ui.views import text
+from ui.views import HTML
 
 TEMPLATE = """<div class="runs">
 <div class="runs-search"><label for="runs-search">Search runs</label>
@@ -27,7 +28,8 @@ TEMPLATE = """<div class="runs">
 <div class="scroll"><table><thead><tr></tr></thead><tbody></tbody></table></div>
 <div class="empty" hidden><strong></strong><span></span></div>
 </div>"""
-NOTHING = '<p class="quiet">Choose a run in the table to open, rename, download or delete it.</p>'
+render = HTML.macros("run_facts.html")
+NOTHING = render("nothing")
 
 
 class RunsTab:
@@ -158,7 +160,7 @@ class RunsTab:
         return [*wanted, gr.Tabs(selected="train"), gr.Timer(active=False)]
 
     def stopped(self, run_id: str | None) -> None:
-        gr.Info(text.escape(service.runs.stop(self.lab, self._run(run_id).id)), duration=5)
+        inform(service.runs.stop(self.lab, self._run(run_id).id))
 
     def exported(self, run_id: str | None) -> Path:
         return service.exports.adapter(self.lab, self._run(run_id).id)
@@ -179,7 +181,7 @@ class RunsTab:
 
     def ask(self, run_id: str | None) -> list[Any]:
         run = self._run(run_id)
-        question = f"<p>Delete <strong>{text.escape(run.title)}</strong> with its adapter and checkpoints?</p>"
+        question = render("delete", run.title)
         return [gr.update(visible=True), question, run.id]
 
     def deleted(self, run_id: str | None, asked: str | None) -> list[Any]:
@@ -207,19 +209,13 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in keys} | {"elapsed": round(row["elapsed"]) or None, "shown": shown}
 
 
-def _facts(row: dict[str, Any]) -> str:
-    parts = [
+def _facts(row: dict[str, Any]) -> Markup:
+    says = (
         row["model"],
         f"step {row['step']:,} of {row['steps']:,}" if row["steps"] else "",
         f"best eval loss {formatting.loss(row['best_eval_loss'])}" if row["best_eval_loss"] is not None else "",
         f"adapter {formatting.size(row['adapter_bytes'])}" if row["adapter_bytes"] else "",
         row["id"],
-    ]
-    kind = "unchanged" if row.get("unchanged") else row["state"]  # the index of an earlier version has no such key
-    message = f'<p class="message {text.escape(kind)}">{text.escape(row["message"])}</p>' if row["message"] else ""
-    return (
-        f'<div class="live-head"><h2>{text.escape(row["name"])}</h2>'
-        f'<span class="pill {text.escape(row["state"])}">{text.escape(row["state"])}</span></div>'
-        f'<p class="facts">{text.escape(row["modules"])}</p>'
-        f'<p class="facts">{text.escape(" · ".join(filter(None, parts)))}</p>{message}'
     )
+    kind = "unchanged" if row.get("unchanged") else row["state"]  # the index of an earlier version has no such key
+    return render("facts", row, says, kind)

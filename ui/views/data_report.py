@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
+from markupsafe import Markup
+
 from trainer.common import formatting
-from ui.views import text
+from ui.views import HTML
+
+render = HTML.macros("data_report.html")
 
 SHAPES = {
     "chat": "conversations",
@@ -25,55 +30,42 @@ STAGES = {
 }
 LINES = 8
 """Line numbers shown of each problem before all of them are asked for."""
-LEGEND = (
-    '<p class="legend"><span class="t counts">counts for the loss</span><span class="t context">context</span>'
-    '<span class="t cut">cut off</span><span class="t context special">special token</span></p>'
-)
+SIGNS = {"\n": "↵", "\t": "⇥"}
+"""White space that is shown and kept."""
+ZERO_WIDTH_JOINER = "\u200d"
 
 
-def line(report: Mapping[str, Any]) -> str:
+def line(report: Mapping[str, Any]) -> Markup:
     """The report in one line, for the settings column."""
     issues = report["issues"]
     if issues:
-        problem = text.escape(issues[0]["problem"])
-        return f'<p class="data-line bad" title="{problem}">{problem}</p>'
-    tokens = report["tokens"]
-    counts = f"{formatting.percent(tokens['share'])} counts"
+        return render("line", issues[0]["problem"], bad=True)
+    counts = f"{formatting.percent(report['tokens']['share'])} counts"
     parts = [f"{report['good']:,} rows", SHAPES.get(report["shape"], ""), counts]
     parts += [f"{len(report['bad']):,} left out"] if report["bad"] else []
-    shown = text.escape(" · ".join(filter(None, parts)))
-    return f'<p class="data-line" title="{shown}">{shown}</p>'
+    return render("line", " · ".join(filter(None, parts)))
 
 
-def progress(stage: str, share: float) -> str:
-    """A bar while the data are being read."""
-    what = text.escape(STAGES.get(stage, "Starting the reader"))
-    busy = " busy" if stage not in STAGES else ""
-    percent = f"{share:.0%}" if stage in STAGES else ""
-    return (
-        f'<div class="progress{busy}" role="progressbar" aria-label="{what}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.1f}%"></i></div>'
-        f'<div class="progress-text"><span>{what} …</span><span>{percent}</span></div>'
-    )
+def progress(stage: str, share: float) -> Markup:
+    """A bar while the data is being read."""
+    return render("progress", STAGES.get(stage), share)
 
 
-def failed(problem: str) -> str:
+def failed(problem: str) -> Markup:
     """Why there is no report."""
-    head = "<strong>There is nothing to look at</strong>"
-    return f'<div class="notice failed">{head}<span>{text.escape(problem)}</span></div>'
+    return render("failed", problem)
 
 
-def overview(report: Mapping[str, Any]) -> str:
-    """What the data are, and what training on them means."""
+def overview(report: Mapping[str, Any]) -> Markup:
+    """What the data is, and what training on it means."""
     if not report["shape"]:
-        return ""
+        return Markup()
     template = report["template"]
-    why = text.escape(report["why"])
-    how = text.escape(f"Rendered by {TEMPLATES[template['kind']]}: {template['why']}.")
-    return f'<p class="why">{why}</p><p class="quiet">{how}</p>{_figures(report)}'
+    how = f"Rendered by {TEMPLATES[template['kind']]}: {template['why']}."
+    return render("overview", report["why"], how, _figures(report))
 
 
-def _figures(report: Mapping[str, Any]) -> str:
+def _figures(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     tokens, training, batches = report["tokens"], report["training"], report["batches"]
     items = [
         ("Rows", f"{report['rows']:,}", f"{len(report['bad']):,} cannot be used" if report["bad"] else "all usable")
@@ -97,69 +89,45 @@ def _figures(report: Mapping[str, Any]) -> str:
         items.append(("Fill of batches", formatting.percent(batches["fill"]), f"{WAYS[batches['way']]}{other}"))
     if report["duplicates"]:
         items.append(("Duplicates", f"{report['duplicates']:,}", "exact copies"))
-    cells = "".join(
-        f"<div><dt>{name}</dt><dd>{text.escape(value)}</dd><dd class='more'>{text.escape(more)}</dd></div>"
-        for name, value, more in items
-    )
-    return f'<dl class="tiles">{cells}</dl>'
+    return [(*item, "") for item in items]
 
 
-def problems(report: Mapping[str, Any], skip: bool) -> str:
-    """What keeps the run from starting, the bad rows by their reasons, and what may not be as meant."""
-    issues = [issue for issue in report["issues"] if not (report["bad_groups"] and issue["field"] == "data")]
-    parts = [_box("issues refused", "This data cannot be trained on.", map(_sentence, issues))] if issues else []
-    if report["bad_groups"]:
-        count = len(report["bad"])
-        what = "They are left out." if skip else "Mend them, or choose to go on without them."
-        head = f"{count:,} of {report['rows']:,} rows cannot be used. {what}"
-        parts.append(_box("issues" if skip else "issues refused", head, map(_group, report["bad_groups"])))
-    if report["warnings"]:
-        parts.append(_box("issues hints", "Worth a look", map(_sentence, report["warnings"])))
-    return "".join(parts)
+def problems(report: Mapping[str, Any], skip: bool) -> Markup:
+    """What keeps the run from starting, the bad rows by their reasons, and what may not be as intended."""
+    groups = report["bad_groups"]
+    issues = [issue for issue in report["issues"] if not (groups and issue["field"] == "data")]
+    what = "They are left out." if skip else "Mend them, or choose to go on without them."
+    head = f"{len(report['bad']):,} of {report['rows']:,} rows cannot be used. {what}"
+    bad_rows = {"head": head, "groups": [_group(group) for group in groups]}
+    return render("problems", issues, bad_rows, skip, report["warnings"])
 
 
-def _group(group: Mapping[str, Any]) -> str:
+def _group(group: Mapping[str, Any]) -> dict[str, Any]:
     """A reason and its lines; many lines are folded."""
     lines, word = group["lines"], "line" if group["count"] == 1 else "lines"
-    said = f"{group['count']:,} × {group['reason']}: {word} "
-    if len(lines) <= LINES:
-        return text.escape(said + ", ".join(map(str, lines)))
-    first, rest = (text.escape(", ".join(map(str, part))) for part in (lines[:LINES], lines[LINES:]))
-    more = f"<summary>and {len(lines) - LINES:,} more</summary>"
-    return f"{text.escape(said)}{first} <details>{more}{rest}</details>"
+    first, rest = (", ".join(map(str, part)) for part in (lines[:LINES], lines[LINES:]))
+    said = f"{group['count']:,} × {group['reason']}: {word}"
+    return {"said": said, "first": first, "rest": rest, "more": len(lines) - LINES}
 
 
-def _sentence(issue: Mapping[str, Any]) -> str:
-    return text.escape(f"{issue['problem']} {issue['fix']}".strip())
-
-
-def _box(kind: str, head: str, items: Iterable[str]) -> str:
-    """`items`: as HTML."""
-    listed = "".join(f"<li>{item}</li>" for item in items)
-    return f'<div class="{kind}" role="status"><strong>{text.escape(head)}</strong><ul>{listed}</ul></div>'
-
-
-def example(value: Mapping[str, Any]) -> str:
+def example(value: Mapping[str, Any]) -> Markup:
     """One example as the model sees it."""
-    where = text.escape(f"{value['file']}, line {value['line']:,}")
+    where = f"{value['file']}, line {value['line']:,}"
     facts = f"{value['length']:,} tokens · {value['counted']:,} count"
     facts += f" · {value['cut']:,} cut off" if value["cut"] else ""
-    rest = f'<span class="quiet"> … {value["hidden"]:,} tokens more</span>' if value["hidden"] else ""
-    head = f"<strong>{value['number'] + 1:,} of {value['of']:,}</strong><span>{text.escape(facts)}</span>"
-    return (
-        f'<div class="example-head">{head}<span class="quiet" title="{where}">{where}</span>'
-        f'</div><div class="example" tabindex="0" role="document" aria-label="Example" dir="auto">'
-        f"{''.join(_tokens(value['tokens']))}{rest}</div>{LEGEND}"
-    )
+    return render("example", value, where, facts, _tokens(value["tokens"]))
 
 
-def _tokens(tokens: Sequence[Mapping[str, Any]]) -> Any:
-    for number, token in enumerate(tokens):
-        kind = f"t {token['kind']}{' special' if token['special'] else ''}{' odd' if number % 2 else ''}"
-        yield f'<span class="{kind}">{_visible(token["text"])}</span>'
+def _tokens(tokens: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    for token in tokens:
+        yield f"{token['kind']}{' special' if token['special'] else ''}", list(_pieces(token["text"]))
 
 
-def _visible(content: str) -> str:
-    """The text of a token; what cannot be seen has a sign."""
-    shown = text.escape(content).replace("\n", '<i class="sign">↵</i>\n').replace("\t", '<i class="sign">⇥</i>\t')
-    return "".join(c if c.isprintable() or c in "\n\t\u200d" else f'<i class="sign">{ord(c):04x}</i>' for c in shown)
+def _pieces(content: str) -> Iterator[tuple[str, str]]:
+    """Signs and texts in turn: what cannot be seen gets a sign before it, or instead of it."""
+    for is_visible, run in groupby(content, lambda char: char.isprintable() or char == ZERO_WIDTH_JOINER):
+        if is_visible:
+            yield "", "".join(run)
+            continue
+        for char in run:
+            yield SIGNS.get(char, f"{ord(char):04x}"), char if char in SIGNS else ""

@@ -1,4 +1,8 @@
-"""Rows of JSON: one line of JSONL, or the items of one long list, read piece by piece."""
+"""Rows of JSON: one line of JSONL, or the items of one long list, read piece by piece.
+
+Our own: `datasets` and pyarrow guess one schema for all rows and stop at the first bad one; here every bad row gets
+its line number and its reason, and the rest is kept.
+"""
 
 from __future__ import annotations
 

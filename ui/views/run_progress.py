@@ -1,0 +1,103 @@
+"""A run as the page shows it: its name and state, how far it is, its newest figures, the end of its log."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from markupsafe import Markup
+
+from trainer.common import formatting
+from trainer.service.runs import History, Run, describe_ticks
+from ui.views import HTML
+
+SENTENCES = {
+    "queued": "Waits for its turn: another run has the device.",
+    "starting": "The worker starts and loads the model.",
+    "stopping": "Finishes its step and saves. Stop again to end it at once.",
+    "interrupted": "Its worker is gone. What it saved is kept; the Runs tab can resume it.",
+    "stopped": "Stopped. What it saved can be downloaded.",
+    "finished": "Finished. The adapter is ready.",
+}
+LOG_LINES = 60
+
+render = HTML.macros("run_progress.html")
+EMPTY = render("nothing")
+
+
+def status(run: Run, state: str) -> Markup:
+    """The run's name, state, ticks and progress."""
+    history = run.history
+    message = history.message or run.problem or SENTENCES.get(state, "")
+    facts = (run.config.model.name, describe_ticks(run.config)) if run.config else ()
+    downloaded = history.download if state == "starting" else {}
+    is_downloading = downloaded and downloaded["bytes"] < downloaded["total"]
+    progress = _download(downloaded) if is_downloading else _steps(history, state, message)
+    return render("status", run.title, state, " · ".join(filter(None, facts)), progress)
+
+
+def _steps(history: History, state: str, message: str) -> dict[str, Any]:
+    """How far the training is."""
+    elapsed = history.elapsed()
+    if state == "running" and history.latest.get("time"):
+        elapsed += max(0.0, time.time() - history.latest["time"])
+    left = history.remaining() if state == "running" else None
+    return {
+        "label": "Steps",
+        "now": history.step,
+        "most": history.steps,
+        "share": min(history.step / history.steps, 1.0) if history.steps else 0.0,
+        "kind": f" {state}{' busy' if state in ('starting', 'stopping') else ''}",
+        "says": (
+            f"step {history.step:,} of {history.steps:,}" if history.steps else "no step yet",
+            f"elapsed {formatting.duration(elapsed)}" if elapsed else "",
+            f"about {formatting.duration(left)} left" if left is not None else "",
+        ),
+        "message": message,
+        "message_kind": "unchanged" if history.unchanged else state,
+    }
+
+
+def _download(done: dict[str, float]) -> dict[str, Any]:
+    """How far the download of a hub model is: files, bytes, speed, time left."""
+    share = done["bytes"] / done["total"]
+    left = (done["total"] - done["bytes"]) / done["speed"] if done["speed"] else None
+    return {
+        "label": "Download",
+        "now": f"{share * 100:.0f}",
+        "most": 100,
+        "share": share,
+        "kind": " starting",
+        "says": (
+            f"{formatting.size(done['bytes'])} of {formatting.size(done['total'])}",
+            f"{done['files']:,.0f} of {done['of']:,.0f} files",
+            f"{formatting.size(done['speed'])}/s" if done["speed"] else "waiting for the hub",
+            f"about {formatting.duration(left)} left" if left is not None else "",
+        ),
+        "message": "Downloads the model, once.",
+        "message_kind": "starting",
+    }
+
+
+def figures(run: Run) -> Markup:
+    """The newest figures and the end of the log."""
+    history, latest = run.history, run.history.latest
+    predicted = run.plan().get("memory_predicted")
+    known = latest.get("perplexity") is not None and latest.get("eval_accuracy") is not None
+    quality = (
+        f"Perplexity {formatting.decimals(latest['perplexity'])}, "
+        f"{formatting.percent(latest['eval_accuracy'])} of the tokens right"
+        if known
+        else ""
+    )
+    planned = f"of ≈ {formatting.size(predicted)}" if predicted else ""
+    best = f"best {formatting.loss(history.best_eval_loss)}" if history.best_eval_loss is not None else ""
+    items = (
+        ("Train loss", formatting.loss(latest.get("loss")), "", ""),
+        ("Eval loss", formatting.loss(latest.get("eval_loss")), best, quality),
+        ("Learning rate", formatting.learning_rate(latest.get("learning_rate")), "", ""),
+        ("Gradient norm", formatting.decimals(latest.get("grad_norm")), "", ""),
+        ("Tokens/s", formatting.count(latest.get("tokens_per_second")), "", ""),
+        ("Memory", formatting.size(latest.get("memory")), planned, ""),
+    )
+    return render("figures", items, history.log[-LOG_LINES:])
