@@ -129,7 +129,7 @@ def _copied(value: Any) -> Any:
     """A copy that may lose settings. 3.0 is 3 in it, and true is on, as older runs wrote it."""
 
     def part(item: Any) -> Any:
-        return {name: setting(name, old) for name, old in item.items()} if isinstance(item, dict) else item
+        return {_key(name): setting(name, old) for name, old in item.items()} if isinstance(item, dict) else item
 
     def setting(name: str, old: Any) -> Any:
         if isinstance(old, bool) and name in _SWITCHES:
@@ -139,8 +139,14 @@ def _copied(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        key: [part(tick) for tick in item] if isinstance(item, list) else part(item) for key, item in value.items()
+        _key(key): [part(tick) for tick in item] if isinstance(item, list) else part(item)
+        for key, item in value.items()
     }
+
+
+def _key(name: str) -> str:
+    """A name without lone surrogates, on which pydantic gives up with the whole object."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _drop(value: dict[str, Any], places: Sequence[Place], removed: Removed) -> None:
