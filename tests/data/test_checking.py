@@ -277,7 +277,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert texts(found.train.checked)[0][0] == ("user", "10?")
     with pytest.raises(UserError, match="has no split nothing"):
         load_data(replace(data, split="nothing"), tiny.tokenizer(), 0, tmp_path / "0")
-    with pytest.raises(UserError, match="is no split"):
+    with pytest.raises(UserError, match="is not a valid split"):
         load_data(replace(data, split="train[:5%]"), tiny.tokenizer(), 0, tmp_path / "0")
 
 
