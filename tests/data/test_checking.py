@@ -294,7 +294,7 @@ def run(capsys: Any, tmp_path: Path, name: str, content: bytes, *more: str) -> t
 UNUSABLE = {
     "empty.jsonl": (b"", "empty"),
     "binary.jsonl": (bytes(range(256)) * 9, "not a text file"),
-    "line.json": (b'{"a": "' + b"x" * 50_000_000 + b'"}', "no list"),
+    "line.json": (b'{"a": "' + b"x" * 50_000_000 + b'"}', "a list of examples"),
     "line.jsonl": (b'{"text": "' + b"x" * 50_000_000 + b'"}', "longer than"),
     "deep.json": (b"[" * 100_000, "nested deeper"),
     "deep.jsonl": (b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested deeper"),
