@@ -29,7 +29,7 @@ from trainer.models.module_map import ModuleMap  # noqa: E402
 from trainer.planning import memory  # noqa: E402
 from trainer.planning.plan import Plan, make_plan  # noqa: E402
 from trainer.planning.scenarios import scenario  # noqa: E402
-from trainer.planning.weight_memory import dequantized_experts, experts_to_quantize, quantized_module_names, weights  # noqa: E402
+from trainer.planning.weight_memory import dequantized_experts, experts_to_quantize, modules_to_quantize, weights  # noqa: E402
 
 KINDS = (
     *("phi3-medium", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "olmo2", "glm4"),
@@ -72,7 +72,7 @@ def print_experts() -> None:
         run = run_of(module_map, batch=1, length=2048, lora_dropout=0.0)
         run = replace(run, modules=tuple(Tick(tick) for tick in ("q_proj", "k_proj", "v_proj", "o_proj")))
         plan = make_plan(run, module_map, H100)
-        quantized = quantized_module_names("nf4", module_map, plan.targets)
+        quantized = modules_to_quantize("nf4", module_map, plan.targets)
         linears = quantized - experts_to_quantize("nf4", module_map)
         columns = [sum(weights("nf4", module_map, plan.targets, names, 2).values()) for names in (linears, quantized)]
         columns.append(dequantized_experts(module_map, quantized, plan.targets) * 2)

@@ -277,7 +277,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert texts(found.train.checked)[0][0] == ("user", "10?")
     with pytest.raises(UserError, match="has no split nothing"):
         load_data(replace(data, split="nothing"), tiny.tokenizer(), 0, tmp_path / "0")
-    with pytest.raises(UserError, match="is no split"):
+    with pytest.raises(UserError, match="is not a valid split"):
         load_data(replace(data, split="train[:5%]"), tiny.tokenizer(), 0, tmp_path / "0")
 
 
@@ -294,7 +294,7 @@ def run(capsys: Any, tmp_path: Path, name: str, content: bytes, *more: str) -> t
 UNUSABLE = {
     "empty.jsonl": (b"", "empty"),
     "binary.jsonl": (bytes(range(256)) * 9, "not a text file"),
-    "line.json": (b'{"a": "' + b"x" * 50_000_000 + b'"}', "no list"),
+    "line.json": (b'{"a": "' + b"x" * 50_000_000 + b'"}', "a list of examples"),
     "line.jsonl": (b'{"text": "' + b"x" * 50_000_000 + b'"}', "longer than"),
     "deep.json": (b"[" * 100_000, "nested deeper"),
     "deep.jsonl": (b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested deeper"),

@@ -501,5 +501,5 @@ def test_a_model_whose_tokens_see_later_ones_is_refused(
 ) -> None:
     config = tiny_config(model_type)
     setattr(config, setting, value)
-    with pytest.raises(UserError, match=f"see those after them.*{fix}") if fix else nullcontext():
+    with pytest.raises(UserError, match=f"attend to later ones.*{fix}") if fix else nullcontext():
         assert discover(config, "mine").kinds

@@ -168,7 +168,7 @@ def test_a_repository_that_lacks_a_shard_is_refused(served: hub.StandIn, tmp_pat
     places = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (main / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     found = issues(tmp_path)
-    assert "lacks 1 of its 2 weight files: model-00002-of-00002.safetensors" in found
+    assert "is missing 1 of its 2 weight files: model-00002-of-00002.safetensors" in found
     assert "authors" in found
 
 

@@ -223,11 +223,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
             ("marian", "MarianMTModel"),
         )
     ),
-    ({"model_type": "llama", "quantization_config": "fp8"}, "is wrong: “quantization_config” is no object"),
-    ({"model_type": "llama", "quantization_config": ["fp8"]}, "is wrong: “quantization_config” is no object"),
+    ({"model_type": "llama", "quantization_config": "fp8"}, "is wrong: “quantization_config” is not an object"),
+    ({"model_type": "llama", "quantization_config": ["fp8"]}, "is wrong: “quantization_config” is not an object"),
     (
         {"model_type": "llama", "quantization_config": {"quant_method": ["fp8"]}},
-        r"is wrong: “quantization_config\.quant_method” is no text",
+        r"is wrong: “quantization_config\.quant_method” is not text",
     ),
     ({"model_type": "llama", "hidden_size": "wide"}, "is wrong: .*hidden_size.*expected int"),
     ({"model_type": "llama", "num_hidden_layers": None}, "is wrong: .*num_hidden_layers"),

@@ -219,13 +219,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "consolidated": (only("consolidated.safetensors"), ["consolidated.safetensors only", "vendor's own format"]),
     "another name": (only("weights.safetensors"), ["weights.safetensors only", "rename weights.safetensors"]),
     "adapter": (only("adapter_model.safetensors"), ["This is an adapter"]),
-    "missing shards": (remove(ONE, "model-00003-of-00003.safetensors"), ["lacks 2 of its 3 weight files", ONE]),
+    "missing shards": (remove(ONE, "model-00003-of-00003.safetensors"), ["is missing 2 of its 3 weight files", ONE]),
     "no index": (remove(INDEX), [f"mine lacks {INDEX}, which says", f"Download {INDEX} from"]),
     "broken index": (write(INDEX, '{"weight_map": '), [f"The {INDEX} of mine is damaged"]),
     "index of pickles": (write(INDEX, '{"weight_map": {"a": "x.bin"}}'), ["names files that are not safetensors"]),
     "pointer": (write(ONE, POINTER), [f"{ONE} is a Git LFS pointer of", "git lfs pull"]),
     "pointer of a tokenizer": (write("tokenizer.json", POINTER), ["tokenizer.json of mine is a Git LFS pointer"]),
-    "half downloaded": (half_downloaded, ["lacks 1 of its 3", "A download left one file unfinished"]),
+    "half downloaded": (half_downloaded, ["is missing 1 of its 3", "A download left one file unfinished"]),
     "truncated": (cut, [f"{ONE} was cut off: it holds", "that its header describes"]),
     "truncated in its header": (cut_in_header, [f"{ONE} ends within its header, after 100 bytes"]),
     "too long": (lengthen, [f"{ONE} holds", "its header describes"]),
@@ -239,7 +239,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "one weight less": (without(O_PROJ), [f"lack {O_PROJ}, which its config.json asks for"]),
     "no last norm": (without("model.norm.weight"), ["lack model.norm.weight, which"]),
     "no embedding": (without("model.embed_tokens.weight", O_PROJ), ["model.embed_tokens.weight", O_PROJ]),
-    "other names": (rewritten(renamed), ["have other names than a llama model's: transformer.embed_tokens.weight"]),
+    "other names": (rewritten(renamed), ["are not those of a llama model: transformer.embed_tokens.weight"]),
     "transposed": (rewritten(transposed), ["stored transposed", f"{DOWN} is 48 × 32 in the file, and 32 × 48 by"]),
     "half a tokenizer": (write("tokenizer.json", "{"), ["The tokenizer.json of mine is not valid JSON", "again"]),
     "no byte of it": (write("tokenizer.json", ""), ["The tokenizer.json of mine is empty. Download it again."]),
@@ -269,7 +269,7 @@ def test_all_that_is_wrong_is_said_at_once(folder: Path) -> None:
     (folder / "model-00003-of-00003.safetensors").unlink()
     remove("tokenizer.json", "tokenizer_config.json")(folder)
     found = told(folder)
-    for part in ("lacks 1 of its 3", "was cut off", "Git LFS pointer", "no tokenizer"):
+    for part in ("is missing 1 of its 3", "was cut off", "Git LFS pointer", "no tokenizer"):
         assert part in found
 
 

@@ -24,7 +24,7 @@ from trainer.planning.memory import estimate, optimizer_state
 from trainer.planning.parameter_counts import tensor_sizes, whole_module
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX
-from trainer.planning.weight_memory import quantized_module_names
+from trainer.planning.weight_memory import modules_to_quantize
 from trainer.training.expert_quantization import quantized_experts
 from ui.panels.summary import summary
 
@@ -150,7 +150,7 @@ def test_paged_8_bit_adamw_holds_what_bitsandbytes_makes() -> None:
 def test_layers_keep_what_autograd_saves(run: RunConfig, padded: bool, folder: Path) -> None:
     real = meter.Real(run, folder, padded)
     targets = [whole_module(target, real.module_map) for target in real.plan.targets]
-    quantized = quantized_module_names(run.model.quantization, real.module_map, real.plan.targets)
+    quantized = modules_to_quantize(run.model.quantization, real.module_map, real.plan.targets)
     setup = replace(ActivationSetup.of(run, 2 if run.model.dtype == "bfloat16" else 4, on_gpu=False), padded=padded)
     said = sum(
         kept.bytes(run.training.per_device_train_batch_size, run.training.max_length)

@@ -27,7 +27,7 @@ from trainer.config.schema import RunConfig
 from trainer.models.discovery.autocast import GpuAutocastWidening
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan
-from trainer.planning.weight_memory import experts_to_quantize, quantized_module_names
+from trainer.planning.weight_memory import experts_to_quantize, modules_to_quantize
 from trainer.training import adapter
 from trainer.training.expert_quantization import quantize_experts, quantized_experts
 
@@ -125,7 +125,7 @@ def _attached(config: PreTrainedConfig, run: RunConfig, plan: Plan, module_map: 
     """The model on `meta`, its linears of bitsandbytes' class where they are quantized, with the adapter."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    quantized = quantized_module_names(run.model.quantization, module_map, plan.targets)
+    quantized = modules_to_quantize(run.model.quantization, module_map, plan.targets)
     experts = experts_to_quantize(run.model.quantization, module_map)
     with mock.patch("trainer.training.expert_quantization._pack", lambda weight: (weight, None)):
         quantize_experts(model, experts)

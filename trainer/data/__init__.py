@@ -1,7 +1,7 @@
-"""Examples: read, checked, told apart, rendered, tokenized, split; and an account of all of it.
+"""Reads, checks, renders, tokenizes and splits training data, and reports on it.
 
-check (a row: an example or a reason) -> tokens (what the model reads, and what of it counts) -> prepare (what
-trains, what is held out). Each step is made once per content and settings, and kept in the cache.
+check (each row becomes an example or a reason) -> tokenize (token ids and loss mask) -> prepare (training and
+held-out split). Each step is cached by content and settings.
 """
 
 from trainer.data.checking import CheckedData, RejectedRow, check

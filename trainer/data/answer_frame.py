@@ -1,4 +1,4 @@
-"""What a chat template writes around an answer: what comes before it, what ends it, and who writes which of that."""
+"""What a chat template writes before and after an answer, and which part of that the model generates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples as the text that a model reads: its own chat template, ChatML where it has none, or plain texts.
+"""Renders examples as text: with the model's chat template, ChatML if it has none, or as plain text.
 
 A base model without a template takes prompt and answer one after the other, the end marked by EOS.
 """

@@ -1,4 +1,4 @@
-"""The whole of the data, looked at once: every row an example, or a reason why it is none.
+"""Checks all data: every row becomes an example, or a reason why it cannot be used.
 
 What is found is kept in the cache as rows.arrow (memory-mapped) and account.json.
 """

@@ -34,7 +34,7 @@ KEPT = ("name", "tool_call_id", "reasoning_content")
 
 
 class BadRow(Exception):
-    """A row that makes no example; its text is the reason, for people."""
+    """A row that cannot be used; the message is the reason."""
 
 
 class Roles:
@@ -66,7 +66,7 @@ class Roles:
         return found
 
     def describe_personas(self) -> str:
-        """Which names stand for which roles, as a sentence; empty where only common ones occur."""
+        """Which names were read as which roles, as a sentence; empty if all are common role names."""
         names = [f"{name[:40]} is the {role}" for (name, role), _ in self.personas.most_common(5)]
         return f"{'; '.join(names)}." if names else ""
 

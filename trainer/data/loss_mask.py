@@ -1,4 +1,4 @@
-"""Which characters of a rendered conversation the assistant wrote: found by rendering, so any template will do.
+"""Finds the assistant's characters in a rendered conversation by rendering, so that any template works.
 
 Three ways, the quick one first. 1. Every generation prompt in the text has its answer right behind it, and there
 are as many as answers. 2. A second rendering, with marks in place of the answers, shows where they stand.

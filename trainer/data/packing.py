@@ -1,4 +1,4 @@
-"""Several examples of a batch in one row: fewer rows, hardly any padding, the same batch.
+"""Packs several examples of a batch into one row: fewer rows, hardly any padding, the same batch.
 
 Best fit decreasing finds how few rows of the maximum length will do, then the rows are made about equally long.
 Batches hold the same examples packed and unpacked, so steps, losses and learning rates stay what they were.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 MIN_SAVING = 0.1
-"""Share of all positions that packing must save to be worth while."""
+"""Share of all positions that packing must save to be worthwhile."""
 SAMPLED_BATCHES = 300
 GROUPED_BATCHES = 50
 """Batches that transformers' length grouping sorts together."""

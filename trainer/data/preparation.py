@@ -1,4 +1,4 @@
-"""The data of one run, whole: checked, tokenized, split into what trains and what is held out."""
+"""Prepares the data of a run: checks, tokenizes, and splits it into training and held-out examples."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class DataSplit:
 
 @dataclass(frozen=True)
 class LoadedData:
-    """Everything that is known of the data before a maximum length is set."""
+    """The loaded data, before a maximum length is applied."""
 
     template: Template
     train: DataSplit
@@ -91,7 +91,7 @@ class PreparedData:
 def load_data(
     data: DataConfig, tokenizer: Any, seed: int, data_dir: Path, progress: Progress | None = None
 ) -> LoadedData:
-    """Check and tokenize everything, and split it. Raises UserError where there is no data to speak of."""
+    """Check and tokenize everything, and split it. Raises UserError if there is no usable data."""
     checked = check(data, data_dir, progress)
     if not checked.account["rows"]:
         raise UserError("The data is empty.", "Choose a file with at least one example.", "data")
@@ -143,13 +143,13 @@ def prepare(
 
 
 def rejected_rows_error(bad: Sequence[RejectedRow], rows: int) -> UserError:
-    """What is told where bad rows keep the data from being used: all counted, the first of each reason named."""
+    """The error for rejected rows: counts all, and names the first lines of each reason."""
     groups = grouped(bad)
     shown = "; ".join(f"{_named(items)}: {reason}" for reason, items in groups[:MAX_NAMED])
     more = f"; {len(groups) - MAX_NAMED:,} more reasons" if len(groups) > MAX_NAMED else ""
     return UserError(
         f"{len(bad):,} of {rows:,} rows cannot be used: {shown}{more}.",
-        "Mend these rows, take them out, or train without them (bad_rows: skip).",
+        "Fix these rows, remove them, or train without them (bad_rows: skip).",
         "data",
     )
 
@@ -167,7 +167,7 @@ def line_numbers(bad: Sequence[RejectedRow]) -> list[int | str]:
 
 
 def no_counted_tokens_error() -> UserError:
-    """What is told of data that would train nothing."""
+    """The error for data in which no token counts for the loss."""
     return UserError(
         "No token of this data counts for the loss: every answer is empty or beyond max_length.",
         "Raise max_length, or let all tokens count.",

@@ -1,4 +1,4 @@
-"""The account of a configuration's data for people: what it is, what is wrong with it, what training it means."""
+"""The data report of a configuration: what the data is, what is wrong with it, and the training it gives."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def issues(found: LoadedData, config: RunConfig) -> list[Issue]:
     if found.bad and (config.data.bad_rows == "stop" or not usable):
         error = rejected_rows_error(found.bad, found.rows)
         problems.append(
-            Issue("data", error.problem, error.fix if usable else "Mend them, or pick the columns by hand.")
+            Issue("data", error.problem, error.fix if usable else "Fix them, or pick the columns by hand.")
         )
     if usable and not len(found.train.fitting(config.training.max_length).chosen):
         error = no_counted_tokens_error()
@@ -182,7 +182,7 @@ def _warnings(found: LoadedData, value: Mapping[str, Any], training: TrainingCon
             f"A maximum length of {tokens['suggested_max_length']} fits.",
         )
     if tokens["examples"] == 1:
-        warn("data", "There is a single example.", "A model learns it by heart.")
+        warn("data", "There is a single example.", "The model will memorize it.")
     if not value["held_out"]["examples"]:
         warn("data.held_out", "Nothing is held out.", "There will be no eval loss.")
     return warnings

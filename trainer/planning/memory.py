@@ -20,7 +20,7 @@ from trainer.planning.weight_memory import (
     WEIGHTS,
     dequantized_experts,
     loading_buffers,
-    quantized_module_names,
+    modules_to_quantize,
     weights,
 )
 
@@ -31,7 +31,7 @@ TILE_TOKENS, TILE_WIDTH = 4096, 32768
 """Tile of logits that TRL's fused loss holds at once."""
 PAGED_FROM, EIGHT_BIT_FROM, BLOCK = 100_000, 4096, 256
 """bitsandbytes: elements from which a state is paged and from which it is 8-bit, and elements per scale."""
-NOT_ALLOCATED_BY_TORCH = ("optimiser, paged", "CUDA context")
+NOT_ALLOCATED_BY_TORCH = ("optimizer, paged", "CUDA context")
 """Items that torch.cuda.max_memory_allocated() does not count. Paged memory may leave the GPU when it is short."""
 TOLERANCE = 0.05
 """Relative error of the estimate, kept free when searching for the largest batch."""
@@ -161,7 +161,7 @@ def estimate(
     targets = list(targets)
     width = compute_width(config, device)
     setup = ActivationSetup.of(config, width, device.is_gpu, recompute)
-    quantized = quantized_module_names(config.model.quantization, module_map, targets)
+    quantized = modules_to_quantize(config.model.quantization, module_map, targets)
     sizes = [size for target in targets for size in tensor_sizes(target, config.adapter, module_map)]
     stored = sum(sizes)
     whole = [whole_module(target, module_map) for target in targets]

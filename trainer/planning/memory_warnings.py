@@ -16,7 +16,7 @@ from trainer.planning.parameter_counts import tensor_sizes
 from trainer.planning.targets import Target
 from trainer.planning.weight_memory import unquantized_bytes
 
-TRAINED = ("trained weights", "gradients", "optimiser", "optimiser, paged")
+TRAINED = ("trained weights", "gradients", "optimizer", "optimizer, paged")
 """Memory items that grow with the trainable parameters."""
 LARGE = 0.2
 """Share of the memory above which the warning suggests a smaller LoRA."""

@@ -135,7 +135,7 @@ def _check_start(config: RunConfig, module_map: ModuleMap, found: Resolution) ->
     checkpoint = prequantized(module_map.checkpoint)
     if checkpoint or config.model.quantization != "none":
         fix = "Use the default initialization." if checkpoint else "Set quantization to none."
-        found.issues.append(Issue(where, "PiSSA cannot decompose quantised weights.", fix))
+        found.issues.append(Issue(where, "PiSSA cannot decompose quantized weights.", fix))
     if config.adapter.use_dora:
         found.issues.append(Issue(where, "PiSSA and DoRA cannot be combined.", "Choose one of them."))
     if config.adapter.bias == "lora_only":

@@ -19,7 +19,7 @@ SHARE = 0.01
 LARGEST = 2**31 - 1
 """Most elements of one weight that bitsandbytes' kernels can index."""
 
-WEIGHTS = ("quantised weights", "quantisation constants", "other weights", "frozen copies")
+WEIGHTS = ("quantized weights", "quantization constants", "other weights", "frozen copies")
 """Memory items of the base model's weights. Keys of plan.json, which keep their spelling."""
 
 
@@ -34,7 +34,7 @@ def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[st
     return sorted(kept | {target.module for target in targets if target.treatment == "full" or target.kind.by_weight})
 
 
-def quantized_module_names(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
+def modules_to_quantize(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
     """Names of what is quantized: plain linears, which transformers hands to bitsandbytes, and experts' parameters.
 
     transformers matches a name to skip from the start of a path, up to a dot, and at its end. A checkpoint that is
@@ -78,7 +78,7 @@ def unquantized_bytes(
     out: one is listed if it holds SHARE of the model's numbers.
     """
     targets = list(targets)
-    passed = quantized_module_names(quantization, module_map, targets)
+    passed = modules_to_quantize(quantization, module_map, targets)
     passed |= {target.module for target in targets if target.treatment == "full"}
     left = {
         kind.name: width * sum(size for name, _, size in _modules(kind) if name not in passed)

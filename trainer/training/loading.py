@@ -20,7 +20,7 @@ from trainer.models.locations import check_weights, load_config, locate
 from trainer.models.model_config import auto_class, missing_package
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan
-from trainer.planning.weight_memory import experts_to_quantize, quantized_module_names, skipped_modules
+from trainer.planning.weight_memory import experts_to_quantize, modules_to_quantize, skipped_modules
 from trainer.training.callbacks import Sink
 from trainer.training.expert_loading import quantizing_experts
 from trainer.training.expert_quantization import quantize_experts
@@ -69,7 +69,7 @@ class _LoadingMethod:
         if model.quantization == "none" or (checkpoint is not None and checkpoint.used_as_is):
             return cls(checkpoint, None, set(), set())
         experts = experts_to_quantize(model.quantization, module_map)
-        linears = quantized_module_names(model.quantization, module_map, plan.targets) - experts
+        linears = modules_to_quantize(model.quantization, module_map, plan.targets) - experts
         return cls(checkpoint, _bitsandbytes_config(model, plan, module_map), linears, experts)
 
     @property

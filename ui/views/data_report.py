@@ -96,7 +96,7 @@ def problems(report: Mapping[str, Any], skip: bool) -> Markup:
     """What keeps the run from starting, the bad rows by their reasons, and what may not be as intended."""
     groups = report["bad_groups"]
     issues = [issue for issue in report["issues"] if not (groups and issue["field"] == "data")]
-    what = "They are left out." if skip else "Mend them, or choose to go on without them."
+    what = "They are left out." if skip else "Fix them, or train without them."
     head = f"{len(report['bad']):,} of {report['rows']:,} rows cannot be used. {what}"
     bad_rows = {"head": head, "groups": [_group(group) for group in groups]}
     return render("problems", issues, bad_rows, skip, report["warnings"])

@@ -67,7 +67,7 @@ class DataFile:
         kind = suffixes[-2:-1] if packed else suffixes[-1:]
         if not kind or kind[0] not in KINDS or (packed and kind[0] == ".parquet"):
             known = f"{', '.join(KINDS)}; the text kinds also with .gz or .zst behind"
-            raise UserError(f"{self.name} is of no known kind.", f"Use {known}.", "data")
+            raise UserError(f"{self.name} is of an unknown type.", f"Use {known}.", "data")
         return kind[0]
 
     def digest(self) -> str:
@@ -106,7 +106,9 @@ class DataFile:
             with parquet.ParquetFile(self.path) as file:
                 names = file.schema_arrow.names
                 if len(names) > MAX_COLUMNS or len(set(names)) < len(names):
-                    raise UserError(f"{self.name} has too many columns, or two of one name.", "Mend that.", "data")
+                    raise UserError(
+                        f"{self.name} has too many columns, or two of one name.", "Remove or rename columns.", "data"
+                    )
                 count = max(file.metadata.num_rows, 1)
                 few = max(16, min(1000, BATCH_BYTES // max(self.path.stat().st_size // count, 1) // 8))
                 batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=few))
@@ -116,7 +118,9 @@ class DataFile:
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:
             reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise UserError(
-                f"{self.name} is not a Parquet file that can be read: {reason[0][:120]}.", "Write it anew.", "data"
+                f"{self.name} is not a Parquet file that can be read: {reason[0][:120]}.",
+                "Write the file again.",
+                "data",
             ) from error
 
 

@@ -73,7 +73,9 @@ def _parts(split: str) -> tuple[str, int, int | None]:
     """`train[10:500]` -> its name, first and last row. Raises UserError for what is no split."""
     match = SPLIT.fullmatch(split.strip())
     if match is None:
-        raise UserError(f"“{split[:80]}” is no split.", "Write its name, such as train or train[:10000].", "data")
+        raise UserError(
+            f"“{split[:80]}” is not a valid split.", "Enter its name, such as train or train[:10000].", "data"
+        )
     return match[1], int(match[2] or 0), int(match[3]) if match[3] else None
 
 
@@ -88,7 +90,7 @@ def _unloadable(name: str, error: Exception) -> UserError:
 def _refuse_local(name: str) -> None:
     """`load_dataset` takes paths, and the names of its own file readers, too. Raises UserError for those."""
     if not HUB_ID.fullmatch(name):
-        raise UserError(f"“{name[:100]}” is no data set of the hub.", "Write its id as owner/name.", "data")
+        raise UserError(f"“{name[:100]}” is not a hub data set id.", "Enter owner/name.", "data")
     if Path(name).exists():
         raise UserError(
             f"A folder “{name}” in the working folder hides the hub data set of that name.",

@@ -74,7 +74,7 @@ def json_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         buffer = _Buffer(text, name)
         if not buffer.take("["):
-            raise UserError(f"{name} holds no list of examples.", "Write […] around them.", "data")
+            raise UserError(f"{name} does not hold a list of examples.", "Write […] around them.", "data")
         number, ended = 0, buffer.take("]")
         while not ended:
             number += 1
@@ -129,7 +129,7 @@ class _Buffer:
                     return value
 
     def fail(self, number: int, problem: str) -> NoReturn:
-        raise UserError(f"Example {number} of {self._name}: {problem}.", "Mend that place.", "data")
+        raise UserError(f"Example {number} of {self._name}: {problem}.", "Fix that place.", "data")
 
     def _more(self) -> bool:
         """Read on. Twice what is left, so that the work stays in proportion to what is read."""

@@ -58,10 +58,10 @@ def refuse_binary(head: bytes, name: str) -> None:
 
 
 def too_large(name: str) -> UserError:
-    """What is told of a file that is larger than any that is read."""
+    """The error for a file beyond the size limits."""
     return UserError(
         f"{name} has more than {MAX_ROWS:,} rows, or more than {size(MAX_TEXT_BYTES)} of text.",
-        "Take a part of it.",
+        "Use a part of it.",
         "data",
     )
 

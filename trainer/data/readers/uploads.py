@@ -27,7 +27,7 @@ def keep_data(upload: Path, data_dir: Path) -> str:
         size = upload.stat().st_size
         if size > MAX_UPLOAD_BYTES or not upload.is_file():
             raise UserError(
-                f"{safe_name(upload.name)} is no file of at most {formatting.size(MAX_UPLOAD_BYTES)}.",
+                f"{safe_name(upload.name)} is not a file of at most {formatting.size(MAX_UPLOAD_BYTES)}.",
                 "Split it.",
                 "data",
             )
