@@ -24,7 +24,7 @@ CASES: dict[str, Refused] = {
     "an unknown module": ({"modules": [{"name": "q_projj"}]}, "", ["No tick matches a module"]),
     "a new token that is there": (
         {"model": {"new_tokens": ["<|end|>", "<|pirate|>"]}}, "",
-        ["model.new_tokens: The tokenizer has <|end|> already. Take it out."],
+        ["model.new_tokens: The tokenizer already has <|end|>. Remove it from new_tokens."],
     ),
     "no tick": ({"modules": []}, "", ["Nothing is ticked"]),
     "values out of bounds, and ticks that cannot be": (

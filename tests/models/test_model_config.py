@@ -202,13 +202,13 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"], "auto_map": code("deepseek", "X")},
-        r"needs its own code, .*DeepSeek-V3",
+        r"needs custom code, .*DeepSeek-V3",
     ),
-    ({"model_type": "qwen", "auto_map": code("qwen", "QWen")}, r"needs its own code, .*Qwen/Qwen1\.5-7B-Chat"),
-    ({"model_type": "chatglm", "auto_map": code("chatglm", "X")}, r"needs its own code, .*-hf variant"),
+    ({"model_type": "qwen", "auto_map": code("qwen", "QWen")}, r"needs custom code, .*Qwen/Qwen1\.5-7B-Chat"),
+    ({"model_type": "chatglm", "auto_map": code("chatglm", "X")}, r"needs custom code, .*-hf variant"),
     (
         {"model_type": "my_llama", "architectures": ["LlamaForCausalLM"], "auto_map": code("x", "X")},
-        r"needs its own code, .*native as the type llama:",
+        r"needs custom code, .*native as the type llama:",
     ),
     ({"model_type": "xverse", "auto_map": code("xverse", "Xverse")}, "Choose a model of a type that transformers"),
     ({"model_type": "a_type_of_next_year"}, r"which transformers \d+\.\d+\.\d+ does not know"),

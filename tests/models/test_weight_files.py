@@ -233,19 +233,19 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a page": (write(ONE, "<!doctype html><html>Not found</html>"), [f"{ONE} is a web page"]),
     "noise": (write(ONE, "\x01" * 500), [f"{ONE} is not a safetensors file"]),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ["mine has no tokenizer"]),
-    "other vocabulary": (other_vocabulary, ["model.embed_tokens.weight is 300 × 32 in the file, and 320 × 32"]),
+    "other vocabulary": (other_vocabulary, ["model.embed_tokens.weight is 300 × 32 in the file, but 320 × 32"]),
     "more layers": (more_layers, ["lack model.layers.3.", "14 more, which its config.json asks for"]),
     "foreign shard": (foreign_shard, ["which its config.json asks for"]),
     "one weight less": (without(O_PROJ), [f"lack {O_PROJ}, which its config.json asks for"]),
     "no last norm": (without("model.norm.weight"), ["lack model.norm.weight, which"]),
     "no embedding": (without("model.embed_tokens.weight", O_PROJ), ["model.embed_tokens.weight", O_PROJ]),
     "other names": (rewritten(renamed), ["are not those of a llama model: transformer.embed_tokens.weight"]),
-    "transposed": (rewritten(transposed), ["stored transposed", f"{DOWN} is 48 × 32 in the file, and 32 × 48 by"]),
+    "transposed": (rewritten(transposed), ["stored transposed", f"{DOWN} is 48 × 32 in the file, but 32 × 48 according"]),
     "half a tokenizer": (write("tokenizer.json", "{"), ["The tokenizer.json of mine is not valid JSON", "again"]),
     "no byte of it": (write("tokenizer.json", ""), ["The tokenizer.json of mine is empty. Download it again."]),
     "half its config": (write("tokenizer_config.json", '{"a'), ["The tokenizer_config.json of mine is not valid"]),
-    "another tokenizer": (with_token("zebra"), ["has tokens up to 1,279, and the model has 300 rows"]),
-    "padding beyond": (with_token("<pad>"), ["has tokens up to 1,279, and the model has 300 rows"]),
+    "another tokenizer": (with_token("zebra"), ["has ids up to 1,279, but", "has 300 rows"]),
+    "padding beyond": (with_token("<pad>"), ["has ids up to 1,279, but", "has 300 rows"]),
     "some shards, no index": (remove(INDEX, ONE), ["mine has 2 of 3 shards, and lacks " + INDEX, "the other shards"]),
     "a broken link": (dangling, [f"{SINGLE} of mine is a link to a file that is not there, such as ../.."]),
     "a folder": (folder_for_weights, [f"{SINGLE} of mine is a folder, not weights"]),
@@ -292,7 +292,7 @@ def test_an_added_token_that_texts_need_not_use_is_a_warning(folder: Path) -> No
     with_token("<|user|>")(folder)
     found = examined(folder)
     assert found.issues == ()
-    assert "has the token <|user|>, for which the model has no row" in found.warnings[0].problem
+    assert "has the token <|user|>, for which the model's embedding has no row" in found.warnings[0].problem
 
 
 def test_an_index_that_is_a_pointer_is_said_once(folder: Path) -> None:

@@ -150,7 +150,7 @@ def test_no_code_of_a_model_runs(models_dir: Path, tmp_path: Path) -> None:
     assert not marker.exists()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "evil"}))
-    with pytest.raises(UserError, match="needs its own code"):
+    with pytest.raises(UserError, match="needs custom code"):
         locations.load_config(model, tmp_path)
     assert not marker.exists()
 

@@ -128,7 +128,7 @@ def test_new_tokens_that_nothing_trains_are_warned_of(config: RunConfig, models_
     adapter = replace(config.adapter, train_new_tokens=False)
     plan = plan_of(replace(config, model=model, adapter=adapter, modules=(Tick("lm_head", "full"),)), models_dir)
     assert [warning.problem for warning in plan.warnings if warning.field == "model.new_tokens"] == [
-        "The 20 new tokens have rows in embed_tokens that nothing trains."
+        "The 20 new tokens have rows in embed_tokens that are not trained."
     ]
     assert plan.trainable == 315 * 32, "295 tokens of the tokenizer and 20 new ones, each a row of the head"
 
@@ -228,7 +228,7 @@ def move_a_token(folder: Path) -> None:
     ("damage", "said"),
     [
         (halve_the_weights, "The weights of halve_the_weights cannot be loaded"),
-        (move_a_token, "The tokenizer of move_a_token makes a token 300 of the data, and the model has 300 tokens"),
+        (move_a_token, "The tokenizer of move_a_token produces token id 300, but the model has only 300 tokens"),
     ],
 )
 def test_damaged_files_of_a_model_are_named(
