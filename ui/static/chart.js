@@ -4,7 +4,7 @@ import { find, read } from "./lib.js";
 
 const place = find(element, ".chart");
 const REMOVED = ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "pan2d", "zoom2d"];
-const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: REMOVED };
+const CONFIG = { displaylogo: false, modeBarButtonsToRemove: REMOVED };
 const PAUSE = 100; // milliseconds until the next look for plotly.js, or for a place to draw in
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let waiting;
@@ -19,5 +19,9 @@ function draw(tries) {
   } else if (tries > 0) waiting = setTimeout(() => draw(tries - 1), PAUSE);
 }
 
+// its place changes with the window and with what opens beside it
+new ResizeObserver(() => {
+  if (place.offsetWidth && place.matches(".js-plotly-plot")) window.Plotly?.Plots.resize(place);
+}).observe(place);
 watch("figure", () => draw(100));
 draw(100);

@@ -11,7 +11,10 @@ declare function trigger(event: string, data?: Record<string, unknown>): void;
 
 interface Figure { data?: object[]; layout?: object }
 interface Window {
-  Plotly?: { react(place: HTMLElement, data: object[], layout: object, config: object): void };
+  Plotly?: {
+    react(place: HTMLElement, data: object[], layout: object, config: object): void;
+    Plots: { resize(place: HTMLElement): void };
+  };
 }
 
 // ui/panels/model_field.py
