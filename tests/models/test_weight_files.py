@@ -240,7 +240,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "no last norm": (without("model.norm.weight"), ["lack model.norm.weight, which"]),
     "no embedding": (without("model.embed_tokens.weight", O_PROJ), ["model.embed_tokens.weight", O_PROJ]),
     "other names": (rewritten(renamed), ["are not those of a llama model: transformer.embed_tokens.weight"]),
-    "transposed": (rewritten(transposed), ["stored transposed", f"{DOWN} is 48 × 32 in the file, but 32 × 48 according"]),
+    "transposed": (rewritten(transposed), ["stored transposed", f"{DOWN} is 48 × 32 in the file, but 32 × 48"]),
     "half a tokenizer": (write("tokenizer.json", "{"), ["The tokenizer.json of mine is not valid JSON", "again"]),
     "no byte of it": (write("tokenizer.json", ""), ["The tokenizer.json of mine is empty. Download it again."]),
     "half its config": (write("tokenizer_config.json", '{"a'), ["The tokenizer_config.json of mine is not valid"]),
