@@ -100,7 +100,7 @@ class Bench:
         shown = self._live(run)
         for word in words:
             assert word in shown[0]
-        assert shown[4]["visible"] == (state in ("queued", *ACTIVE))
+        assert shown[3]["visible"] == (state in ("queued", *ACTIVE))
         assert [row["state"] for row in self.lab.store.summaries() if row["id"] == run.id] == [state]
         self.holds(run)
 

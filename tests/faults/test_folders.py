@@ -113,6 +113,6 @@ def test_two_writers_never_mix_their_events(bench: Bench) -> None:
     command = [sys.executable, "-c", code, str(run.folder.parent), run.id]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
     answers = [process.communicate()[0].strip() for process in processes]
-    assert sorted(answers) == ["Taken out of the queue.", *["This run is stopped already."] * 7]
+    assert sorted(answers) == ["Taken out of the queue.", *["This run is already stopped."] * 7]
     assert len((run.folder / "events.jsonl").read_text().splitlines()) == 2
     wait_for(lambda: bench.state(run) == "stopped")

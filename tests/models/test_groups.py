@@ -212,7 +212,7 @@ def test_mlp_ticks_beside_the_routed_experts() -> None:
 def test_lora_on_experts_and_recurrent_mixers() -> None:
     qwen = real_map("Qwen/Qwen3-Next-80B-A3B-Instruct")
     experts, mixers = warned(qwen, *lora(qwen, "attention", "mlp"))
-    assert experts.startswith("Each of the 512 experts gets factors of its own: 99 % of what trains.")
+    assert experts.startswith("Each of the 512 experts gets its own factors: 99 % of the trainable parameters.")
     assert mixers.startswith("in_proj_qkvz, in_proj_ba and out_proj belong to recurrent mixers.")
     lower = [Tick(t.name, r=1) if t.name in ("gate_up_proj", "experts.down_proj") else t for t in lora(qwen, "mlp")]
     assert warned(qwen, *lower) == []

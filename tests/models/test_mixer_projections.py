@@ -136,7 +136,7 @@ def test_rows_of_an_unknown_pattern_are_left_whole(monkeypatch: pytest.MonkeyPat
     kind = module_map.get("in_proj")
     assert kind is not None
     assert (module_map.slices("in_proj"), kind.treatments) == ([], ("lora", "full"))
-    assert kind.reason.startswith("Its rows have several roles that cannot be told apart safely")
+    assert kind.reason.startswith("Its rows have several roles that cannot be separated reliably")
 
 
 def run(

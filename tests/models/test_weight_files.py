@@ -227,7 +227,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "pointer of a tokenizer": (write("tokenizer.json", POINTER), ["tokenizer.json of mine is a Git LFS pointer"]),
     "half downloaded": (half_downloaded, ["is missing 1 of its 3", "A download left one file unfinished"]),
     "truncated": (cut, [f"{ONE} was cut off: it holds", "that its header describes"]),
-    "truncated in its header": (cut_in_header, [f"{ONE} ends within its header, after 100 bytes"]),
+    "truncated in its header": (cut_in_header, [f"{ONE} ends within its header, after 100 B"]),
     "too long": (lengthen, [f"{ONE} holds", "its header describes"]),
     "empty": (write(ONE, ""), [f"{ONE} is empty"]),
     "a page": (write(ONE, "<!doctype html><html>Not found</html>"), [f"{ONE} is a web page"]),

@@ -101,7 +101,7 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
         ("a.jsonl.zst", line(GOOD), "cannot be unpacked"),
         ("a.jsonl.gz", packed(packed(line(GOOD))), "not a text file"),
         ("a.txt.gz", packed(b"x" * 50_000_000), "longer than"),
-        ("a.parquet.gz", packed(b"PAR1"), "no known kind"),
+        ("a.parquet.gz", packed(b"PAR1"), "of an unknown type"),
         ("a.txt", bytes(range(256)), "not a text file"),
         ("a.json", b"[" * 100_000, "nested deeper"),
         ("a.json", b"[" + b"9" * 5000 + b"]", "too many digits"),
@@ -109,8 +109,8 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
         ("a.json", json.dumps([GOOD]).encode()[:-1], "a comma or ]"),
         ("a.json", json.dumps([GOOD]).encode() + b"[]", "something follows"),
         ("a.json", b"[{},]", "not valid JSON"),
-        ("a.json", b'{"a": 1}', "no list"),
-        ("a.json", b"", "no list"),
+        ("a.json", b'{"a": 1}', "not hold a list"),
+        ("a.json", b"", "not hold a list"),
         ("a.json", b'["\xff"]', "not UTF-8"),
         ("a.jsonl", b'{"a": "' + b"x" * 50_000_000 + b'"}', "longer than"),
         ("a.txt", b"x" * 50_000_000, "longer than"),
@@ -127,7 +127,7 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
         ("a.jsonl", b"", "empty"),
         ("a.csv", b"", "empty"),
         ("a.jsonl", b"\n" * 3, "empty"),
-        ("a.pkl", b"cos\nsystem\n(S'echo'\ntR.", "no known kind"),
+        ("a.pkl", b"cos\nsystem\n(S'echo'\ntR.", "of an unknown type"),
     ],
 )
 def test_a_broken_file_gets_one_clear_sentence(name: str, content: bytes, reason: str, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_rows_and_text_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name, content in {"b.jsonl.gz": gzip.compress(line(GOOD) * 20), "b.jsonl": line(GOOD) * 20}.items():
         (tmp_path / name).write_bytes(content)
     for name in ("b.jsonl", "b.json", "b.txt", "b.jsonl.gz"):
-        with pytest.raises(UserError, match="Take a part of it"):
+        with pytest.raises(UserError, match="Use a part of it"):
             read(tmp_path, name)
 
 
@@ -261,7 +261,7 @@ def test_uploads_have_a_size_and_a_quota(upload: Path, tmp_path: Path, monkeypat
     with pytest.raises(UserError, match="quota"):
         uploads.keep_data(other, tmp_path / "data")
     monkeypatch.setattr(uploads, "MAX_UPLOAD_BYTES", 10)
-    with pytest.raises(UserError, match="no file of at most"):
+    with pytest.raises(UserError, match="not a file of at most"):
         uploads.keep_data(upload, tmp_path / "data")
     assert [path.name for path in (tmp_path / "data").iterdir()] == [name]
 

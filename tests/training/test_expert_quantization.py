@@ -316,7 +316,7 @@ def test_lora_on_experts_with_dropout_is_refused_with_what_to_do(tmp_path: Path)
     run = RunConfig(modules=(Tick("gate_up_proj"),), adapter=AdapterConfig(lora_dropout=0.05), training=TRAINING)
     (issue,) = make_plan(run, module_map).issues
     assert isinstance(issue.fix, str) and "lora_dropout" in issue.fix
-    with pytest.raises(UserError, match="PEFT refuses"):
+    with pytest.raises(UserError, match="PEFT rejects"):
         config = replace(run, adapter=LORA)
         model = AutoModelForCausalLM.from_config(tiny_config("mixtral"))
         adapter.attach(model, make_plan(config, module_map), AdapterConfig(lora_dropout=0.05), module_map)

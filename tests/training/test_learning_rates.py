@@ -132,7 +132,7 @@ def test_a_tied_weight_has_one_rate() -> None:
 @pytest.mark.parametrize(
     ("rate", "sentence"),
     [
-        (0, "modules[0].lr: 0 is too small. It must be above 0."),
+        (0, "modules[0].lr: 0 is too small. Use more than 0."),
         (2, "modules[0].lr: 2 is too large. Use at most 1."),
         ("fast", 'modules[0].lr: "fast" is not a number. Write a number.'),
     ],

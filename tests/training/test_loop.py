@@ -70,7 +70,7 @@ def test_lora_on_the_head_trains(names: list[str], config: RunConfig, train: Tra
     ticks = tuple(Tick(name) for name in names)
     events = train(replace(config, modules=ticks))
     assert evals(events)[-1] < evals(events)[0]
-    assert any("whole logits" in event.get("text", "") for event in events)
+    assert any("full logits" in event.get("text", "") for event in events)
     assert all(event["tokens_per_second"] > 0 for event in events if event["type"] == "metrics")
 
 
@@ -81,7 +81,7 @@ def test_both_ways_to_the_loss_give_the_same_losses(
     fused = train(config)
     monkeypatch.setattr("trainer.training.trainer.head_is_plain", lambda model: False)
     whole = train(config)
-    assert not any("whole logits" in event.get("text", "") for event in fused)
+    assert not any("full logits" in event.get("text", "") for event in fused)
     assert losses(fused) == pytest.approx(losses(whole), rel=1e-5)
 
 
@@ -202,7 +202,7 @@ def test_weights_that_lack_a_tensor_do_not_train_and_those_too_many_are_told(
     tensors |= {"model.layers.1.mlp.down_proj.weight": taken, "model.layers.9.mlp.down_proj.weight": taken.clone()}
     save_file(tensors, file, {"format": "pt"})
     logs = [event["text"] for event in train(config, own) if event["type"] == "log"]
-    assert any("left out: model.layers.9.mlp.down_proj.weight" in text for text in logs), logs
+    assert any("does not use: model.layers.9.mlp.down_proj.weight" in text for text in logs), logs
 
 
 def test_a_tokenizer_without_special_tokens_trains(config: RunConfig, train: Train, models_dir: Path) -> None:
