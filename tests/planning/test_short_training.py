@@ -38,7 +38,7 @@ def test_fifty_rows_with_the_defaults_move_the_adapter_and_are_warned_of(lab: An
     file = tiny.save_rows(tmp_path / "rows.jsonl", 50)
     printed = lab("train", str(tmp_path / "run.json"), "--data-file", str(file))
     assert "make only 1 step with a batch of 64" in printed
-    assert "step      1" in printed and "lr 0.0001" in printed, "one step at the full rate"
+    assert "step      1" in printed and "lr 1e-4" in printed, "one step at the full rate"
     (run,) = RunStore(tmp_path / "runs").all()
     assert not run.history.unchanged
     moved = load_file(run.adapter / "adapter_model.safetensors")
