@@ -30,7 +30,7 @@ def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> 
     offers.filter(has_text="the budget of").first.wait_for()
     page.locator("#scenario-equal input").uncheck()
     page.locator("#scenario-seeds input").fill("0")
-    page.wait_for_selector('.offers:has-text("Write 1 to 20")')
+    page.wait_for_selector('.offers:has-text("Seeds must be between 1 and 20")')
     assert page.locator("#scenario-run").is_disabled()
     page.locator("#scenario-seeds input").fill("1")
     page.wait_for_selector(".offers section >> nth=11")
