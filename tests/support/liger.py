@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -85,7 +86,8 @@ def train(config: RunConfig, folder: Path, liger: bool) -> dict[str, Any]:
     run = folder / f"run-{config.model.name}-{liger}"
     run.mkdir()
     paths = loop.RunPaths(run, folder / "models", folder / "data")
-    loop.train(config, paths, lambda type, **values: events.append({"type": type, **values}), lambda: False)
+    with mock.patch.object(loop, "build_trainer", build):
+        loop.train(config, paths, lambda type, **values: events.append({"type": type, **values}), lambda: False)
     model = made[0].model
     return {
         "steps": [[event[key] for key in FIGURES] for event in events if event["type"] == "metrics"],
