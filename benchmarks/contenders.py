@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "trainer" / "demo" / "model"
@@ -114,7 +115,8 @@ def ours(task: Task, clock: Clock, folder: Path) -> None:
         return build_trainer(config, performance, model, *rest)
 
     loop.__dict__["build_trainer"] = build
-    loop.train(config, loop.RunPaths(folder / "run", folder / "models", folder / "data"), sink, lambda: False)
+    with mock.patch.object(loop, "build_trainer", build):
+        loop.train(config, loop.RunPaths(folder / "run", folder / "models", folder / "data"), sink, lambda: False)
 
 
 def bare_trl(task: Task, clock: Clock, folder: Path) -> None:
