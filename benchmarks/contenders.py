@@ -114,7 +114,6 @@ def ours(task: Task, clock: Clock, folder: Path) -> None:
         clock.names = [name for name, weight in model.named_parameters() if weight.requires_grad]
         return build_trainer(config, performance, model, *rest)
 
-    loop.__dict__["build_trainer"] = build
     with mock.patch.object(loop, "build_trainer", build):
         loop.train(config, loop.RunPaths(folder / "run", folder / "models", folder / "data"), sink, lambda: False)
 
