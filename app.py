@@ -116,22 +116,22 @@ def free_port(host: str, first: int = FIRST_PORT) -> int:
 
 
 def check_host(host: str) -> None:
-    """Exits with 2 where no port at all can be listened on."""
+    """Exits with 2 if no port at all is available."""
     problem = why_not(host, 0)
     if problem:
-        refuse(f"{host} cannot be listened on: {problem}. Choose an address of this machine with --host.")
+        refuse(f"The app cannot listen on {host}: {problem}. Choose an address of this machine with --host.")
 
 
 def checked_port(host: str, port: int) -> int:
-    """The port, if it can be listened on. Exits with 2 where it cannot."""
+    """The port, if the app can listen on it. Exits with 2 if not."""
     problem = why_not(host, port)
     if problem:
-        refuse(f"{host}, port {port}, cannot be listened on: {problem}. Choose another one with --port.")
+        refuse(f"The app cannot listen on port {port} of {host}: {problem}. Choose another one with --port.")
     return port
 
 
 def why_not(host: str, port: int) -> str:
-    """Why `host` and `port` cannot be listened on; empty where they can."""
+    """Why the app cannot listen on `host` and `port`; empty if it can."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

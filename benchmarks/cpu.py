@@ -200,7 +200,7 @@ def ratio(pairs: list[tuple[float, float]]) -> float:
 
 
 def interval(pairs: list[tuple[float, float]], draws: int = 2000) -> tuple[float, float]:
-    """95 % of the ratios of medians, of rounds drawn anew."""
+    """95 % of the ratios of medians, of resampled rounds."""
     dice = random.Random(0)
     found = sorted(ratio(dice.choices(pairs, k=len(pairs))) for _ in range(draws))
     return found[int(draws * 0.025)], found[int(draws * 0.975)]

@@ -85,7 +85,7 @@ class Clock:
 
         gaps = [b - a for a, b in zip(self.ends[WARM_UP - 1 :], self.ends[WARM_UP:], strict=False)]
         low, middle, high = statistics.quantiles(gaps, n=4)
-        kept = [gap for gap in gaps if gap < OUTLIER * middle]  # the others compiled something anew
+        kept = [gap for gap in gaps if gap < OUTLIER * middle]  # the others compiled something again
         return {
             "step": middle,
             "iqr": high - low,

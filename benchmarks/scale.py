@@ -130,7 +130,7 @@ def measure_run(folder: Path, steps: int) -> dict[str, str]:
         event_log.append(run / "events.jsonl", "metrics", step=step, loss=1.0)
         again.append(refreshed(lab, run.name))
     (run / "metrics.f64").unlink()
-    anew = timed(lambda: History(run).refresh())[0]
+    rebuilt = timed(lambda: History(run).refresh())[0]
     most = max(size for _, size in again) / 1000
     return {
         "events on the disk": size,
@@ -138,7 +138,7 @@ def measure_run(folder: Path, steps: int) -> dict[str, str]:
         "read and drawn for the page": median(drawn),
         "a refresh with news": median([seconds for seconds, _ in again]),
         "bytes of such a refresh": f"{most:.0f} kB",
-        "read without `metrics.f64`, which is made anew": median([anew]),
+        "read without `metrics.f64`, which is rebuilt": median([rebuilt]),
     }
 
 

@@ -195,7 +195,7 @@ def test_gradients_are_those_of_the_dequantized_weights(way: str, checkpointing:
 
 @pytest.mark.parametrize("experts", [False, True])
 def test_the_backward_pass_keeps_no_dequantized_weights(experts: bool, tmp_path: Path) -> None:
-    """With LoRA on the experts or below them, their weights are needed in the backward pass, and made anew there."""
+    """With LoRA on the experts or below them, their weights are needed in the backward pass, and made again there."""
     found = load("mixtral", tmp_path)
     run = found.run if experts else replace(found.run, modules=(Tick("q_proj"),))
     found = replace(found, run=run, plan=make_plan(run, found.module_map))

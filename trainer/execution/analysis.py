@@ -34,13 +34,15 @@ class LocalAnalysis:
     def __init__(self, models_dir: Path, data_dir: Path) -> None:
         self.models_dir, self.data_dir = models_dir, data_dir
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Nothing to do: requests are answered in this process."""
 
     def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:
         progress = (monitor or ProgressMonitor()).progress
         return REQUESTS[request](Folders(self.models_dir, self.data_dir, progress), **arguments)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Nothing to end."""
 
 
 class Folders:

@@ -1,7 +1,7 @@
 """The app's background thread: starts queued runs when their device is free, adopts running ones.
 
 It holds no state of its own: what runs is what the run folders and their locks say, so that an app
-started anew goes on where the last one was. Workers outlive the app. Of several apps on one runs folder,
+restarted goes on where the last one was. Workers outlive the app. Of several apps on one runs folder,
 one schedules; another one takes over when that one ends.
 """
 

@@ -135,8 +135,8 @@ def _micro_batch_may_change(config: RunConfig, module_map: ModuleMap, device: De
 
 def _time_per_example(config: RunConfig, layers: int, every: int, micro: int) -> float:
     """Relative time per example, forward, backward and recomputation, for examples of half the maximum length."""
-    anew = len(range(0, layers, every)) / layers if every else 0.0
-    return (2 + anew) * (WEIGHT_READ_TOKENS[config.model.quantization] / micro + config.training.max_length / 2)
+    recomputed = len(range(0, layers, every)) / layers if every else 0.0
+    return (2 + recomputed) * (WEIGHT_READ_TOKENS[config.model.quantization] / micro + config.training.max_length / 2)
 
 
 def _why_checkpointing(way: str, every: int, device: Device) -> str:

@@ -1,6 +1,6 @@
 """metrics.f64: the figures of events.jsonl once more, as rows of float64, so that a long run opens at once.
 
-The file is derived: whatever contradicts events.jsonl is not believed, and a worker makes it anew. Every row says
+The file is derived: whatever contradicts events.jsonl is not believed, and a worker rebuilds it. Every row says
 where its event stands, so that the few other events are found between them.
 """
 

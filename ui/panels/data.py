@@ -25,7 +25,7 @@ DATA_KINDS = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zs
 COLUMNS = ("messages", "prompt", "input", "completion", "system", "text")
 MENUS = [f"data.{name}_column" for name in COLUMNS] + ["data.template", "data.loss_on", "data.bad_rows"]
 BOXES = ["data.assistant_role", "data.system_prompt", "data.held_out", "data.eval_fraction"]
-"""Settings of the sheet: a change of one makes the report anew, of a box once it is left."""
+"""Settings of the sheet: a change of one updates the report, of a box when it loses focus."""
 MAX_FILES = 32
 TITLE = HTML.macros("page.html")("heading", "The data, as the model will see them")
 

@@ -32,7 +32,7 @@ FIGURES = 13
 
 
 class CompareTab:
-    """Builds the tab; the choice comes from the browser and is checked anew each time."""
+    """Builds the tab; the choice comes from the browser and is checked every time."""
 
     def __init__(self, lab: Lab, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
         self.lab = lab

@@ -33,7 +33,7 @@ NOTHING = render("nothing")
 
 
 class RunsTab:
-    """Builds the tab; handlers get a run's id from the browser and check it anew each time."""
+    """Builds the tab; handlers get a run's id from the browser and check it every time."""
 
     def __init__(self, lab: Lab, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
         self.lab = lab
