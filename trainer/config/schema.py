@@ -24,6 +24,8 @@ Optimizer = Literal["paged_adamw_8bit", "adamw_torch"]
 DataSource = Literal["demo", "file", "hub"]
 LossOn = Literal["completion", "all", "last"]
 Template = Literal["auto", "model", "chatml", "plain"]
+Reasoning = Literal["template", "keep"]
+AnswerEnd = Literal["auto", "template"]
 BadRows = Literal["stop", "skip"]
 Packing = Literal["auto", "bfd", "group_by_length", "off"]
 Switch = Literal["auto", "on", "off"]
@@ -109,6 +111,12 @@ class DataConfig:
     )
     system_prompt: str = setting("", "Put before every conversation that has no system message of its own.")
     loss_on: LossOn = setting("completion", "Tokens that count: the answers, all of them, or the last answer alone.")
+    reasoning: Reasoning = setting(
+        "template", "Reasoning that the chat template leaves out of some answers: leave it out, or put it back."
+    )
+    answer_end: AnswerEnd = setting(
+        "auto", "auto: where the template ends an answer with no special token, the EOS token ends the last one."
+    )
     bad_rows: BadRows = setting("stop", "Rows that cannot be used: start nothing, or train without them.")
 
 

@@ -27,7 +27,7 @@ from trainer.data.conversations import BadRow, Example
 from trainer.data.encoding import Encoder
 from trainer.data.loss_mask import LossMasker, Rendered
 
-VERSION = 1
+VERSION = 2
 TOKENS, ACCOUNT = "tokens.arrow", "account.json"
 SCHEMA = pa.schema(
     [
@@ -75,7 +75,8 @@ def tokenize(
 ) -> Tokens:
     """The tokens of everything that is good in `checked`. Raises UserError where the template does not exist."""
     template = template or choose(data, tokenizer, checked.account["shapes"])
-    key = disk_cache.key_of("tokens", VERSION, checked.key, template.identity, data.loss_on, identity(tokenizer))
+    rules = [data.loss_on, data.reasoning, data.answer_end]
+    key = disk_cache.key_of("tokens", VERSION, checked.key, template.identity, rules, identity(tokenizer))
     folder = disk_cache.made(data_dir, key, lambda draft: _Writer(draft, template, data, progress).write(checked))
     return Tokens(folder, orjson.loads((folder / ACCOUNT).read_bytes()))
 
@@ -93,7 +94,7 @@ def identity(tokenizer: Any) -> str:
 class _Writer:
     def __init__(self, folder: Path, template: Template, data: DataConfig, progress: Progress | None) -> None:
         self._folder, self._progress = folder, progress
-        self._masker = LossMasker(template, data.loss_on)
+        self._masker = LossMasker(template, data)
         self._encode = Encoder(template.tokenizer, template)
         self._template = template
         self._bad: list[RejectedRow] = []
