@@ -277,8 +277,8 @@ def test_a_chat_template_is_rendered_in_the_sandbox() -> None:
 
     tokenizer = tiny.tokenizer()
     example = {"messages": [{"role": "user", "content": "{{ 7*7 }}"}, {"role": "assistant", "content": "b"}]}
-    masker = LossMasker(choose(DataConfig(), tokenizer, {}), "completion")
+    masker = LossMasker(choose(DataConfig(), tokenizer, {}), DataConfig())
     assert "{{ 7*7 }}" in masker.one(example).text
     tokenizer.chat_template = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(BadRow, match="refuses"):
-        LossMasker(choose(DataConfig(), tokenizer, {}), "completion").one(example)
+        LossMasker(choose(DataConfig(), tokenizer, {}), DataConfig()).one(example)

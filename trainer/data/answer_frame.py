@@ -83,7 +83,7 @@ class AnswerFrame:
 
 
 def _cuts(prompt: str) -> list[int]:
-    """Lengths of the generation prompt to look for: all of it, then up to the start or end of each piece of markup."""
+    """Lengths of the generation prompt to look for: all of it, then up to each piece of markup or with it."""
     found = {len(prompt), *(match.start() for match in MARKUP.finditer(prompt))}
     found |= {match.end() for match in MARKUP.finditer(prompt)} | {len(prompt.rstrip())}
     whole = [size for size in found if prompt[:size].count("<think>") == prompt[:size].count("</think>")]

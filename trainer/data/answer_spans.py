@@ -36,7 +36,9 @@ class Conversation:
     tools: Tools
     whole: str
     dropped: list[str] = field(default_factory=list)
-    """What of the answers the template leaves out, one entry each time."""
+    """What of the answers the template leaves out, one entry each time; reasoning is in `no_reasoning`."""
+    no_reasoning: set[int] = field(default_factory=set)
+    """Numbers of the answers whose reasoning is left out."""
     _places: dict[int, dict[str, Place]] = field(default_factory=dict)
     """Of each answer: where its parts are, by their marks."""
     _parts: Mapping[str, AnswerPart] = field(default_factory=dict)
@@ -73,7 +75,7 @@ class Conversation:
             elif part.part == "content":
                 raise BadRow(LOST)
             else:
-                self.dropped.append("reasoning")
+                self.no_reasoning.add(part.message)
         if not all(self._places.values()):
             raise BadRow(LOST)
 
@@ -86,12 +88,18 @@ class Conversation:
         if set(self.messages[number]) <= {"role", "content", "weight"}:
             start = self.frame.start(gap, None)
         if start is None:
-            start = self.frame.start(gap, self.template.render(self.messages[:number], self.tools, ask=True))
+            start = self.frame.start(gap, self._asked(number))
         if start is None:
             start = len(gap)
         after = self.whole[last:bound]
         length = self.frame.end(after, self._tail(number))
         return Answer(number, done + start, last + length, after[:length])
+
+    def _asked(self, number: int) -> str:
+        """The conversation before an answer, with the generation prompt."""
+        if number == 0:
+            return self.frame.before
+        return self.template.render(self.messages[:number], self.tools, ask=True)
 
     def _tail(self, number: int) -> str:
         """What comes after an answer's last text where the conversation ends there."""
@@ -122,5 +130,5 @@ class Conversation:
             text += self.whole[first if lost else answer.start : answer.end]
             at = answer.end
             found.append(Answer(answer.message, start, len(text), answer.ending))
-        self.dropped = [item for item in self.dropped if item != "reasoning"]
+        self.no_reasoning.clear()
         return text + self.whole[at:], found

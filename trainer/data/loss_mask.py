@@ -7,7 +7,7 @@ answer are located (`answer_spans.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -32,6 +32,8 @@ class Rendered:
     """What of the example the template left out, by kind of content."""
     notes: tuple[str, ...] = ()
     """What was done so that the template takes the example."""
+    kinds: tuple[tuple[str, bool], ...] = ()
+    """Kind of each thing that a model may be trained to write (answer, tool call, …), and whether it counts."""
 
 
 class LossMasker:
@@ -55,7 +57,8 @@ class LossMasker:
             return self._document(example["text"])
         messages = self._template.conversation(example)
         if self._template.kind == "plain":
-            return self._chosen(*_plain(messages, self._eos), messages)
+            found = self._chosen(*_plain(messages, self._eos, example.get("verbatim", False)), messages)
+            return replace(found, kinds=(("answer", bool(found.spans)),) * _count(messages))
         tools = example.get("tools")
         try:
             return self._found(messages, tools, self._template.render(messages, tools))
@@ -73,7 +76,7 @@ class LossMasker:
             while bare.endswith(self._eos):
                 text = bare = bare.removesuffix(self._eos).rstrip()
             text += self._eos
-        return Rendered(text, ((0, len(text)),))
+        return Rendered(text, ((0, len(text)),), kinds=(("text", True),))
 
     def _fit(self, example: Example) -> list[Message] | None:
         """The messages of an example that may be rendered together with others."""
@@ -92,13 +95,20 @@ class LossMasker:
     def _found(self, messages: list[Message], tools: Tools, whole: str) -> Rendered:
         answers = self._behind_prompts(messages, whole)
         dropped = left_out(messages, tools, whole)
+        no_reasoning: set[int] = set()
         if answers is None:
             conversation = Conversation(self._template, self._frame, messages, tools, whole)
             answers = conversation.answers()
             if self._data.reasoning == "keep":
                 whole, answers = conversation.with_reasoning(answers, self._reasoning)
-            dropped += conversation.dropped
-        return self._chosen(*self._ended(whole, answers), messages, dropped)
+            dropped += conversation.dropped + ["reasoning"] * len(conversation.no_reasoning)
+            no_reasoning = conversation.no_reasoning
+        found = self._chosen(*self._ended(whole, answers), messages)
+        kinds = tuple(
+            (kind, counts and not (kind == "reasoning" and number in no_reasoning))
+            for number, (kind, counts) in _kinds(found.spans, answers, messages)
+        )
+        return replace(found, dropped=tuple(dropped), kinds=kinds)
 
     def _ended(self, whole: str, answers: list[Answer]) -> tuple[str, list[Span]]:
         """The text and the answers' places, the last of which ends with EOS where the template has no end token.
@@ -113,15 +123,13 @@ class LossMasker:
             return whole, spans
         return whole[: last.end] + self._eos, [*spans[:-1], (last.start, last.end + len(self._eos))]
 
-    def _chosen(
-        self, text: str, spans: list[Span], messages: Sequence[Message], dropped: Sequence[str] = ()
-    ) -> Rendered:
+    def _chosen(self, text: str, spans: list[Span], messages: Sequence[Message]) -> Rendered:
         """What of the answers counts by the setting and by the messages' own weights."""
         if self._data.loss_on == "all":
-            return Rendered(text, ((0, len(text)),), tuple(dropped))
+            return Rendered(text, ((0, len(text)),))
         answers = [message for message in messages if message["role"] == "assistant"]
         kept = [span for span, message in zip(spans, answers, strict=True) if message.get("weight") != 0]
-        return Rendered(text, tuple(kept[-1:] if self._data.loss_on == "last" else kept), tuple(dropped))
+        return Rendered(text, tuple(kept[-1:] if self._data.loss_on == "last" else kept))
 
     @cached_property
     def _reasoning(self) -> ReasoningFrame:
@@ -153,14 +161,33 @@ def _count(messages: Sequence[Message]) -> int:
     return sum(message["role"] == "assistant" for message in messages)
 
 
-def _plain(messages: Sequence[Message], eos: str) -> tuple[str, list[Span]]:
-    """The texts one after the other, each on a line of its own; answers end with EOS."""
+def _kinds(
+    spans: Sequence[Span], answers: Sequence[Answer], messages: Sequence[Message]
+) -> Iterator[tuple[int, tuple[str, bool]]]:
+    """(number of the message, (kind, whether it counts)) of everything that the answers hold."""
+    starts = {start for start, _ in spans}
+    everything = len(spans) == 1 and spans[0][0] == 0
+    for answer in answers:
+        message = messages[answer.message]
+        counts = everything or answer.start in starts
+        kinds = ["tool call" if "tool_calls" in message else "answer"]
+        if message.get("reasoning_content") or "</think>" in message["content"]:
+            kinds.append("reasoning")
+        if answer is answers[-1]:
+            kinds.append("last answer")
+        for kind in kinds:
+            yield answer.message, (kind, counts)
+
+
+def _plain(messages: Sequence[Message], eos: str, verbatim: bool) -> tuple[str, list[Span]]:
+    """The texts one after the other, each on a line of its own unless `verbatim`; answers end with one EOS."""
     text, spans = "", list[Span]()
     for message in messages:
         content: str = message["content"]
         if message["role"] == "assistant":
+            content = content.removesuffix(eos)
             spans.append((len(text), len(text) + len(content) + len(eos)))
             text += content + eos
         else:
-            text += content + ("" if not content or content[-1].isspace() else "\n")
+            text += content + ("" if verbatim or not content or content[-1].isspace() else "\n")
     return text, spans

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -98,6 +99,9 @@ class _Writer:
         self._encode = Encoder(template.tokenizer, template)
         self._template = template
         self._bad: list[RejectedRow] = []
+        self._dropped: Counter[str] = Counter()
+        self._notes: Counter[str] = Counter()
+        self._kinds: Counter[tuple[str, bool]] = Counter()
         self._last_report = 0.0
 
     def write(self, checked: CheckedData) -> None:
@@ -116,8 +120,24 @@ class _Writer:
                 self._report_progress((start + table.num_rows) / max(checked.good, 1))
             if waiting is not None:
                 stream.write_batch(waiting.result())
-        account = {"bad": list(map(list, self._bad)), "template": self._template.kind, "why": self._template.why}
-        (self._folder / ACCOUNT).write_bytes(orjson.dumps(account))
+        (self._folder / ACCOUNT).write_bytes(orjson.dumps(self._account()))
+
+    def _account(self) -> dict[str, Any]:
+        kinds = dict.fromkeys(kind for kind, _ in self._kinds)
+        return {
+            "bad": list(map(list, self._bad)),
+            "template": self._template.kind,
+            "why": self._template.why,
+            "dropped": dict(self._dropped.most_common()),
+            "notes": dict(self._notes.most_common()),
+            "kinds": {
+                kind: {
+                    "messages": self._kinds[kind, True] + self._kinds[kind, False],
+                    "count": self._kinds[kind, True],
+                }
+                for kind in kinds
+            },
+        }
 
     def _rendered(
         self, table: pa.RecordBatch, start: int, files: list[str]
@@ -134,6 +154,9 @@ class _Writer:
                 continue
             rows.append(start + place)
             texts.append(text)
+            self._dropped.update(text.dropped)
+            self._notes.update(text.notes)
+            self._kinds.update(text.kinds)
             plain.append("text" in examples[place])
         return rows, texts, plain
 
