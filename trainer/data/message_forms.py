@@ -98,7 +98,7 @@ def _with_calls(form: MessageForm, render: Render) -> MessageForm:
 
 def _renders_calls(render: Render, form: MessageForm) -> bool:
     call = {"id": "c1", "type": "function", "function": {"name": NAME, "arguments": {KEY: VALUE}}}
-    messages = [
+    messages: list[Message] = [
         {"role": "user", "content": TEXT},
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "QrLab", "tool_call_id": "c1"},
