@@ -20,7 +20,7 @@ from trainer.data.messages import (
 )
 from trainer.data.role_names import COMMON, RoleNames
 
-__all__ = ["BadRow", "ConversationReader", "Example", "Message", "Undecided"]
+__all__ = ["BadRow", "ConversationReader", "Example", "Message", "Undecided", "as_items", "as_messages"]
 
 KEYS = (("role", "content"), ("from", "value"))
 """What most conversations call a message's role and text."""
@@ -134,6 +134,16 @@ class ConversationReader:
 def as_items(value: Any) -> Any:
     """The messages in a column, however they are written there; anything else as it is."""
     return columns_as_items(parsed(value))
+
+
+def as_messages(value: Any) -> list[Any] | None:
+    """The messages in a value, however they are written; None where it holds none."""
+    if value is None or (isinstance(value, str) and value.lstrip()[:1] not in ("[", "{")):
+        return None
+    items = as_items(value)
+    if not isinstance(items, list) or not items or not isinstance(items[0], dict):
+        return None
+    return items if any(name in items[0] for name in ROLE_KEYS) else None
 
 
 def _takes_calls(found: list[Message], message: Message) -> bool:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from trainer.common.errors import Issue
+from trainer.common.formatting import plural
 from trainer.config.schema import DataConfig
 from trainer.data.conversations import ConversationReader
 
@@ -31,7 +32,7 @@ def open_decisions(data: DataConfig, reader: ConversationReader, preferences: Co
 
 def _roles(reader: ConversationReader) -> Issue:
     names = reader.unknown.most_common()
-    shown = ", ".join(f"{name[:40]} ({_count(count, 'message')})" for name, count in names[:SHOWN_NAMES])
+    shown = ", ".join(f"{name[:40]} ({plural(count, 'message')})" for name, count in names[:SHOWN_NAMES])
     more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
     example = f"{names[0][0][:40]}={'assistant' if reader.lacks_answers else 'user'}"
     return Issue(
@@ -46,18 +47,14 @@ def _preferences(found: Counter[str]) -> Iterator[Issue]:
     if found["pairs"]:
         yield Issue(
             "data.preference_rows",
-            f"{_count(found['pairs'], 'row')} hold a chosen and a rejected answer, for preference training (DPO), "
+            f"{plural(found['pairs'], 'row')} with a chosen and a rejected answer, for preference training (DPO), "
             "which this app does not do.",
             "Set preference_rows to chosen to train on the chosen answers; the rejected ones are left out.",
         )
     if found["good"] or found["bad"]:
         yield Issue(
             "data.preference_rows",
-            f"{_count(found['good'] + found['bad'], 'row')} hold rated answers, for preference training (KTO), which "
+            f"{plural(found['good'] + found['bad'], 'row')} with rated answers, for preference training (KTO), which "
             f"this app does not do: {found['good']:,} good, {found['bad']:,} bad.",
             f"Set preference_rows to chosen to train on the good ones and leave the bad ones out. {otherwise}",
         )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -10,8 +10,8 @@ from typing import Any
 
 from trainer.config.schema import DataConfig
 from trainer.data.columns import MEDIA, SHAPES, Columns, Shape, detect_columns, picked_columns
-from trainer.data.conversations import ConversationReader, as_items
-from trainer.data.messages import ROLE_KEYS, BadRow, Example, Message, Undecided, is_filled, parsed
+from trainer.data.conversations import ConversationReader, as_items, as_messages
+from trainer.data.messages import BadRow, Example, Message, Undecided, is_filled, parsed
 from trainer.data.preferences import last_answer_alone, rating, transcript
 from trainer.data.readers.limits import Row
 
@@ -256,16 +256,6 @@ class FormatDetector:
         found += f", {columns.system} as the system message" if columns.system and shape != "text" else ""
         names = self.reader.describe_names()
         return f"{how.capitalize()} as {found}.{f' {names}' if names else ''}"
-
-
-def as_messages(value: Any) -> list[Any] | None:
-    """The messages in a value, however they are written; None where it holds none."""
-    if value is None or (isinstance(value, str) and value.lstrip()[:1] not in ("[", "{")):
-        return None
-    items = as_items(value)
-    if not isinstance(items, list) or not items or not isinstance(items[0], dict):
-        return None
-    return items if any(name in items[0] for name in ROLE_KEYS) else None
 
 
 def _answer(text: str) -> list[Message]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer.common.errors import Issue, UserError, Value
+from trainer.common.formatting import plural
 from trainer.common.progress import Progress
 from trainer.config.schema import RunConfig, TrainingConfig
 from trainer.data import lengths, packing
@@ -235,8 +236,7 @@ def _few_steps(training: TrainingConfig, examples: int) -> Issue:
     }
     return Issue(
         "training.num_train_epochs",
-        f"{examples:,} examples in batches of {batch} make {steps:,} step{'' if steps == 1 else 's'}: the model learns "
-        "little.",
+        f"{examples:,} examples in batches of {batch} make {plural(steps, 'step')}: the model learns little.",
         f"Batches of {micro} and {epochs:g} epochs make {total_steps(smaller, examples):,} steps.",
         changes,
     )
