@@ -24,6 +24,7 @@ from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
 from trainer.data.conversations import BadRow, Example, Undecided
 from trainer.data.decisions import open_decisions
+from trainer.data.format_description import describe
 from trainer.data.format_detection import PICKS, FormatDetector, LeftOut
 from trainer.data.readers import hub_datasets, limits
 from trainer.data.readers.files import DataFile, find_files
@@ -237,7 +238,9 @@ class _Writer:
             "decisions": [issue.to_json() for issue in decisions],
             "unknown_roles": dict(reader.unknown.most_common()),
             "shapes": dict(seen.most_common()),
-            "why": " ".join(filter(None, [found.why(), *(note for source in sources for note in source.notes)])),
+            "why": " ".join(
+                filter(None, [describe(found.seen, reader), *(note for source in sources for note in source.notes)])
+            ),
             "assumed": [issue.to_json() for source in sources for issue in source.warnings],
             "columns": list(found.names)[: limits.MAX_COLUMNS],
             "unused": {

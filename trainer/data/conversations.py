@@ -25,6 +25,13 @@ __all__ = ["BadRow", "ConversationReader", "Example", "Message", "Undecided", "a
 KEYS = (("role", "content"), ("from", "value"))
 """What most conversations call a message's role and text."""
 MAX_NAMES = 1000
+WORDS = {
+    "user": "the user",
+    "assistant": "the assistant",
+    "system": "the system message",
+    "tool": "a tool's result",
+    "ignore": "ignored",
+}
 UNTRAINED = "every answer in it is marked as not to be trained on"
 
 
@@ -62,7 +69,7 @@ class ConversationReader:
     def describe_names(self) -> str:
         """Which names were read as which roles, as a sentence; empty if all are common role names."""
         names = dict.fromkeys([*self._names.assigned, *(pair for pair, _ in self.taken.most_common(5))])
-        said = [f"{name[:40]} is {'ignored' if role == 'ignore' else f'the {role}'}" for name, role in names]
+        said = [f"{name[:40]} is {WORDS[role]}" for name, role in names]
         return f"{'; '.join(said)}." if said else ""
 
     def speaks_first(self, items: list[Any]) -> str | None:

@@ -14,6 +14,7 @@ from trainer.config.schema import DataConfig
 from trainer.data.conversations import ConversationReader
 
 SHOWN_NAMES = 8
+ALL_ANSWERS = "To train on all of them as they are, pick the columns by hand."
 
 
 def open_decisions(data: DataConfig, reader: ConversationReader, preferences: Counter[str]) -> Iterator[Issue]:
@@ -26,7 +27,7 @@ def open_decisions(data: DataConfig, reader: ConversationReader, preferences: Co
         yield Issue(
             "data.preference_rows",
             f"All {preferences['bad']:,} rated answers are rated as bad: none is left to train on.",
-            "Choose data with good answers. To train on all answers as they are, pick the columns by hand.",
+            f"Choose data with good answers. {ALL_ANSWERS}",
         )
 
 
@@ -43,18 +44,18 @@ def _roles(reader: ConversationReader) -> Issue:
 
 
 def _preferences(found: Counter[str]) -> Iterator[Issue]:
-    otherwise = "To train on all answers as they are, pick the columns by hand."
     if found["pairs"]:
         yield Issue(
             "data.preference_rows",
-            f"{plural(found['pairs'], 'row')} with a chosen and a rejected answer, for preference training (DPO), "
-            "which this app does not do.",
+            "This is data for preference training (DPO), which this app does not do: "
+            f"{plural(found['pairs'], 'row')} with a chosen and a rejected answer.",
             "Set preference_rows to chosen to train on the chosen answers; the rejected ones are left out.",
         )
     if found["good"] or found["bad"]:
         yield Issue(
             "data.preference_rows",
-            f"{plural(found['good'] + found['bad'], 'row')} with rated answers, for preference training (KTO), which "
-            f"this app does not do: {found['good']:,} good, {found['bad']:,} bad.",
-            f"Set preference_rows to chosen to train on the good ones and leave the bad ones out. {otherwise}",
+            "This is data for preference training (KTO), which this app does not do: "
+            f"{plural(found['good'] + found['bad'], 'row')} with rated answers, {found['good']:,} good and "
+            f"{found['bad']:,} bad.",
+            f"Set preference_rows to chosen to train on the good ones; the bad ones are left out. {ALL_ANSWERS}",
         )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from trainer.config.schema import DataConfig
-from trainer.data.columns import MEDIA, SHAPES, Columns, Shape, detect_columns, picked_columns
+from trainer.data.columns import MEDIA, Columns, Shape, detect_columns, picked_columns
 from trainer.data.conversations import ConversationReader, as_items, as_messages
 from trainer.data.messages import BadRow, Example, Message, Undecided, is_filled, parsed
 from trainer.data.preferences import last_answer_alone, rating, transcript
@@ -237,26 +237,6 @@ class FormatDetector:
                 messages = [message | {"content": _PLACE.sub("", message["content"])} for message in messages]
         return messages
 
-    def why(self) -> str:
-        """One sentence: what was recognized, and how."""
-        if not self.seen:
-            return ""
-        (shape, columns), _ = self.seen.most_common(1)[0]
-        how = "picked" if columns.picked else "recognized"
-        answer = columns.chosen or columns.completion
-        if shape == "chat":
-            parts = columns.messages or f"{columns.prompt} and {answer}"
-            found = f"{SHAPES[shape]}: {parts} holds lists of messages with {' and '.join(self.reader.keys)}"
-        elif shape == "text":
-            found = f"{SHAPES[shape]}: the column {columns.text}"
-        else:
-            found = f"{SHAPES[shape]}: the columns {columns.prompt} and {answer}"
-            found += f", with {columns.input} behind the {columns.prompt}" if columns.input else ""
-            found += f", {columns.history} as earlier turns" if columns.history else ""
-        found += f", {columns.system} as the system message" if columns.system and shape != "text" else ""
-        names = self.reader.describe_names()
-        return f"{how.capitalize()} as {found}.{f' {names}' if names else ''}"
-
 
 def _answer(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
@@ -295,4 +275,5 @@ def _no_shape(row: Row, columns: Columns) -> str:
     if columns.prompt or columns.completion:
         found, missing = (columns.prompt, "an answer") if columns.prompt else (columns.completion, "a prompt")
         return f"it has {found[:80]}, but no column with {missing}"
-    return f"the columns {', '.join(list(row)[:SHOWN_COLUMNS])[:300] or '(none)'} make no known shape"
+    names = ", ".join(list(row)[:SHOWN_COLUMNS])[:300] or "(none)"
+    return f"the columns {names} make no known shape, such as instruction and output, messages, or text"

@@ -11,14 +11,16 @@ from trainer.common.errors import UserError
 from trainer.data.readers.limits import MAX_COLUMNS, MAX_ROW_BYTES, PROBLEM, Row, checked, lines
 
 DELIMITERS = ",\t;|"
-SAMPLE_LINES = 50
+NONE = "\x1f"
+"""Parts the fields of a table with a single column, where it stands nowhere."""
+SAMPLE_LINES, SAMPLE_CHARS = 50, 200_000
 
 
 def csv_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row]]:
     """The rows with their line numbers; quoted fields may span lines. Raises UserError for an unusable header."""
     csv.field_size_limit(MAX_ROW_BYTES)
     text = _lines(file, name)
-    sample = list(itertools.islice(text, SAMPLE_LINES))
+    sample = _sample(text)
     skipped, delimiter = 0, ""
     if sample and (first := sample[0].rstrip("\r\n").strip('"').lower()).startswith("sep="):
         skipped, delimiter = 1, first[4:5] or "\t"  # what Excel writes and reads
@@ -44,8 +46,18 @@ def _lines(file: BinaryIO, name: str) -> Iterator[str]:
     return ("\0" if line is None else line.decode("utf-8", "surrogateescape") for _, line in lines(file, name))
 
 
+def _sample(text: Iterator[str]) -> list[str]:
+    found: list[str] = []
+    for line in text:
+        found.append(line)
+        if len(found) == SAMPLE_LINES or sum(map(len, found)) > SAMPLE_CHARS:
+            break
+    return found
+
+
 def _delimiter(sample: list[str]) -> str:
-    """The delimiter with which most of the sample's rows have as many fields as the header, two at least."""
+    """The delimiter with which most of the sample's rows have as many fields as the header, two at least; NONE where
+    none divides the header."""
 
     def fitting(delimiter: str) -> tuple[int, int]:
         try:
@@ -55,7 +67,8 @@ def _delimiter(sample: list[str]) -> str:
         width = len(rows[0]) if rows else 0
         return (sum(len(row) == width for row in rows), width) if width > 1 else (0, 0)
 
-    return max(DELIMITERS, key=fitting)  # the first of equals
+    best = max(DELIMITERS, key=fitting)  # the first of equals
+    return best if fitting(best)[1] else NONE
 
 
 def _header(reader: Iterator[list[str]], name: str) -> list[str]:

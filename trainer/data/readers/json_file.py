@@ -94,12 +94,13 @@ class JsonFile:
         found = [name for name in lists if parts[name].is_rows]
         if len(parts) == len(lists) == 1 and parts[lists[0]].inner == {"list"}:
             found = lists
+        only_lists = bool(lists) and len(lists) == len(parts)
         even = len({parts[name].count for name in lists}) == 1
-        if len(lists) == len(parts) and len(found) < len(lists) and even:
+        if only_lists and len(found) < len(lists) and even:
             return self._columns(lists)
         if len(found) == 1:
             return self._under(found[0], [name for name in parts if name != found[0]])
-        if len(found) > 1 or len(lists) == len(parts):
+        if len(found) > 1 or only_lists:
             raise self._several(found or lists, parts)
         return self._one_by_one()
 
@@ -112,7 +113,7 @@ class JsonFile:
         return UserError(f"The columns of {self._name} are not equally long: {sizes}.", fix, "data")
 
     def _under(self, name: str, others: list[str]) -> Rows:
-        rest = f"; {', '.join(other[:40] for other in others[:8])} beside it is not used" if others else ""
+        rest = f"; not used: {', '.join(other[:40] for other in others[:8])}" if others else ""
         self._notes.append(f"The rows of {self._name} are its list {name[:40]}{rest}.")
         return self._listed((number, item) for number, (_, item) in enumerate(self._entries(name), 1))
 
