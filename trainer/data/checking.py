@@ -227,6 +227,7 @@ class _Writer:
         seen: Counter[str] = Counter()
         for (shape, _), count in found.seen.items():
             seen[shape] += count
+        notes = [note for source in sources for note in source.notes]
         decisions = open_decisions(self._data, reader, found.preferences)
         return {
             "files": [source.name for source in sources],
