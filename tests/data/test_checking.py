@@ -20,11 +20,13 @@ from tests.support.data_files import CHAT, PAIR, keep, lines, texts
 from trainer.cli import main as command
 from trainer.common import disk_cache
 from trainer.common.errors import UserError
+from trainer.config import overrides, validation
 from trainer.config.schema import DataConfig, RunConfig, TrainingConfig, default_config
 from trainer.data import check, lengths, load_data, prepare
 from trainer.data.quality_report import report
 from trainer.data.readers import hub_datasets, uploads
 from trainer.data.splits import split
+from trainer.planning.schedule import total_steps, warmup_steps
 from trainer.runs.store import RunStore
 
 BAD_ROWS = {
@@ -108,6 +110,23 @@ def test_data_of_which_nothing_counts_cannot_start(tmp_path: Path) -> None:
     told = report(RunConfig(data=data, training=TrainingConfig(max_length=16)), tiny.tokenizer(), tmp_path)
     assert told["issues"][0]["field"] == "training.max_length"
     assert told["tokens"]["examples"] == 0
+
+
+def test_few_rows_are_warned_of_with_settings_that_help(tmp_path: Path) -> None:
+    def few(config: RunConfig) -> list[dict[str, Any]]:
+        told = report(config, tiny.tokenizer(), tmp_path)
+        return [item for item in told["warnings"] if "learns little" in item["problem"]]
+
+    rows = [{"instruction": f"question {n}", "output": f"answer {n}"} for n in range(50)]
+    config = RunConfig(data=replace(keep(tmp_path, "a.jsonl", lines(*rows)), eval_fraction=0.0))
+    (warning,) = few(config)
+    assert "50 examples in batches of 64 make 1 step:" in warning["problem"]
+    better = validation.from_json(overrides.apply(config.to_json(), warning["changes"]))
+    steps = total_steps(better.training, 50)
+    assert steps >= 20 and f"{steps} steps" in warning["fix"]
+    assert not few(better)
+    assert not few(replace(config, training=TrainingConfig(max_steps=3)))
+    assert all(warmup_steps(config.training, steps) < steps for steps in range(1, 40)), "no run is warmup alone"
 
 
 def test_the_same_content_is_checked_and_tokenized_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

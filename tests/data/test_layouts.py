@@ -71,8 +71,9 @@ COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
 CHATS = [
     [{"from": who, "value": text} for who, text in zip(("human", "gpt"), row.values(), strict=True)] for row in ROWS
 ]
+SIGNS = {"comma": ",", "tab": "\t", "pipe": "|", "semi": ";"}
 LAYOUTS: dict[str, bytes] = {
-    **{f"{name}.csv": table(by, "utf-8") for name, by in {"comma": ",", "tab": "\t", "pipe": "|", "semi": ";"}.items()},
+    **{f"{name}.csv": table(by, "utf-8") for name, by in SIGNS.items()},
     "comma.tsv": table(",", "utf-8"),
     "excel.csv": table(";", "utf-8-sig", "sep=;\r\n"),
     "mark.csv": table("\t", "utf-16"),
@@ -88,7 +89,8 @@ LAYOUTS: dict[str, bytes] = {
     "under data.json": json.dumps({"data": CHATS}).encode(),
     "repr.csv": b"conversations\n" + b"".join(
         ('"' + str(chat).replace('"', '""').replace("}, {", "}\n {") + '"\n').encode() for chat in CHATS),
-    "lists.parquet": packed(conversations=[{"from": [m["from"] for m in c], "value": [m["value"] for m in c]} for c in CHATS]),
+    "lists.parquet": packed(
+        conversations=[{key: [item[key] for item in chat] for key in ("from", "value")} for chat in CHATS]),
 }  # fmt: skip
 
 
@@ -103,7 +105,7 @@ def test_every_layout_holds_the_same_rows(name: str, tmp_path: Path) -> None:
 
 ADVICE: dict[str, tuple[bytes, str, bytes]] = {
     "values.json": (frame("values"), "Write objects", frame("records")),
-    "several.json": (json.dumps({"train": ROWS, "test": ROWS}).encode(), "file of its own", json.dumps(ROWS).encode()),
+    "several.json": (json.dumps({"a": ROWS, "b": ROWS}).encode(), "file of its own", json.dumps(ROWS).encode()),
     "uneven.json": (
         json.dumps({**COLUMNS, "output": ["x"]}).encode(), "the same number of values", json.dumps(COLUMNS).encode(),
     ),

@@ -222,7 +222,7 @@ def test_what_no_example_holds_is_listed(tmp_path: Path) -> None:
     ]
     unused = read(tmp_path, *rows).account["unused"]
     assert unused["columns"] == {"source": 2, "id": 1, "prompt": 1, "text": 1}
-    assert unused["fields"] == {"time": 1, "thinking": 1}
+    assert unused["fields"] == {"time": 1, "thought": 1}
 
 
 def test_images_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:
@@ -248,16 +248,19 @@ def test_images_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:
 CALL = {"name": "weather", "arguments": {"city": "A", "unit": None}}
 SPELLINGS: list[list[dict[str, Any]]] = [
     [
-        {"role": "assistant", "content": "Look.", "thinking": "T", "function_call": {**CALL, "arguments": json.dumps(CALL["arguments"])}},
+        {"role": "assistant", "content": "Look.", "thinking": "T",
+         "function_call": {"name": "weather", "arguments": json.dumps(CALL["arguments"])}},
         {"role": "function", "name": "weather", "content": "9"},
     ],
     [
-        {"role": "assistant", "content": "Look.", "reasoning": "T", "tool_calls": [{"type": "function", "function": CALL}]},
+        {"role": "assistant", "content": "Look.", "reasoning": "T",
+         "tool_calls": [{"type": "function", "function": CALL}]},
         {"role": "tool", "name": "weather", "content": "9"},
     ],
     [
         {"role": "assistant", "content": [
-            {"type": "thinking", "thinking": [{"type": "text", "text": "T"}]}, {"type": "output_text", "text": "Look."},
+            {"type": "thinking", "thinking": [{"type": "text", "text": "T"}]},
+            {"type": "output_text", "text": "Look."},
             {"type": "tool_use", "name": "weather", "input": CALL["arguments"]}]},
         {"role": "user", "content": [{"type": "tool_result", "content": [{"type": "text", "text": "9"}]}]},
     ],
@@ -286,28 +289,3 @@ def test_tool_calls_and_reasoning_in_every_spelling(spelling: int, tmp_path: Pat
     }  # fmt: skip
     assert (result["role"], result["content"]) == ("tool", "9")
     assert not any(found.account["unused"].values())
-
-
-def test_few_rows_are_warned_of_with_settings_that_help(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from trainer.config import overrides, validation
-    from trainer.config.schema import TrainingConfig
-    from trainer.planning.schedule import total_steps, warmup_steps
-
-    rows = [{"instruction": f"question {n}", "output": f"answer {n}"} for n in range(50)]
-    config = RunConfig(data=keep(tmp_path, "a.jsonl", lines(*rows)))
-    told = report(config, tiny.tokenizer(), tmp_path)
-    (warning,) = [item for item in told["warnings"] if "learns little" in item["problem"]]
-    assert "make 1 step" in warning["problem"]
-    better = validation.from_json(overrides.apply(config.to_json(), warning["changes"]))
-    steps = total_steps(better.training, told["tokens"]["examples"])
-    assert steps >= 20 and f"{steps} steps" in warning["fix"]
-    assert not any(
-        "learns little" in item["problem"] for item in report(better, tiny.tokenizer(), tmp_path)["warnings"]
-    )
-    asked = replace(config, training=TrainingConfig(max_steps=3))
-    assert not any(
-        "learns little" in item["problem"] for item in report(asked, tiny.tokenizer(), tmp_path)["warnings"]
-    )
-    assert all(warmup_steps(config.training, steps) < steps for steps in range(1, 40)), "no run is warmup alone"

@@ -239,9 +239,7 @@ class _Writer:
             "decisions": [issue.to_json() for issue in decisions],
             "unknown_roles": dict(reader.unknown.most_common()),
             "shapes": dict(seen.most_common()),
-            "why": " ".join(
-                filter(None, [describe(found.seen, reader), *(note for source in sources for note in source.notes)])
-            ),
+            "why": " ".join(filter(None, [describe(found.seen, reader), *notes])),
             "assumed": [issue.to_json() for source in sources for issue in source.warnings],
             "columns": list(found.names)[: limits.MAX_COLUMNS],
             "unused": {
