@@ -222,7 +222,7 @@ def test_what_no_example_holds_is_listed(tmp_path: Path) -> None:
     ]
     unused = read(tmp_path, *rows).account["unused"]
     assert unused["columns"] == {"source": 2, "id": 1, "prompt": 1, "text": 1}
-    assert unused["fields"] == {"time": 1, "thought": 1}
+    assert unused["fields"] == {"time": 1, "thinking": 1}
 
 
 def test_images_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:
