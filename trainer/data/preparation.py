@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.common.errors import UserError
+from trainer.common.errors import Issue, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
 from trainer.data import lengths
@@ -64,10 +64,17 @@ class LoadedData:
     shared: int
     """Held-out examples that were left out, since their text is among the training examples, too."""
 
+    checks: tuple[CheckedData, ...]
+    """The training data, and the held-out data where they are of their own."""
+
     @property
     def rows(self) -> int:
-        parts = {id(part.checked): part.checked for part in (self.train, self.held_out) if part}
-        return sum(int(checked.account["rows"]) for checked in parts.values())
+        return sum(int(checked.account["rows"]) for checked in self.checks)
+
+    @property
+    def decisions(self) -> list[Issue]:
+        """What the user has to decide before a run can start."""
+        return list(dict.fromkeys(issue for checked in self.checks for issue in checked.decisions))
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,13 @@ def load_data(
     if not data.held_out and data.source != "demo":
         train, held = split(whole.keys(), data.eval_fraction, seed)
         held_out = replace(whole, chosen=held) if len(held) else None
-        return LoadedData(template, replace(whole, chosen=train), held_out, bad, 0)
+        return LoadedData(template, replace(whole, chosen=train), held_out, bad, 0, (checked,))
     other = _part(check(data, data_dir, progress, held_out=True), data, template, data_dir, progress)
     bad += [*other.checked.bad, *other.tokens.bad]
     kept = without(other.keys(), whole.keys())
     shared = len(other.chosen) - len(kept)
-    return LoadedData(template, whole, replace(other, chosen=kept) if len(kept) else None, bad, shared)
+    held_out = replace(other, chosen=kept) if len(kept) else None
+    return LoadedData(template, whole, held_out, bad, shared, (checked, other.checked))
 
 
 def prepare(
@@ -119,6 +127,8 @@ def prepare(
 ) -> PreparedData:
     """What a run trains and evaluates on. Raises UserError where the data cannot be trained on."""
     found = load_data(data, tokenizer, seed, data_dir, progress)
+    for issue in found.decisions:
+        raise UserError(issue.problem, issue.fix, "data")
     if found.bad and (data.bad_rows == "stop" or not len(found.train.chosen)):
         raise rejected_rows_error(found.bad, found.rows)
     train = found.train.fitting(max_length)
