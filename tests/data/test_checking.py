@@ -79,7 +79,7 @@ def test_the_same_text_is_never_on_both_sides(tmp_path: Path) -> None:
     rows = [{"question": f"Where is {n}?", "answer": "Here."} for n in range(20)]
     data = keep(tmp_path, "a.jsonl", lines(*rows))
     keep(tmp_path, "b.jsonl", lines(*rows[15:], {"question": "New?", "answer": "Yes."}))
-    found = load_data(replace(data, held_out="b.jsonl"), tiny.tokenizer(), 0, tmp_path)
+    found = load_data(replace(data, held_out="b.jsonl"), tiny.tokenizer(), 512, 0, tmp_path)
     assert found.held_out is not None
     assert (len(found.train.chosen), len(found.held_out.chosen), found.shared) == (20, 1, 5)
 
@@ -139,12 +139,12 @@ def test_the_same_content_is_checked_and_tokenized_once(tmp_path: Path, monkeypa
         return real(target, make)
 
     monkeypatch.setattr(disk_cache, "_make", made_again)
-    first = load_data(data, tiny.tokenizer(), 0, tmp_path)
-    load_data(data, tiny.tokenizer(), 1, tmp_path)
+    first = load_data(data, tiny.tokenizer(), 512, 0, tmp_path)
+    load_data(data, tiny.tokenizer(), 512, 1, tmp_path)
     assert len(made) == 2
     (tmp_path / "a.jsonl").write_bytes(lines(PAIR, PAIR, PAIR))
-    assert load_data(data, tiny.tokenizer(), 0, tmp_path).rows == 3
-    load_data(replace(data, system_prompt="Be."), tiny.tokenizer(), 0, tmp_path)
+    assert load_data(data, tiny.tokenizer(), 512, 0, tmp_path).rows == 3
+    load_data(replace(data, system_prompt="Be."), tiny.tokenizer(), 512, 0, tmp_path)
     assert len(made) == 5
     assert len(first.train.dataset()) == 2, "what is in use stays"
 
@@ -195,13 +195,13 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for large in (2**40, -1):
         monkeypatch.setattr(hub_datasets, "LARGE", large)
         data = DataConfig(source="hub", path="owner/name", split="train[10:25]", held_out="test")
-        found = load_data(data, tiny.tokenizer(), 0, tmp_path / str(large))
+        found = load_data(data, tiny.tokenizer(), 512, 0, tmp_path / str(large))
         assert found.rows == 16
         assert texts(found.train.checked)[0][0] == ("user", "10?")
     with pytest.raises(UserError, match="has no split nothing"):
-        load_data(replace(data, split="nothing"), tiny.tokenizer(), 0, tmp_path / "0")
+        load_data(replace(data, split="nothing"), tiny.tokenizer(), 512, 0, tmp_path / "0")
     with pytest.raises(UserError, match="is not a valid split"):
-        load_data(replace(data, split="train[:5%]"), tiny.tokenizer(), 0, tmp_path / "0")
+        load_data(replace(data, split="train[:5%]"), tiny.tokenizer(), 512, 0, tmp_path / "0")
 
 
 def run(capsys: Any, tmp_path: Path, name: str, content: bytes, *more: str) -> tuple[int, dict[str, Any]]:

@@ -40,7 +40,9 @@ def report(
     What keeps the data from being used stands in `issues`; nothing is raised for it.
     """
     try:
-        found = load_data(config.data, tokenizer, config.training.seed, data_dir, progress)
+        found = load_data(
+            config.data, tokenizer, config.training.max_length, config.training.seed, data_dir, progress
+        )
     except UserError as error:
         return broken(error)
     train = found.train

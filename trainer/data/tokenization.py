@@ -38,10 +38,11 @@ SCHEMA = pa.schema(
         ("length", pa.int32()),
         ("first", pa.int32()),
         ("last", pa.int32()),
+        ("document", pa.bool_()),
     ]
 )
 """`row`: number in rows.arrow. `counts`: whether the loss counts the token. `first`, `last`: from the first
-counted token to behind the last one; `first` is `length` where none counts."""
+counted token to behind the last one; `first` is `length` where none counts. `document`: whether it is plain text."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class _Writer:
             pa.array(lengths),
             pa.array(firsts, pa.int32()),
             pa.array(lasts, pa.int32()),
+            pa.array(plain),
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
