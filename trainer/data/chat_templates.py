@@ -17,6 +17,7 @@ from trainer.config.schema import DataConfig
 from trainer.data.conversations import BadRow, Example, Message
 from trainer.data.message_forms import MessageForm, folded, form_of
 
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -65,6 +66,20 @@ class Template:
         """Everything that the tokenizer makes one token of, whatever stands around it."""
         tokens = {*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()}
         return frozenset(token for token in tokens if token.strip())
+
+    @property
+    def missing_tokens(self) -> tuple[str, ...]:
+        """ChatML's markers that the tokenizer takes apart into letters."""
+        return tuple(mark for mark in (IM_START, IM_END) if mark not in self.special_tokens) * (self.kind == "chatml")
+
+    def hand_over(self) -> bool:
+        """Put the template into the tokenizer, for whoever serves what is trained; False where it has its own."""
+        if self.text is None:
+            return False
+        self.tokenizer.chat_template = self.text
+        if IM_END in self.special_tokens:
+            self.tokenizer.eos_token = IM_END  # servers stop there
+        return True
 
     def conversation(self, example: Example) -> list[Message]:
         """The messages of an example, with the system prompt where it has none of its own.

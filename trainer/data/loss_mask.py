@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from trainer.config.schema import DataConfig
 from trainer.data.answer_frame import AnswerFrame, ReasoningFrame, frame_of, reasoning_frame
@@ -43,6 +44,17 @@ class LossMasker:
         self._template, self._data = template, data
         self._eos = template.tokenizer.eos_token or ""
 
+    @property
+    def end(self) -> dict[str, Any] | None:
+        """What the template ends an answer with, and whether that is a special token; None without a template."""
+        if self._template.kind == "plain":
+            return None
+        try:
+            text = self._frame.after
+        except BadRow:
+            return None
+        return {"text": text, "special": self._frame.has_end_token(text), "eos": self._eos}
+
     def all(self, examples: Sequence[Example]) -> list[Rendered | BadRow]:
         """The texts of many examples; a BadRow in the place of one that cannot be rendered."""
         chats = [self._fit(example) for example in examples]
@@ -61,13 +73,13 @@ class LossMasker:
             return replace(found, kinds=(("answer", bool(found.spans)),) * _count(messages))
         tools = example.get("tools")
         try:
-            return self._found(messages, tools, self._template.render(messages, tools))
+            return self._noted(self._found(messages, tools, self._template.render(messages, tools)), example)
         except BadRow:
             joined = merged(messages)
             if len(joined) == len(messages):
                 raise
         found = self._found(joined, tools, self._template.render(joined, tools))
-        return replace(found, notes=("messages of one role in a row are joined",))
+        return self._noted(replace(found, notes=("messages of one role in a row are joined",)), example)
 
     def _document(self, text: str) -> Rendered:
         """Plain text, which ends with one EOS; all of it counts."""
@@ -88,9 +100,16 @@ class LossMasker:
         try:
             if ready is None:
                 return self.one(example)
-            return self._found(self._template.conversation(example), None, ready)
+            return self._noted(self._found(self._template.conversation(example), None, ready), example)
         except BadRow as error:
             return error
+
+    def _noted(self, found: Rendered, example: Example) -> Rendered:
+        """What was found, with a note where the template did not take the system message as one."""
+        asked = bool(self._data.system_prompt) or example["messages"][0]["role"] == "system"
+        if not asked or not self._template.form.folds_system:
+            return found
+        return replace(found, notes=(*found.notes, "the system message is at the start of the first user message"))
 
     def _found(self, messages: list[Message], tools: Tools, whole: str) -> Rendered:
         answers = self._behind_prompts(messages, whole)

@@ -95,6 +95,8 @@ class PreparedData:
     """The rows that cannot be used and were left out."""
     lengths: np.ndarray
     """Tokens of each training example, cut at the maximum length."""
+    template: Template | None = None
+    """How the examples are rendered."""
 
     @property
     def size(self) -> Size:
@@ -161,6 +163,7 @@ def prepare(
         notes=tuple(notes),
         skipped=tuple(found.bad),
         lengths=np.minimum(train.column("length"), max_length),
+        template=found.template,
     )
 
 

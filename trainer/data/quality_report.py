@@ -26,6 +26,7 @@ from trainer.data.preparation import (
     no_counted_tokens_error,
     rejected_rows_error,
 )
+from trainer.data.template_report import template_report, template_warnings
 from trainer.planning.schedule import Size, batch_size, steps_per_epoch, total_steps, total_tokens
 
 FEW_STEPS = 20
@@ -49,7 +50,7 @@ def report(
     value = _account(found) | {
         "bad": [item._asdict() for item in found.bad],
         "bad_groups": [_group(reason, items) for reason, items in grouped(found.bad)],
-        "template": {"kind": found.template.kind, "why": found.template.why},
+        "template": template_report(found),
         "held_out": _held_out(found, config),
         "issues": [issue.to_json() for issue in issues(found, config)],
         "tokens": None,
@@ -60,7 +61,7 @@ def report(
         value["tokens"] = tokens = _tokens(train, config.training.max_length, most)
         value["batches"] = _batches(train, config.training)
         value["training"] = _steps(config.training, tokens["examples"], tokens["total"])
-    value["warnings"] = [issue.to_json() for issue in _warnings(found, value, config.training)]
+    value["warnings"] = [issue.to_json() for issue in _warnings(found, value, config)]
     return value
 
 
@@ -168,10 +169,11 @@ def issues(found: LoadedData, config: RunConfig) -> list[Issue]:
     return problems
 
 
-def _warnings(found: LoadedData, value: Mapping[str, Any], training: TrainingConfig) -> Iterator[Issue]:
+def _warnings(found: LoadedData, value: Mapping[str, Any], config: RunConfig) -> Iterator[Issue]:
     """What can be trained on, and may not be what was meant."""
     yield from _row_warnings(found, value)
-    tokens = value["tokens"]
+    yield from template_warnings(value["template"], config.data)
+    training, tokens = config.training, value["tokens"]
     if tokens is None:
         return
     yield from _length_warnings(tokens, training)

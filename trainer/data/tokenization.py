@@ -28,7 +28,7 @@ from trainer.data.conversations import BadRow, Example
 from trainer.data.encoding import Encoder
 from trainer.data.loss_mask import LossMasker, Rendered
 
-VERSION = 2
+VERSION = 3
 TOKENS, ACCOUNT = "tokens.arrow", "account.json"
 SCHEMA = pa.schema(
     [
@@ -131,13 +131,8 @@ class _Writer:
             "why": self._template.why,
             "dropped": dict(self._dropped.most_common()),
             "notes": dict(self._notes.most_common()),
-            "kinds": {
-                kind: {
-                    "messages": self._kinds[kind, True] + self._kinds[kind, False],
-                    "count": self._kinds[kind, True],
-                }
-                for kind in kinds
-            },
+            "end": self._masker.end if any(kind != "text" for kind in kinds) else None,
+            "kinds": {kind: [self._kinds[kind, True], self._kinds[kind, False]] for kind in kinds},
         }
 
     def _rendered(

@@ -13,6 +13,7 @@ from typing import Any
 from trainer.common import atomic, redaction
 from trainer.common.errors import UserError
 from trainer.common.templates import Templates
+from trainer.data.chat_templates import CHATML
 from trainer.runs.store import Run
 
 WEIGHTS = "adapter_model.safetensors"
@@ -53,7 +54,7 @@ def texts(run: Run) -> dict[str, str]:
         "run_config.json": _dump(clean(run.config.to_json())),
         "README.md": redaction.redact(model_card(run)),
     }
-    if not run.config.model.new_tokens:
+    if not run.config.model.new_tokens and not _brings_template(run):
         return found  # the base model's own tokenizer is the right one
     for name in TOKENIZER:
         if _is_plain(run.adapter / name):
@@ -155,12 +156,20 @@ def model_card(run: Run) -> str:
         steps=history.steps,
         data=config.data.path or config.data.source,
         tokens=config.model.new_tokens,
+        template=config.data.template,
+        brings_template=_brings_template(run),
         quantization=config.model.quantization,
         # what the base was while the adapter trained; empty for plain weights
         format=checkpoint.get("format", ""),
         held=checkpoint.get("held", False),
         loads=_plain(checkpoint.get("loads", "")),
     )
+
+
+def _brings_template(run: Run) -> bool:
+    """Whether the adapter has a chat template that the base model lacks: ChatML."""
+    file = run.adapter / TEMPLATE
+    return _is_plain(file) and CHATML in file.read_text(encoding="utf-8")
 
 
 def _plain(text: str) -> str:

@@ -100,7 +100,8 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
     start = weight_changes.InitialWeights(model)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    save_adapter(model, config, tokenizer if new_tokens else None, paths.folder)
+    brings_template = data.template is not None and data.template.hand_over()
+    save_adapter(model, config, tokenizer if new_tokens or brings_template else None, paths.folder)
     unchanged = "" if start.differs(model) else weight_changes.why_not(trainer.state.log_history)
     return Outcome(bool(trainer.state.global_step >= trainer.state.max_steps), unchanged)
 
