@@ -25,7 +25,7 @@ from trainer.planning.memory_warnings import left_unquantized, too_large
 from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
 from trainer.planning.performance import PerformanceSettings, choose_settings
 from trainer.planning.schedule import Size, total_steps, total_tokens
-from trainer.planning.targets import Receipt, Resolution, Target, resolve
+from trainer.planning.targets import MatchReport, Resolution, Target, resolve
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Plan:
     fits: dict[str, int]
     """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row; 0 if not
     even the smallest fits; empty if the device's memory is unknown."""
-    receipts: tuple[Receipt, ...]
+    receipts: tuple[MatchReport, ...]
     targets: tuple[Target, ...]
     checkpoint: dict[str, Any]
     """Quantization format of the published weights, and how the run holds them; empty if they are not quantized."""

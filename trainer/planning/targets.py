@@ -19,7 +19,7 @@ TITLES = {"lora": "LoRA", "full": "full training"}
 
 
 @dataclass(frozen=True)
-class Receipt:
+class MatchReport:
     """The match report of one tick: what it really matched."""
 
     tick: str
@@ -60,7 +60,7 @@ class Target:
 class Resolution:
     """The result of resolving ticks on one model."""
 
-    receipts: list[Receipt] = field(default_factory=list)
+    receipts: list[MatchReport] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     issues: list[Issue] = field(default_factory=list)
     warnings: list[Issue] = field(default_factory=list)
@@ -80,10 +80,10 @@ def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
         problem = _problem(tick, kind, ticked, config) or _layers_problem(tick, kind, module_map)
         if problem:
             found.issues.append(replace(problem, field=where))
-            found.receipts.append(Receipt(tick.name, tick.treatment, 0, len(kind.modules), (), problem.problem))
+            found.receipts.append(MatchReport(tick.name, tick.treatment, 0, len(kind.modules), (), problem.problem))
             continue
         targets = _targets(tick, kind, module_map, config)
-        found.receipts.append(_receipt(tick, kind, targets))
+        found.receipts.append(_match_report(tick, kind, targets))
         for target in targets:
             parts = by_module.setdefault(target.module, [])
             if target not in parts:  # a tied weight ticked twice is one weight
@@ -124,7 +124,7 @@ def _resolve_new_tokens(config: RunConfig, module_map: ModuleMap, found: Resolut
             )
     if names:
         note = f"the {count} new rows of {' and '.join(names)}"
-        found.receipts.append(Receipt("new tokens", "rows", len(names), len(names), tuple(names), note))
+        found.receipts.append(MatchReport("new tokens", "rows", len(names), len(names), tuple(names), note))
 
 
 def _check_start(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
@@ -294,7 +294,7 @@ def _layers_problem(tick: Tick, kind: ModuleKind, module_map: ModuleMap) -> Issu
     return None
 
 
-def _receipt(tick: Tick, kind: ModuleKind, targets: list[Target]) -> Receipt:
+def _match_report(tick: Tick, kind: ModuleKind, targets: list[Target]) -> MatchReport:
     names = tuple(kind.modules) if kind.tied_to and targets else tuple(target.module for target in targets)
     unit = "layers" if kind.layers else ("module" if len(kind.modules) == 1 else "modules")
     note = f"{len(names)} of {len(kind.modules)} {unit}"
@@ -306,7 +306,7 @@ def _receipt(tick: Tick, kind: ModuleKind, targets: list[Target]) -> Receipt:
         note += f", lr {rate_text(tick.lr)}"
     if not names:
         note = f"no layer of it lies in “{tick.layers}”"
-    return Receipt(tick.name, tick.treatment, len(names), len(kind.modules), names, note)
+    return MatchReport(tick.name, tick.treatment, len(names), len(kind.modules), names, note)
 
 
 def _rows(kind: ModuleKind) -> str:
@@ -316,8 +316,8 @@ def _rows(kind: ModuleKind) -> str:
     return f"{len(rows)} blocks of rows ({sum(end - start for start, end in rows):,} in all)"
 
 
-def _unmatched(tick: Tick, module_map: ModuleMap) -> Receipt:
+def _unmatched(tick: Tick, module_map: ModuleMap) -> MatchReport:
     """The match report of a name that the model does not have, with a suggestion."""
     model = module_map.model_type or "this model"
     note = f"matches nothing: {model} has no {tick.name}{suggestion(tick.name, module_map)}"
-    return Receipt(tick.name, tick.treatment, 0, 0, (), note)
+    return MatchReport(tick.name, tick.treatment, 0, 0, (), note)

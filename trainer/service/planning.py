@@ -10,14 +10,14 @@ from trainer.config.validation import checked
 from trainer.models.weight_files import no_tokenizer, no_weights
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX, scenario, starting_config, study_job
-from trainer.planning.targets import Receipt
+from trainer.planning.targets import MatchReport
 from trainer.service import data, models
 from trainer.service.lab import Lab
 
 __all__ = [
     "SIX",
+    "MatchReport",
     "Plan",
-    "Receipt",
     "check",
     "lacks_only_weights",
     "plan",

@@ -19,7 +19,7 @@ let map = { state: "" };
 let rows = new Map();
 /** @type {Map<string, Tick>} */
 let ticks = new Map();
-/** @type {Record<string, Receipt>} */
+/** @type {Record<string, MatchReport>} */
 let receipts = {};
 /** @type {Set<string>} */
 let open = new Set(); // names whose own settings are shown

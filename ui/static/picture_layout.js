@@ -115,7 +115,7 @@ function lineTo({ from, to, join, out }) {
 
 // ---- what is trained
 
-/** @typedef {{ ticks: Map<string, Tick>, receipts: Record<string, Receipt>, tied: Record<string, string> }} Training
+/** @typedef {{ ticks: Map<string, Tick>, receipts: Record<string, MatchReport>, tied: Record<string, string> }} Training
  * `tied`: names by the name that is tied to them */
 
 /**

@@ -27,7 +27,7 @@ interface Tick {
   name: string; treatment: Treatment;
   r?: string | number; lora_alpha?: string | number; lr?: string | number; layers?: string | number;
 }
-interface Receipt { note: string; ok: boolean; layers?: number[] | null }
+interface MatchReport { note: string; ok: boolean; layers?: number[] | null }
 interface Preset { key: string; title: string; note: string; ticks: Tick[] }
 interface ModuleRow {
   name: string; treatments: Treatment[]; first: Treatment | ""; note: string;
@@ -57,7 +57,7 @@ interface Run { id: string; state: string; shown: Record<string, string>; [key: 
 interface Result { color: string; raw: Record<string, unknown>; shown: Record<string, string> }
 interface Results { columns: { key: string; title: string }[]; groups: Result[]; runs: Result[]; csv: string }
 interface Choice { id: string; name: string; state: string; note: string }
-interface Offer {
+interface ScenarioRow {
   key: string; title: string; said: string; on: boolean; free: boolean; issues: string[];
   receipts: { tick: string; text: string; ok: boolean }[];
 }
