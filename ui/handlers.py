@@ -21,7 +21,7 @@ DIRECT: dict[str, Any] = {"queue": False, **QUIET}
 QUEUED: dict[str, Any] = {"concurrency_limit": None, **QUIET}
 """For handlers that may show a message, which Gradio only sends through the queue."""
 
-UNEXPECTED = "Something went wrong inside the app. Try again; the app's log has the details."
+UNEXPECTED = "Something went wrong inside the app. Try again; see the log of the app for details."
 
 
 def show_errors(handler: Callable[..., Any]) -> Callable[..., Any]:

@@ -91,7 +91,7 @@ def test_pairs_are_compared_seed_by_seed() -> None:
     assert pair.sentence == "a beats b by 0.110 ± 0.025 (95 %, 3 seeds)."
     assert compare_pair("a", "b", {"a": {1: 1.0}, "b": {2: 1.0}}) is None
     assert "One seed cannot show" in str(compare_pair("a", "b", {"a": {1: 1.0}, "b": {1: 2.0}}).sentence)  # type: ignore[union-attr]
-    assert "no difference that these seeds can show" in Pair("a", "b", 0.01, 0.05, 3).sentence
+    assert "no significant difference" in Pair("a", "b", 0.01, 0.05, 3).sentence
 
 
 def test_an_interval_holds_as_often_as_it_says() -> None:
@@ -125,8 +125,8 @@ def test_a_real_difference_and_its_price(tmp_path: Path) -> None:
 
 def test_no_difference_is_said_as_such_with_what_it_saves(tmp_path: Path) -> None:
     found = three_against_three(RunStore(tmp_path), [1.05, 1.05, 1.28])
-    assert "no difference that these seeds can show" in found.verdict[1]
-    assert any("Small does as well, as far as these seeds show, with 31 % of" in line for line in found.verdict)
+    assert "no significant difference" in found.verdict[1]
+    assert any("Small is not significantly worse, with 31 % of" in line for line in found.verdict)
 
 
 def test_what_does_not_compare_is_named(tmp_path: Path, module_map: ModuleMap) -> None:
@@ -138,7 +138,7 @@ def test_what_does_not_compare_is_named(tmp_path: Path, module_map: ModuleMap) -
     found = compare(store, [first, second, queued, first])
     assert len(found.rows) == 3
     told = " ".join(found.warnings)
-    assert "Not finished, so left out of the verdict: C (queued)." in told
+    assert "Not finished, so not part of the verdict: C (queued)." in told
     assert "The model differs" in told
     assert "different numbers of steps: 20, 40" in told
     assert "run 3 seeds" in " ".join(found.verdict)

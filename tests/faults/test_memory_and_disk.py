@@ -132,7 +132,7 @@ def test_a_device_out_of_memory_names_what_to_lower_and_frees_it(bench: Bench) -
     )
     assert done.returncode == 1
     bench.page_shows(
-        run, "failed", "The device ran out of memory. The plan counted on", "activations",
+        run, "failed", "The device ran out of memory. The plan estimated", "activations",
         "per_device_train_batch_size from 4 to 2", "max_length from 64 to 32", "activation_checkpointing to on",
     )  # fmt: skip
     assert bench.run(run).history.cause == "oom"
