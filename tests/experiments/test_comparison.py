@@ -153,7 +153,7 @@ def test_curves_over_steps_tokens_and_time_stay_small(tmp_path: Path) -> None:
     for axis, last in (("step", 3000), ("tokens", 300_000), ("elapsed", 6000)):
         figure = charts.curves_figure(store, found, "loss", axis, 15)
         assert [trace["x"][-1] for trace in figure["data"]] == [last, last]
-        assert sum(len(trace["x"]) for trace in figure["data"]) <= charts.TOTAL * 1.01
+        assert sum(len(trace["x"]) for trace in figure["data"]) <= charts.MAX_POINTS * 1.01
         assert figure["data"][0]["name"].startswith("=&lt;script")
         assert "%{y}" not in figure["data"][0]["hovertemplate"].partition("<extra>")[2]
     evals = charts.curves_figure(store, found, "eval_loss", "tokens")["data"][0]
