@@ -19,6 +19,7 @@ from trainer.models.base_model import Base
 from trainer.models.checkpoint_format import format_issues, with_checkpoint_quantization
 from trainer.models.module_map import ModuleMap
 from trainer.planning import short_runs
+from trainer.planning.adapter_limits import adapter_issues
 from trainer.planning.coverage_warnings import coverage
 from trainer.planning.memory import Estimate, estimate, seen_by_torch
 from trainer.planning.memory_warnings import left_unquantized, too_large
@@ -150,7 +151,12 @@ def make_plan(
         targets=tuple(found.targets),
         checkpoint=checkpoint.to_plan_json(config.model.quantization, usable=not obstacles) if checkpoint else {},
         loading=needs.loading_peak,
-        issues=(*obstacles, *found.issues, *_problems(config, module_map, vocabulary, found)),
+        issues=(
+            *obstacles,
+            *found.issues,
+            *adapter_issues(config, module_map, found.targets),
+            *_problems(config, module_map, vocabulary, found),
+        ),
         auto_class=module_map.auto_class,
         warnings=(
             *ignored,

@@ -205,8 +205,9 @@ def _trainable_kinds(module_map: ModuleMap, group_names: tuple[str, ...]) -> lis
 
 
 def _linears(module_map: ModuleMap, group_names: tuple[str, ...]) -> list[ModuleKind]:
-    """Kinds of these groups that take LoRA, without slices.""" return [ kind for kind in _trainable_kinds(module_map,
-    group_names) if "lora" in kind.treatments and kind.slice_of is None ]
+    """Kinds of these groups that take LoRA, without slices."""
+    trainable = _trainable_kinds(module_map, group_names)
+    return [kind for kind in trainable if "lora" in kind.treatments and kind.slice_of is None]
 
 
 def _lora(linears: list[ModuleKind]) -> tuple[Tick, ...]:

@@ -10,7 +10,6 @@ from trainer.common.formatting import rate_text
 from trainer.config.rules import parse_layers
 from trainer.config.schema import AdapterConfig, RunConfig, Tick
 from trainer.models.added_tokens import vocabulary_kinds
-from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleKind, ModuleMap
 from trainer.planning.name_suggestions import suggestion
 from trainer.planning.schedule import peak_rate
@@ -20,7 +19,7 @@ TITLES = {"lora": "LoRA", "full": "full training"}
 
 @dataclass(frozen=True)
 class MatchReport:
-    """The match report of one tick: what it really matched."""
+    """What one tick really matched."""
 
     tick: str
     treatment: str
@@ -98,8 +97,6 @@ def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
         found.targets.append(_join(parts, config.adapter))
     if config.model.new_tokens:
         _resolve_new_tokens(config, module_map, found)
-    _check_start(config, module_map, found)
-    _check_dora(config, module_map, found)
     return found
 
 
@@ -125,60 +122,6 @@ def _resolve_new_tokens(config: RunConfig, module_map: ModuleMap, found: Resolut
     if names:
         note = f"the {count} new rows of {' and '.join(names)}"
         found.receipts.append(MatchReport("new tokens", "rows", len(names), len(names), tuple(names), note))
-
-
-def _check_start(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
-    """PiSSA (arXiv:2404.02948) decomposes whole unquantized linears and starts with a nonzero B."""
-    if config.adapter.init_lora_weights != "pissa":
-        return
-    where = "adapter.init_lora_weights"
-    checkpoint = prequantized(module_map.checkpoint)
-    if checkpoint or config.model.quantization != "none":
-        fix = "Use the default initialization." if checkpoint else "Set quantization to none."
-        found.issues.append(Issue(where, "PiSSA cannot decompose quantized weights.", fix))
-    if config.adapter.use_dora:
-        found.issues.append(Issue(where, "PiSSA and DoRA cannot be combined.", "Choose one of them."))
-    if config.adapter.bias == "lora_only":
-        found.issues.append(Issue(where, "PiSSA is saved without biases.", "Set bias to none."))
-    if (
-        config.adapter.use_rslora
-        and len({(item.r, item.lora_alpha) for item in found.targets if item.treatment == "lora"}) > 1
-    ):
-        problem = "PiSSA with rsLoRA supports a single rank and alpha."
-        found.issues.append(
-            Issue(where, problem, "Turn use_rslora off, or remove the ranks and alphas of single kinds.")
-        )
-    for target in found.targets:
-        if target.treatment != "lora":
-            what = "in full" if target.treatment == "full" else "its new rows"
-            problem = f"PiSSA is saved as LoRA alone, and {target.kind.name} trains {what}, which would be lost."
-            found.issues.append(Issue(where, problem, "Use the default initialization, or train LoRA alone."))
-            return
-        if target.slices or target.kind.class_name in ("Embedding", "Parameter"):
-            what = "a slice of a fused module" if target.slices else f"of the class {target.kind.class_name}"
-            problem = f"{target.kind.name} is {what}, which PiSSA cannot start from."
-            found.issues.append(Issue(where, problem, "Use the default initialization, or untick it."))
-            return
-        if target.treatment == "lora" and target.r > (most := min(target.shape)):
-            problem = f"{target.kind.name} has only {most} singular values, but PiSSA needs r = {target.r} of them."
-            found.issues.append(Issue("adapter.r", problem, f"Use at most {most}."))
-            return
-
-
-def _check_dora(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
-    """DoRA needs the weight's norm, which PEFT 0.21 cannot compute for int8 after its first forward pass."""
-    checkpoint = prequantized(module_map.checkpoint)
-    unreadable = config.model.quantization == "int8" or (checkpoint and checkpoint.method != "bitsandbytes")
-    if not config.adapter.use_dora or not unreadable:
-        return
-    title = checkpoint.title if checkpoint else "int8"
-    fix = "Turn use_dora off." if checkpoint else "Set quantization to nf4 or none."
-    for target in found.targets:
-        quantized = target.kind.class_name in ("Linear", "Conv1D") and target.kind.group != "embedding"
-        if target.treatment == "lora" and quantized:
-            problem = f"DoRA cannot read {title} weights, such as those of {target.kind.name}."
-            found.issues.append(Issue("adapter.use_dora", problem, fix))
-            return
 
 
 def _targets(tick: Tick, kind: ModuleKind, module_map: ModuleMap, config: RunConfig) -> list[Target]:
