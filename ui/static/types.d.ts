@@ -1,12 +1,12 @@
-// What gr.HTML gives a script, and the JSON that Python sends. For the type check alone.
+// What gr.HTML provides to a script, and the JSON that Python sends. Only for type checking.
 
 /** The component's root. */
 declare const element: HTMLElement;
-/** Its value and its other props, all of them texts. A new `value` goes back to Python. */
+/** Its value and other props, all strings. A new `value` is sent to Python. */
 declare const props: Record<string, string>;
-/** Calls `run` whenever Python has set one of these props. */
+/** Calls `run` whenever Python sets one of these props. */
 declare function watch(names: string | string[], run: () => void): void;
-/** Raises an event that Python listens to. */
+/** Fires an event for Python. */
 declare function trigger(event: string, data?: Record<string, unknown>): void;
 
 interface Figure { data?: object[]; layout?: object }
