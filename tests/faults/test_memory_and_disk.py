@@ -153,7 +153,7 @@ def test_the_system_kills_a_worker_for_memory(bench: Bench) -> None:
         bench.until_step(run, 1)
         (group / "cgroup.procs").write_text(str(bench.worker_of(run)))
         bench.until(run, "failed", 30)
-        bench.page_shows(run, "failed", "want of memory", "max_length from 64 to 32")
+        bench.page_shows(run, "failed", "because memory ran out", "max_length from 64 to 32")
         assert app.poll() is None
         bench.until_step(after, 1)
     finally:
