@@ -88,7 +88,7 @@ class DataConfig:
 
     source: DataSource = setting("demo", "The bundled pirate data, uploaded files, or a hub data set.")
     path: str = setting("", "Name of the uploaded file (several: separated by spaces), or id of the hub data set.")
-    subset: str = setting("", "Configuration of the hub data set, where it has several.")
+    subset: str = setting("", "Configuration of the hub data set, if it has several.")
     split: str = setting("train", "Split of the hub data set, such as train or train[:10000].")
     held_out: str = setting(
         "", "Uploaded file, or split of the hub data set, for the eval loss. Empty: a share of the examples."

@@ -124,5 +124,5 @@ def _bare_unit(name: str, holder: str, module: nn.Module, grouping: Grouping, pr
 
 
 def _group(group: str, allowed: AllowedTreatments) -> str:
-    """The group, but `other` for what the model itself keeps frozen, such as BLT's patcher: it is no choice."""
+    """The group, or `other` for what the model itself keeps frozen, such as BLT's patcher."""
     return "other" if allowed == ((), FIXED) and group in ("attention", "mlp") else group
