@@ -24,8 +24,8 @@ def test_a_torn_last_event_is_passed_over_and_cut_off(bench: Bench) -> None:
     with (run.folder / "events.jsonl").open("ab") as file:
         file.write(b'{"type": "state", "state": "fini')
     bench.page_shows(run, "queued")
-    assert lifecycle.stop_run(bench.run(run)) == "Removed from the queue."
-    bench.page_shows(run, "stopped", "Removed from the queue.")
+    assert lifecycle.stop_run(bench.run(run)) == "Taken out of the queue."
+    bench.page_shows(run, "stopped", "Taken out of the queue.")
     assert all(json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines())
 
 
@@ -113,6 +113,6 @@ def test_two_writers_never_mix_their_events(bench: Bench) -> None:
     command = [sys.executable, "-c", code, str(run.folder.parent), run.id]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
     answers = [process.communicate()[0].strip() for process in processes]
-    assert sorted(answers) == ["Removed from the queue.", *["This run is already stopped."] * 7]
+    assert sorted(answers) == ["Taken out of the queue.", *["This run is already stopped."] * 7]
     assert len((run.folder / "events.jsonl").read_text().splitlines()) == 2
     wait_for(lambda: bench.state(run) == "stopped")

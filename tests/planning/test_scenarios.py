@@ -1,4 +1,4 @@
-"""Sets of scenarios on real module maps: what each one trains, repeated ones, equal budgets, own sets."""
+"""Sets of scenarios on real module maps: what each one trains, what is offered once, equal budgets, own sets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def maps() -> dict[str, ModuleMap]:
     return {kind: discover(tiny.config(kind), kind) for kind in ("phi3", "llama", "gpt2", "moe")}
 
 
-def plans(
+def offers(
     module_map: ModuleMap, key: str, equal: bool = False, base: RunConfig = BASE, without: tuple[str, ...] = ()
 ) -> dict[str, ScenarioPlan]:
     def plan(config: RunConfig) -> Plan:
@@ -34,17 +34,16 @@ def plans(
 
     chosen = next(item for item in SETS if item.key == key).make(module_map)
     return {
-        planned.scenario.key: planned
-        for planned in make_scenario_plans(base, chosen, module_map, plan, equal, without)
+        offer.scenario.key: offer for offer in make_scenario_plans(base, chosen, module_map, plan, equal, without)
     }
 
 
 def test_the_six_on_a_fused_model_have_two_readings(maps: dict[str, ModuleMap]) -> None:
-    found = plans(maps["phi3"], "six")
-    assert [key for key, planned in found.items() if planned.runs] == ["1", "2", "3", "5", "1w", "2w", "3w", "5w"]
+    found = offers(maps["phi3"], "six")
+    assert [key for key, offer in found.items() if offer.runs] == ["1", "2", "3", "5", "1w", "2w", "3w", "5w"]
     assert found["4"].same_as == found["3"].scenario.title
     assert found["6"].same_as == found["5"].scenario.title
-    assert not plans(maps["phi3"], "six", without=("3",))["4"].runs, "what was left out does not come in by its twin"
+    assert not offers(maps["phi3"], "six", without=("3",))["4"].runs, "what was left out does not come in by its twin"
     written = found["5w"]
     assert {target.module.rpartition(".")[2] for target in written.plan.targets} == {"o_proj", "down_proj"}
     assert "only o_proj and down_proj match" in written.scenario.note
@@ -53,8 +52,8 @@ def test_the_six_on_a_fused_model_have_two_readings(maps: dict[str, ModuleMap]) 
 
 
 def test_one_reading_where_nothing_is_fused_and_tied_weights_count_once(maps: dict[str, ModuleMap]) -> None:
-    found = plans(maps["llama"], "six")
-    assert [key for key, planned in found.items() if planned.runs] == ["1", "5"], "head and embedding are one weight"
+    found = offers(maps["llama"], "six")
+    assert [key for key, offer in found.items() if offer.runs] == ["1", "5"], "head and embedding are one weight"
     assert found["2"].same_as == found["3"].same_as == found["1"].scenario.title
 
 
@@ -62,25 +61,25 @@ def test_one_reading_where_nothing_is_fused_and_tied_weights_count_once(maps: di
 @pytest.mark.parametrize("key", ["groups", "kinds", "layers"])
 def test_every_set_resolves_on_every_model(maps: dict[str, ModuleMap], model: str, key: str) -> None:
     base = replace(BASE, adapter=replace(BASE.adapter, lora_dropout=0.0))
-    found = plans(maps[model], key, base=base)
+    found = offers(maps[model], key, base=base)
     assert len(found) >= 3
-    for planned in found.values():
-        assert planned.runs or planned.same_as, [str(issue) for issue in planned.issues]
-        assert all(receipt.matched for receipt in planned.plan.receipts)
+    for offer in found.values():
+        assert offer.runs or offer.same_as, [str(issue) for issue in offer.issues]
+        assert all(receipt.matched for receipt in offer.plan.receipts)
 
 
 def test_thirds_share_the_layers_out(maps: dict[str, ModuleMap]) -> None:
     thirds = [
-        {part for target in planned.plan.targets for part in target.module.split(".") if part.isdigit()}
-        for planned in plans(maps["phi3"], "layers").values()
+        {part for target in offer.plan.targets for part in target.module.split(".") if part.isdigit()}
+        for offer in offers(maps["phi3"], "layers").values()
     ]
     assert thirds == [{"0"}, {"1"}, {"2"}]
     with pytest.raises(UserError, match="too few for thirds"):
-        plans(replace(maps["phi3"], layers=2, index={}), "layers")
+        offers(replace(maps["phi3"], layers=2, index={}), "layers")
 
 
 def test_what_cannot_train_is_not_offered_as_if_it_could(maps: dict[str, ModuleMap]) -> None:
-    experts = plans(maps["moe"], "groups")["mlp"]
+    experts = offers(maps["moe"], "groups")["mlp"]
     assert not experts.runs
     assert any("lora_dropout" in issue.fix for issue in experts.issues)
 
@@ -89,23 +88,23 @@ def test_what_cannot_train_is_not_offered_as_if_it_could(maps: dict[str, ModuleM
     ("model", "key"), [("phi3", "six"), ("llama", "groups"), ("phi3", "kinds"), ("gpt2", "layers")]
 )
 def test_an_equal_budget_is_as_close_as_whole_ranks_allow(maps: dict[str, ModuleMap], model: str, key: str) -> None:
-    module_map, before = maps[model], plans(maps[model], key)
-    budget = max(planned.plan.trainable for planned in before.values() if planned.runs and planned.r)
-    for name, planned in plans(module_map, key, equal=True).items():
-        if not planned.runs:
+    module_map, before = maps[model], offers(maps[model], key)
+    budget = max(offer.plan.trainable for offer in before.values() if offer.runs and offer.r)
+    for name, offer in offers(module_map, key, equal=True).items():
+        if not offer.runs:
             continue
-        if planned.r is None:
-            assert planned.plan.trainable == before[name].plan.trainable
-            assert "no r" in planned.budget
+        if offer.r is None:
+            assert offer.plan.trainable == before[name].plan.trainable
+            assert "no r" in offer.budget
             continue
-        adapter = planned.config.adapter
+        adapter = offer.config.adapter
         assert adapter.lora_alpha / adapter.r == pytest.approx(BASE.adapter.lora_alpha / BASE.adapter.r)
-        off = abs(planned.plan.trainable - budget)
+        off = abs(offer.plan.trainable - budget)
         for r in (adapter.r - 1, adapter.r + 1):
-            other = replace(planned.config, adapter=replace(adapter, r=max(r, 1), lora_alpha=max(r, 1)))
-            capped = r > adapter.r and "higher rank" in planned.budget
+            other = replace(offer.config, adapter=replace(adapter, r=max(r, 1), lora_alpha=max(r, 1)))
+            capped = r > adapter.r and "higher rank" in offer.budget
             assert capped or abs(make_plan(other, module_map).trainable - budget) >= off
-        assert (f"{off:,} (" in planned.budget) or off == 0
+        assert (f"{off:,} (" in offer.budget) or off == 0
 
 
 def test_own_sets_are_kept_by_name(tmp_path: Path) -> None:

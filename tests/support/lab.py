@@ -40,14 +40,14 @@ def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) ->
 
 
 def open_lab(tmp_path: Path, models_dir: Path) -> Lab:
-    """The app's lab, but with models and data read in this process, which has already imported torch."""
+    """The app's lab, but that models and data are read in this process, which has imported torch already."""
     lab = Lab(Settings(runs_dir=tmp_path / "runs", models_dir=models_dir))
     lab.model_analysis = lab.data_analysis = LocalAnalysis(models_dir, lab.settings.data_dir)
     return lab
 
 
 def command_lab(models_dir: Path) -> Lab:
-    """The lab of one command: reads models in this process, and creates no folders."""
+    """The lab of one command: reads models in this process, makes no folder."""
     return Lab(Settings(models_dir=models_dir), in_process=True)
 
 
@@ -60,7 +60,7 @@ def plan_of(config: RunConfig, models_dir: Path) -> Plan:
 
 
 def wait_for(ready: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Wait for a true result of `ready`, and return it; fails after `seconds`."""
+    """The first true answer of `ready`; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         answer = ready()

@@ -53,7 +53,7 @@ class Pair:
             return f"{self.better} beats {self.worse} by {self.size} {sure}."
         if self.difference == 0:
             return f"{self.better} and {self.worse} are exactly equal {sure}."
-        return f"{self.better} and {self.worse}: no significant difference, {self.size} {sure}."
+        return f"{self.better} and {self.worse}: no difference detected, {self.size} {sure}."
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"real": self.real, "sentence": self.sentence}
@@ -100,7 +100,7 @@ def verdict(losses: Mapping[str, Mapping[int, float]], trainable: Mapping[str, i
     least = min(price, key=lambda name: price[name], default=best)
     if best in price and least != best and price[least] < price[best]:
         share = price[least] / price[best]
-        sentences.append(f"{least} is not significantly worse, with {percent(share)} of the parameters.")
+        sentences.append(f"{least} is not measurably worse, with {percent(share)} of the parameters.")
     if len(pairs) > 1:
         sentences.append("Each interval stands alone: of twenty such comparisons, expect one to mislead.")
     return sentences

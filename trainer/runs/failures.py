@@ -46,7 +46,7 @@ def memory_advice(config: RunConfig | None, plan: Mapping[str, Any]) -> str:
         return "Lower per_device_train_batch_size or max_length."
     largest = sorted(items.items(), key=lambda item: -item[1])[:3]
     parts = ", ".join(f"{name} {size(value)}" for name, value in largest)
-    return f"The plan estimated {size(sum(items.values()))}: {parts}. {_fixes(config, plan, items)}"
+    return f"The plan counted on {size(sum(items.values()))}: {parts}. {_fixes(config, plan, items)}"
 
 
 def _has_larger_micro_batches(config: RunConfig, plan: Mapping[str, Any]) -> bool:

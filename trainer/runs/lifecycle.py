@@ -43,7 +43,7 @@ def stop_run(run: Run) -> str:
 
     Returns what was done, as a sentence. A worker that is still starting will find the request.
     """
-    message = "Removed from the queue."
+    message = "Taken out of the queue."
     if run.history.state == "queued" and record(run, ["queued"], "stopped", message=message):
         return message
     state = run.history.refresh().state

@@ -24,7 +24,7 @@ class SafeBlocks(gr.Blocks):
     def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
         """Called by Gradio with the request's values before anything else uses them."""
         if block_fn.fn is None or len(inputs) != len(block_fn.inputs):
-            raise UserError("The page never sends such a request.", "Reload the page.", "data")
+            raise UserError("This is not how the page calls the app.", "Reload the page.", "data")
         check_values(inputs)
         for block, value in zip(block_fn.inputs, inputs, strict=True):
             check_kind(block, value)
