@@ -100,13 +100,15 @@ class DataConfig:
     completion_column: str = setting("", "Column with the answer. Empty: recognized by its name.")
     system_column: str = setting("", "Column with a system message. Empty: recognized by its name.")
     text_column: str = setting("", "Column with plain text. Empty: recognized by its name.")
-    assistant_role: str = setting("", "Role of the answers, if conversations do not call it assistant.")
+    assistant_role: str = setting(
+        "", "Name of the one who answers, where conversations call the assistant otherwise."
+    )
     template: Template = setting(
         "auto",
         "auto: the model's chat template; without one, ChatML for conversations, else plain prompt and answer.",
     )
     system_prompt: str = setting("", "Added to every conversation that has no system message of its own.")
-    loss_on: LossOn = setting("completion", "Tokens that count: the answers, all tokens, or the last answer only.")
+    loss_on: LossOn = setting("completion", "Tokens that count: the answers, all of them, or the last answer alone.")
     bad_rows: BadRows = setting("stop", "Rows that cannot be used: start nothing, or train without them.")
 
 
