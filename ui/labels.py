@@ -37,7 +37,7 @@ LABELS = {
     "training.num_train_epochs": "Epochs",
     "training.max_steps": "Max steps",
     "training.learning_rate": "Learning rate",
-    "training.full_learning_rate": "Full-training learning rate",
+    "training.full_learning_rate": "Learning rate (full)",
     "training.lr_scheduler_type": "Schedule",
     "training.warmup_ratio": "Warmup share",
     "training.per_device_train_batch_size": "Batch size",
