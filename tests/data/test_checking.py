@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
-import gzip
 import io
 import json
 import multiprocessing
@@ -16,91 +14,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zstandard
 
 from tests.support import tiny
+from tests.support.data_files import CHAT, PAIR, keep, lines, texts
 from trainer.cli import main as command
 from trainer.common import disk_cache
 from trainer.common.errors import UserError
+from trainer.config import overrides, validation
 from trainer.config.schema import DataConfig, RunConfig, TrainingConfig, default_config
 from trainer.data import check, lengths, load_data, prepare
 from trainer.data.quality_report import report
 from trainer.data.readers import hub_datasets, uploads
 from trainer.data.splits import split
+from trainer.planning.schedule import total_steps, warmup_steps
 from trainer.runs.store import RunStore
-
-PAIR = {"instruction": "Where?", "response": "Here."}
-CHAT = {"messages": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]}
-
-
-def lines(*rows: Any) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def keep(folder: Path, name: str, content: bytes) -> DataConfig:
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_bytes(content)
-    return DataConfig(source="file", path=name)
-
-
-def read(folder: Path, *rows: Any, **settings: Any) -> Any:
-    """What a check finds in these rows."""
-    return check(replace(keep(folder, "a.jsonl", lines(*rows)), **settings), folder)
-
-
-def texts(checked: Any) -> list[list[tuple[str, str]]]:
-    return [[(item["role"], item["content"]) for item in example["messages"]] for example in checked.examples()]
-
-
-ASKED = [("user", "Where?"), ("assistant", "Here.")]
-ANSWER = CHAT["messages"][1]
-SHAPES = [
-    (PAIR, "instruction", ASKED),
-    ({"Instruction": "A", "Input": "B", "Output": "C"}, "instruction", [("user", "A\n\nB"), ("assistant", "C")]),
-    ({"instruction": "Where?", "context": "", "response": "Here."}, "instruction", ASKED),
-    ({"question": "Where?", "answer": "Here.", "id": 7}, "question_answer", ASKED),
-    ({"prompt": "Where?", "completion": "Here."}, "prompt_completion", ASKED),
-    ({"prompt": "Where?", "completion": "Here.", "system": "Be."}, "prompt_completion", [("system", "Be."), *ASKED]),
-    (CHAT, "chat", ASKED),
-    ({"prompt": CHAT["messages"][:1], "completion": CHAT["messages"][1:]}, "chat", ASKED),
-    ({"conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here."}]}, "chat", ASKED),
-    ({"messages": json.dumps(CHAT["messages"])}, "chat", ASKED),
-    ({"chat": [{"role": "user", "content": [{"type": "text", "text": "Where?"}]}, ANSWER]}, "chat", ASKED),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("row", "shape", "expected"), SHAPES)
-def test_shapes_are_recognized_by_their_columns(row: Any, shape: str, expected: Any, tmp_path: Path) -> None:
-    found = read(tmp_path, row)
-    assert list(found.account["shapes"]) == [shape]
-    assert texts(found) == [expected]
-    assert next(iter(row)) in found.account["why"]
-
-
-def test_personas_stand_for_roles(tmp_path: Path) -> None:
-    def say(*names: str) -> Any:
-        return {"messages": [{"role": name, "content": "x"} for name in names]}
-
-    found = read(tmp_path, say("user", "pirate"), say("sailor", "assistant"))
-    assert [[role for role, _ in example] for example in texts(found)] == [["user", "assistant"]] * 2
-    assert "pirate is the assistant" in found.account["why"]
-    assert "sailor is the user" in found.account["why"]
-    (bad,) = read(tmp_path, say("sailor", "pirate")).bad
-    assert "name neither the user nor the assistant" in bad.reason
-    found = read(tmp_path, say("sailor", "pirate"), assistant_role="pirate")
-    assert [role for role, _ in texts(found)[0]] == ["user", "assistant"]
-
-
-def test_columns_picked_by_hand(tmp_path: Path) -> None:
-    row = {"frage": "Where?", "antwort": "Here.", "text": "all", "keys": "k"}
-    assert [example["text"] for example in read(tmp_path, row).examples()] == ["all"]
-    found = read(tmp_path, row, prompt_column="frage", completion_column="antwort")
-    assert texts(found) == [ASKED]
-    assert found.account["why"].startswith("Picked as")
-    assert [example["text"] for example in read(tmp_path, row, text_column="keys").examples()] == ["k"]
-    (bad,) = read(tmp_path, row, text_column="missing").bad
-    assert bad == ("a.jsonl", 1, "missing is missing")
-
 
 BAD_ROWS = {
     "no column with an answer": {"instruction": "Where?"},
@@ -139,27 +66,6 @@ def test_bad_rows_are_named_grouped_and_left_out_only_if_asked(tmp_path: Path) -
         )
 
 
-def test_every_kind_of_file_says_the_same(tmp_path: Path) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    rows = [{"question": f"Wo, {n}?", "answer": 'ein "Ding"\n☕ مرحبا'} for n in range(50)]
-    table, packed = io.StringIO(), io.BytesIO()
-    writer = csv.DictWriter(table, ["question", "answer"])
-    writer.writeheader()
-    writer.writerows(rows)
-    parquet.write_table(pyarrow.Table.from_pylist(rows), packed)
-    files = {"a.jsonl": lines(*rows), "a.json": json.dumps(rows).encode(), "a.csv": table.getvalue().encode()}
-    files |= {f"{name}.gz": gzip.compress(text) for name, text in files.items()}
-    files |= {"a.jsonl.zst": zstandard.compress(lines(*rows)), "b.json": lines(*rows), "a.parquet": packed.getvalue()}
-    expected = [[("user", row["question"]), ("assistant", row["answer"])] for row in rows]
-    for name, content in files.items():
-        assert texts(check(keep(tmp_path, name, content), tmp_path)) == expected, name
-    both = check(DataConfig(source="file", path="a.jsonl a.csv.gz"), tmp_path)
-    assert texts(both) == expected * 2
-    assert both.account["duplicates"] == 50
-
-
 def test_the_same_text_is_never_on_both_sides(tmp_path: Path) -> None:
     keys = np.random.default_rng(0).integers(0, 40, 400).astype(np.uint64)
     train, held = split(keys, 0.2, seed=1)
@@ -173,7 +79,7 @@ def test_the_same_text_is_never_on_both_sides(tmp_path: Path) -> None:
     rows = [{"question": f"Where is {n}?", "answer": "Here."} for n in range(20)]
     data = keep(tmp_path, "a.jsonl", lines(*rows))
     keep(tmp_path, "b.jsonl", lines(*rows[15:], {"question": "New?", "answer": "Yes."}))
-    found = load_data(replace(data, held_out="b.jsonl"), tiny.tokenizer(), 0, tmp_path)
+    found = load_data(replace(data, held_out="b.jsonl"), tiny.tokenizer(), 512, 0, tmp_path)
     assert found.held_out is not None
     assert (len(found.train.chosen), len(found.held_out.chosen), found.shared) == (20, 1, 5)
 
@@ -206,6 +112,23 @@ def test_data_of_which_nothing_counts_cannot_start(tmp_path: Path) -> None:
     assert told["tokens"]["examples"] == 0
 
 
+def test_few_rows_are_warned_of_with_settings_that_help(tmp_path: Path) -> None:
+    def few(config: RunConfig) -> list[dict[str, Any]]:
+        told = report(config, tiny.tokenizer(), tmp_path)
+        return [item for item in told["warnings"] if "learns little" in item["problem"]]
+
+    rows = [{"instruction": f"question {n}", "output": f"answer {n}"} for n in range(50)]
+    config = RunConfig(data=replace(keep(tmp_path, "a.jsonl", lines(*rows)), eval_fraction=0.0))
+    (warning,) = few(config)
+    assert "50 examples in batches of 64 make 1 step:" in warning["problem"]
+    better = validation.from_json(overrides.apply(config.to_json(), warning["changes"]))
+    steps = total_steps(better.training, 50)
+    assert steps >= 20 and f"{steps} steps" in warning["fix"]
+    assert not few(better)
+    assert not few(replace(config, training=TrainingConfig(max_steps=3)))
+    assert all(warmup_steps(config.training, steps) < steps for steps in range(1, 40)), "no run is warmup alone"
+
+
 def test_the_same_content_is_checked_and_tokenized_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = keep(tmp_path, "a.jsonl", lines(PAIR, {"question": "Where?", "answer": "There."}))
     made: list[str] = []
@@ -216,12 +139,12 @@ def test_the_same_content_is_checked_and_tokenized_once(tmp_path: Path, monkeypa
         return real(target, make)
 
     monkeypatch.setattr(disk_cache, "_make", made_again)
-    first = load_data(data, tiny.tokenizer(), 0, tmp_path)
-    load_data(data, tiny.tokenizer(), 1, tmp_path)
+    first = load_data(data, tiny.tokenizer(), 512, 0, tmp_path)
+    load_data(data, tiny.tokenizer(), 512, 1, tmp_path)
     assert len(made) == 2
     (tmp_path / "a.jsonl").write_bytes(lines(PAIR, PAIR, PAIR))
-    assert load_data(data, tiny.tokenizer(), 0, tmp_path).rows == 3
-    load_data(replace(data, system_prompt="Be."), tiny.tokenizer(), 0, tmp_path)
+    assert load_data(data, tiny.tokenizer(), 512, 0, tmp_path).rows == 3
+    load_data(replace(data, system_prompt="Be."), tiny.tokenizer(), 512, 0, tmp_path)
     assert len(made) == 5
     assert len(first.train.dataset()) == 2, "what is in use stays"
 
@@ -272,13 +195,13 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for large in (2**40, -1):
         monkeypatch.setattr(hub_datasets, "LARGE", large)
         data = DataConfig(source="hub", path="owner/name", split="train[10:25]", held_out="test")
-        found = load_data(data, tiny.tokenizer(), 0, tmp_path / str(large))
+        found = load_data(data, tiny.tokenizer(), 512, 0, tmp_path / str(large))
         assert found.rows == 16
         assert texts(found.train.checked)[0][0] == ("user", "10?")
     with pytest.raises(UserError, match="has no split nothing"):
-        load_data(replace(data, split="nothing"), tiny.tokenizer(), 0, tmp_path / "0")
+        load_data(replace(data, split="nothing"), tiny.tokenizer(), 512, 0, tmp_path / "0")
     with pytest.raises(UserError, match="is not a valid split"):
-        load_data(replace(data, split="train[:5%]"), tiny.tokenizer(), 0, tmp_path / "0")
+        load_data(replace(data, split="train[:5%]"), tiny.tokenizer(), 512, 0, tmp_path / "0")
 
 
 def run(capsys: Any, tmp_path: Path, name: str, content: bytes, *more: str) -> tuple[int, dict[str, Any]]:
@@ -294,13 +217,12 @@ def run(capsys: Any, tmp_path: Path, name: str, content: bytes, *more: str) -> t
 UNUSABLE = {
     "empty.jsonl": (b"", "empty"),
     "binary.jsonl": (bytes(range(256)) * 9, "not a text file"),
-    "line.json": (b'{"a": "' + b"x" * 50_000_000 + b'"}', "a list of examples"),
+    "line.json": (b'{"a": "' + b"x" * 50_000_000 + b'"}', "longer than"),
     "line.jsonl": (b'{"text": "' + b"x" * 50_000_000 + b'"}', "longer than"),
     "deep.json": (b"[" * 100_000, "nested deeper"),
     "deep.jsonl": (b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested deeper"),
     "digits.jsonl": (b'{"text": ' + b"9" * 5000 + b"}", "too many digits"),
     "nul.jsonl": (b'{"text": "a\\u0000b"}', "NUL"),
-    "utf16.jsonl": ('{"text": "a"}'.encode("utf-16"), "UTF-16"),
     "long.jsonl": (lines({"question": "Where? " * 200, "answer": "Here."}), "No token of this data counts"),
 }
 

@@ -21,18 +21,18 @@ YES, NO = {"role": "assistant", "content": "Yes."}, {"role": "assistant", "conte
 
 
 def masker(template: str | None, loss_on: Any = "completion", **settings: Any) -> LossMasker:
-    tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = template
-    return LossMasker(choose(DataConfig(**settings), tokenizer, {"chat": 1}), loss_on)
+    tokenizer = templates.tokenizer(template)
+    data = DataConfig(loss_on=loss_on, **settings)
+    return LossMasker(choose(data, tokenizer, {"chat": 1}), data)
 
 
 def counted(found: Rendered) -> list[str]:
     return [found.text[first:last] for first, last in found.spans]
 
 
-def by_tokens(found: Rendered, **settings: Any) -> tuple[str, str]:
+def by_tokens(found: Rendered, template: str, **settings: Any) -> tuple[str, str]:
     """The same through the tokenizer: (text of all tokens, text of those that count)."""
-    tokenizer = tiny.tokenizer()
+    tokenizer = templates.tokenizer(template)
     ((ids, ranges),) = Encoder(tokenizer, choose(DataConfig(**settings), tokenizer, {}))([found], [False])
     return tokenizer.decode(ids), tokenizer.decode([token for first, last in ranges for token in ids[first:last]])
 
@@ -43,7 +43,7 @@ def test_answers_count_and_nothing_else(name: str) -> None:
     messages = [USER, YES, MORE, NO]
     found = masker(family.template).one({"messages": messages})
     assert counted(found) == list(family.counted)
-    text, kept = by_tokens(found)
+    text, kept = by_tokens(found, family.template)
     assert text == found.text
     assert kept == "".join(family.counted)
     (again,) = masker(family.template).all([{"messages": messages}])
@@ -60,17 +60,27 @@ def test_the_last_answer_alone_and_everything(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_template_that_refuses_says_so(name: str) -> None:
+def test_a_system_message_is_in_the_text_whatever_the_template_takes(name: str) -> None:
     family = FAMILIES[name]
-    messages = {"messages": [SYSTEM, USER, NO]}
-    if family.system:
-        assert counted(masker(family.template).one(messages)) == [family.counted[1]]
-    else:
-        with pytest.raises(BadRow, match=r"the chat template refuses it: .*(System role|roles must alternate)"):
-            masker(family.template).one(messages)
-        refused, good = masker(family.template).all([messages, {"messages": [USER, NO]}])
-        assert isinstance(refused, BadRow)
-        assert isinstance(good, Rendered)
+    found = masker(family.template).one({"messages": [SYSTEM, USER, NO]})
+    assert counted(found) == [family.counted[1]]
+    folded = found.text.partition(SYSTEM["content"] + "\n\n" + USER["content"])[1] != ""
+    assert folded == (not family.system)
+    assert SYSTEM["content"] in found.text
+
+
+@pytest.mark.parametrize("name", ["Mistral", "Gemma"])
+def test_strict_turns_are_made_where_a_template_wants_them(name: str) -> None:
+    family = FAMILIES[name]
+    joined, good = masker(family.template).all([{"messages": [USER, MORE, NO]}, {"messages": [USER, NO]}])
+    assert isinstance(joined, Rendered)
+    assert isinstance(good, Rendered)
+    assert counted(joined) == counted(good) == [family.counted[1]]
+    assert joined.notes
+    assert not good.notes
+    (refused,) = masker(family.template).all([{"messages": [{"role": "tool", "content": "rain"}, NO]}])
+    assert isinstance(refused, BadRow)
+    assert "the chat template refuses it" in str(refused)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -84,7 +94,9 @@ def test_answers_that_repeat_the_question_or_imitate_the_template(name: str, ans
     found = counted(masker(FAMILIES[name].template).one({"messages": messages}))
     assert found[0] == FAMILIES[name].counted[0]
     before, after = FAMILIES[name].counted[1].split("No.")
-    assert found[1] in {before + text + after for text in (answer, answer.strip(), answer.lstrip("\n"))}
+    assert found[1] in {
+        before + text + after for text in (answer, answer.strip(), answer.rstrip(), answer.lstrip("\n"))
+    }
 
 
 @pytest.mark.parametrize("name", ["ChatML", "Llama 3", "Phi-4", "Zephyr", "Qwen 2.5", "DeepSeek"])
@@ -111,7 +123,7 @@ def test_tool_calls_count_and_their_answers_do_not() -> None:
     found = counted(masker(templates.QWEN25).one({"messages": [USER, calls, tool, NO]}))
     written = '<tool_call>\n{"name": "weather", "arguments": {"city": "Ulm"}}\n</tool_call>'
     assert found == [f"{written}\n{written}<|im_end|>", "No.<|im_end|>"]
-    with pytest.raises(BadRow, match="leaves an answer out"):
+    with pytest.raises(BadRow, match="tool call"):
         masker(templates.CHATML).one({"messages": [USER, calls, tool, {**calls}]})
 
 
@@ -131,11 +143,11 @@ def test_models_without_a_template() -> None:
     tokenizer = tiny.tokenizer(chat=False)
     plain = choose(DataConfig(), tokenizer, {"instruction": 1})
     assert (plain.kind, choose(DataConfig(), tokenizer, {"chat": 1}).kind) == ("plain", "chatml")
-    assert counted(LossMasker(plain, "completion").one(pair)) == ["Yes.</s>"]
+    assert counted(LossMasker(plain, DataConfig()).one(pair)) == ["Yes.</s>"]
     assert masker(None).one(pair).text == "<|im_start|>user\nIs it? Yes. or No.<|im_end|>\n" + (
-        "<|im_start|>assistant\nYes.<|im_end|>\n"
+        "<|im_start|>assistant\nYes.<|im_end|></s>"
     )
-    text = LossMasker(plain, "completion").one({"text": "All of it."})
+    text = LossMasker(plain, DataConfig()).one({"text": "All of it."})
     assert counted(text) == ["All of it.</s>"]
     with pytest.raises(Exception, match="no chat template"):
         choose(DataConfig(template="model"), tokenizer, {})

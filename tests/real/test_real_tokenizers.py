@@ -30,7 +30,7 @@ COUNTED = {
 def test_the_assistants_tokens_count_with_their_end_and_no_others(name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZERS / name)
     template = choose(DataConfig(), tokenizer, {"chat": 1})
-    rendered = LossMasker(template, "completion").one({"messages": CHAT})
+    rendered = LossMasker(template, DataConfig()).one({"messages": CHAT})
     ((ids, ranges),) = Encoder(tokenizer, template)([rendered], [False])
     assert [tokenizer.decode(ids[first:last]) for first, last in ranges] == COUNTED[name]
     bos = tokenizer.bos_token or ""

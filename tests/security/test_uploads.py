@@ -93,7 +93,7 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.jsonl", json.dumps([GOOD]).encode("utf-16"), "UTF-16"),
+        ("a.jsonl", json.dumps([GOOD]).encode("utf-16")[:-1], "is not utf-16"),
         ("a.csv", "a,b\n1,2\n".encode("utf-16-le"), "not a text file"),
         ("a.json", b"\x1f\x8b" + bytes(200), "not a text file"),
         ("a.jsonl.gz", line(GOOD), "cannot be unpacked"),
@@ -109,7 +109,11 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
         ("a.json", json.dumps([GOOD]).encode()[:-1], "a comma or ]"),
         ("a.json", json.dumps([GOOD]).encode() + b"[]", "something follows"),
         ("a.json", b"[{},]", "not valid JSON"),
-        ("a.json", b'{"a": 1}', "not hold a list"),
+        ("a.json", b'{"a": 1}', "a is not text"),
+        ("a.json", b'{"a": "' + b"x" * 50_000_000 + b'"}', "longer than"),
+        ("a.json", b'{"a": [' + b"[]," * 300_000 + b"[]]}", "More than 10,000 rows"),
+        ("a.json", b'{"a":' * 100_000, "nested deeper"),
+        ("a.json", b"{" + b",".join(b'"%d": 1' % n for n in range(300_000)) + b"}", "longer than"),
         ("a.json", b"", "not hold a list"),
         ("a.json", b'["\xff"]', "not UTF-8"),
         ("a.jsonl", b'{"a": "' + b"x" * 50_000_000 + b'"}', "longer than"),
@@ -120,7 +124,7 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
         ("a.csv", b"text,text\na,b\n", "names no usable columns"),
         ("a.csv", b",".join([b"a%d" % number for number in range(300)]), "names no usable columns"),
         ("a.csv", b"question,answer\na,b,c\n", "it has 3 fields, and the first line names 2"),
-        ("a.csv", b"question,answer\n\xff,b\n", "not UTF-8"),
+        ("a.csv", "question,answer\né,b\n".encode() + b"\xff,b\n", "not UTF-8"),
         ("a.tsv", b'question\tanswer\n"a"b\tc\n', "not valid TSV"),
         ("a.parquet", b"PAR1" + bytes(100) + b"PAR1", "not a Parquet file"),
         ("a.parquet", b"", "not a Parquet file"),
@@ -277,8 +281,8 @@ def test_a_chat_template_is_rendered_in_the_sandbox() -> None:
 
     tokenizer = tiny.tokenizer()
     example = {"messages": [{"role": "user", "content": "{{ 7*7 }}"}, {"role": "assistant", "content": "b"}]}
-    masker = LossMasker(choose(DataConfig(), tokenizer, {}), "completion")
+    masker = LossMasker(choose(DataConfig(), tokenizer, {}), DataConfig())
     assert "{{ 7*7 }}" in masker.one(example).text
     tokenizer.chat_template = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(BadRow, match="refuses"):
-        LossMasker(choose(DataConfig(), tokenizer, {}), "completion").one(example)
+        LossMasker(choose(DataConfig(), tokenizer, {}), DataConfig()).one(example)

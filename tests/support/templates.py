@@ -6,7 +6,11 @@ Not copies: each produces the same text as its family's template, including tool
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
+
+from tests.support import tiny
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -144,7 +148,7 @@ FAMILIES = {
     "Qwen 2.5": Family(QWEN25, ("Yes.<|im_end|>", "No.<|im_end|>")),
     "Qwen 3": Family(QWEN3, ("Yes.<|im_end|>", "<think>\n\n</think>\n\nNo.<|im_end|>")),
     "Llama 3": Family(LLAMA3, ("Yes.<|eot_id|>", "No.<|eot_id|>")),
-    "Mistral": Family(MISTRAL, ("Yes.</s>", "No.</s>"), system=False),
+    "Mistral": Family(MISTRAL, (" Yes.</s>", " No.</s>"), system=False),
     "Gemma": Family(GEMMA, ("Yes.<end_of_turn>", "No.<end_of_turn>"), system=False),
     "Phi-3": Family(PHI3, ("Yes.<|end|>", "No.<|end|>\n</s>")),
     "Phi-4": Family(PHI4, ("Yes.<|im_end|>", "No.<|im_end|>")),
@@ -152,3 +156,12 @@ FAMILIES = {
     "GLM": Family(GLM, ("\nYes.", "\nNo.</s>")),
     "Zephyr": Family(ZEPHYR, ("\nYes.</s>", "\nNo.</s>")),
 }
+
+
+def tokenizer(template: str | None) -> Any:
+    """The tiny tokenizer with a chat template, whose markup are special tokens."""
+    made = tiny.tokenizer()
+    made.chat_template = template
+    markup = set(re.findall(r"<\|?[a-z_]+\|?>|\[/?[A-Z_]+\]", template or ""))
+    made.add_special_tokens({"additional_special_tokens": sorted(markup - {"<think>", "</think>"})})
+    return made

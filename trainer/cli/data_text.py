@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.common.formatting import duration, percent
+from trainer.common.formatting import duration, percent, plural
 from trainer.service.data import SHAPES
 
 COLORS = {"counts": "\033[30;42m", "context": "\033[2m", "cut": "\033[9;31m"}
@@ -18,8 +18,9 @@ LINES = 10
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The report, line by line."""
     if report["shape"]:
-        yield f"{report['rows']:,} rows of {SHAPES[report['shape']]}. {report['why']}"
+        yield _visible(f"{report['rows']:,} rows of {SHAPES[report['shape']]}. {report['why']}")
         yield f"template: {report['template']['kind']} ({report['template']['why']})"
+    yield from _unused(report)
     for group in report["bad_groups"]:
         lines = ", ".join(map(str, group["lines"][:LINES])) + (", …" if group["count"] > LINES else "")
         yield f"  {group['count']:,} × {group['reason']}: line {lines}"
@@ -42,7 +43,17 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         pace = f"about {duration(seconds)}" if seconds else "time unknown: no run of this model yet"
         yield f"{training['steps']:,} steps, {training['tokens']:,} tokens, {pace}"
     for issue in (*report["warnings"], *report["issues"]):
-        yield f"{issue['problem']} {issue['fix']}"
+        yield _visible(f"{issue['problem']} {issue['fix']}")
+
+
+def _unused(report: Mapping[str, Any]) -> Iterator[str]:
+    """What the rows have and no example holds."""
+    words = {"columns": ("column", "row"), "fields": ("message field", "message"), "media": ("", "part")}
+    for kind, (what, unit) in words.items():
+        for name, count in report["unused"][kind].items():
+            yield _visible(f"  not used: {f'{what} {name}'.strip()} ({plural(count, unit)})")
+    for reason, count in report["left_out"].items():
+        yield f"  left out: {plural(count, 'row')}, {reason}"
 
 
 def example_text(example: Mapping[str, Any], colors: bool) -> str:

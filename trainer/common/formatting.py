@@ -42,6 +42,11 @@ def count(number: float | None) -> str:
     return UNKNOWN if number is None else _scaled(number, ("T", "B", "M", "k"))
 
 
+def plural(number: int, what: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def size(number: float | None) -> str:
     """Bytes: 1234567 is `1.23 MB`."""
     return UNKNOWN if number is None else _scaled(number, ("TB", "GB", "MB", "kB"), "B")

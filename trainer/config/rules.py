@@ -11,7 +11,10 @@ from trainer.common.errors import Issue, UserError
 from trainer.config.schema import DataConfig, RunConfig
 
 MAX_TEXT = 20_000
+ROLES = ("user", "assistant", "system", "tool", "ignore")
 _LAYER_PART = re.compile(r"(\d+)(?:\s*-\s*(\d+))?|(first|last)\s+(\d+)")
+
+_ROLE = re.compile(rf"\s*(\S.*?)\s*=\s*({'|'.join(ROLES)})\s*(?:,\s*|$)", re.DOTALL)
 
 
 def check(config: RunConfig) -> Iterator[Issue]:
@@ -48,9 +51,31 @@ def _check_data(data: DataConfig) -> Iterator[Issue]:
         yield Issue("data.held_out", "This file is among the training files.", "Choose another one, or a share.")
     if data.source == "hub" and data.held_out and data.held_out == data.split:
         yield Issue("data.held_out", "This split is the one that trains.", "Choose another one, or a share.")
+    try:
+        parse_roles(data.roles)
+    except UserError as error:
+        yield Issue("data.roles", error.problem, error.fix)
     if bool(data.prompt_column) != bool(data.completion_column) and not data.messages_column:
         missing = "completion_column" if data.prompt_column else "prompt_column"
         yield Issue(f"data.{missing}", "Prompt and answer are picked together.", "Pick this column, too, or neither.")
+
+
+def parse_roles(text: str) -> dict[str, str]:
+    """The role of each name in "pirate=assistant, Mr. Smith, MD=user". Raises UserError where it cannot be read."""
+    found: dict[str, str] = {}
+    text = text.strip()
+    place = 0
+    while place < len(text):
+        match = _ROLE.match(text, place)
+        if match is None:
+            raise UserError(
+                f"“{text[place:][:80]}” does not give a name one of the roles {', '.join(ROLES)}.",
+                "Write pirate=assistant, narrator=ignore.",
+            )
+        if found.setdefault(match[1], match[2]) != match[2]:
+            raise UserError(f"{match[1][:80]} has two roles.", "Keep one of them.")
+        place = match.end()
+    return found
 
 
 def _check_ticks(config: RunConfig) -> Iterator[Issue]:

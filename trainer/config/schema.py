@@ -24,7 +24,11 @@ Optimizer = Literal["paged_adamw_8bit", "adamw_torch"]
 DataSource = Literal["demo", "file", "hub"]
 LossOn = Literal["completion", "all", "last"]
 Template = Literal["auto", "model", "chatml", "plain"]
+Reasoning = Literal["template", "keep"]
+AnswerEnd = Literal["auto", "template"]
 BadRows = Literal["stop", "skip"]
+PreferenceRows = Literal["stop", "chosen"]
+Media = Literal["refuse", "drop"]
 Packing = Literal["auto", "bfd", "group_by_length", "off"]
 Switch = Literal["auto", "on", "off"]
 
@@ -103,13 +107,29 @@ class DataConfig:
     assistant_role: str = setting(
         "", "Name of the one who answers, where conversations call the assistant otherwise."
     )
+    roles: str = setting(
+        "",
+        "Who is who in conversations, such as pirate=assistant, narrator=ignore: user, assistant, system, tool or "
+        "ignore.",
+    )
     template: Template = setting(
         "auto",
         "auto: the model's chat template; without one, ChatML for conversations, else plain prompt and answer.",
     )
     system_prompt: str = setting("", "Added to every conversation that has no system message of its own.")
     loss_on: LossOn = setting("completion", "Tokens that count: the answers, all of them, or the last answer alone.")
+    reasoning: Reasoning = setting(
+        "template", "Reasoning that the chat template leaves out of some answers: leave it out, or put it back."
+    )
+    answer_end: AnswerEnd = setting(
+        "auto", "auto: where the template ends an answer with no special token, the EOS token ends the last one."
+    )
     bad_rows: BadRows = setting("stop", "Rows that cannot be used: start nothing, or train without them.")
+    preference_rows: PreferenceRows = setting(
+        "stop",
+        "Rows with chosen and rejected or with good and bad answers: start nothing, or train on the good ones alone.",
+    )
+    media: Media = setting("refuse", "Images, audio, files in messages: refuse the row, or train on its text alone.")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -14,6 +15,7 @@ from jinja2.exceptions import TemplateError
 from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig
 from trainer.data.conversations import BadRow, Example, Message
+from trainer.data.message_forms import MessageForm, folded, form_of
 
 CHATML = (
     "{% for message in messages %}"
@@ -22,6 +24,7 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 Tools = Sequence[dict[str, Any]] | None
+REFUSALS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,17 @@ class Template:
     why: str
     system_prompt: str = ""
 
-    @property
+    @cached_property
     def text(self) -> str | None:
         """The template that is given along; None where the tokenizer has its own."""
-        return CHATML if self.kind == "chatml" else None
+        if self.kind != "chatml":
+            return None
+        return "{{ bos_token }}" + CHATML if adds_bos(self.tokenizer) else CHATML
 
     @property
     def adds_special_tokens(self) -> bool:
         """Whether the tokenizer puts its BOS before the text; chat templates write theirs themselves."""
-        return self.kind != "model"
+        return self.kind == "plain"
 
     @property
     def identity(self) -> list[str]:
@@ -50,37 +55,70 @@ class Template:
         own = self.tokenizer.chat_template if self.kind == "model" else ""
         return [self.kind, str(own), self.system_prompt]
 
+    @cached_property
+    def form(self) -> MessageForm:
+        """How the template wants its messages."""
+        return form_of(self._rendered)
+
+    @cached_property
+    def special_tokens(self) -> frozenset[str]:
+        """Everything that the tokenizer makes one token of, whatever stands around it."""
+        tokens = {*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()}
+        return frozenset(token for token in tokens if token.strip())
+
     def conversation(self, example: Example) -> list[Message]:
-        """The messages of an example, with the system prompt where it has none of its own."""
+        """The messages of an example, with the system prompt where it has none of its own.
+
+        A system message that the template does not take stands at the start of the first user message.
+        """
         messages: list[Message] = example["messages"]
         if self.system_prompt and messages[0]["role"] != "system":
-            return [{"role": "system", "content": self.system_prompt}, *messages]
+            messages = [{"role": "system", "content": self.system_prompt}, *messages]
+        if messages[0]["role"] == "system" and self.kind != "plain" and self.form.folds_system:
+            return folded(messages)
         return messages
 
     def render(self, messages: Sequence[Message], tools: Tools = None, ask: bool = False) -> str:
         """The text of a conversation; `ask` adds what stands before an answer. Raises BadRow where it is refused."""
+        return self._rendered(self.form(messages), tools, ask)
+
+    def _rendered(self, messages: list[Message], tools: Tools, ask: bool) -> str:
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    list(messages), tools=tools, chat_template=self.text, tokenize=False, add_generation_prompt=ask
-                )
+            return self._applied(messages, tools, ask)
+        except REFUSALS as error:
+            if tools is None and isinstance(error, TypeError):  # some go through the tools without asking for any
+                return self._rendered(messages, [], ask)
+            raise _refusal(error) from error
+
+    def _applied(self, messages: list[Message], tools: Tools, ask: bool) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages, tools=tools, chat_template=self.text, tokenize=False, add_generation_prompt=ask
             )
-        except TemplateError as error:
-            raise BadRow(f"the chat template refuses it: {str(error).strip()[:160]}") from error
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise BadRow(f"the chat template cannot take it ({type(error).__name__}: {str(error)[:120]})") from error
+        )
 
     def render_all(self, conversations: Sequence[Sequence[Message]]) -> list[str] | None:
         """The texts of many conversations without tools in one go; None where one of them is refused."""
         if not conversations:
             return []
+        made = [self.form(messages) for messages in conversations]
         try:
-            found = self.tokenizer.apply_chat_template(
-                [list(messages) for messages in conversations], chat_template=self.text, tokenize=False
-            )
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError):
+            return list(self.tokenizer.apply_chat_template(made, chat_template=self.text, tokenize=False))
+        except REFUSALS:
             return None
-        return list(found)
+
+
+def _refusal(error: Exception) -> BadRow:
+    reason = str(error).strip()
+    if isinstance(error, TemplateError):
+        return BadRow(f"the chat template refuses it: {reason[:160]}")
+    return BadRow(f"the chat template cannot take it ({type(error).__name__}: {reason[:120]})")
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts a BOS token before a text."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and bos in tokenizer("a", verbose=False)["input_ids"][:1]
 
 
 def choose(data: DataConfig, tokenizer: Any, shapes: Mapping[str, int]) -> Template:

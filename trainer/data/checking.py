@@ -6,6 +6,7 @@ What is found is kept in the cache as rows.arrow (memory-mapped) and account.jso
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,18 @@ import xxhash
 
 from trainer import demo
 from trainer.common import disk_cache
-from trainer.common.errors import UserError
+from trainer.common.errors import Issue, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
-from trainer.data.conversations import BadRow, Example
-from trainer.data.format_detection import FormatDetector
+from trainer.data.conversations import BadRow, Example, Undecided
+from trainer.data.decisions import open_decisions
+from trainer.data.format_description import describe
+from trainer.data.format_detection import PICKS, FormatDetector, LeftOut
 from trainer.data.readers import hub_datasets, limits
 from trainer.data.readers.files import DataFile, find_files
 from trainer.data.readers.limits import PROBLEM, Row
 
-VERSION = 1
+VERSION = 2
 ROWS, ACCOUNT = "rows.arrow", "account.json"
 BATCH, BATCH_BYTES = 2000, 2**23
 SCHEMA = pa.schema([("file", pa.int16()), ("line", pa.int64()), ("example", pa.large_binary()), ("key", pa.uint64())])
@@ -39,6 +42,10 @@ class Source(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+    @property
+    def warnings(self) -> Sequence[Issue]: ...
     def rows(self) -> Iterator[tuple[int, Row]]: ...
 
 
@@ -64,6 +71,11 @@ class CheckedData:
     @property
     def good(self) -> int:
         return int(self.account["good"])
+
+    @property
+    def decisions(self) -> list[Issue]:
+        """What the user has to decide before a run can start."""
+        return [Issue(**item) for item in self.account["decisions"]]
 
     @property
     def bad(self) -> list[RejectedRow]:
@@ -94,7 +106,7 @@ def check(data: DataConfig, data_dir: Path, progress: Progress | None = None, he
     Raises UserError where the data is missing, of no known kind, broken as a whole, or almost all bad.
     """
     sources, versions = _sources(data, data_dir, held_out, progress)
-    key = disk_cache.key_of("rows", VERSION, versions, _chosen_columns(data))
+    key = disk_cache.key_of("rows", VERSION, versions, _reading(data))
     folder = disk_cache.made(data_dir, key, lambda draft: _Writer(draft, data, progress).write(sources))
     return CheckedData(folder, orjson.loads((folder / ACCOUNT).read_bytes()))
 
@@ -120,19 +132,24 @@ def _sources(
     return files, versions
 
 
-def _chosen_columns(data: DataConfig) -> list[str]:
-    columns = ("messages", "prompt", "input", "completion", "system", "text")
-    return [*(getattr(data, f"{name}_column") for name in columns), data.assistant_role]
+def _reading(data: DataConfig) -> list[str]:
+    """The settings that decide what is read in a row."""
+    return [
+        *(getattr(data, f"{name}_column") for name in PICKS),
+        *(data.assistant_role, data.roles, data.preference_rows, data.media),
+    ]
 
 
 class _Writer:
     """Writes the examples of all sources, and keeps account."""
 
     def __init__(self, folder: Path, data: DataConfig, progress: Progress | None) -> None:
-        self._folder, self._progress = folder, progress
+        self._folder, self._data, self._progress = folder, data, progress
         self._detector = FormatDetector(data)
         self._bad: list[RejectedRow] = []
-        self._good = 0
+        self._rows = self._good = 0
+        self._undecided = 0
+        self._left_out: Counter[str] = Counter()
         self._last_report = 0.0
 
     def write(self, sources: Sequence[Source]) -> None:
@@ -141,30 +158,32 @@ class _Writer:
                 for batch in self._batches(source, number):
                     stream.write_batch(batch)
                     self._report_progress(source, (number, len(sources)))
-        (self._folder / ACCOUNT).write_bytes(orjson.dumps(self._account([source.name for source in sources])))
+        (self._folder / ACCOUNT).write_bytes(orjson.dumps(self._account(sources)))
 
     def _batches(self, source: Source, number: int) -> Iterator[pa.RecordBatch]:
         lines: list[int] = []
         examples: list[bytes] = []
         keys: list[int] = []
         size = 0
-        example, dumps, digest = self._detector.example, orjson.dumps, xxhash.xxh3_64_intdigest
+        read, dumps, digest = self._detector.examples, orjson.dumps, xxhash.xxh3_64_intdigest
         for line, row in source.rows():
+            self._rows += 1
             try:
                 if PROBLEM in row:
                     raise BadRow(row[PROBLEM])
-                text = dumps(example(row))
+                texts = [dumps(example) for example in read(row)]
             except BadRow as error:
-                self._refuse(source, line, str(error))
+                self._refuse(source, line, error)
                 continue
             except TypeError:
-                self._refuse(source, line, "it holds values that are neither text nor JSON")
+                self._refuse(source, line, BadRow("it holds values that are neither text nor JSON"))
                 continue
-            lines.append(line)
-            examples.append(text)
-            keys.append(digest(text))
-            size += len(text)
-            if len(lines) == BATCH or size > BATCH_BYTES:
+            for text in texts:
+                lines.append(line)
+                examples.append(text)
+                keys.append(digest(text))
+                size += len(text)
+            if len(lines) >= BATCH or size > BATCH_BYTES:
                 yield self._batch(number, lines, examples, keys)
                 lines, examples, keys, size = [], [], [], 0
         if lines:
@@ -180,11 +199,17 @@ class _Writer:
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
-    def _refuse(self, source: Source, line: int, reason: str) -> None:
-        self._bad.append(RejectedRow(source.name, line, reason))
+    def _refuse(self, source: Source, line: int, error: BadRow) -> None:
+        if isinstance(error, Undecided):
+            self._undecided += 1
+            return
+        if isinstance(error, LeftOut):
+            self._left_out[str(error)] += 1
+            return
+        self._bad.append(RejectedRow(source.name, line, str(error)))
         if len(self._bad) > limits.MAX_BAD:
             raise UserError(
-                f"More than {limits.MAX_BAD:,} rows of {source.name} cannot be used, such as line {line}: {reason}.",
+                f"More than {limits.MAX_BAD:,} rows of {source.name} cannot be used, such as line {line}: {error}.",
                 "See whether the file is of the kind that its name says, and pick its columns by hand.",
                 "data",
             )
@@ -196,18 +221,33 @@ class _Writer:
             share = source.share() if isinstance(source, DataFile) else 0.0
             self._progress("checking", (place[0] + share) / place[1])
 
-    def _account(self, names: list[str]) -> dict[str, Any]:
-        seen: dict[str, int] = {}
-        for (shape, _), count in self._detector.seen.items():
-            seen[shape] = seen.get(shape, 0) + count
+    def _account(self, sources: Sequence[Source]) -> dict[str, Any]:
+        found = self._detector
+        reader = found.reader
+        seen: Counter[str] = Counter()
+        for (shape, _), count in found.seen.items():
+            seen[shape] += count
+        notes = [note for source in sources for note in source.notes]
+        decisions = open_decisions(self._data, reader, found.preferences)
         return {
-            "files": names,
-            "rows": self._good + len(self._bad),
+            "files": [source.name for source in sources],
+            "rows": self._rows,
             "good": self._good,
             "bad": list(map(list, self._bad)),
-            "shapes": dict(sorted(seen.items(), key=lambda item: -item[1])),
-            "why": self._detector.why(),
-            "columns": list(self._detector.names)[: limits.MAX_COLUMNS],
+            "undecided": self._undecided,
+            "left_out": dict(self._left_out),
+            "decisions": [issue.to_json() for issue in decisions],
+            "unknown_roles": dict(reader.unknown.most_common()),
+            "shapes": dict(seen.most_common()),
+            "why": " ".join(filter(None, [describe(found.seen, reader), *notes])),
+            "assumed": [issue.to_json() for source in sources for issue in source.warnings],
+            "columns": list(found.names)[: limits.MAX_COLUMNS],
+            "unused": {
+                "columns": dict(found.unused.most_common()),
+                "fields": dict(reader.items.unused.most_common()),
+                "media": dict(reader.items.dropped.most_common()),
+            },
+            "several_answers": dict(found.several),
             "duplicates": self._duplicates(),
         }
 

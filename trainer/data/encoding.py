@@ -17,7 +17,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Any, template: Template) -> None:
         self._tokenizer, self._template = tokenizer, template
-        self._eos = tokenizer.eos_token_id
+        self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id
 
     def __call__(self, texts: Sequence[Rendered], plain: Sequence[bool]) -> list[Encoded]:
         """The tokens of each text; `plain` ones get the tokenizer's BOS whatever the template."""
@@ -61,6 +61,8 @@ class Encoder:
     def _finished(self, ids: list[int], counts: list[Span]) -> Encoded:
         if len(ids) > 1 and ids[-1] == ids[-2] == self._eos:  # the tokenizer added a second end
             ids = ids[:-1]
+        if len(ids) > 1 and ids[0] == ids[1] == self._bos:  # the text brought its own
+            ids, counts = ids[1:], [(first - 1, last - 1) for first, last in counts]
         found, start = list[Span](), 1  # nothing stands before the first token to tell it from
         for first, last in counts:
             first, last = max(first, start), min(last, len(ids))

@@ -1,187 +1,267 @@
-"""Which columns of a row make an example: recognized by their names, or picked by hand.
-
-An example is {"messages": […]} or {"text": …}; `conversations.py` reads conversations.
-"""
+"""Turns rows into examples: {"messages": […]} or {"text": …}. `columns.py` says which columns make them."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from trainer.config.schema import DataConfig
-from trainer.data.conversations import BadRow, Example, Message, Roles, parsed, text_of
+from trainer.data.columns import MEDIA, Columns, Shape, detect_columns, picked_columns
+from trainer.data.conversations import ConversationReader, as_items, as_messages
+from trainer.data.messages import BadRow, Example, Message, Undecided, is_filled, parsed
+from trainer.data.preferences import last_answer_alone, rating, transcript
 from trainer.data.readers.limits import Row
 
-Shape = Literal["chat", "instruction", "question_answer", "prompt_completion", "text"]
-SHAPES: dict[str, str] = {
-    "chat": "conversations",
-    "instruction": "instructions and answers",
-    "question_answer": "questions and answers",
-    "prompt_completion": "prompts and completions",
-    "text": "plain text",
-}
-"""What people call each shape."""
-
-CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns")
-PROMPTS = {
-    "instruction": "instruction",
-    "question": "question_answer",
-    "query": "question_answer",
-    "problem": "question_answer",
-    "prompt": "prompt_completion",
-    "user": "prompt_completion",
-    "input": "prompt_completion",
-}
-ANSWERS = ("response", "output", "answer", "completion", "solution", "assistant", "reply", "target")
-INPUTS = ("input", "context")
-SYSTEMS = ("system", "system_prompt")
-TEXTS = ("text", "content", "document", "body")
 SHOWN_COLUMNS = 8
+PICKS = ("messages", "prompt", "input", "completion", "system", "text")
+MAX_KNOWN = 10_000
+_PLACE = re.compile(r"<(image|audio|video)>\n?")
+Found = tuple[Shape, list[Example], tuple[str, ...]]
+"""The shape of a row, its examples, and the columns that went into them."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns that make an example; empty where there is none."""
-
-    messages: str = ""
-    prompt: str = ""
-    input: str = ""
-    completion: str = ""
-    system: str = ""
-    text: str = ""
-    tools: str = ""
-    picked: bool = False
-    """Whether a person chose them."""
-
-    @property
-    def pair(self) -> Shape:
-        return PROMPTS.get(self.prompt.strip().lower(), "prompt_completion")  # type: ignore[return-value]
+class LeftOut(BadRow):
+    """A row that the user chose to leave out."""
 
 
 class FormatDetector:
-    """Turns rows into examples, and remembers what it saw: shapes, columns, names of roles."""
+    """Turns rows into examples, and remembers what it saw: shapes, columns, names of roles, what was not used."""
 
     def __init__(self, data: DataConfig) -> None:
         self._data = data
         self._known: dict[tuple[str, ...], Columns] = {}
-        self.roles = Roles(data.assistant_role)
+        self._rest: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]] = {}
+        self.reader = ConversationReader(data)
         self.seen: Counter[tuple[Shape, Columns]] = Counter()
         self.names: dict[str, None] = {}
         """Every column's name, in the order of their coming."""
+        self.unused: Counter[str] = Counter()
+        """Rows that have something in a column that is not used."""
+        self.preferences: Counter[str] = Counter()
+        """Rows for preference training: pairs, good, bad."""
+        self.several: Counter[str] = Counter()
+        """Rows with several answers, and the examples that they make."""
 
-    def example(self, row: Row) -> Example:
-        """The example in a row. Raises BadRow with the reason where there is none."""
+    def examples(self, row: Row) -> list[Example]:
+        """The examples in a row: one, or one for each of its answers. Raises BadRow with the reason where there is
+        none, Undecided where the user has to decide, LeftOut where the user did."""
         names = tuple(row)
         columns = self._known.get(names)
         if columns is None:
             columns = self._known[names] = self._columns(names)
-        shape, example = self._read(row, columns)
+        if columns.chosen or columns.rating:
+            shape, found, used = self._preferred(row, columns)
+        else:
+            shape, found, used = self._read(row, columns)
         self.seen[shape, columns] += 1
-        return example
+        if len(used) < len(names):
+            self._count_unused(row, names, used)
+        return found
 
     def _columns(self, names: tuple[str, ...]) -> Columns:
         if len(self.names) < 1000:
             self.names |= dict.fromkeys(names)
-        if len(self._known) > 10_000:
+        if len(self._known) > MAX_KNOWN:
             self._known.clear()
-        data = self._data
-        picks = {
-            name: getattr(data, f"{name}_column").strip()
-            for name in ("messages", "prompt", "input", "completion", "system", "text")
-        }
-        return picked(picks, names) if any(picks.values()) else detect_columns(names)
+        picks = {name: getattr(self._data, f"{name}_column").strip() for name in PICKS}
+        return picked_columns(picks, names) if any(picks.values()) else detect_columns(names)
 
-    def _read(self, row: Row, columns: Columns) -> tuple[Shape, Example]:
+    def _count_unused(self, row: Row, names: tuple[str, ...], used: tuple[str, ...]) -> None:
+        rest = self._rest.get((names, used))
+        if rest is None:
+            if len(self._rest) > MAX_KNOWN:
+                self._rest.clear()
+            rest = self._rest[names, used] = tuple(name for name in names if name not in used)
+        for name in rest:
+            value = row[name]
+            if value is not None and value != "" and is_filled(value) and len(self.unused) < 1000:
+                self.unused[name] += 1
+
+    def _preferred(self, row: Row, columns: Columns) -> Found:
+        """What is good in a row for preference training; an ordinary row is read as such."""
+        is_pair = bool(columns.chosen) and is_filled(row.get(columns.chosen)) and is_filled(row.get(columns.rejected))
+        rated = None if is_pair or not columns.rating else rating(row.get(columns.rating))
+        if not is_pair and rated is None:
+            return self._read(row, columns)
+        self.preferences["pairs" if is_pair else "good" if rated else "bad"] += 1
+        if self._data.preference_rows == "stop":
+            raise Undecided("it is a row for preference training")
+        if rated is False:
+            raise LeftOut(f"{columns.rating} is false")
+        if not is_pair:
+            shape, found, used = self._read(row, columns)
+            used += (columns.rating,)
+        else:
+            shape, found, used = self._chosen(row, columns)
+        for example in found:
+            if "messages" in example:
+                example["messages"] = last_answer_alone(example["messages"])
+        return shape, found, used
+
+    def _chosen(self, row: Row, columns: Columns) -> Found:
+        value = as_items(row[columns.chosen])
+        if isinstance(value, str) and not as_messages(row.get(columns.messages)):
+            if columns.prompt:
+                return self._pair(row, replace(columns, completion=columns.chosen))
+            messages = transcript(value)
+            if messages is None:
+                raise BadRow(f"it has {columns.chosen[:80]}, but no column with a prompt")
+            return self._chat(messages, row, columns, (columns.chosen,))
+        last = [{"role": "assistant", "content": value}] if isinstance(value, str) else value
+        last = [last] if isinstance(last, dict) else as_messages(last)
+        if last is None:
+            raise BadRow(f"{columns.chosen[:80]} is neither text nor messages")
+        before: list[Any] = []
+        used: tuple[str, ...] = (columns.chosen,)
+        if self.reader.speaks_first(last) in ("assistant", "tool_call"):
+            before, more = self._before(row, columns)
+            used += more
+        return self._chat([*before, *last], row, columns, used)
+
+    def _before(self, row: Row, columns: Columns) -> tuple[list[Any], tuple[str, ...]]:
+        """The messages before an answer, and the columns that they are in."""
+        found = as_messages(row.get(columns.messages))
+        if found:
+            return found, (columns.messages,)
+        found = as_messages(row.get(columns.prompt))
+        if found:
+            return found, (columns.prompt,)
+        if not columns.prompt:
+            raise BadRow("it has an answer, but no column with a prompt")
+        question, used = self._question(row, columns)
+        return [{"role": "user", "content": question}], used
+
+    def _read(self, row: Row, columns: Columns) -> Found:
         if columns.messages:
-            value = parsed(row.get(columns.messages))
+            value = as_items(row.get(columns.messages))
             if isinstance(value, list):
-                return "chat", self._chat(value, row, columns)
-            if columns.picked:
-                raise BadRow(f"{columns.messages} holds no conversation")
+                return self._chat(value, row, columns, (columns.messages,))
+            if columns.picked or (isinstance(value, str) and value.lstrip()[:1] in ("[", "{")):
+                raise BadRow(f"{columns.messages[:80]} holds no conversation that can be read")
         if columns.prompt and columns.completion:
             return self._pair(row, columns)
         if columns.text:
-            return "text", {"text": _filled(row, columns.text, "the text")}
+            return "text", [{"text": _filled(row, columns.text, "the text")}], (columns.text,)
         raise BadRow(_no_shape(row, columns))
 
-    def _chat(self, value: list[Any], row: Row, columns: Columns) -> Example:
-        return self._finished(self.roles.messages(value), row, columns)
+    def _chat(self, items: list[Any], row: Row, columns: Columns, used: tuple[str, ...]) -> Found:
+        example, more = self._finished(self.reader.messages(items), row, columns)
+        return "chat", [example], used + more
 
-    def _pair(self, row: Row, columns: Columns) -> tuple[Shape, Example]:
-        question, answer = row.get(columns.prompt), row.get(columns.completion)
-        if isinstance(question, list) and isinstance(answer, list):  # TRL's conversational prompts and completions
-            messages = self.roles.messages([*question, *answer])
-            for message in messages[: len(question)]:
-                if message["role"] == "assistant":
-                    message["weight"] = 0
-            return "chat", self._finished(messages, row, columns)
+    def _pair(self, row: Row, columns: Columns) -> Found:
+        answer = row.get(columns.completion)
+        asked, answered = as_messages(row.get(columns.prompt)), as_messages(answer)
+        if asked or answered:  # TRL's conversational prompts and completions
+            before, used = self._before(row, replace(columns, messages=""))
+            ends = [answered] if answered else [_answer(text) for text in self._answers(row, columns)]
+            found = [self._finished(self.reader.messages([*_unweighted(before), *end]), row, columns) for end in ends]
+            return "chat", [example for example, _ in found], (*used, columns.completion, *found[0][1])
+        question, used = self._question(row, columns)
+        history = self._history(row, columns)
+        used += (columns.completion, columns.history) if history else (columns.completion,)
+        asking: list[Message] = [{"role": "user", "content": question}]
+        if isinstance(answer, str) and answer and not answer.isspace():
+            example, more = self._finished([*history, *asking, *_answer(answer)], row, columns)
+            return columns.pair, [example], used + more
+        found = [
+            self._finished([*history, *asking, *_answer(text)], row, columns) for text in self._answers(row, columns)
+        ]
+        return columns.pair, [example for example, _ in found], used + found[0][1]
+
+    def _question(self, row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
         question = text_of(row, columns.prompt)
         more = row.get(columns.input) if columns.input else None
-        if isinstance(more, str) and more.strip():
-            question = f"{question}\n\n{more}" if question else more
-        answer = _filled(row, columns.completion, "the answer")
-        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        return columns.pair, self._finished(messages, row, columns)
+        if isinstance(more, str) and more and not more.isspace():
+            return f"{question}\n\n{more}" if question else more, (columns.prompt, columns.input)
+        return question, (columns.prompt,)
 
-    def _finished(self, messages: list[Message], row: Row, columns: Columns) -> Example:
+    def _answers(self, row: Row, columns: Columns) -> list[str]:
+        """The different answers of a row. Raises BadRow where there is none."""
+        value = row.get(columns.completion)
+        if isinstance(value, dict) and "text" in value:
+            value = value["text"]  # SQuAD's {"text": […], "answer_start": […]}
+        if not isinstance(value, list):
+            value = [_filled({columns.completion: value}, columns.completion, "the answer")]
+        texts = [item.get("text") if isinstance(item, dict) else item for item in value]
+        if not all(isinstance(text, str) for text in texts if text is not None):
+            raise BadRow(f"{columns.completion[:80]} is not text")
+        found = list(dict.fromkeys(text for text in texts if text and text.strip()))
+        if not found:
+            raise BadRow("the answer is empty")
+        if len(found) > 1:
+            self.several.update(rows=1, examples=len(found))
+        return found
+
+    def _history(self, row: Row, columns: Columns) -> list[Message]:
+        """Earlier turns: pairs of question and answer, or messages."""
+        value = parsed(row.get(columns.history)) if columns.history else None
+        if not isinstance(value, list) or not value:
+            return []
+        if as_messages(value):
+            return self.reader.messages(value)
+        if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_text, pair)) for pair in value):
+            raise BadRow(f"{columns.history[:80]} is not a list of questions with their answers")
+        names = ("user", "assistant")
+        return [{"role": name, "content": text} for pair in value for name, text in zip(names, pair, strict=True)]
+
+    def _finished(self, messages: list[Message], row: Row, columns: Columns) -> tuple[Example, tuple[str, ...]]:
+        """The example with its system message and tools, and the columns that they are in."""
+        used: tuple[str, ...] = ()
+        if columns.media:
+            messages = self._without_media(messages, row, columns)
         system = row.get(columns.system) if columns.system else None
-        if isinstance(system, str) and system.strip() and (not messages or messages[0]["role"] != "system"):
-            messages = [{"role": "system", "content": system}, *messages]
+        if isinstance(system, str) and system and not system.isspace():
+            if not messages or messages[0]["role"] != "system":
+                messages = [{"role": "system", "content": system}, *messages]
+            if messages[0]["content"].strip() == system.strip():
+                used = (columns.system,)
         tools = parsed(row.get(columns.tools)) if columns.tools else None
         if tools:
             if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
                 raise BadRow(f"{columns.tools} is no list of tools")
-            return {"messages": messages, "tools": tools}
-        return {"messages": messages}
+            return {"messages": messages, "tools": tools}, (*used, columns.tools)
+        return {"messages": messages}, used
 
-    def why(self) -> str:
-        """One sentence: what was recognized, and how."""
-        if not self.seen:
-            return ""
-        (shape, columns), _ = self.seen.most_common(1)[0]
-        how = "picked" if columns.picked else "recognized"
-        if shape == "chat":
-            parts = columns.messages or f"{columns.prompt} and {columns.completion}"
-            found = f"{SHAPES[shape]}: {parts} holds lists of messages with {self.roles.keys}"
-        elif shape == "text":
-            found = f"{SHAPES[shape]}: the column {columns.text}"
-        else:
-            found = f"{SHAPES[shape]}: the columns {columns.prompt} and {columns.completion}"
-            found += f", with {columns.input} behind the {columns.prompt}" if columns.input else ""
-        found += f", {columns.system} as the system message" if columns.system and shape != "text" else ""
-        names = self.roles.describe_personas()
-        return f"{how.capitalize()} as {found}.{f' {names}' if names else ''}"
+    def _without_media(self, messages: list[Message], row: Row, columns: Columns) -> list[Message]:
+        """The messages without the places of the row's images. Raises BadRow where those are not to be left out."""
+        for name in columns.media:
+            value = row.get(name)
+            shown = any(_PLACE.search(message["content"]) for message in messages)
+            values = value if isinstance(value, list) else [value]
+            if is_filled(value) and (shown or any(isinstance(item, dict | bytes) for item in values)):
+                for _ in values:
+                    self.reader.items.drop(MEDIA[name.strip().lower()])
+                messages = [message | {"content": _PLACE.sub("", message["content"])} for message in messages]
+        return messages
 
 
-def detect_columns(names: tuple[str, ...]) -> Columns:
-    """The columns that their names tell; upper and lower case are one."""
-    plain = {name.strip().lower(): name for name in reversed(names)}
-
-    def first(known: Any, *without: str) -> str:
-        return next((plain[name] for name in known if name in plain and plain[name] not in without), "")
-
-    prompt = first(PROMPTS)
-    completion = first(ANSWERS, prompt)
-    others = first(CONVERSATIONS) or prompt or completion
-    text = first(TEXTS) or (names[0] if len(names) == 1 and not others else "")
-    return Columns(
-        messages=first(CONVERSATIONS),
-        prompt=prompt,
-        input=first(INPUTS, prompt),
-        completion=completion,
-        system=first(SYSTEMS),
-        text=text,
-        tools=first(("tools", "functions")),
-    )
+def _answer(text: str) -> list[Message]:
+    return [{"role": "assistant", "content": text}]
 
 
-def picked(picks: dict[str, str], names: tuple[str, ...]) -> Columns:
-    """The columns that a person picked; an input or system column alone goes with what is recognized."""
-    found = detect_columns(names)
-    if not any(picks[name] for name in ("messages", "prompt", "completion", "text")):
-        return replace(found, input=picks["input"] or found.input, system=picks["system"] or found.system)
-    return Columns(**picks, tools=found.tools, picked=True)
+def _unweighted(items: Sequence[Any]) -> list[Any]:
+    """The messages of a prompt, whose answers are context."""
+    return [
+        item if not isinstance(item, dict) or item.get("role") in ("user", "system") else {**item, "weight": 0}
+        for item in items
+    ]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def text_of(row: Row, column: str) -> str:
+    """The text in a column. Raises BadRow where there is none."""
+    value = row.get(column)
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise BadRow(f"{column[:80]} is missing")
+    raise BadRow(f"{column[:80]} is not text")
 
 
 def _filled(row: Row, column: str, what: str) -> str:
@@ -195,4 +275,5 @@ def _no_shape(row: Row, columns: Columns) -> str:
     if columns.prompt or columns.completion:
         found, missing = (columns.prompt, "an answer") if columns.prompt else (columns.completion, "a prompt")
         return f"it has {found[:80]}, but no column with {missing}"
-    return f"the columns {', '.join(list(row)[:SHOWN_COLUMNS])[:300] or '(none)'} make no known shape"
+    names = ", ".join(list(row)[:SHOWN_COLUMNS])[:300] or "(none)"
+    return f"the columns {names} make no known shape, such as instruction and output, messages, or text"

@@ -39,7 +39,9 @@ def data_check(
     most = config.training.max_length
     try:
         tokenizer, _ = _tokenizer(config.model, models_dir)
-        found = load_data(config.data, tokenizer, config.training.seed, data_dir, progress)
+        found = load_data(
+            config.data, tokenizer, config.training.max_length, config.training.seed, data_dir, progress
+        )
     except UserError as error:
         return [Issue("data", error.problem, error.fix)], None
     problems = issues(found, config)

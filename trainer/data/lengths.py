@@ -59,5 +59,6 @@ def counted_within(dataset: Any, max_length: int) -> np.ndarray:
         flags = chunk.values.slice(0, int(starts[-1])).to_numpy(zero_copy_only=False)
         sums = np.concatenate([[0], np.cumsum(flags)])
         ends = np.minimum(starts[:-1] + max_length, starts[1:])
-        found.append(sums[ends] - sums[starts[:-1]])
+        firsts = np.minimum(starts[:-1] + 1, ends)  # nothing stands before the first token to tell it from
+        found.append(sums[ends] - sums[firsts])
     return np.concatenate(found)

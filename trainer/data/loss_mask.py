@@ -1,24 +1,25 @@
-"""Finds the assistant's characters in a rendered conversation by rendering, so that any template works.
+"""Finds the characters of a rendered conversation that the loss counts, so that any template works.
 
-Three ways, the quick one first. 1. Every generation prompt in the text has its answer right behind it, and there
-are as many as answers. 2. A second rendering, with marks in place of the answers, shows where they stand.
-3. Where a template does more than put answers into places (drops old reasoning, rewrites content), each answer
-is looked for on its own: what moves when something is added to its end.
+An answer counts from the first character after the generation prompt to the end token of its message. Two ways,
+the quick one first: every generation prompt in the text has its answer right behind it; or the texts of each
+answer are located (`answer_spans.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from trainer.config.schema import LossOn
-from trainer.data.answer_frame import LOST, MARK, AnswerFrame, common_prefix, frame_of
+from trainer.config.schema import DataConfig
+from trainer.data.answer_frame import AnswerFrame, ReasoningFrame, frame_of, reasoning_frame
+from trainer.data.answer_spans import Answer, Conversation
 from trainer.data.chat_templates import Template, Tools
 from trainer.data.conversations import BadRow, Example, Message
+from trainer.data.left_out import left_out
+from trainer.data.message_forms import merged
 
 Span = tuple[int, int]
-PROBE = "‡"
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,19 @@ class Rendered:
 
     text: str
     spans: tuple[Span, ...]
+    dropped: tuple[str, ...] = ()
+    """What of the example the template left out, by kind of content."""
+    notes: tuple[str, ...] = ()
+    """What was done so that the template takes the example."""
+    kinds: tuple[tuple[str, bool], ...] = ()
+    """Kind of each thing that a model may be trained to write (answer, tool call, …), and whether it counts."""
 
 
 class LossMasker:
     """Renders examples and finds what counts in them."""
 
-    def __init__(self, template: Template, loss_on: LossOn) -> None:
-        self._template, self._loss_on = template, loss_on
+    def __init__(self, template: Template, data: DataConfig) -> None:
+        self._template, self._data = template, data
         self._eos = template.tokenizer.eos_token or ""
 
     def all(self, examples: Sequence[Example]) -> list[Rendered | BadRow]:
@@ -47,14 +54,29 @@ class LossMasker:
     def one(self, example: Example) -> Rendered:
         """The text of one example. Raises BadRow where it cannot be rendered."""
         if "text" in example:
-            text = example["text"]
-            text += "" if self._eos and text.endswith(self._eos) else self._eos
-            return Rendered(text, ((0, len(text)),))
+            return self._document(example["text"])
         messages = self._template.conversation(example)
         if self._template.kind == "plain":
-            return self._chosen(*_plain(messages, self._eos), messages)
+            found = self._chosen(*_plain(messages, self._eos, example.get("verbatim", False)), messages)
+            return replace(found, kinds=(("answer", bool(found.spans)),) * _count(messages))
         tools = example.get("tools")
-        return self._found(messages, tools, self._template.render(messages, tools))
+        try:
+            return self._found(messages, tools, self._template.render(messages, tools))
+        except BadRow:
+            joined = merged(messages)
+            if len(joined) == len(messages):
+                raise
+        found = self._found(joined, tools, self._template.render(joined, tools))
+        return replace(found, notes=("messages of one role in a row are joined",))
+
+    def _document(self, text: str) -> Rendered:
+        """Plain text, which ends with one EOS; all of it counts."""
+        if self._eos:
+            bare = text.rstrip()
+            while bare.endswith(self._eos):
+                text = bare = bare.removesuffix(self._eos).rstrip()
+            text += self._eos
+        return Rendered(text, ((0, len(text)),), kinds=(("text", True),))
 
     def _fit(self, example: Example) -> list[Message] | None:
         """The messages of an example that may be rendered together with others."""
@@ -71,169 +93,101 @@ class LossMasker:
             return error
 
     def _found(self, messages: list[Message], tools: Tools, whole: str) -> Rendered:
-        if self._loss_on == "all":
-            return self._chosen(whole, [], messages)
-        spans = self._behind_prompts(messages, whole)
-        if spans is None:
-            spans = self._between_marks(messages, whole, self._template.render(_marked(messages), tools))
-        if spans is None:
-            spans = self._one_by_one(messages, tools, whole)
-        if self._eos and not self._frame.after and spans and spans[-1][1] == len(whole):
-            whole += self._eos  # a template that never ends an answer would teach to go on for ever
-            spans[-1] = (spans[-1][0], len(whole))
-        return self._chosen(whole, spans, messages)
+        answers = self._behind_prompts(messages, whole)
+        dropped = left_out(messages, tools, whole)
+        no_reasoning: set[int] = set()
+        if answers is None:
+            conversation = Conversation(self._template, self._frame, messages, tools, whole)
+            answers = conversation.answers()
+            if self._data.reasoning == "keep":
+                whole, answers = conversation.with_reasoning(answers, self._reasoning)
+            dropped += conversation.dropped + ["reasoning"] * len(conversation.no_reasoning)
+            no_reasoning = conversation.no_reasoning
+        found = self._chosen(*self._ended(whole, answers), messages)
+        kinds = tuple(
+            (kind, counts and not (kind == "reasoning" and number in no_reasoning))
+            for number, (kind, counts) in _kinds(found.spans, answers, messages)
+        )
+        return replace(found, dropped=tuple(dropped), kinds=kinds)
+
+    def _ended(self, whole: str, answers: list[Answer]) -> tuple[str, list[Span]]:
+        """The text and the answers' places, the last of which ends with EOS where the template has no end token.
+
+        A run would teach the model not to stop otherwise.
+        """
+        spans = [(answer.start, answer.end) for answer in answers]
+        last = answers[-1] if answers else None
+        if last is None or not self._eos or self._data.answer_end == "template":
+            return whole, spans
+        if whole[last.end :].strip() or self._frame.has_end_token(last.ending.rstrip()):
+            return whole, spans
+        return whole[: last.end] + self._eos, [*spans[:-1], (last.start, last.end + len(self._eos))]
 
     def _chosen(self, text: str, spans: list[Span], messages: Sequence[Message]) -> Rendered:
         """What of the answers counts by the setting and by the messages' own weights."""
-        if self._loss_on == "all":
+        if self._data.loss_on == "all":
             return Rendered(text, ((0, len(text)),))
         answers = [message for message in messages if message["role"] == "assistant"]
         kept = [span for span, message in zip(spans, answers, strict=True) if message.get("weight") != 0]
-        return Rendered(text, tuple(kept[-1:] if self._loss_on == "last" else kept))
+        return Rendered(text, tuple(kept[-1:] if self._data.loss_on == "last" else kept))
+
+    @cached_property
+    def _reasoning(self) -> ReasoningFrame:
+        return reasoning_frame(self._template, self._frame)
 
     @cached_property
     def _frame(self) -> AnswerFrame:
         return frame_of(self._template)
 
-    def _behind_prompts(self, messages: Sequence[Message], whole: str) -> list[Span] | None:
-        """The answers' spans where each stands right behind one of the generation prompts; else None."""
+    def _behind_prompts(self, messages: Sequence[Message], whole: str) -> list[Answer] | None:
+        """The answers where each stands right behind one of the generation prompts; else None."""
         before, after = self._frame.before, self._frame.after
         if not before or not after or whole.count(before) != _count(messages):
             return None
-        place, spans = 0, list[Span]()
-        for message in messages:
+        place, found = 0, list[Answer]()
+        for number, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
             start = whole.find(before, place) + len(before)
             end = start + len(message["content"])
-            if "tool_calls" in message or not whole.startswith(message["content"] + after, start):
+            if len(message.keys() - {"weight"}) > 2 or not whole.startswith(message["content"] + after, start):
                 return None
             place = end + len(after)
-            spans.append((start, place))
-        return spans
-
-    def _between_marks(self, messages: Sequence[Message], whole: str, marked: str) -> list[Span] | None:
-        """The answers' spans, or None where the text is not the marked one with the answers put in."""
-        pieces, answers = _cut(marked, messages)
-        if pieces is None or not whole.startswith(pieces[0]):
-            return None
-        place, spans = len(pieces[0]), list[Span]()
-        starts: dict[int, int] = {}
-        for part, (number, text) in enumerate(answers):
-            before, after = pieces[part], pieces[part + 1]
-            end = _end_of(text, whole, place, after, last=part == len(answers) - 1)
-            if end is None:
-                return None
-            starts.setdefault(number, place - self._frame.written_before(before))
-            if part + 1 == len(answers) or answers[part + 1][0] != number:  # the last mark of its message
-                has_calls = "tool_calls" in messages[number]
-                spans.append((starts[number], end + self._frame.written_after(after, has_calls)))
-            place = end + len(after)
-        return spans if place == len(whole) and len(spans) == _count(messages) else None
-
-    def _one_by_one(self, messages: Sequence[Message], tools: Tools, whole: str) -> list[Span]:
-        """Each answer's span by what moves when PROBE is added to its end. Raises BadRow where nothing does."""
-        spans: list[Span] = []
-        for number, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            done = spans[-1][1] if spans else 0
-            probed = [*messages[:number], _with_probe(message), *messages[number + 1 :]]
-            moved = self._template.render(probed, tools)
-            end = common_prefix(whole, moved)
-            if moved == whole or end <= done:
-                raise BadRow(LOST)
-            start = self._frame.start(whole, done, end)
-            if start is None:
-                opened = [*messages[:number], _with_probe(message, first=True), *messages[number + 1 :]]
-                start = common_prefix(whole, self._template.render(opened, tools))
-            end += self._frame.written_after(whole[end:], "tool_calls" in message)
-            if not done <= start < end:
-                raise BadRow(LOST)
-            spans.append((start, end))
-        return spans
-
-
-def _marked(messages: Sequence[Message]) -> list[Message]:
-    """The conversation with marks in place of answers and of the names of called tools."""
-    found: list[Message] = []
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            found.append(message)
-            continue
-        made = {key: value for key, value in message.items() if key != "weight"}
-        if message["content"]:
-            made["content"] = MARK.format(number)
-        if "tool_calls" in message:
-            made["tool_calls"] = [
-                {**call, "function": {**call["function"], "name": MARK.format(f"{number}t{place}")}}
-                for place, call in enumerate(message["tool_calls"])
-            ]
-        found.append(made)
-    return found
-
-
-def _marks(messages: Sequence[Message]) -> Iterator[tuple[int, str, str]]:
-    """(number of the message, mark, text that it stands for), in the order of their places."""
-    for number, message in enumerate(messages):
-        if message["role"] == "assistant":
-            if message["content"]:
-                yield number, MARK.format(number), message["content"]
-            for place, call in enumerate(message.get("tool_calls", ())):
-                yield number, MARK.format(f"{number}t{place}"), call["function"]["name"]
-
-
-def _cut(marked: str, messages: Sequence[Message]) -> tuple[list[str] | None, list[tuple[int, str]]]:
-    """The text between the marks; None where one is missing, doubled or out of its order."""
-    pieces, answers, rest = [], list[tuple[int, str]](), marked
-    for number, mark, text in _marks(messages):
-        before, found, rest = rest.partition(mark)
-        if not found or mark in rest:
-            return None, []
-        pieces.append(before)
-        answers.append((number, text))
-    return [*pieces, rest], answers
-
-
-def _end_of(answer: str, whole: str, place: int, after: str, last: bool) -> int | None:
-    """Where an answer ends that begins at `place` and has `after` behind it; None where it does not stand there."""
-    for text in (answer, answer.strip()):
-        end = place + len(text)
-        if (
-            whole.startswith(text, place)
-            and whole.startswith(after, end)
-            and (not last or end + len(after) == len(whole))
-        ):
-            return end
-    end = len(whole) - len(after) if last else whole.find(after, place)
-    if end < place or not whole.startswith(after, end) or whole[place:end].strip() not in answer:
-        return None
-    return end
-
-
-def _with_probe(message: Message, first: bool = False) -> Message:
-    """The message with something added to the end of what is in it, or to its beginning."""
-    if message["content"] or "tool_calls" not in message:
-        text = message["content"]
-        return {**message, "content": PROBE + text if first else text + PROBE}
-    *calls, last = message["tool_calls"]
-    name = last["function"]["name"]
-    changed = {**last, "function": {**last["function"], "name": PROBE + name if first else name + PROBE}}
-    return {**message, "tool_calls": [*calls, changed]}
+            found.append(Answer(number, start, place, after))
+        return found
 
 
 def _count(messages: Sequence[Message]) -> int:
     return sum(message["role"] == "assistant" for message in messages)
 
 
-def _plain(messages: Sequence[Message], eos: str) -> tuple[str, list[Span]]:
-    """The texts one after the other, each on a line of its own; answers end with EOS."""
+def _kinds(
+    spans: Sequence[Span], answers: Sequence[Answer], messages: Sequence[Message]
+) -> Iterator[tuple[int, tuple[str, bool]]]:
+    """(number of the message, (kind, whether it counts)) of everything that the answers hold."""
+    starts = {start for start, _ in spans}
+    everything = len(spans) == 1 and spans[0][0] == 0
+    for answer in answers:
+        message = messages[answer.message]
+        counts = everything or answer.start in starts
+        kinds = ["tool call" if "tool_calls" in message else "answer"]
+        if message.get("reasoning_content") or "</think>" in message["content"]:
+            kinds.append("reasoning")
+        if answer is answers[-1]:
+            kinds.append("last answer")
+        for kind in kinds:
+            yield answer.message, (kind, counts)
+
+
+def _plain(messages: Sequence[Message], eos: str, verbatim: bool) -> tuple[str, list[Span]]:
+    """The texts one after the other, each on a line of its own unless `verbatim`; answers end with one EOS."""
     text, spans = "", list[Span]()
     for message in messages:
         content: str = message["content"]
         if message["role"] == "assistant":
+            content = content.removesuffix(eos)
             spans.append((len(text), len(text) + len(content) + len(eos)))
             text += content + eos
         else:
-            text += content + ("" if not content or content[-1].isspace() else "\n")
+            text += content + ("" if verbatim or not content or content[-1].isspace() else "\n")
     return text, spans

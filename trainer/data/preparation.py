@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from trainer.common.errors import UserError
+from trainer.common.errors import Issue, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
 from trainer.data import lengths
 from trainer.data.chat_templates import Template, choose
 from trainer.data.checking import CheckedData, RejectedRow, check
+from trainer.data.chunks import chunked
 from trainer.data.splits import split, without
 from trainer.data.tokenization import Tokens, tokenize
 from trainer.planning.schedule import Size
@@ -42,6 +43,11 @@ class DataSplit:
         found: np.ndarray = self.checked.keys()[self.column("row")]
         return found
 
+    def chunked(self, max_length: int) -> DataSplit:
+        """All examples, with plain text in chunks of at most `max_length` tokens."""
+        tokens = chunked(self.tokens, max_length)
+        return replace(self, tokens=tokens, chosen=np.arange(len(tokens.column("row"))))
+
     def fitting(self, max_length: int) -> DataSplit:
         """The examples of which something counts within `max_length` tokens."""
         fits = self.column("first") < np.minimum(self.column("length"), max_length)
@@ -55,7 +61,7 @@ class DataSplit:
 
 @dataclass(frozen=True)
 class LoadedData:
-    """The loaded data, before a maximum length is applied."""
+    """The loaded data; the maximum length is applied to plain text alone, which comes in chunks of it."""
 
     template: Template
     train: DataSplit
@@ -64,10 +70,17 @@ class LoadedData:
     shared: int
     """Held-out examples that were left out, since their text is among the training examples, too."""
 
+    checks: tuple[CheckedData, ...]
+    """The training data, and the held-out data where they are of their own."""
+
     @property
     def rows(self) -> int:
-        parts = {id(part.checked): part.checked for part in (self.train, self.held_out) if part}
-        return sum(int(checked.account["rows"]) for checked in parts.values())
+        return sum(int(checked.account["rows"]) for checked in self.checks)
+
+    @property
+    def decisions(self) -> list[Issue]:
+        """What the user has to decide before a run can start."""
+        return list(dict.fromkeys(issue for checked in self.checks for issue in checked.decisions))
 
 
 @dataclass(frozen=True)
@@ -89,24 +102,31 @@ class PreparedData:
 
 
 def load_data(
-    data: DataConfig, tokenizer: Any, seed: int, data_dir: Path, progress: Progress | None = None
+    data: DataConfig, tokenizer: Any, max_length: int, seed: int, data_dir: Path, progress: Progress | None = None
 ) -> LoadedData:
-    """Check and tokenize everything, and split it. Raises UserError if there is no usable data."""
+    """Check and tokenize everything, and split it, plain text also into chunks of `max_length` tokens.
+
+    Raises UserError if there is no usable data.
+    """
     checked = check(data, data_dir, progress)
     if not checked.account["rows"]:
         raise UserError("The data is empty.", "Choose a file with at least one example.", "data")
     template = choose(data, tokenizer, checked.account["shapes"])
-    whole = _part(checked, data, template, data_dir, progress)
+    whole = _part(checked, data, template, data_dir, progress).chunked(max_length)
     bad = [*checked.bad, *whole.tokens.bad]
     if not data.held_out and data.source != "demo":
         train, held = split(whole.keys(), data.eval_fraction, seed)
+        if not len(held) and len(whole.chosen) > checked.good:  # a single document, in chunks
+            train, held = split(whole.chosen, data.eval_fraction, seed)
         held_out = replace(whole, chosen=held) if len(held) else None
-        return LoadedData(template, replace(whole, chosen=train), held_out, bad, 0)
-    other = _part(check(data, data_dir, progress, held_out=True), data, template, data_dir, progress)
+        return LoadedData(template, replace(whole, chosen=train), held_out, bad, 0, (checked,))
+    held_out_data = check(data, data_dir, progress, held_out=True)
+    other = _part(held_out_data, data, template, data_dir, progress).chunked(max_length)
     bad += [*other.checked.bad, *other.tokens.bad]
     kept = without(other.keys(), whole.keys())
     shared = len(other.chosen) - len(kept)
-    return LoadedData(template, whole, replace(other, chosen=kept) if len(kept) else None, bad, shared)
+    held_out = replace(other, chosen=kept) if len(kept) else None
+    return LoadedData(template, whole, held_out, bad, shared, (checked, other.checked))
 
 
 def prepare(
@@ -118,7 +138,9 @@ def prepare(
     progress: Progress | None = None,
 ) -> PreparedData:
     """What a run trains and evaluates on. Raises UserError where the data cannot be trained on."""
-    found = load_data(data, tokenizer, seed, data_dir, progress)
+    found = load_data(data, tokenizer, max_length, seed, data_dir, progress)
+    for issue in found.decisions:
+        raise UserError(issue.problem, issue.fix, "data")
     if found.bad and (data.bad_rows == "stop" or not len(found.train.chosen)):
         raise rejected_rows_error(found.bad, found.rows)
     train = found.train.fitting(max_length)

@@ -22,7 +22,7 @@ def examples(config: RunConfig, tokenizer: Any, data_dir: Path, which: str, seed
 
     Raises UserError where there is none.
     """
-    found = load_data(config.data, tokenizer, config.training.seed, data_dir)
+    found = load_data(config.data, tokenizer, config.training.max_length, config.training.seed, data_dir)
     part = found.train
     if not len(part.chosen):
         raise UserError("There is no example to show.", "See what is wrong with the rows.", "data")

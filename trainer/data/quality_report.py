@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trainer.common.errors import Issue, UserError
+from trainer.common.errors import Issue, UserError, Value
+from trainer.common.formatting import plural
 from trainer.common.progress import Progress
 from trainer.config.schema import RunConfig, TrainingConfig
 from trainer.data import lengths, packing
@@ -22,7 +26,10 @@ from trainer.data.preparation import (
     no_counted_tokens_error,
     rejected_rows_error,
 )
-from trainer.planning.schedule import Size, steps_per_epoch, total_steps, total_tokens
+from trainer.planning.schedule import Size, batch_size, steps_per_epoch, total_steps, total_tokens
+
+FEW_STEPS = 20
+"""A run of fewer steps changes the model little."""
 
 
 def report(
@@ -33,7 +40,9 @@ def report(
     What keeps the data from being used stands in `issues`; nothing is raised for it.
     """
     try:
-        found = load_data(config.data, tokenizer, config.training.seed, data_dir, progress)
+        found = load_data(
+            config.data, tokenizer, config.training.max_length, config.training.seed, data_dir, progress
+        )
     except UserError as error:
         return broken(error)
     train = found.train
@@ -60,6 +69,7 @@ def broken(error: UserError) -> dict[str, Any]:
     issue = Issue("data", error.problem, error.fix)
     return {
         "rows": 0, "good": 0, "shape": "", "shapes": {}, "why": "", "files": [], "columns": [], "duplicates": 0,
+        "undecided": 0, "left_out": {}, "unknown_roles": {}, "unused": {"columns": {}, "fields": {}, "media": {}},
         "bad": [], "bad_groups": [], "template": None, "held_out": None, "issues": [issue.to_json()],
         "tokens": None, "batches": None, "training": None, "warnings": [],
     }  # fmt: skip
@@ -78,9 +88,21 @@ def _steps(training: TrainingConfig, examples: int, tokens: int) -> dict[str, An
 
 def _account(found: LoadedData) -> dict[str, Any]:
     account = found.train.checked.account
+    undecided, left_out, unknown = 0, Counter[str](), Counter[str]()
+    unused: dict[str, Counter[str]] = {"columns": Counter(), "fields": Counter(), "media": Counter()}
+    for checked in found.checks:
+        undecided += checked.account["undecided"]
+        left_out.update(checked.account["left_out"])
+        unknown.update(checked.account["unknown_roles"])
+        for kind, counts in checked.account["unused"].items():
+            unused[kind].update(counts)
     return {
         "rows": found.rows,
-        "good": found.rows - len(found.bad),
+        "good": max(found.rows - len(found.bad) - undecided - left_out.total(), 0),
+        "undecided": undecided,
+        "left_out": dict(left_out),
+        "unknown_roles": dict(unknown),
+        "unused": {kind: dict(counts) for kind, counts in unused.items()},
         "shape": next(iter(account["shapes"]), ""),
         "shapes": account["shapes"],
         "why": account["why"],
@@ -133,7 +155,7 @@ def _held_out(found: LoadedData, config: RunConfig) -> dict[str, Any]:
 
 def issues(found: LoadedData, config: RunConfig) -> list[Issue]:
     """What keeps a run of this configuration from starting."""
-    problems = []
+    problems = found.decisions
     usable = len(found.train.chosen)
     if found.bad and (config.data.bad_rows == "stop" or not usable):
         error = rejected_rows_error(found.bad, found.rows)
@@ -146,43 +168,77 @@ def issues(found: LoadedData, config: RunConfig) -> list[Issue]:
     return problems
 
 
-def _warnings(found: LoadedData, value: Mapping[str, Any], training: TrainingConfig) -> list[Issue]:
+def _warnings(found: LoadedData, value: Mapping[str, Any], training: TrainingConfig) -> Iterator[Issue]:
     """What can be trained on, and may not be what was meant."""
-    warnings, tokens = [], value["tokens"]
+    yield from _row_warnings(found, value)
+    tokens = value["tokens"]
+    if tokens is None:
+        return
+    yield from _length_warnings(tokens, training)
+    if tokens["examples"] == 1:
+        yield Issue("data", "There is a single example.", "The model will memorize it.")
+    if value["training"]["steps"] < FEW_STEPS and tokens["examples"] and training.max_steps <= 0:
+        yield _few_steps(training, tokens["examples"])
+    if not value["held_out"]["examples"]:
+        yield Issue("data.held_out", "Nothing is held out.", "There will be no eval loss.")
 
-    def warn(field: str, problem: str, fix: str) -> None:
-        warnings.append(Issue(field, problem, fix))
 
+def _row_warnings(found: LoadedData, value: Mapping[str, Any]) -> Iterator[Issue]:
     if len(value["shapes"]) > 1:
         kinds = ", ".join(f"{count:,} × {shape.replace('_', ' ')}" for shape, count in value["shapes"].items())
-        warn(
+        yield Issue(
             "data", f"The rows have several shapes: {kinds}.", "Pick the columns by hand if one of them is a mistake."
         )
+    for checked in found.checks:
+        yield from (Issue(**issue) for issue in checked.account["assumed"])
+        if several := checked.account["several_answers"]:
+            yield Issue(
+                "data.completion_column",
+                f"{several['rows']:,} rows have several answers: each answer is an example of its own, "
+                f"{several['examples']:,} in all.",
+                "Keep one answer in a row if the others are worse.",
+            )
     if value["duplicates"]:
-        warn("data", f"Exact copies of other rows: {value['duplicates']:,}.", "They count more than once.")
+        yield Issue("data", f"Exact copies of other rows: {value['duplicates']:,}.", "They count more than once.")
     if found.shared:
-        warn(
+        yield Issue(
             "data.held_out",
             f"{found.shared:,} held-out examples are among the training examples, too.",
             "They are left out of the held-out part.",
         )
-    if tokens is None:
-        return warnings
+
+
+def _length_warnings(tokens: Mapping[str, Any], training: TrainingConfig) -> Iterator[Issue]:
     if tokens["nothing_counts"] and tokens["examples"]:
-        warn(
+        yield Issue(
             "training.max_length",
             f"{tokens['nothing_counts']:,} examples are left out: nothing counts in their first "
             f"{training.max_length} tokens.",
             "Raise the maximum length.",
         )
     if tokens["answers_cut"]:
-        warn(
+        yield Issue(
             "training.max_length",
             f"{tokens['answers_cut']:,} answers are cut off at {training.max_length} tokens: they never end.",
             f"A maximum length of {tokens['suggested_max_length']} fits.",
         )
-    if tokens["examples"] == 1:
-        warn("data", "There is a single example.", "The model will memorize it.")
-    if not value["held_out"]["examples"]:
-        warn("data.held_out", "Nothing is held out.", "There will be no eval loss.")
-    return warnings
+
+
+def _few_steps(training: TrainingConfig, examples: int) -> Issue:
+    """The warning about a run that ends before it learns much, with settings that give it FEW_STEPS steps."""
+    steps, batch = total_steps(training, examples), batch_size(training)
+    micro = min(8, training.per_device_train_batch_size)
+    smaller = replace(training, gradient_accumulation_steps=1, per_device_train_batch_size=micro)
+    epochs = max(training.num_train_epochs, ceil(FEW_STEPS / steps_per_epoch(smaller, examples)))
+    smaller = replace(smaller, num_train_epochs=epochs)
+    changes: dict[str, Value] = {
+        "training.per_device_train_batch_size": micro,
+        "training.gradient_accumulation_steps": 1,
+        "training.num_train_epochs": epochs,
+    }
+    return Issue(
+        "training.num_train_epochs",
+        f"{examples:,} examples in batches of {batch} make {plural(steps, 'step')}: the model learns little.",
+        f"Batches of {micro} and {epochs:g} epochs make {total_steps(smaller, examples):,} steps.",
+        changes,
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from trainer.data.conversations import BadRow, Example
 from trainer.data.encoding import Encoder
 from trainer.data.loss_mask import LossMasker, Rendered
 
-VERSION = 1
+VERSION = 2
 TOKENS, ACCOUNT = "tokens.arrow", "account.json"
 SCHEMA = pa.schema(
     [
@@ -37,10 +38,11 @@ SCHEMA = pa.schema(
         ("length", pa.int32()),
         ("first", pa.int32()),
         ("last", pa.int32()),
+        ("document", pa.bool_()),
     ]
 )
 """`row`: number in rows.arrow. `counts`: whether the loss counts the token. `first`, `last`: from the first
-counted token to behind the last one; `first` is `length` where none counts."""
+counted token to behind the last one; `first` is `length` where none counts. `document`: whether it is plain text."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def tokenize(
 ) -> Tokens:
     """The tokens of everything that is good in `checked`. Raises UserError where the template does not exist."""
     template = template or choose(data, tokenizer, checked.account["shapes"])
-    key = disk_cache.key_of("tokens", VERSION, checked.key, template.identity, data.loss_on, identity(tokenizer))
+    rules = [data.loss_on, data.reasoning, data.answer_end]
+    key = disk_cache.key_of("tokens", VERSION, checked.key, template.identity, rules, identity(tokenizer))
     folder = disk_cache.made(data_dir, key, lambda draft: _Writer(draft, template, data, progress).write(checked))
     return Tokens(folder, orjson.loads((folder / ACCOUNT).read_bytes()))
 
@@ -93,10 +96,13 @@ def identity(tokenizer: Any) -> str:
 class _Writer:
     def __init__(self, folder: Path, template: Template, data: DataConfig, progress: Progress | None) -> None:
         self._folder, self._progress = folder, progress
-        self._masker = LossMasker(template, data.loss_on)
+        self._masker = LossMasker(template, data)
         self._encode = Encoder(template.tokenizer, template)
         self._template = template
         self._bad: list[RejectedRow] = []
+        self._dropped: Counter[str] = Counter()
+        self._notes: Counter[str] = Counter()
+        self._kinds: Counter[tuple[str, bool]] = Counter()
         self._last_report = 0.0
 
     def write(self, checked: CheckedData) -> None:
@@ -115,8 +121,24 @@ class _Writer:
                 self._report_progress((start + table.num_rows) / max(checked.good, 1))
             if waiting is not None:
                 stream.write_batch(waiting.result())
-        account = {"bad": list(map(list, self._bad)), "template": self._template.kind, "why": self._template.why}
-        (self._folder / ACCOUNT).write_bytes(orjson.dumps(account))
+        (self._folder / ACCOUNT).write_bytes(orjson.dumps(self._account()))
+
+    def _account(self) -> dict[str, Any]:
+        kinds = dict.fromkeys(kind for kind, _ in self._kinds)
+        return {
+            "bad": list(map(list, self._bad)),
+            "template": self._template.kind,
+            "why": self._template.why,
+            "dropped": dict(self._dropped.most_common()),
+            "notes": dict(self._notes.most_common()),
+            "kinds": {
+                kind: {
+                    "messages": self._kinds[kind, True] + self._kinds[kind, False],
+                    "count": self._kinds[kind, True],
+                }
+                for kind in kinds
+            },
+        }
 
     def _rendered(
         self, table: pa.RecordBatch, start: int, files: list[str]
@@ -133,6 +155,9 @@ class _Writer:
                 continue
             rows.append(start + place)
             texts.append(text)
+            self._dropped.update(text.dropped)
+            self._notes.update(text.notes)
+            self._kinds.update(text.kinds)
             plain.append("text" in examples[place])
         return rows, texts, plain
 
@@ -155,6 +180,7 @@ class _Writer:
             pa.array(lengths),
             pa.array(firsts, pa.int32()),
             pa.array(lasts, pa.int32()),
+            pa.array(plain),
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 

@@ -10,7 +10,7 @@ from trainer import demo
 from trainer.common.errors import InvalidConfig, Issue
 from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import RunConfig, is_bundled
-from trainer.data.format_detection import SHAPES
+from trainer.data.columns import SHAPES
 from trainer.data.readers.files import is_quick_to_read
 from trainer.data.readers.uploads import MAX_UPLOAD_BYTES, check_room, keep_data, take_upload
 from trainer.models.locations import HUB_ID

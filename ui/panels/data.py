@@ -24,10 +24,12 @@ from ui.views.length_chart import lengths_figure
 DATA_KINDS = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst"]
 COLUMNS = ("messages", "prompt", "input", "completion", "system", "text")
 MENUS = [f"data.{name}_column" for name in COLUMNS] + ["data.template", "data.loss_on", "data.bad_rows"]
-BOXES = ["data.assistant_role", "data.system_prompt", "data.held_out", "data.eval_fraction"]
+MENUS += ["data.preference_rows", "data.media"]
+BOXES = ["data.assistant_role", "data.roles", "data.system_prompt", "data.held_out", "data.eval_fraction"]
 """Settings of the sheet: a change of one updates the report, of a box when it loses focus."""
-MAX_FILES = 32
+MAX_FILES, MAX_NAMES = 32, 40
 TITLE = HTML.macros("page.html")("heading", "The data, as the model will see them")
+NAMES = '<div class="names"></div>'
 
 
 class DataPanel:
@@ -78,11 +80,15 @@ class DataPanel:
         form = self.form
         self.overview = gr.HTML("", apply_default_css=False, elem_id="data-overview")
         self.problems = gr.HTML("", apply_default_css=False, elem_id="data-problems")
+        self.names = component("role_names.js", NAMES, "data-names", label="Who is who", content="{}")
         with gr.Column(elem_classes="grid bare", elem_id="data-choices"):
             form.add("data.bad_rows")
             form.add("data.loss_on")
             form.add("data.template")
             form.add("data.assistant_role", placeholder="assistant, gpt, …")
+            form.add("data.preference_rows")
+            form.add("data.media")
+            form.add("data.roles", placeholder="narrator=user, pirate=assistant", elem_classes=["setting", "wide"])
         fold = gr.Accordion("Pick the columns by hand", open=False, elem_id="data-columns")
         with fold, gr.Column(elem_classes="grid bare"):
             for name in COLUMNS:
@@ -108,8 +114,8 @@ class DataPanel:
     @property
     def _outputs(self) -> list[Any]:
         columns = [self.form.components[f"data.{name}_column"] for name in COLUMNS]
-        return [self.progress, self.line, self.overview, self.problems, self.chart, self.suggest, self.example,
-                self.number, *columns]  # fmt: skip
+        return [self.progress, self.line, self.overview, self.problems, self.names, self.chart, self.suggest,
+                self.example, self.number, *columns]  # fmt: skip
 
     def wire(self) -> None:
         """Connect everything, once all settings of the page have their components."""
@@ -132,6 +138,10 @@ class DataPanel:
                 inputs, [self.example, self.number],
                 trigger_mode="always_last", **QUEUED,
             )  # fmt: skip
+        roles = form.components["data.roles"]
+        self.names.change(_with_roles, [self.names, roles], [roles, self.names], **DIRECT).then(
+            self.refresh, **refresh
+        )
         self.upload.upload(show_errors(self._keep), self.upload, form.components[FILE], **QUEUED)
         self.held_out_upload.upload(
             show_errors(self._keep), self.held_out_upload, form.components["data.held_out"], **QUEUED
@@ -175,7 +185,7 @@ class DataPanel:
     def _failed(self, problem: str) -> list[Any]:
         hidden = gr.update(visible=False)
         columns = [gr.skip()] * len(COLUMNS)
-        return [data_report.failed(problem), "", "", "", hidden, hidden, "", "0", *columns]
+        return [data_report.failed(problem), "", "", "", gr.update(content="{}"), hidden, hidden, "", "0", *columns]
 
     def _shown(self, report: dict[str, Any], config: RunConfig, number: str) -> list[Any]:
         tokens, example = report["tokens"], ""
@@ -190,6 +200,7 @@ class DataPanel:
             data_report.line(report),
             data_report.overview(report),
             data_report.problems(report, config.data.bad_rows == "skip"),
+            gr.update(content=json.dumps({"names": list(report["unknown_roles"].items())[:MAX_NAMES]})),
             gr.update(visible=bool(tokens), figure=json.dumps(lengths_figure(tokens) if tokens else {})),
             gr.update(value=f"Use the suggested maximum length: {suggested}", visible=differs),
             example,
@@ -214,6 +225,13 @@ class DataPanel:
         if len(uploads) > MAX_FILES:
             raise UserError(f"These are more than {MAX_FILES} files.", "Put some of them together.", "data")
         return " ".join(service.data.take(self.lab, Path(path)) for path in uploads)
+
+
+def _with_roles(chosen: str, roles: str) -> list[Any]:
+    """The setting with the roles that were chosen for names, as JSON; and nothing chosen any more."""
+    if not chosen:
+        return [gr.skip(), gr.skip()]
+    return [", ".join(filter(None, [roles.strip().rstrip(","), *(f"{n}={r}" for n, r in json.loads(chosen))])), ""]
 
 
 def _upload_button(label: str, name: str) -> gr.UploadButton:

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from trainer.common import formatting
+from ui.labels import CHOICES, LABELS
 from ui.views import HTML
 
 render = HTML.macros("data_report.html")
@@ -28,6 +29,8 @@ STAGES = {
     "checking": "Checking the rows",
     "tokenizing": "Rendering and tokenizing",
 }
+SHOWN = 12
+"""Names of unused columns that a sentence lists."""
 LINES = 8
 """Line numbers shown of each problem before all of them are asked for."""
 SIGNS = {"\n": "↵", "\t": "⇥"}
@@ -62,14 +65,28 @@ def overview(report: Mapping[str, Any]) -> Markup:
         return Markup()
     template = report["template"]
     how = f"Rendered by {TEMPLATES[template['kind']]}: {template['why']}."
-    return render("overview", report["why"], how, _figures(report))
+    return render("overview", report["why"], how, _figures(report), unused(report))
+
+
+def unused(report: Mapping[str, Any]) -> str:
+    """What the rows have and no example holds, as a sentence; empty if all is used."""
+    found = report["unused"]
+    parts = [*_counts("column", found["columns"], "row"), *_counts("message field", found["fields"], "message")]
+    dropped = [f"{count:,} × {kind}" for kind, count in found["media"].items()]
+    parts += [f"{', '.join(dropped)} left out"] if dropped else []
+    return f"Not used: {'; '.join(parts)}." if parts else ""
+
+
+def _counts(what: str, counts: Mapping[str, int], unit: str) -> Iterator[str]:
+    if counts:
+        shown = ", ".join(f"{name[:40]} ({formatting.plural(n, unit)})" for name, n in list(counts.items())[:SHOWN])
+        more = f" and {len(counts) - SHOWN:,} more" if len(counts) > SHOWN else ""
+        yield f"{what if len(counts) == 1 else f'{what}s'} {shown}{more}"
 
 
 def _figures(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     tokens, training, batches = report["tokens"], report["training"], report["batches"]
-    items = [
-        ("Rows", f"{report['rows']:,}", f"{len(report['bad']):,} cannot be used" if report["bad"] else "all usable")
-    ]
+    items = [("Rows", f"{report['rows']:,}", _usable(report))]
     if tokens:
         held = report["held_out"]["examples"]
         items += [
@@ -92,14 +109,29 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     return [(*item, "") for item in items]
 
 
+def _usable(report: Mapping[str, Any]) -> str:
+    """How many of the rows go into the examples."""
+    parts = [f"{len(report['bad']):,} cannot be used"] if report["bad"] else []
+    parts += [f"{report['undecided']:,} to decide on"] if report["undecided"] else []
+    parts += [f"{count:,} left out ({reason})" for reason, count in report["left_out"].items()]
+    return ", ".join(parts) or "all usable"
+
+
 def problems(report: Mapping[str, Any], skip: bool) -> Markup:
     """What keeps the run from starting, the bad rows by their reasons, and what may not be as intended."""
     groups = report["bad_groups"]
-    issues = [issue for issue in report["issues"] if not (groups and issue["field"] == "data")]
+    issues = [_on_page(issue) for issue in report["issues"] if not (groups and issue["field"] == "data")]
     what = "They are left out." if skip else "Fix them, or train without them."
     head = f"{len(report['bad']):,} of {report['rows']:,} rows cannot be used. {what}"
     bad_rows = {"head": head, "groups": [_group(group) for group in groups]}
     return render("problems", issues, bad_rows, skip, report["warnings"])
+
+
+def _on_page(issue: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An issue whose fix names what the page has for it."""
+    choice = f"Choose “{CHOICES['chosen']}” under “{LABELS['data.preference_rows']}”"
+    fix = issue["fix"].replace("Set preference_rows to chosen", choice)
+    return {**issue, "fix": "Choose a role for each below." if issue["field"] == "data.roles" else fix}
 
 
 def _group(group: Mapping[str, Any]) -> dict[str, Any]:

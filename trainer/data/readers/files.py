@@ -1,50 +1,40 @@
 """Rows of data with their line numbers, from files of several kinds.
 
 Files are read as streams, one row at a time; `limits.py` says how large rows and files may be. A row that
-cannot be read is handed on as {PROBLEM: reason}, so that all of them can be told at once. Nothing in a
-file is evaluated. What a data set of the hub holds, `hub.py` reads.
+cannot be read is handed on as {PROBLEM: reason}, so that all of them can be reported at once. No code in a
+file is run. Data sets of the hub are read by `hub_datasets.py`.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import gzip
 import hashlib
 import io
-import itertools
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import zstandard
 
-from trainer.common.errors import UserError
+from trainer.common.errors import Issue, UserError
 from trainer.config.schema import DataConfig
-from trainer.data.readers.json_rows import json_rows, parse_row
-from trainer.data.readers.limits import (
-    MAX_COLUMNS,
-    MAX_ROW_BYTES,
-    PROBLEM,
-    Row,
-    capped,
-    checked,
-    lines,
-    refuse_binary,
-    sized,
-)
+from trainer.data.readers.csv_rows import csv_rows
+from trainer.data.readers.encodings import PACKED, as_utf8, encoding_of, unpacked
+from trainer.data.readers.json_file import JsonFile
+from trainer.data.readers.json_lines import parse_row
+from trainer.data.readers.limits import MAX_ROW_BYTES, PROBLEM, Row, capped, checked, lines, refuse_binary
+from trainer.data.readers.parquet_rows import parquet_rows
 
 __all__ = ["PROBLEM", "DataFile", "Row", "find_files", "is_quick_to_read"]
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
-PACKED = (".gz", ".zst")
-"""Endings of packed files; Parquet packs by itself."""
 HEAD = 65536
-BATCH_BYTES = 4 * 2**20
 QUICK_BYTES = 16 * 2**20
 """Files that take seconds to read and tokenize, so that nobody need ask for it."""
 Rows = Iterator[tuple[int, Row]]
@@ -52,12 +42,16 @@ Rows = Iterator[tuple[int, Row]]
 
 @dataclass
 class DataFile:
-    """One file of examples. `name` is what a person is told of it."""
+    """One file of examples. `name` is what people call it."""
 
     path: Path
     name: str
     share: Callable[[], float] = lambda: 0.0
     """How much of the file `rows` has read."""
+    notes: list[str] = field(default_factory=list)
+    """Where in the file `rows` found them, in sentences."""
+    warnings: list[Issue] = field(default_factory=list)
+    """What `rows` assumed and may be wrong about."""
 
     @property
     def kind(self) -> str:
@@ -79,49 +73,50 @@ class DataFile:
         """The rows. Raises UserError where the file is of no known kind, or broken as a whole."""
         kind = self.kind
         if kind == ".parquet":
-            return capped(self._parquet_rows(), self.name)
+            return capped(parquet_rows(self.path, self.name, self._report), self.name)
         return capped(self._text_rows(kind), self.name)
 
     def _text_rows(self, kind: str) -> Rows:
         try:
-            with self.path.open("rb") as raw, _unpacked(raw, self.name) as file:
-                size = max(self.path.stat().st_size, 1)
-                self.share = lambda: raw.tell() / size if not raw.closed else 1.0
-                head = file.peek(HEAD)
-                refuse_binary(head[:HEAD], self.name)
-                if kind == ".json" and _is_jsonl(head):
-                    kind = ".jsonl"
-                yield from _READERS[kind](file, self.name)
+            with self._opened(kind) as file:
+                head = file.peek(HEAD)[:HEAD]
+                refuse_binary(head, self.name)
+                kind = _real_kind(kind, head)
+                if kind != ".json":
+                    yield from _READERS[kind](file, self.name)
+            if kind == ".json":
+                yield from JsonFile(lambda: self._opened(kind), self.name, self.notes).rows()
         except (zstandard.ZstdError, gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(
                 f"{self.name} cannot be unpacked: it is damaged or cut off.", "Pack and upload it again.", "data"
             ) from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.name} is not {error.encoding}.", "Save it as UTF-8.", "data") from error
 
-    def _parquet_rows(self) -> Rows:
-        """Rows of Parquet, a few at a time."""
-        import pyarrow
-        from pyarrow import parquet
+    @contextlib.contextmanager
+    def _opened(self, kind: str) -> Iterator[io.BufferedReader]:
+        """The file's text as UTF-8."""
+        encoding = self._encoding(kind)
+        with self.path.open("rb") as raw, unpacked(raw, self.name) as file:
+            size = max(self.path.stat().st_size, 1)
+            self.share = lambda: raw.tell() / size if not raw.closed else 1.0
+            yield as_utf8(file, encoding)
 
-        try:
-            with parquet.ParquetFile(self.path) as file:
-                names = file.schema_arrow.names
-                if len(names) > MAX_COLUMNS or len(set(names)) < len(names):
-                    raise UserError(
-                        f"{self.name} has too many columns, or two of one name.", "Remove or rename columns.", "data"
-                    )
-                count = max(file.metadata.num_rows, 1)
-                few = max(16, min(1000, BATCH_BYTES // max(self.path.stat().st_size // count, 1) // 8))
-                batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=few))
-                for number, row in sized(itertools.chain.from_iterable(batches), self.name):
-                    self.share = lambda done=number: done / count  # type: ignore[misc]
-                    yield number, row
-        except (pyarrow.ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:
-            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-            raise UserError(
-                f"{self.name} is not a Parquet file that can be read: {reason[0][:120]}.",
-                "Write the file again.",
-                "data",
-            ) from error
+    def _encoding(self, kind: str) -> str:
+        with self.path.open("rb") as raw, unpacked(raw, self.name) as file:
+            encoding, sample = encoding_of(file, kind in (".csv", ".tsv", ".txt"))
+        if sample and not self.warnings:
+            self.warnings.append(
+                Issue(
+                    "data",
+                    f"{self.name} is not UTF-8 and was read as {encoding}, such as “{sample}”.",
+                    "Save it as UTF-8 if letters look wrong there.",
+                )
+            )
+        return encoding
+
+    def _report(self, share: float) -> None:
+        self.share = lambda: share
 
 
 def find_files(names: str, data_dir: Path) -> tuple[DataFile, ...]:
@@ -152,19 +147,16 @@ def _digest(path: Path, _size: int, _changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unpacked(raw: BinaryIO, name: str) -> io.BufferedReader:
-    """The file's text, unpacked where its name says that it is packed."""
-    if name.lower().endswith(".gz"):
-        raw = cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-    elif name.lower().endswith(".zst"):
-        raw = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(raw, read_across_frames=True)
-    return io.BufferedReader(cast(io.RawIOBase, raw), 2**20)
-
-
-def _is_jsonl(head: bytes) -> bool:
-    """Whether a .json file holds one object a line: many programs name them so."""
+def _real_kind(kind: str, head: bytes) -> str:
+    """What a .json or .jsonl file really is, by its beginning: many programs call the one like the other."""
+    if kind not in (".json", ".jsonl"):
+        return kind
     first, _, rest = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
-    return first.startswith(b"{") and first.rstrip().endswith(b"}") and rest.lstrip().startswith(b"{")
+    first, rest = first.rstrip(), rest.lstrip()
+    if kind == ".json":
+        return ".jsonl" if first[:1] == b"{" and first[-1:] == b"}" and rest[:1] == b"{" else kind
+    is_list = first[:1] == b"[" and rest[:1] != b"[" and (b"{" in head[:64] or not rest)
+    return ".json" if is_list or first == b"{" else kind
 
 
 def _read_jsonl(file: BinaryIO, name: str) -> Rows:
@@ -195,68 +187,9 @@ def _paragraph(parts: list[bytes], size: int) -> Row:
     return checked({"text": b"".join(parts).decode("utf-8", "surrogateescape").strip()})
 
 
-def _read_csv(file: BinaryIO, name: str) -> Rows:
-    """Rows of CSV; quoted fields may go over several lines. Semicolons part the fields where no comma does."""
-    text = _csv_lines(file, name)
-    first = next(text, "")
-    delimiter = ";" if "," not in first and ";" in first else ","
-    return _read_table(itertools.chain([first], text), name, delimiter)
-
-
-def _read_tsv(file: BinaryIO, name: str) -> Rows:
-    return _read_table(_csv_lines(file, name), name, "\t")
-
-
-def _csv_lines(file: BinaryIO, name: str) -> Iterator[str]:
-    return ("\0" if line is None else line.decode("utf-8", "surrogateescape") for _, line in lines(file, name))
-
-
-def _read_table(text: Iterator[str], name: str, delimiter: str) -> Rows:
-    csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    header = _header(reader, name)
-    kind = "TSV" if delimiter == "\t" else "CSV"
-    while True:
-        start = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield start, {PROBLEM: f"not valid {kind} ({str(error)[:60]})"}
-            continue
-        if fields:
-            yield start, _table_row(header, fields)
-
-
-def _header(reader: Iterator[list[str]], name: str) -> list[str]:
-    try:
-        header = next(reader, [])
-    except csv.Error as error:
-        raise UserError(
-            f"The first line of {name} cannot be read: {error}.", "Name the columns there.", "data"
-        ) from error
-    if len(header) > MAX_COLUMNS or len(set(header)) < len(header) or PROBLEM in checked(dict.fromkeys(header, "")):
-        raise UserError(
-            f"The first line of {name} names no usable columns.",
-            f"Name at most {MAX_COLUMNS} columns there, each once, in UTF-8.",
-            "data",
-        )
-    return header
-
-
-def _table_row(header: list[str], fields: list[str]) -> Row:
-    if any("\0" in field for field in fields):
-        return {PROBLEM: f"it holds a NUL character, or a line longer than {MAX_ROW_BYTES:,} bytes"}
-    if len(fields) != len(header):
-        return {PROBLEM: f"it has {len(fields)} fields, and the first line names {len(header)}"}
-    return checked(dict(zip(header, fields, strict=True)))
-
-
-_READERS = {
+_READERS: dict[str, Callable[[BinaryIO, str], Rows]] = {
     ".jsonl": _read_jsonl,
-    ".json": json_rows,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".csv": csv_rows,
+    ".tsv": csv_rows,
     ".txt": _read_text,
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.common.errors import UserError, first_line
+from trainer.common.errors import Issue, UserError, first_line
 from trainer.config.schema import DataConfig
 from trainer.data.readers.limits import Row, capped, sized
 from trainer.models.locations import HUB_ID
@@ -31,6 +31,8 @@ class HubData:
     split: str
     version: str
     large: bool
+    notes: tuple[str, ...] = ()
+    warnings: tuple[Issue, ...] = ()
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """The rows. Raises UserError where they cannot be read."""

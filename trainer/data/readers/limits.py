@@ -50,9 +50,7 @@ def lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes | None]]:
 
 
 def refuse_binary(head: bytes, name: str) -> None:
-    """Raises UserError for a file whose beginning is no text in UTF-8: UTF-16, archives, pictures."""
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{name} is UTF-16.", "Save it as UTF-8.", "data")
+    """Raises UserError for a file whose beginning is no text: archives, pictures, UTF-16 without its mark."""
     if b"\0" in head or head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1")):
         raise UserError(f"{name} is not a text file.", "Save it as text in UTF-8.", "data")
 
@@ -75,13 +73,13 @@ def capped(rows: Iterator[tuple[int, Row]], name: str) -> Iterator[tuple[int, Ro
 
 
 def sized(rows: Iterator[Row], name: str) -> Iterator[tuple[int, Row]]:
-    """Rows of a table, numbered and checked. Raises UserError where they are too much in all."""
+    """Rows of an Arrow table, numbered and checked. Raises UserError where they are too much in all."""
     total = 0
     for number, row in enumerate(rows, 1):
         total += row_size(row)
         if total > MAX_TEXT_BYTES:
             raise too_large(name)
-        yield number, checked(row)
+        yield number, _without_nulls(checked(row))
 
 
 def checked(row: Any) -> Row:
@@ -109,6 +107,26 @@ def checked(row: Any) -> Row:
         if seen + len(waiting) > MAX_VALUES or size > MAX_ROW_BYTES:
             return {PROBLEM: f"it is larger than {MAX_ROW_BYTES:,} characters or {MAX_VALUES:,} values"}
     return row
+
+
+def row_of(value: Any) -> Row:
+    """A value of JSON as a checked row: an object; a list of messages or a text makes a row of that one column."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        value = {"messages": value}
+    elif isinstance(value, str):
+        value = {"text": value}
+    return checked(value)
+
+
+def _without_nulls(row: Row) -> Row:
+    """The row without the null fields that Arrow adds to an object for the sake of other rows' objects."""
+    return {name: _filled(value) if isinstance(value, dict | list) else value for name, value in row.items()}
+
+
+def _filled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(item) for key, item in value.items() if item is not None}
+    return [_filled(item) for item in value] if isinstance(value, list) else value
 
 
 def row_size(row: Row) -> int:
