@@ -18,7 +18,7 @@ from trainer.service.lab import Lab, Settings
 
 FIRST_PORT = 7860
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LEAST_PASSWORD = 8
+MIN_PASSWORD_LENGTH = 8
 HOST_NAME = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
@@ -27,9 +27,9 @@ class Access:
     """Who may reach the app."""
 
     password: str = ""
-    """Empty: no password, which only this machine's own address may do without."""
+    """Empty: no password, which is only allowed on a loopback address."""
     hosts: tuple[str, ...] = ()
-    """Names, beside its address, by which browsers may call it."""
+    """Host names, besides its own address, that browsers may use."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,55 +44,55 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         const=Path(),
         metavar="FILE",
-        help="ask for a password: the first line of FILE, or $LAB_PASSWORD. Needed on any address but this machine's",
+        help="ask for a password: the first line of FILE, or $LAB_PASSWORD; required on any but a loopback address",
     )
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="a name or address by which browsers may call the app, beside the one it listens on; may be repeated",
+        help="a host name that browsers may use, besides the address it listens on; may be repeated",
     )
     return parser
 
 
 def read_flags(arguments: list[str] | None = None) -> tuple[Settings, Access]:
-    """What the command line and the environment say; PORT stands in for --port. Exits with 2 where that is unsafe."""
+    """Settings from the command line and the environment; $PORT is the default of --port. Exits with 2 if unsafe."""
     parser = make_parser()
-    chosen = parser.parse_args(arguments)
-    password = _password(chosen.auth, parser)
-    if chosen.host not in LOOPBACK and not password:
+    options = parser.parse_args(arguments)
+    password = _password(options.auth, parser)
+    if options.host not in LOOPBACK and not password:
         parser.error(
-            f"{chosen.host} can be reached from other machines, so the app needs a password there: set LAB_PASSWORD "
+            f"{options.host} can be reached from other machines, so the app needs a password there: set LAB_PASSWORD "
             "in the environment, or write it into a file and start with --auth FILE. To stay on this machine, leave "
             "--host out"
         )
-    for name in (chosen.host, *chosen.allow_host):
+    for name in (options.host, *options.allow_host):
         if not HOST_NAME.fullmatch(name):
-            parser.error(f"{name[:80]!r} is no name of a host: write it as in the address, without http:// and port")
+            parser.error(f"{name[:80]!r} is not a host name: write it without http:// and without a port")
     settings = Settings(
-        host=chosen.host,
-        port=_port(chosen.port, parser),
-        runs_dir=chosen.runs_dir,
-        models_dir=chosen.models_dir,
+        host=options.host,
+        port=_port(options.port, parser),
+        runs_dir=options.runs_dir,
+        models_dir=options.models_dir,
     )
-    return settings, Access(password, tuple(name.lower() for name in chosen.allow_host))
+    return settings, Access(password, tuple(name.lower() for name in options.allow_host))
 
 
 def _port(port: int | None, parser: argparse.ArgumentParser) -> int | None:
     if port is None and os.environ.get("PORT"):
         if not os.environ["PORT"].isdecimal() or len(os.environ["PORT"]) > 5:
-            parser.error(f"PORT={os.environ['PORT'][:20]!r} is no port number")
+            parser.error(f"PORT={os.environ['PORT'][:20]!r} is not a port number")
         port = int(os.environ["PORT"])
     if port is not None and not 0 < port < 65536:
-        parser.error(f"{port} is no port number: choose 1 to 65535")
+        parser.error(f"{port} is not a port number: choose 1 to 65535")
     return port
 
 
 def _password(file: Path | None, parser: argparse.ArgumentParser) -> str:
-    """The password, taken out of the environment so that no child process inherits it; empty where none is set.
+    """The password, removed from the environment so that no child process inherits it; empty if none is set.
 
-    It is never an argument of the command line, which every user of the machine can read.
+    There is no flag for it: every user of the machine can read a command line.
     """
     password = os.environ.pop("LAB_PASSWORD", "")
     if file is not None and file != Path():
@@ -100,19 +100,19 @@ def _password(file: Path | None, parser: argparse.ArgumentParser) -> str:
             with file.open(encoding="utf-8") as lines:
                 password = lines.readline(1000).rstrip("\r\n")
         except (OSError, UnicodeDecodeError):
-            parser.error("--auth: the file named there cannot be read; its first line is to be the password")
+            parser.error("--auth: the file cannot be read; its first line should be the password")
     if file is not None and not password:
-        parser.error("--auth: no password is set: put it into LAB_PASSWORD, or name a file: --auth FILE")
-    if 0 < len(password) < LEAST_PASSWORD:
-        parser.error(f"the password is too short: choose one of at least {LEAST_PASSWORD} characters")
+        parser.error("--auth: no password is set: set LAB_PASSWORD, or name a file: --auth FILE")
+    if 0 < len(password) < MIN_PASSWORD_LENGTH:
+        parser.error(f"the password is too short: choose one of at least {MIN_PASSWORD_LENGTH} characters")
     redaction.remember(password)
     return password
 
 
 def free_port(host: str, first: int = FIRST_PORT) -> int:
-    """The first free port from `first` on."""
-    found = next((port for port in range(first, first + 100) if not why_not(host, port)), None)
-    return found or refuse(f"No port from {first} to {first + 99} is free on {host}. Choose another one with --port.")
+    """The first free port, starting at `first`."""
+    port = next((port for port in range(first, first + 100) if not why_not(host, port)), None)
+    return port or refuse(f"No port from {first} to {first + 99} is free on {host}. Choose another one with --port.")
 
 
 def check_host(host: str) -> None:
@@ -141,14 +141,14 @@ def why_not(host: str, port: int) -> str:
     return ""
 
 
-def refuse(sentence: str) -> NoReturn:
-    """Say what keeps the app from starting, and end with 2."""
-    print(sentence, file=sys.stderr)
+def refuse(message: str) -> NoReturn:
+    """Print why the app cannot start, and exit with 2."""
+    print(message, file=sys.stderr)
     sys.exit(2)
 
 
 def open_lab(settings: Settings) -> Lab:
-    """The lab over its folders. Exits with 2 where they cannot be used."""
+    """The lab with its folders. Exits with 2 if they cannot be used."""
     try:
         return Lab(settings)
     except UserError as error:
@@ -165,13 +165,7 @@ def main() -> None:
     import ui
 
     try:
-        ui.launch(
-            lab,
-            settings.host,
-            port,
-            access.password,
-            (settings.host, *access.hosts),
-        )
+        ui.launch(lab, settings.host, port, access.password, (settings.host, *access.hosts))
     finally:
         lab.close()
 

@@ -2,8 +2,8 @@
 
     python benchmarks/architectures.py > docs/architectures.md
 
-Takes about two minutes on one core; no weights are needed. The models of
-tests/support/published.py are built at their real size, one of every type at tiny size.
+Takes about two minutes on one core and needs no weights. The models in tests/support/published.py are built at
+their real size, and one of every type at tiny size.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ of which {built} build at tiny size, and for published models at their real size
 ## Every type
 
 Kinds are the names that can be ticked. **Slices** are parts of a fused projection that can be ticked by
-themselves; how their rows lie was measured on the model, not looked up: "blocked" means one range of rows
-each, "interleaved" several ranges, such as one per head. Kinds marked * can be trained in one way only, those
-marked † not at all; the map says why for each. The group `other` (norms, routers, state-space mixers, vision
+themselves; the layout of their rows was measured on the model, not looked up: "blocked" means one range of rows
+each, "interleaved" several ranges, such as one per head. Kinds marked * can only be trained in one way, those
+marked † not at all; the map says why. The group `other` (norms, routers, state-space mixers, vision
 and audio towers, bare parameters) is counted.
 
-Encoders such as BERT, XLM and XLNet stand here set to be causal (`is_decoder`, `causal`, `attn_type`). As they
-come, their tokens see those after them, and they are refused: measured on the model, too.
+Encoders such as BERT, XLM and XLNet are listed with settings that make them causal (`is_decoder`, `causal`,
+`attn_type`). By default, their tokens attend to later ones, which is measured on the model, and they are refused.
 
 | type | attention | MLP | embedding and head | other | slices |
 |---|---|---|---|---|---|"""
@@ -49,11 +49,11 @@ come, their tokens see those after them, and they are refused: measured on the m
 
 PUBLISHED = """## Published models
 
-Built from the configurations in `tests/support/published.py`, which hold what a published config.json changes of its
-type's defaults. Parameters are exact; those in bold are the number that is widely published for the model, too, and a
-test holds the map to it. Shares are per cent of the parameters. Kinds are those of attention, then of the MLP, that
-take LoRA. Notes name what else there is: routed experts (MLP), recurrent mixers (`other`, or attention where the
-model calls them so), towers that text never runs through (`other`, never trained).
+Built from the configurations in `tests/support/published.py`, which hold what each published config.json changes in
+its type's defaults. Parameters are exact; numbers in bold agree with the widely published ones, which a test checks.
+Shares are percentages of the parameters. Kinds are those that take LoRA: attention, then MLP. Notes list routed
+experts (MLP), recurrent mixers (`other`, or attention if the model calls them that), and towers that text never runs
+through (`other`, never trained).
 
 | model | type | parameters | attention | MLP | embedding, head | other | kinds | fused slices | notes |
 |---|---|---:|---:|---:|---:|---:|---|---|---|"""

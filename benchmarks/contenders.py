@@ -1,7 +1,7 @@
-"""One training in this process by one contender, on a CPU with one thread: prints its figures as one JSON row.
+"""Trains with one contender in this process, on one CPU thread, and prints the figures as one JSON row.
 
-python benchmarks/contenders.py '{"who": "ours", ...}', as benchmarks/cpu.py calls it, in the environment of the
-contender: nothing but torch, transformers, peft and the contender itself is imported.
+python benchmarks/contenders.py '{"who": "ours", ...}', as called by benchmarks/cpu.py in the contender's
+environment: only torch, transformers, peft and the contender itself are imported.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "trainer" / "demo" / "model"
 LINEARS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 R, ALPHA = 16, 16
-WARM_UP = 5
+WARMUP = 5
 """Steps that are not timed."""
 Task = dict[str, Any]
 
 
 class Clock:
-    """When each step was over, what it lost, and which parameters train."""
+    """When each step ended, its loss, and which parameters train."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -35,30 +35,29 @@ class Clock:
         self.names: list[str] = []
 
     def tick(self) -> None:
-        """A step is over."""
+        """Record the end of a step."""
         self.ends.append(time.time())
         self.spent.append(time.process_time())
 
     def figures(self, task: Task) -> dict[str, Any]:
-        """Seconds per step (median; by the clock, and of this process's own processor time), until the first step
-        is over, and of the whole timed part."""
+        """Median seconds per step (wall clock, CPU time), time to the first step, and throughput."""
         gaps, spent = (
-            sorted(b - a for a, b in zip(times[WARM_UP:], times[WARM_UP + 1 :], strict=False))
+            sorted(b - a for a, b in zip(times[WARMUP:], times[WARMUP + 1 :], strict=False))
             for times in (self.ends, self.spent)
         )
         return {
             "step": gaps[len(gaps) // 2],
             "step_cpu": spent[len(spent) // 2],
             "first": self.ends[0] - task["spawned"],
-            "examples_per_second": task["batch"] * len(gaps) / (self.ends[-1] - self.ends[WARM_UP]),
-            "examples_per_cpu_second": task["batch"] * len(gaps) / (self.spent[-1] - self.spent[WARM_UP]),
+            "examples_per_second": task["batch"] * len(gaps) / (self.ends[-1] - self.ends[WARMUP]),
+            "examples_per_cpu_second": task["batch"] * len(gaps) / (self.spent[-1] - self.spent[WARMUP]),
             "losses": self.losses,
             "names": hashlib.sha256("\n".join(sorted(self.names)).encode()).hexdigest()[:12],
         }
 
 
 def callback(clock: Clock) -> Any:
-    """A TrainerCallback that keeps `clock`."""
+    """A TrainerCallback that records into `clock`."""
     from transformers import TrainerCallback
 
     class Timer(TrainerCallback):  # type: ignore[misc]
@@ -71,14 +70,14 @@ def callback(clock: Clock) -> Any:
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" in logs:
                 clock.losses.append(float(logs["loss"]))
-            elif "train_loss" in logs and not clock.losses:  # who logs seldom tells the mean at the end
+            elif "train_loss" in logs and not clock.losses:  # with rare logging, only the mean at the end
                 clock.losses.append(float(logs["train_loss"]))
 
     return Timer()
 
 
 def ours(task: Task, clock: Clock, folder: Path) -> None:
-    """A run as the worker makes it: plan, data, events, figures and checkpoints."""
+    """A run as in the worker: plan, data, events, figures and checkpoints."""
     sys.path.insert(0, str(ROOT))
     from dataclasses import replace
 
@@ -119,7 +118,7 @@ def ours(task: Task, clock: Clock, folder: Path) -> None:
 
 
 def bare_trl(task: Task, clock: Clock, folder: Path) -> None:
-    """The script that TRL's documentation shows; with `same`, it is told to do what our step does."""
+    """The script that TRL's documentation shows; with `same`, configured to do the same step as ours."""
     import torch
     from datasets import load_dataset
     from peft import LoraConfig
@@ -166,7 +165,7 @@ def bare_trl(task: Task, clock: Clock, folder: Path) -> None:
 
 
 def llamafactory(task: Task, clock: Clock, folder: Path) -> None:
-    """LLaMA-Factory's own entry with its defaults, on the same rows."""
+    """LLaMA-Factory's own entry point with its defaults, on the same rows."""
     from llamafactory.train.tuner import run_exp
 
     columns = {"prompt": "instruction", "response": "response"}
@@ -196,7 +195,7 @@ def llamafactory(task: Task, clock: Clock, folder: Path) -> None:
 
 
 def bare_loop(task: Task, clock: Clock, folder: Path) -> None:
-    """No trainer: padded batches in random order, forward, backward, AdamW. What this machine and torch give."""
+    """No trainer: padded batches in random order, forward, backward, AdamW. The baseline of this machine."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -212,9 +211,9 @@ def bare_loop(task: Task, clock: Clock, folder: Path) -> None:
     )
     order = torch.randperm(len(rows)).tolist()
     for step in range(task["steps"]):
-        places = [order[(step * task["batch"] + number) % len(rows)] for number in range(task["batch"])]
+        indices = [order[(step * task["batch"] + number) % len(rows)] for number in range(task["batch"])]
         texts = [
-            f"<s><|user|>{rows[p]['instruction']}<|end|><|assistant|>{rows[p]['response']}<|end|>" for p in places
+            f"<s><|user|>{rows[p]['instruction']}<|end|><|assistant|>{rows[p]['response']}<|end|>" for p in indices
         ]
         batch = tokenizer(
             texts, return_tensors="pt", padding=True, truncation=True, max_length=task["max_length"],
@@ -233,7 +232,7 @@ def bare_loop(task: Task, clock: Clock, folder: Path) -> None:
         clock.tick()
 
 
-WAYS: dict[str, Callable[[Task, Clock, Path], None]] = {
+CONTENDERS: dict[str, Callable[[Task, Clock, Path], None]] = {
     "ours": ours,
     "trl": bare_trl,
     "llamafactory": llamafactory,
@@ -247,7 +246,7 @@ def main() -> None:
     torch.set_num_threads(1)
     task, clock = json.loads(sys.argv[1]), Clock()
     with tempfile.TemporaryDirectory() as folder:
-        WAYS[task["who"]](task, clock, Path(folder))
+        CONTENDERS[task["who"]](task, clock, Path(folder))
     print("\n" + json.dumps(clock.figures(task)))
 
 

@@ -1,9 +1,9 @@
-"""Our step and our defaults beside those of others, on a CPU: fresh processes in turn, one thread each.
+"""Compares our training step and our defaults with others on a CPU, in fresh single-threaded processes.
 
-python benchmarks/cpu.py step                our step beside the same step of a bare TRL script; five minutes
-python benchmarks/cpu.py defaults            our defaults beside TRL's, on answers of ragged lengths
-python benchmarks/cpu.py defaults --llamafactory FOLDER   and beside LLaMA-Factory's, in an environment made there
-Order ABBA; medians, and 95 % intervals of the median ratio by bootstrap. Nothing is printed where contenders do not
+python benchmarks/cpu.py step                our step against the same step in a bare TRL script; five minutes
+python benchmarks/cpu.py defaults            our defaults against TRL's, on answers of ragged lengths
+python benchmarks/cpu.py defaults --llamafactory FOLDER   and against LLaMA-Factory's, in an environment created there
+Order ABBA; medians, and 95 % bootstrap intervals of the ratio of medians. Nothing is printed if the contenders do not
 train the same parameters, or their losses differ.
 """
 
@@ -33,11 +33,11 @@ LLAMAFACTORY = (
     "torchdata==0.11.0", "av<=16.0.0", "hf-transfer", "matplotlib", "protobuf", "fastapi", "uvicorn", "pandas",
     "numpy",
 )  # fmt: skip
-"""What llamafactory 0.9.5 asks for, at the newest it allows, without its page and what reads pictures and sound."""
+"""Requirements of llamafactory 0.9.5 at the newest allowed versions, without its web UI, image and audio packages."""
 SAME_LOSS, NEAR_LOSS = 1e-4, 0.1
-"""Relative differences: of the losses of the same steps, of the mean loss of the same number of other ones."""
+"""Allowed relative differences: of losses at the same steps, and of mean losses over as many steps."""
 STEP, RATE = ("step", "step_cpu"), ("examples_per_second", "examples_per_cpu_second")
-"""By the clock, and by the processor time of the process alone: what a busy machine leaves true."""
+"""By wall clock, and by CPU time, which is reliable on a busy machine."""
 Row = dict[str, Any]
 
 
@@ -46,7 +46,9 @@ def main() -> int:
     parser.add_argument("part", choices=["step", "defaults"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=45)
-    parser.add_argument("--llamafactory", type=Path, metavar="FOLDER", help="make its environment there, once")
+    parser.add_argument(
+        "--llamafactory", type=Path, metavar="FOLDER", help="folder for its environment, created once"
+    )
     parser.add_argument("--json", type=Path, help="write every measured row there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +56,7 @@ def main() -> int:
 
 
 def step(options: argparse.Namespace, folder: Path) -> int:
-    """The same step by us and by TRL: batches, padding, losses, optimizer; a loss logged each step."""
+    """The same step with ours and with TRL: batches, padding, losses, optimizer; the loss is logged at each step."""
     task = {"same": True, "rows": str(ANSWERS), "max_length": 128, "batch": 8, "steps": options.steps}
     task |= {"learning_rate": 1e-3}
     rows = measure({"ours": task, "trl": task}, options, {})
@@ -66,7 +68,7 @@ def step(options: argparse.Namespace, folder: Path) -> int:
 
 
 def defaults(options: argparse.Namespace, folder: Path) -> int:
-    """Each at its defaults on the same ragged answers, for the same model, LoRA, batch and maximum length."""
+    """Each with its defaults on the same ragged answers, with the same model, LoRA, batch and maximum length."""
     rows_file = folder / "ragged.jsonl"
     save_ragged(rows_file, options.steps * 8)
     task = {"same": False, "rows": str(rows_file), "max_length": 256, "batch": 8, "learning_rate": 1e-3}
@@ -82,7 +84,7 @@ def defaults(options: argparse.Namespace, folder: Path) -> int:
     if len(trained) > 1:
         raise SystemExit(f"The contenders do not train the same parameters: {trained}")
     for who in tasks:
-        near(rows, who, "trl")
+        compare_mean_losses(rows, who, "trl")
     print_head(options)
     print_ratio("our defaults ÷ TRL's, non-pad tokens/s", rows, "ours", "trl", RATE, "≥ 1.4")
     print_ratio("the same without our evaluations", rows, "ours, no evaluations", "trl", RATE, "")
@@ -95,32 +97,32 @@ def defaults(options: argparse.Namespace, folder: Path) -> int:
 
 
 def save_ragged(path: Path, count: int) -> None:
-    """The demo's questions with one to a dozen of its answers each: most short, some long, as people's data are."""
+    """The demo's questions with one to twelve of its answers each: most short, some long, like real data."""
     source = [json.loads(line) for line in ANSWERS.read_text(encoding="utf-8").splitlines()][:count]
-    dice = random.Random(0)
+    rng = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         for row in source:
-            answers = min(12, max(1, round(dice.lognormvariate(0.6, 0.8))))
-            more = " ".join(dice.choice(source)["response"] for _ in range(answers - 1))
+            answers = min(12, max(1, round(rng.lognormvariate(0.6, 0.8))))
+            more = " ".join(rng.choice(source)["response"] for _ in range(answers - 1))
             answer = f"{row['response']} {more}".strip()
             file.write(json.dumps({"instruction": row["instruction"], "response": answer}) + "\n")
 
 
 def measure(tasks: dict[str, Row], options: argparse.Namespace, pythons: dict[str, str]) -> dict[str, list[Row]]:
-    """Every task once a round, forwards and backwards by turns."""
-    found: dict[str, list[Row]] = {who: [] for who in tasks}
+    """Every task once per round, in alternating order."""
+    results: dict[str, list[Row]] = {who: [] for who in tasks}
     for number in range(options.rounds):
         for who in tasks if number % 2 == 0 else reversed(tasks):
             way = {"loop there": "loop", "ours, no evaluations": "ours"}.get(who, who)
-            found[who].append(run(tasks[who] | {"who": way}, pythons.get(who, sys.executable)))
+            results[who].append(run(tasks[who] | {"who": way}, pythons.get(who, sys.executable)))
             shown = {
-                key: round(found[who][-1][key], 4)
+                key: round(results[who][-1][key], 4)
                 for key in ("step", "step_cpu", "first", "examples_per_second", "examples_per_cpu_second")
             }
             print(f"round {number + 1}: {who} {shown}", file=sys.stderr, flush=True)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return found
+        options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    return results
 
 
 def run(task: Row, python: str) -> Row:
@@ -136,7 +138,7 @@ def run(task: Row, python: str) -> Row:
 
 
 def make_llamafactory(folder: Path) -> str:
-    """An environment with LLaMA-Factory in it, made on the first call; the path of its Python."""
+    """The Python of an environment with LLaMA-Factory, which is created on the first call."""
     python = folder / "bin" / "python"
     if not (folder / "made").exists():
         venv.create(folder, with_pip=True)
@@ -151,7 +153,7 @@ def make_llamafactory(folder: Path) -> str:
 
 
 def compare_losses(rows: dict[str, list[Row]], one: str, other: str) -> None:
-    """Refuse what does not do the same: other parameters, or other losses at any step."""
+    """Exit if two contenders train different parameters, or have different losses at any step."""
     for ours, theirs in zip(rows[one], rows[other], strict=True):
         if ours["names"] != theirs["names"]:
             raise SystemExit(f"{one} and {other} do not train the same parameters.")
@@ -160,15 +162,15 @@ def compare_losses(rows: dict[str, list[Row]], one: str, other: str) -> None:
                 raise SystemExit(f"The losses differ at step {number}: {one} {left:.6f}, {other} {right:.6f}.")
 
 
-def near(rows: dict[str, list[Row]], one: str, other: str) -> None:
-    """Refuse a contender that learns something else: its mean loss over the run is another one's."""
+def compare_mean_losses(rows: dict[str, list[Row]], one: str, other: str) -> None:
+    """Exit if the mean losses of two contenders over the run differ too much."""
     left, right = (statistics.fmean(statistics.fmean(row["losses"]) for row in rows[who]) for who in (one, other))
     if abs(left - right) > NEAR_LOSS * right:
         raise SystemExit(f"{one} and {other} do not learn the same: mean losses {left:.4f} and {right:.4f}.")
 
 
 def normalized(rows: dict[str, list[Row]], who: str, loop: str) -> list[Row]:
-    """Each row's rate over that of the bare loop of its round."""
+    """Each row's rate divided by that of the bare loop in the same round."""
     pairs = zip(rows[who], rows[loop], strict=True)
     return [{key: row[key] / other[key] for key in RATE} for row, other in pairs]
 
@@ -179,13 +181,13 @@ def print_head(options: argparse.Namespace) -> None:
     load = " ".join(f"{item:.1f}" for item in os.getloadavg())
     print(f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, load {load}, {versions}")
     print(f"{options.rounds} rounds of {options.steps} steps\n")
-    print("| what | by the clock | by its own processor time | goal |\n|---|---|---|---|")
+    print("| what | wall clock | CPU time | goal |\n|---|---|---|---|")
 
 
 def print_ratio(
     what: str, rows: dict[str, list[Row]], one: str, other: str, keys: tuple[str, ...], goal: str
 ) -> None:
-    """A row of the table: the ratio of medians and its interval, by the clock and by processor time."""
+    """A row of the table: the ratio of medians and its interval, by wall clock and CPU time."""
     cells = []
     for key in keys:
         pairs = [(a[key], b[key]) for a, b in zip(rows[one], rows[other], strict=True)]
@@ -195,15 +197,15 @@ def print_ratio(
 
 
 def ratio(pairs: list[tuple[float, float]]) -> float:
-    """Of the medians."""
+    """The ratio of medians."""
     return statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs)
 
 
 def interval(pairs: list[tuple[float, float]], draws: int = 2000) -> tuple[float, float]:
-    """95 % of the ratios of medians, of resampled rounds."""
-    dice = random.Random(0)
-    found = sorted(ratio(dice.choices(pairs, k=len(pairs))) for _ in range(draws))
-    return found[int(draws * 0.025)], found[int(draws * 0.975)]
+    """The 95 % bootstrap interval of the ratio of medians."""
+    rng = random.Random(0)
+    ratios = sorted(ratio(rng.choices(pairs, k=len(pairs))) for _ in range(draws))
+    return ratios[int(draws * 0.025)], ratios[int(draws * 0.975)]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How fast data are checked and tokenized: `python benchmarks/data.py [--rows N] [--rounds N] [--large MIB]`.
+"""Speed and memory of checking and tokenizing data: `python benchmarks/data.py [--rows N] [--rounds N] [--large
+MIB]`.
 
-Checks in rows a second; tokenizing as a ratio to a bare `datasets.map` with the same tokenizer over the same texts,
-one after the other in every round. The bare one renders and tokenizes batches of 1,000, and does nothing else: no
-masks, no reasons, no lengths. Memory: the most that a process held while it made a whole file ready for a training
-and wrote its report, for a file of MIB and for one of a tenth; of its own, and with the files that it maps, which the
-system takes back when it needs room.
+Checking in rows per second; tokenizing as a ratio to a bare `datasets.map` with the same tokenizer and texts, one
+after the other in each round. The bare one renders and tokenizes batches of 1,000 and does nothing else: no masks, no
+reasons, no lengths. Memory: the peak of a process that prepares a whole file for training and writes its report, for
+a file of MIB and one of a tenth; private memory, and including mapped files, which the system can reclaim.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ from trainer.data.tokenization import tokenize  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=100_000, help="rows of each file (default: 100,000)")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows per file (default: 100,000)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--large", type=int, default=64, help="MiB of the file whose memory is measured (64)")
+    parser.add_argument(
+        "--large", type=int, default=64, help="size of the file for the memory measurement in MiB (default: 64)"
+    )
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     disable_progress_bars()
@@ -58,50 +60,51 @@ def compare(options: argparse.Namespace) -> None:
         for name in files:
             timed = [seconds(partial(fresh_check, Path(place), name)) for _ in range(options.rounds)]
             row(f"check {name}, rows/s", [options.rows / time for time, _, _ in timed], "≥ 50,000")
-            row(f"check {name}, rows per second of one core", [options.rows / time for _, time, _ in timed], "")
+            row(f"check {name}, rows per CPU second", [options.rows / time for _, time, _ in timed], "")
         for name in files:
             ratios = [ratio(Path(place), name, tokenizer) for _ in range(options.rounds)]
-            row(f"tokenize {name} ÷ bare datasets.map, examples/s", [clock for clock, _ in ratios], "≥ 0.9")
-            row(f"tokenize {name} ÷ bare datasets.map, by processor time", [used for _, used in ratios], "")
-    print("\n| file | rows | most memory of its own | with mapped files | seconds |\n|---|---|---|---|---|")
+            row(f"tokenize {name} ÷ bare datasets.map, examples/s", [wall for wall, _ in ratios], "≥ 0.9")
+            row(f"tokenize {name} ÷ bare datasets.map, CPU time", [cpu for _, cpu in ratios], "")
+    print("\n| file | rows | peak private memory | with mapped files | seconds |\n|---|---|---|---|---|")
     for size in (options.large / 10, options.large):
         print("|", " | ".join(memory(int(size * 2**20))), "|", flush=True)
 
 
 def write_files(folder: Path, rows: int) -> list[str]:
     """Pairs, and conversations of two turns with a system message, from the demo's texts."""
-    made = {"pairs.jsonl": pair, "chats.jsonl": chat}
-    for name, make in made.items():
+    makers = {"pairs.jsonl": pair, "chats.jsonl": chat}
+    for name, make in makers.items():
         with (folder / name).open("w") as file:
             file.writelines(json.dumps(make(number)) + "\n" for number in range(rows))
-    return list(made)
+    return list(makers)
 
 
 @cache
-def known() -> list[dict[str, str]]:
+def demo_rows() -> list[dict[str, str]]:
     return [json.loads(line) for line in demo.TRAIN_FILE.read_text(encoding="utf-8").splitlines()]
 
 
 def pair(number: int) -> dict[str, Any]:
-    item = known()[number % len(known())]
+    item = demo_rows()[number % len(demo_rows())]
     return {"instruction": f"{item['instruction']} ({number})", "response": item["response"]}
 
 
 def chat(number: int) -> dict[str, Any]:
-    asked, told = pair(number).values()
-    turns = [("system", "Be brief."), ("user", asked), ("assistant", told), ("user", "And?"), ("assistant", told)]
+    question, answer = pair(number).values()
+    turns = [("system", "Be brief."), ("user", question), ("assistant", answer)]
+    turns += [("user", "And?"), ("assistant", answer)]
     return {"messages": [{"role": who, "content": text} for who, text in turns]}
 
 
 def fresh_check(folder: Path, name: str) -> CheckedData:
-    """A check that finds nothing in the cache."""
+    """A check with an empty cache."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         (Path(place) / name).hardlink_to(folder / name)
         return check(DataConfig(source="file", path=name), Path(place))
 
 
 def ratio(folder: Path, name: str, tokenizer: Any) -> tuple[float, float]:
-    """Seconds of the bare map over ours: by the clock, and of processor time."""
+    """Time of the bare map divided by ours: wall clock and CPU time."""
     data = DataConfig(source="file", path=name)
     checked = check(data, folder)
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -118,16 +121,16 @@ def ratio(folder: Path, name: str, tokenizer: Any) -> tuple[float, float]:
 
 
 def bare_tokens(batch: dict[str, list[Any]], tokenizer: Any) -> Any:
-    """What a person writes into `datasets.map` first."""
+    """What one would first write for `datasets.map`."""
     chats = batch.get("messages") or [
-        [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]
-        for asked, told in zip(batch["instruction"], batch["response"], strict=True)
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        for question, answer in zip(batch["instruction"], batch["response"], strict=True)
     ]
     return tokenizer(tokenizer.apply_chat_template(chats, tokenize=False), add_special_tokens=False)
 
 
 def memory(size: int) -> list[str]:
-    """Cells of the table of memory, for conversations in a file of so many bytes."""
+    """A row of the memory table, for conversations in a file of `size` bytes."""
     with tempfile.TemporaryDirectory() as place:
         file, rows = Path(place) / "chats.jsonl", 0
         with file.open("w") as opened:
@@ -143,12 +146,12 @@ def memory(size: int) -> list[str]:
 
 
 def measure(folder: Path) -> None:
-    """Print the most KiB of the process itself (RssAnon), and with mapped files (VmHWM), for a file's whole way."""
-    most, done = [0], threading.Event()
+    """Print the peak KiB of private memory (RssAnon), and with mapped files (VmHWM), for preparing a file."""
+    peak, done = [0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.02):
-            most[0] = max(most[0], status("RssAnon"))
+            peak[0] = max(peak[0], status("RssAnon"))
 
     data = DataConfig(source="file", path="chats.jsonl")
     tokenizer = AutoTokenizer.from_pretrained(demo.MODEL_DIR)
@@ -156,16 +159,16 @@ def measure(folder: Path) -> None:
     report(RunConfig(data=data), tokenizer, folder)
     prepare(data, tokenizer, 512, 0, folder)
     done.set()
-    print(most[0], status("VmHWM"))
+    print(peak[0], status("VmHWM"))
 
 
 def status(name: str) -> int:
-    """KiB, from what the system knows of this process."""
+    """A value in KiB from /proc/self/status."""
     return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])
 
 
 def seconds(action: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Seconds by the clock, seconds of this process's processor time, and the result."""
+    """Wall clock seconds, CPU seconds, and the result."""
     began, used = time.perf_counter(), time.process_time()
     result = action()
     return time.perf_counter() - began, time.process_time() - used, result

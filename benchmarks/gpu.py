@@ -1,11 +1,11 @@
-"""The reference job on a GPU: ours beside bare TRL and Unsloth, each as a share of what the chip could do.
+"""The reference job on a GPU: ours against bare TRL and Unsloth, each relative to the hardware's limit.
 
 python benchmarks/gpu.py                     a 14B model of Phi-3-medium's shape, in both layouts; under ten minutes
-python benchmarks/gpu.py --unsloth PYTHON    with Unsloth, in an environment of its own: it wants older versions
-python benchmarks/gpu.py --tiny              with a model of 0.1 M parameters, to see that all of it runs on a CPU
-Random weights, quantized once and saved, no network; every contender is a process of its own: 5 steps to warm up, 20
-timed, on full rows and on ragged ones. What the goals need comes first; what does not fit into the time is left out,
-and said to be. Markdown goes to the output, everything to a JSON file.
+python benchmarks/gpu.py --unsloth PYTHON    with Unsloth, in a separate environment: it needs older versions
+python benchmarks/gpu.py --tiny              with a model of 0.1 M parameters, as a smoke test on a CPU
+Random weights, quantized once and saved; no network. Every contender runs in its own process: 5 warmup steps and 20
+timed ones, on full and on ragged rows. Measurements for the goals come first; those that do not fit into the time are
+skipped and marked. Prints Markdown, and writes everything to a JSON file.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CONTENDERS = ROOT / "benchmarks" / "gpu_contenders.py"
 SECONDS = 560
-"""All of it ends within this time, counted from the start."""
+"""Time limit of the whole benchmark."""
 STARTED = time.monotonic()
 OURS, FLAGS, DEFAULTS, UNSLOTH, PLAIN = "ours", "TRL, our flags", "TRL defaults", "Unsloth", "ours, not compiled"
 AGAIN = "ours, again"
 FIRST, LATER = (OURS, FLAGS, DEFAULTS), (AGAIN, UNSLOTH, PLAIN)
-"""Contenders on one layout after the other, and those that come when all layouts have had the first: with both
-layouts in one go the time ends among the later ones."""
+"""Contenders to run first on every layout, and those after that: time may run out for the latter."""
 Task = dict[str, Any]
 
 
@@ -55,38 +54,40 @@ def main() -> None:
             layout: job | {"layout": layout, "model": f"{layout}-{size}", "folder": str(options.folder or temporary)}
             for layout in options.layouts
         }
-        for wanted in (FIRST, LATER):
+        for contenders in (FIRST, LATER):
             for layout, task in tasks.items():
                 measured = found["layouts"].setdefault(layout, {})
-                for who in compare(task, wanted, measured, runner, options.unsloth):
+                for who in compare(task, contenders, measured, runner, options.unsloth):
                     print(f"{layout}, {who}: {json.dumps(measured[who])}", file=sys.stderr, flush=True)
                     options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     for layout, measured in found["layouts"].items():
         print_layout(layout, measured)
 
 
-def compare(task: Task, wanted: tuple[str, ...], found: Task, runner: Runner, unsloth: str | None) -> Iterator[str]:
-    """Adds to `found` what the wanted contenders measure on one layout, and tells of each when it is there.
+def compare(
+    task: Task, contenders: tuple[str, ...], found: Task, runner: Runner, unsloth: str | None
+) -> Iterator[str]:
+    """Add the measurements of these contenders on one layout to `found`, and yield each one's name.
 
-    The plan and the ceilings come before all others.
+    The plan and the ceilings are measured first.
     """
     if "plan" not in found:
         found["plan"] = runner.run(task | {"who": "prepare"})
         if "problem" in found["plan"]:
             raise SystemExit(f"The model could not be made: {found['plan']['problem']}")
-        found["ceilings"] = runner.run(task | {"who": "ceilings", "levers": found["plan"]["levers"]})
-    levers = found["plan"]["levers"]
-    for who in wanted:
+        found["ceilings"] = runner.run(task | {"who": "ceilings", "performance": found["plan"]["performance"]})
+    performance = found["plan"]["performance"]
+    for who in contenders:
         if who == UNSLOTH:
-            own = task | {"who": "unsloth", "levers": levers}
-            found[who] = runner.run(own, unsloth) if unsloth else {"problem": "not asked for (--unsloth)"}
+            own = task | {"who": "unsloth", "performance": performance}
+            found[who] = runner.run(own, unsloth) if unsloth else {"problem": "not requested (--unsloth)"}
         elif who == FLAGS:
-            found[who] = runner.run(task | {"who": "trl", "levers": levers})
+            found[who] = runner.run(task | {"who": "trl", "performance": performance})
         elif who == DEFAULTS:
             found[who] = runner.run(task | {"who": "trl"})
         elif who in (OURS, AGAIN):
             found[who] = runner.run(task | {"who": "ours"})
-        elif levers["torch_compile"]:
+        elif performance["torch_compile"]:
             found[who] = runner.run(task | {"who": "ours", "set": {"torch_compile": "off"}})
         else:
             continue
@@ -94,7 +95,7 @@ def compare(task: Task, wanted: tuple[str, ...], found: Task, runner: Runner, un
 
 
 class Runner:
-    """Runs tasks in fresh processes until its time is up. The next process does its imports while one is at work."""
+    """Runs tasks in fresh processes until the deadline. The next process does its imports while one is working."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
@@ -106,10 +107,10 @@ class Runner:
 
     def __exit__(self, *_: object) -> None:
         assert self._spare is not None
-        self._end(self._spare)
+        self._kill(self._spare)
 
     def run(self, task: Task, python: str | None = None) -> Task:
-        """What one process found; `problem` says why not all of it. `python`: of another environment."""
+        """The result of one process; `problem` says why it is incomplete. `python`: of another environment."""
         left = self._deadline - time.monotonic()
         if left < 20:
             return {"problem": "no time left"}
@@ -123,10 +124,10 @@ class Runner:
             printed, errors = process.communicate(json.dumps(task) + "\n", timeout=left)
         except subprocess.TimeoutExpired:
             problem = "no time left"
-            printed, errors = self._end(process)
+            printed, errors = self._kill(process)
         if process.returncode:
             print(errors[-3000:], file=sys.stderr)
-            problem = problem or (errors.strip().splitlines() or ["no word"])[-1][:160]
+            problem = problem or (errors.strip().splitlines() or ["no output"])[-1][:160]
         found = [line for line in printed.splitlines() if line.startswith("{")]
         return (json.loads(found[-1]) if found else {}) | ({"problem": problem} if problem else {})
 
@@ -139,37 +140,37 @@ class Runner:
             stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True,
         )  # fmt: skip
 
-    def _end(self, process: subprocess.Popen[str]) -> tuple[str, str]:
-        """Ends it with all that it has started, such as compilers; what it had printed."""
+    def _kill(self, process: subprocess.Popen[str]) -> tuple[str, str]:
+        """Kill a process and everything it has started, such as compilers; returns its output."""
         os.killpg(process.pid, signal.SIGKILL)
         return process.communicate()
 
 
 def machine() -> str:
-    """The GPU and the versions that matter."""
+    """The GPU and the relevant versions."""
     import torch
 
     names = ("torch", "triton", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "liger-kernel")
-    known = []
+    versions = []
     for name in names:
         try:
-            known.append(f"{name} {version(name)}")
+            versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}, {', '.join(known)}"
+    return f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}, {', '.join(versions)}"
 
 
 def print_layout(layout: str, found: Task) -> None:
-    """Markdown: ceilings, contenders on full and on ragged rows, the goals."""
-    why = [f"{name.replace('_', ' ')}: {reason}" for name, reason in found["plan"]["levers"]["why"].items()]
-    print(f"## {layout}\n\nPicked: {'; '.join(why)}.\n")
+    """Print Markdown: ceilings, contenders on full and ragged rows, goals."""
+    why = [f"{name.replace('_', ' ')}: {reason}" for name, reason in found["plan"]["performance"]["why"].items()]
+    print(f"## {layout}\n\nChosen settings: {'; '.join(why)}.\n")
     for who in (OURS, PLAIN):
         for note in found.get(who, {}).get("notes", []):
             print(f"{who}: {note}.\n")
     print_ceilings(found["ceilings"])
     floor = found["ceilings"].get("floor")
     for mode in ("full", "ragged"):
-        head = ("step, s", "IQR (left out)", "non-pad tokens/s", "share of the floor", "peak", "after warm-up")
+        head = ("step, s", "IQR (left out)", "non-pad tokens/s", "share of the floor", "peak", "after warmup")
         print(f"\n| {mode} rows | {' | '.join(head)} | predicted ÷ peak |\n|{'---|' * 8}")
         for who in FIRST + LATER:
             if who in found:
@@ -179,23 +180,23 @@ def print_layout(layout: str, found: Task) -> None:
     print(flush=True)
 
 
-def print_ceilings(made: Task) -> None:
-    if "problem" in made:
-        print(f"Ceilings: {made['problem']}")
+def print_ceilings(measured: Task) -> None:
+    if "problem" in measured:
+        print(f"Ceilings: {measured['problem']}")
         return
     print("| ceiling | |\n|---|---|")
-    for shape, rate in made["gemm_tflops"].items():
-        print(f"| bf16 product {shape} | {rate:.1f} TFLOP/s |")
-    print(f"| copy | {made['copy_gb_s']:.0f} GB/s |")
-    print(f"| NF4 dequantization | {made['dequantize_gb_s']:.0f} GB/s written |")
-    print(f"| attention, forward and backward | {made['attention_tflops']:.1f} TFLOP/s |")
-    for part, seconds in made["parts"].items():
+    for shape, rate in measured["gemm_tflops"].items():
+        print(f"| bf16 matrix product {shape} | {rate:.1f} TFLOP/s |")
+    print(f"| copy | {measured['copy_gb_s']:.0f} GB/s |")
+    print(f"| NF4 dequantization | {measured['dequantize_gb_s']:.0f} GB/s written |")
+    print(f"| attention, forward and backward | {measured['attention_tflops']:.1f} TFLOP/s |")
+    for part, seconds in measured["parts"].items():
         print(f"| floor of a micro-batch: {part} | {seconds * 1e3:.1f} ms |")
 
 
 def print_contender(who: str, row: Task, mode: str, floor: float | None) -> None:
     if mode not in row:
-        print(f"| {who} | {row.get('problem', 'not there')} | | | | | | |")
+        print(f"| {who} | {row.get('problem', 'missing')} | | | | | | |")
         return
     one = row[mode]
     share = f"{floor / one['step']:.2f}" if floor and mode == "full" else ""
@@ -206,23 +207,23 @@ def print_contender(who: str, row: Task, mode: str, floor: float | None) -> None
 
 
 def print_goals(found: Task) -> None:
-    """The goals, each with what was measured; blank where a side is missing."""
+    """The goals with the measurements; – if one is missing."""
     floor = found["ceilings"].get("floor")
 
     def value(who: str, mode: str, key: str) -> float | None:
         got = found.get(who, {}).get(mode, {}).get(key)
         return float(got) if got else None
 
-    def over(who: str, mode: str) -> str:
+    def speedup(who: str, mode: str) -> str:
         theirs = value(who, mode, "tokens_per_second")
         rates = [value(name, mode, "tokens_per_second") for name in (OURS, AGAIN)]
         return " and ".join(f"{rate / theirs:.3f}" for rate in rates if rate and theirs) or "–"
 
     print("| goal | full rows | ragged rows |\n|---|---|---|")
     for who, goal in ((FLAGS, 0.99), (DEFAULTS, 1.4), (UNSLOTH, 1.0)):
-        print(f"| ours ÷ {who} ≥ {goal} | {over(who, 'full')} | {over(who, 'ragged')} |")
+        print(f"| ours ÷ {who} ≥ {goal} | {speedup(who, 'full')} | {speedup(who, 'ragged')} |")
     step, peak = value(OURS, "full", "step"), value(OURS, "full", "peak")
-    print(f"| share of the no-recompute floor ≥ 0.55 | {f'{floor / step:.3f}' if floor and step else '–'} | |")
+    print(f"| share of the floor (no recomputation) ≥ 0.55 | {f'{floor / step:.3f}' if floor and step else '–'} | |")
     predicted = found.get(OURS, {}).get("predicted")
     print(f"| predicted ÷ measured peak 0.95–1.05 | {f'{predicted / peak:.3f}' if predicted and peak else '–'} | |")
     for name, key in (("first", "first_loss"), ("last", "last_loss")):

@@ -1,6 +1,6 @@
-"""What a device can do at best on a model's own shapes, and from that the least time a training step can take.
+"""Measures a device's peak rates on a model's own shapes, and from them a lower bound for the training step time.
 
-Runs on a CPU, too, to see that it runs; the figures mean something on a GPU only.
+Also runs on a CPU, as a smoke test; the figures are only meaningful on a GPU.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import bitsandbytes.functional as quantized
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-WARM_UP, ROUNDS = 3, 10
+WARMUP, ROUNDS = 3, 10
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's sizes, and those of one micro-batch of `rows` × `length` tokens."""
+    """Sizes of a model, and of one micro-batch of `rows` × `length` tokens."""
 
     hidden: int
     inner: int
@@ -38,7 +38,7 @@ class Shape:
 
     @property
     def linears(self) -> list[tuple[int, int]]:
-        """(out, in) of each linear of a layer."""
+        """(out, in) of each linear in a layer."""
         head = self.hidden // self.heads
         queries, values = self.heads * head, self.key_value_heads * head
         attention = [queries + 2 * values] if self.fused else [queries, values, values]
@@ -49,27 +49,27 @@ class Shape:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Rates and seconds of one micro-batch, each the median of ROUNDS."""
+    """Peak rates, and seconds of one micro-batch; medians of ROUNDS."""
 
     gemm_tflops: dict[str, float]
-    """By shape, forward."""
+    """Forward, by shape."""
     copy_gb_s: float
     """Bytes read and written."""
     dequantize_gb_s: float
-    """Bytes written, of all linears of a layer together."""
+    """Bytes written, over all linears of a layer."""
     attention_tflops: float
-    """Forward and backward, causal: half of all pairs count."""
+    """Forward and backward; causal, so half of all pairs count."""
     parts: dict[str, float]
-    """Seconds of one micro-batch without recomputing anything, by part: together the floor."""
+    """Seconds of one micro-batch without recomputation, by part; their sum is the floor."""
 
     @property
     def floor(self) -> float:
-        """Seconds that a micro-batch takes at least."""
+        """Minimum seconds of a micro-batch."""
         return sum(self.parts.values())
 
 
 def measure(shape: Shape, device: str) -> Ceilings:
-    """The ceilings of `device` ("cuda" or "cpu") on these shapes."""
+    """The peak rates of `device` ("cuda" or "cpu") on these shapes."""
     dtype = torch.bfloat16
     gemm: dict[str, float] = {}
     products = dequantize = 0.0
@@ -87,26 +87,28 @@ def measure(shape: Shape, device: str) -> Ceilings:
         gemm_tflops=gemm,
         copy_gb_s=bandwidth / 1e9,
         dequantize_gb_s=2 * weights / dequantize / 1e9,
-        attention_tflops=2 * 2 * pairs * 3.5 / attention / 1e12,  # backward: five products where forward has two
+        attention_tflops=2 * 2 * pairs * 3.5 / attention / 1e12,  # forward has two products, backward five
         parts={
             "products": shape.layers * products,
             "dequantization, forward and backward": 2 * shape.layers * dequantize,
             "attention": shape.layers * attention,
             "head": head,
-            "norms, rotations, activations at copy speed": shape.layers * _elementwise(shape) / bandwidth,
+            "norms, rotary embeddings, activations at copy speed": shape.layers * _elementwise(shape) / bandwidth,
         },
     )
 
 
 def _elementwise(shape: Shape) -> int:
-    """Bytes that pass through memory between a layer's products, at best: in bfloat16, backward twice forward."""
+    """Minimum bytes moved between a layer's matrix products, in bfloat16; backward moves twice as many as forward."""
     values = shape.key_value_heads * (shape.hidden // shape.heads)
-    forward = 8 * shape.hidden + 2 * (shape.hidden + values) + 3 * shape.inner  # norms with sums; rotations; SwiGLU
+    forward = (
+        8 * shape.hidden + 2 * (shape.hidden + values) + 3 * shape.inner
+    )  # norms with residuals, rotary embeddings, SwiGLU
     return shape.tokens * 2 * 3 * forward
 
 
 def _products(tokens: int, out: int, width: int, device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """Seconds of a frozen linear's product forward, and of the one for its input's gradient."""
+    """Seconds of a frozen linear's forward product, and of the product for its input's gradient."""
     inputs, weight = _random((tokens, width), device, dtype), _random((out, width), device, dtype)
     gradient = _random((tokens, out), device, dtype)
     return seconds(lambda: linear(inputs, weight), device), seconds(lambda: gradient @ weight, device)
@@ -142,13 +144,13 @@ def _copy(device: str, size: int) -> float:
 
 
 def _random(size: tuple[int, ...], device: str, dtype: torch.dtype) -> torch.Tensor:
-    """Random numbers: zeros would draw less power, and run faster than any training."""
+    """Random values: zeros draw less power and would run faster than real training."""
     return torch.randn(size, device=device, dtype=dtype)
 
 
 def seconds(call: Callable[[], Any], device: str) -> float:
-    """Median seconds of a call, by CUDA's own clock on a GPU."""
-    for _ in range(WARM_UP):
+    """Median seconds of a call, measured with CUDA events on a GPU."""
+    for _ in range(WARMUP):
         call()
     if device != "cuda":
         times = []

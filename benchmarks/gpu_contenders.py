@@ -1,6 +1,6 @@
-"""One contender of benchmarks/gpu.py in this process: loads the quantized model, trains on full and on ragged rows.
+"""Runs one contender of benchmarks/gpu.py in this process: loads the quantized model, trains on full and ragged rows.
 
-Needs torch, transformers, peft, bitsandbytes, trl and the trainer package; Unsloth for its own row.
+Needs torch, transformers, peft, bitsandbytes, trl and the trainer package; Unsloth only for its own row.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from benchmarks.gpu_model import LINEARS, SIZES, VOCABULARY, rows, save_quantize
 from benchmarks.memory_gpu import tokenizer  # noqa: E402
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig  # noqa: E402
 
-WARM_UP, TIMED = 5, 20
+WARMUP, TIMED = 5, 20
 OUTLIER = 3
-"""Times the median from which on a step is left out, and counted."""
+"""Steps that take this many times the median are excluded, and counted."""
 Task = dict[str, Any]
 
 
 def run_config(task: Task) -> RunConfig:
-    """The study's job with LoRA on every linear; dropout off, so that losses can be compared."""
+    """The study's job with LoRA on every linear; without dropout, so that losses can be compared."""
     return RunConfig(
         model=ModelConfig(name=task["model"], quantization="nf4", dtype="bfloat16"),
         modules=tuple(Tick(name) for name in LINEARS[task["layout"]]),
         adapter=AdapterConfig(r=16, lora_alpha=16, lora_dropout=0.0),
         training=TrainingConfig(
-            max_steps=WARM_UP + TIMED,
+            max_steps=WARMUP + TIMED,
             per_device_train_batch_size=task["micro"],
             gradient_accumulation_steps=task["accumulation"],
             max_length=task["length"],
@@ -48,7 +48,7 @@ def run_config(task: Task) -> RunConfig:
 
 
 class Clock:
-    """Times, losses and peak memory of one training, kept by a callback."""
+    """Records times, losses and peak memory of one training with a callback."""
 
     def __init__(self) -> None:
         import torch
@@ -57,7 +57,7 @@ class Clock:
         self.ends: list[float] = []
         self.losses: list[float] = []
         self.peak: int | None = None
-        """Of all, what is tried before the first step included."""
+        """Overall peak, including trial passes before the first step."""
         self.gpu = torch.cuda.is_available()
         if self.gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -70,7 +70,7 @@ class Clock:
                 clock.ends.append(time.perf_counter())
                 if clock.gpu:
                     clock.peak = max(clock.peak or 0, int(torch.cuda.max_memory_allocated()))
-                    if len(clock.ends) == WARM_UP:
+                    if len(clock.ends) == WARMUP:
                         torch.cuda.reset_peak_memory_stats()
 
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -83,9 +83,9 @@ class Clock:
         """Step times in seconds, tokens per second, losses at the first and the last step, peak bytes."""
         import torch
 
-        gaps = [b - a for a, b in zip(self.ends[WARM_UP - 1 :], self.ends[WARM_UP:], strict=False)]
+        gaps = [b - a for a, b in zip(self.ends[WARMUP - 1 :], self.ends[WARMUP:], strict=False)]
         low, middle, high = statistics.quantiles(gaps, n=4)
-        kept = [gap for gap in gaps if gap < OUTLIER * middle]  # the others compiled something again
+        kept = [gap for gap in gaps if gap < OUTLIER * middle]  # the others recompiled something
         return {
             "step": middle,
             "iqr": high - low,
@@ -99,7 +99,7 @@ class Clock:
 
 
 def ours(task: Task, folder: Path) -> Task:
-    """As `loop.train` makes it, with the levers that the plan picks."""
+    """Like `loop.train`, with the performance settings of the plan."""
     import numpy as np
     from datasets import Dataset
     from transformers import set_seed
@@ -121,14 +121,14 @@ def ours(task: Task, folder: Path) -> Task:
     base = load_model(run.model, models, plan, module_map, lambda *_, **__: None)
     set_seed(42)
     model = adapter.attach(base, plan, run.adapter, module_map)
-    picked = plan.performance
-    needs = estimate(run, module_map, plan.targets, devices.device(), recompute=picked.every_n_layers > 0)
+    settings = plan.performance
+    needs = estimate(run, module_map, plan.targets, devices.device(), recompute=settings.every_n_layers > 0)
     needs = replace(needs, padded=needs.layers)  # full rows need no mask
-    needs = needs.with_performance(picked.every_n_layers, picked.gradient_accumulation_steps)
-    predicted = seen_by_torch(needs.items(picked.per_device_train_batch_size, task["length"]))
-    found: Task = {"predicted": predicted, "levers": picked.to_json(), "notes": []}
+    needs = needs.with_performance(settings.every_n_layers, settings.gradient_accumulation_steps)
+    predicted = seen_by_torch(needs.items(settings.per_device_train_batch_size, task["length"]))
+    found: Task = {"predicted": predicted, "performance": settings.to_json(), "notes": []}
     for mode in task["modes"]:
-        ids = rows(task, WARM_UP + TIMED, mode == "ragged")
+        ids = rows(task, WARMUP + TIMED, mode == "ragged")
         sizes = [len(row) for row in ids]
         columns = {"input_ids": ids, "counts": [[True] * size for size in sizes], "length": sizes}
         data = PreparedData(Dataset.from_dict(columns), None, (), (), np.asarray(sizes))
@@ -137,27 +137,27 @@ def ours(task: Task, folder: Path) -> Task:
         def note(type: str, **values: Any) -> None:
             found["notes"].append(values["text"])
 
-        trainer = build_trainer(run, picked, model, tokenizer(), data, Outputs(folder / mode, note))
+        trainer = build_trainer(run, settings, model, tokenizer(), data, Outputs(folder / mode, note))
         adapter.prepare(model, plan, compute_dtype(run.model))
         trainer.args.save_strategy = "no"
         trainer.add_callback(clock.callback)
         trainer.train()
         found[mode] = clock.figures(sum(sizes), logged=True)
-        for module in model.modules():  # the next one begins as this one did
+        for module in model.modules():  # restore the initial state for the next mode
             module._compiled_call_impl = None
-        tell(found)
+        report(found)
     return found
 
 
 def bare_trl(task: Task, folder: Path) -> Task:
-    """A plain TRL script at its defaults; with flags, told what our plan picked."""
+    """A plain TRL script with its defaults, or with the settings that our plan chose."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, set_seed
     from trl import SFTConfig, SFTTrainer
 
-    levers, gpu = task.get("levers"), torch.cuda.is_available()
+    chosen, gpu = task.get("performance"), torch.cuda.is_available()
     model = AutoModelForCausalLM.from_pretrained(
         Path(task["folder"]) / task["model"], dtype=torch.bfloat16, **({"device_map": {"": 0}} if gpu else {})
     )
@@ -166,28 +166,28 @@ def bare_trl(task: Task, folder: Path) -> Task:
     )
     found: Task = {}
     for mode in task["modes"]:
-        ids = rows(task, WARM_UP + TIMED, mode == "ragged")
+        ids = rows(task, WARMUP + TIMED, mode == "ragged")
         settings: Task = {
-            "output_dir": str(folder / mode), "max_steps": WARM_UP + TIMED, "max_length": task["length"],
+            "output_dir": str(folder / mode), "max_steps": WARMUP + TIMED, "max_length": task["length"],
             "per_device_train_batch_size": task["micro"], "gradient_accumulation_steps": task["accumulation"],
             "learning_rate": 1e-4, "save_strategy": "no", "report_to": "none", "bf16": True, "use_cpu": not gpu,
             "warmup_steps": 0.1, "lr_scheduler_type": "linear",
         }  # fmt: skip
-        if levers:
-            settings |= {key: levers[key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")}
-            settings |= {"gradient_checkpointing": levers["every_n_layers"] > 0, "optim": levers["optim"]}
-            settings |= {"logging_steps": 1, "packing": mode == "ragged", "torch_compile": levers["torch_compile"]}
-            os.environ["ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION"] = "true"  # as ours: layer by layer
-            if levers["use_liger_kernel"]:
+        if chosen:
+            settings |= {key: chosen[key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")}
+            settings |= {"gradient_checkpointing": chosen["every_n_layers"] > 0, "optim": chosen["optim"]}
+            settings |= {"logging_steps": 1, "packing": mode == "ragged", "torch_compile": chosen["torch_compile"]}
+            os.environ["ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION"] = "true"  # layer by layer, like ours
+            if chosen["use_liger_kernel"]:
                 own = {"cross_entropy": False, "fused_linear_cross_entropy": False}
                 settings |= {"use_liger_kernel": True, "liger_kernel_config": own}
-            if levers["every_n_layers"]:
-                kept = {"use_reentrant": False, "every_n_layers": levers["every_n_layers"]}
+            if chosen["every_n_layers"]:
+                kept = {"use_reentrant": False, "every_n_layers": chosen["every_n_layers"]}
                 settings["gradient_checkpointing_kwargs"] = kept
-            if mode == "ragged":  # its packs are full rows: as many of them as hold a batch's tokens
+            if mode == "ragged":  # packed rows are full: use as many as hold a batch's tokens
                 share = sum(map(len, ids)) / len(ids) / task["length"]
-                wanted = settings["per_device_train_batch_size"] * share
-                settings["per_device_train_batch_size"] = max(1, round(wanted))
+                packed = settings["per_device_train_batch_size"] * share
+                settings["per_device_train_batch_size"] = max(1, round(packed))
         clock = Clock()
         set_seed(42)
         trainer = SFTTrainer(
@@ -198,35 +198,35 @@ def bare_trl(task: Task, folder: Path) -> Task:
         trainer.train()
         model = trainer.model
         tokens = int(trainer._total_train_tokens)
-        found[mode] = clock.figures(tokens, logged=bool(levers))
-        tell(found)
+        found[mode] = clock.figures(tokens, logged=bool(chosen))
+        report(found)
     return found
 
 
 def unsloth(task: Task, folder: Path) -> Task:
-    """Unsloth as its documentation says, with its own checkpointing where ours checkpoints at all."""
-    import unsloth  # type: ignore[import-not-found]  # before all others, as it asks
+    """Unsloth as documented, with its own checkpointing if ours uses any."""
+    import unsloth  # type: ignore[import-not-found]  # must be imported first
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    levers = task["levers"]
+    chosen = task["performance"]
     model, _ = unsloth.FastLanguageModel.from_pretrained(
         str(Path(task["folder"]) / task["model"]), max_seq_length=task["length"], load_in_4bit=True
     )
     model = unsloth.FastLanguageModel.get_peft_model(
         model, r=16, lora_alpha=16, lora_dropout=0, bias="none", random_state=42,
-        target_modules=LINEARS[task["layout"]],  # only the checkpoints that it publishes itself are taken apart
-        use_gradient_checkpointing="unsloth" if levers["every_n_layers"] else False,
+        target_modules=LINEARS[task["layout"]],  # it only splits fused modules of its own checkpoints
+        use_gradient_checkpointing="unsloth" if chosen["every_n_layers"] else False,
     )  # fmt: skip
     found: Task = {}
     for mode in task["modes"]:
-        ids = rows(task, WARM_UP + TIMED, mode == "ragged")
+        ids = rows(task, WARMUP + TIMED, mode == "ragged")
         clock = Clock()
-        settings: Task = {key: levers[key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")}
+        settings: Task = {key: chosen[key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")}
         settings |= {
-            "output_dir": str(folder / mode), "max_steps": WARM_UP + TIMED, "max_length": task["length"],
+            "output_dir": str(folder / mode), "max_steps": WARMUP + TIMED, "max_length": task["length"],
             "logging_steps": 1, "learning_rate": 1e-4, "warmup_steps": 0.1, "save_strategy": "no",
-            "report_to": "none", "bf16": True, "optim": levers["optim"], "packing": mode == "ragged",
+            "report_to": "none", "bf16": True, "optim": chosen["optim"], "packing": mode == "ragged",
         }  # fmt: skip
         SFTTrainer(
             model,
@@ -236,28 +236,28 @@ def unsloth(task: Task, folder: Path) -> Task:
             callbacks=[clock.callback],
         ).train()
         found[mode] = clock.figures(sum(map(len, ids)), logged=True)
-        tell(found)
+        report(found)
     return found
 
 
 def ceilings(task: Task, folder: Path) -> Task:
-    """The device's ceilings on the shapes of this model and of the picked micro-batch, and the floor of a step."""
+    """The device's ceilings for this model's shapes and the chosen micro-batch, and the floor of a step."""
     import torch
 
     from benchmarks.gpu_ceilings import Shape, measure
 
-    size, levers = SIZES[task["size"]], task["levers"]
+    size, chosen = SIZES[task["size"]], task["performance"]
     shape = Shape(
         size["hidden_size"], size["intermediate_size"], size["num_hidden_layers"], size["num_attention_heads"],
         size["num_attention_heads"] // 4, VOCABULARY, task["layout"] == "phi3",
-        levers["per_device_train_batch_size"], task["length"],
+        chosen["per_device_train_batch_size"], task["length"],
     )  # fmt: skip
-    made = measure(shape, "cuda" if torch.cuda.is_available() else "cpu")
-    return asdict(made) | {"floor": made.floor * levers["gradient_accumulation_steps"]}
+    measured = measure(shape, "cuda" if torch.cuda.is_available() else "cpu")
+    return asdict(measured) | {"floor": measured.floor * chosen["gradient_accumulation_steps"]}
 
 
 def prepare(task: Task, folder: Path) -> Task:
-    """Save the quantized model, and tell what the plan picks on this machine."""
+    """Save the quantized model, and return the settings that the plan chooses on this machine."""
     import torch
 
     from trainer.common import devices
@@ -269,31 +269,31 @@ def prepare(task: Task, folder: Path) -> Task:
     if not (models / task["model"] / "config.json").exists():
         save_quantized(models / task["model"], task["layout"], task["size"])
     gc.collect()
-    torch.cuda.empty_cache()  # nothing without a GPU
+    torch.cuda.empty_cache()  # no effect without a GPU
     run = run_config(task)
     device = devices.device()
     assert device.is_gpu == torch.cuda.is_available(), "the plan and torch see different devices"
     plan = make_plan(run, discover(load_config(run.model, models), run.model.name), replace(device, busy=False))
-    return {"levers": plan.performance.to_json(), "needed": plan.needed, "device": device.name}
+    return {"performance": plan.performance.to_json(), "needed": plan.needed, "device": device.name}
 
 
-def tell(found: Task) -> None:
-    """What is known so far; the last line counts."""
+def report(found: Task) -> None:
+    """Print the results so far; the last line counts."""
     print("\n" + json.dumps(found), flush=True)
 
 
-WAYS: dict[str, Callable[[Task, Path], Task]] = {
+CONTENDERS: dict[str, Callable[[Task, Path], Task]] = {
     "prepare": prepare, "ceilings": ceilings, "ours": ours, "trl": bare_trl, "unsloth": unsloth,
 }  # fmt: skip
 
 
 def main() -> None:
-    if "--warm" in sys.argv:  # until there is something to do
+    if "--warm" in sys.argv:  # import in advance, until a task arrives
         for name in ("bitsandbytes", "datasets", "trl", "trainer.training.trainer"):
             importlib.import_module(name)
     task = json.loads(sys.stdin.readline())
     with tempfile.TemporaryDirectory() as folder:
-        tell(WAYS[task["who"]](task, Path(folder)))
+        report(CONTENDERS[task["who"]](task, Path(folder)))
 
 
 if __name__ == "__main__":

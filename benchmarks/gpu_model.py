@@ -1,4 +1,4 @@
-"""The model and the rows of benchmarks/gpu.py: random weights, quantized once and saved; random tokens."""
+"""Model and data of benchmarks/gpu.py: random weights, quantized once and saved, and random tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Task = dict[str, Any]
 
 
 def save_quantized(path: Path, layout: str, size: str) -> None:
-    """A model with random weights, made and quantized layer by layer, saved as transformers saves a 4-bit model."""
+    """Save a 4-bit model with random weights, quantized module by module, in transformers' format."""
     import bitsandbytes as bnb
     import torch
     from torch import nn
@@ -59,11 +59,11 @@ def save_quantized(path: Path, layout: str, size: str) -> None:
 
 
 def rows(task: Task, steps: int, ragged: bool) -> list[list[int]]:
-    """Random tokens for so many steps, full rows or of ragged lengths; the same in every process."""
+    """Random tokens for `steps` steps, in full rows or of ragged lengths; the same in every process."""
     import numpy as np
 
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     count = task["micro"] * task["accumulation"] * steps
-    lengths = np.clip(dice.lognormal(4.6, 0.8, count) * task["length"] / 512, 8, task["length"]).astype(int)
+    lengths = np.clip(rng.lognormal(4.6, 0.8, count) * task["length"] / 512, 8, task["length"]).astype(int)
     sizes = lengths if ragged else np.full(count, task["length"])
-    return [dice.integers(3, VOCABULARY - 1, size).tolist() for size in sizes]
+    return [rng.integers(3, VOCABULARY - 1, size).tolist() for size in sizes]

@@ -1,10 +1,10 @@
-"""Predicted memory beside counted, at real sizes and without a GPU: fake tensors, held as a GPU would hold them.
+"""Predicted against counted memory at real sizes without a GPU: fake tensors that imitate one.
 
-python benchmarks/memory_at_size.py          prints the tables of docs/memory.md, then what is picked for the study's
-                                             job on GPUs of four sizes; five minutes, no network
-python benchmarks/memory_at_size.py experts  prints the table of mixtures of experts alone
-What is counted: weights and activations, forward and backward, through the layers. What is not: the loss, the
-optimizer, and what kernels need inside.
+python benchmarks/memory_at_size.py          prints the tables of docs/memory.md, then the settings chosen for the
+                                             study's job on GPUs of four sizes; five minutes, no network
+python benchmarks/memory_at_size.py experts  prints only the table of mixtures of experts
+Counts weights and activations, forward and backward, of the layers; not the loss, the optimizer, or temporary memory
+inside kernels.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def main() -> None:
     for kind in KINDS:
         print(f"| {kind} | {' | '.join(compared(kind, **changes) for changes in COLUMNS.values())} |", flush=True)
     print_experts()
-    print_picks()
+    print_settings()
 
 
 def print_experts() -> None:
-    """Mixtures of experts in NF4, their experts left and quantized; LoRA on attention, one row of 2048 tokens."""
+    """Mixtures of experts, with experts in 16 bits and in NF4; LoRA on attention, one row of 2048 tokens."""
     print("\n| model | parameters | experts in 16 bit | experts in NF4 | one layer's | planned | counted |")
     print("|---|---|---|---|---|---|---|")
     for name, config in MIXTURES.items():
@@ -81,39 +81,39 @@ def print_experts() -> None:
         print(f"| {name} | {module_map.parameters / 1e9:.1f} B | {sizes} |", flush=True)
 
 
-def print_picks() -> None:
-    """The levers that GPUs of four sizes get for scenario 3 of the study."""
+def print_settings() -> None:
+    """The performance settings for scenario 3 of the study on GPUs of four sizes."""
     module_map = discover(phi3_medium(), "phi3-medium")
     run = replace(default_config("phi3-medium"), modules=scenario("3").modules)
     print("\n| free on the GPU | recomputes every n layers | micro-batch × times | planned |\n|---|---|---|---|")
     for size in (141, 80, 40, 24):
         plan = make_plan(run, module_map, replace(H100, total=size * 10**9, free=size * 10**9))
-        levers = plan.performance
-        micro = f"{levers.per_device_train_batch_size} × {levers.gradient_accumulation_steps}"
-        print(f"| {size} GB | {levers.every_n_layers or 'nothing'} | {micro} | {plan.needed / 1e9:.0f} GB |")
+        settings = plan.performance
+        micro = f"{settings.per_device_train_batch_size} × {settings.gradient_accumulation_steps}"
+        print(f"| {size} GB | {settings.every_n_layers or 'nothing'} | {micro} | {plan.needed / 1e9:.0f} GB |")
 
 
 def compared(kind: str, every: int = 0, **changes: Any) -> str:
-    """Predicted beside counted, of the moment that needs most."""
+    """Counted bytes at the peak, and the error of the prediction."""
     config = phi3_medium() if kind == "phi3-medium" else CONFIG_MAPPING[kind]()
     module_map = discover(config, kind)
     run = run_of(module_map, **changes)
     plan = make_plan(run, module_map, H100)
     if plan.issues:
         return "too long"
-    said, counted = peak(config, run, plan, module_map, every)
-    return f"{counted / 1e9:.1f} GB {said / counted - 1:+.1%}"
+    predicted, counted = peak(config, run, plan, module_map, every)
+    return f"{counted / 1e9:.1f} GB {predicted / counted - 1:+.1%}"
 
 
 def peak(config: Any, run: RunConfig, plan: Plan, module_map: ModuleMap, every: int) -> tuple[int, int]:
-    """Bytes of weights and activations at the moment that needs most: predicted, counted."""
+    """Peak bytes of weights and activations: predicted, counted."""
     batch, length = run.training.per_device_train_batch_size, run.training.max_length
     needs = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_performance(every, 1)
     real = fake_gpu.measure(config, run, plan, module_map, batch > 1, every)
     static = sum(size for name, size in needs.static.items() if "optimizer" not in name and "CUDA" not in name)
     forward, *others = needs.moments(batch, length)
-    most = max(forward["activations"], *(sum(moment.values()) - memory.CUBLAS for moment in others))
-    return static + int(most), real.static + max(real.kept, real.backward, needs.experts and real.forward)
+    highest = max(forward["activations"], *(sum(moment.values()) - memory.CUBLAS for moment in others))
+    return static + int(highest), real.static + max(real.kept, real.backward, needs.experts and real.forward)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 python benchmarks/memory_gpu.py                  prints the table of docs/benchmarks.md; needs a GPU, and no network
 python benchmarks/memory_gpu.py --sizes 1b 14b   on models of these sizes (random weights, written to a folder first)
-python benchmarks/memory_gpu.py --cases 0 7      these rows only
-Every row is a process of its own: two steps of a real run, on rows of exactly max_length tokens. Nothing is compiled:
-the plan counts layers as they are written.
+python benchmarks/memory_gpu.py --cases 0 7      only these rows Every row runs in its own process: two steps of a
+real run, on rows of max_length tokens. Nothing is compiled, since the plan assumes uncompiled layers.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     (f"{LINEARS} *lm_head *embed_tokens", {"gradient_accumulation_steps": 1}),
     ("o_proj lm_head", {}),
 )
-"""Ticks (a `*` before one trains it in full), and what differs from the study's settings."""
+"""Ticks (`*` means full training), and changes of the study's settings."""
 
 
 def main() -> None:
@@ -62,17 +61,17 @@ def main() -> None:
         for name in (f"{family}-{size}" for size in options.sizes for family in options.families):
             for number in options.cases:
                 ticks, changes = CASES[number]
-                _print_row(name, ticks, changes, _in_a_process(str(folder), name, number))
+                _print_row(name, ticks, changes, _in_subprocess(str(folder), name, number))
 
 
-def _in_a_process(folder: str, name: str, case: int) -> dict[str, Any]:
+def _in_subprocess(folder: str, name: str, case: int) -> dict[str, Any]:
     task = json.dumps({"folder": folder, "name": name, "case": case})
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, __file__, "--one", task], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        return {"problem": (done.stderr.strip().splitlines() or ["no word"])[-1][:120]}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    if result.returncode:
+        return {"problem": (result.stderr.strip().splitlines() or ["no output"])[-1][:120]}
+    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 def _print_row(name: str, ticks: str, changes: dict[str, Any], row: dict[str, Any]) -> None:
@@ -91,7 +90,7 @@ def _print_row(name: str, ticks: str, changes: dict[str, Any], row: dict[str, An
 
 
 def measure(folder: str, name: str, case: int) -> dict[str, Any]:
-    """Two steps of one case in this process: bytes predicted (of what torch allocates) and measured."""
+    """Two steps of one case in this process: predicted bytes (of torch allocations) and measured bytes."""
     import torch
 
     from trainer.common import devices
@@ -124,7 +123,7 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
 
 
 def config_of(name: str, case: int) -> RunConfig:
-    """The study's settings with the case's own."""
+    """The study's settings with the changes of the case."""
     ticks, changes = CASES[case]
     run = RunConfig(
         model=ModelConfig(name=name),
@@ -155,7 +154,7 @@ def save_model(path: Path, name: str) -> None:
 
 
 def _data(run: RunConfig) -> Any:
-    """Random tokens; every second row is a token shorter, so that attention takes a mask as with real data."""
+    """Random tokens; every second row is one token shorter, so that attention needs a mask, as with real data."""
     import numpy as np
     import torch
     from datasets import Dataset
@@ -185,7 +184,7 @@ def tokenizer() -> Any:
 
 
 def _note(_type: str, text: str = "", **_: Any) -> None:
-    """What a run would write as a log event, some of which explain a memory figure."""
+    """Print log events of the run, some of which explain a memory figure."""
     if text:
         print(text, file=sys.stderr)
 

@@ -1,7 +1,7 @@
-"""How quick the page is: start, module map, first loss, a tick while a training uses the cores, many and long runs.
+"""Latency of the page: start, module map, first loss, ticks during a training, many and long runs.
 
 python benchmarks/page.py            prints the table of docs/benchmarks.md; a quarter of an hour
-Every ratio is of two things run in turn in this very run; every figure is a median.
+Every ratio compares two things measured alternately in the same run; every figure is a median.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ page.launch(server_port=int(sys.argv[1]), quiet=True, ssr_mode=False)
 
 
 WINDOW = 15.0
-"""Seconds over which steps are counted."""
+"""Seconds per window in which steps are counted."""
 
 
 def first_page(command: list[str], port: int) -> float:
@@ -65,7 +65,7 @@ def first_page(command: list[str], port: int) -> float:
 
 
 def measure_start(rounds: int, folder: Path) -> tuple[float, float]:
-    """Median seconds to the first page: of the app, of an empty Gradio page; in the order ABBA."""
+    """Median seconds to the first page of the app and of an empty Gradio page, in the order ABBA."""
     empty_file = folder / "empty.py"
     empty_file.write_text(EMPTY_PAGE)
     times: dict[str, list[float]] = {"app": [], "empty": []}
@@ -78,7 +78,7 @@ def measure_start(rounds: int, folder: Path) -> tuple[float, float]:
 
 
 def measure_first_loss(rounds: int, folder: Path, warm: bool) -> float:
-    """Median seconds from Train to the first loss of the demo; cold: no spare worker waits."""
+    """Median seconds from Train to the first loss of the demo; not `warm`: without a spare worker."""
     times = []
     for number in range(rounds):
         lab = Lab(Settings(runs_dir=folder / f"first-{warm}-{number}"))
@@ -102,7 +102,7 @@ def measure_first_loss(rounds: int, folder: Path, warm: bool) -> float:
 
 
 def end(lab: Lab, run_id: str) -> None:
-    """Stop a run and wait until it is over."""
+    """Stop a run and wait until it has ended."""
     service.runs.stop(lab, run_id)
     while lab.store.get(run_id).history.state not in ENDED:
         time.sleep(0.1)
@@ -110,7 +110,7 @@ def end(lab: Lab, run_id: str) -> None:
 
 @contextmanager
 def served_app(folder: Path) -> Iterator[str]:
-    """The app in a process of its own; gives its address."""
+    """The app in its own process; yields its address."""
     port = free_port("127.0.0.1", 8100)
     process = subprocess.Popen(
         [sys.executable, "app.py", "--port", str(port), "--runs-dir", str(folder)],
@@ -145,7 +145,7 @@ def chromium() -> Iterator[Any]:
 
 
 def measure_slowdown(windows: int, folder: Path) -> float:
-    """Share of its speed that a training of the demo loses while a browser shows it; windows of one run, ABBA."""
+    """Share of training speed that the demo loses while a browser shows it; windows of one run, ABBA."""
     from gradio_client import Client
 
     config = replace(default_config(), modules=scenario("5").modules)
@@ -161,7 +161,7 @@ def measure_slowdown(windows: int, folder: Path) -> float:
         for number in range(windows):
             shown = number % 4 in (1, 2)
             page.goto(address if shown else "about:blank")
-            page.wait_for_timeout(6000)  # to load a page is not to follow one
+            page.wait_for_timeout(6000)  # loading the page does not count
             before = history.refresh().step
             time.sleep(WINDOW)
             steps[shown] += history.refresh().step - before
@@ -171,7 +171,7 @@ def measure_slowdown(windows: int, folder: Path) -> float:
 
 
 def measure_ticks(count: int, folder: Path) -> tuple[float, float, float]:
-    """p50 and p95 of seconds from a click on a checkbox to the new summary, while the demo trains; p95 idle."""
+    """Seconds from a click on a checkbox to the new summary: p50 and p95 while the demo trains, p95 when idle."""
     with served_app(folder / "ticks") as address, chromium() as page:
         page.goto(address)
         page.locator(".modules input[type=checkbox]").first.wait_for(timeout=90_000)
@@ -235,9 +235,9 @@ def main() -> None:
         rows.append(
             ("a tick while training, p95", f"{high * 1000:.0f} ms", "≤ 200 ms", f"median {middle * 1000:.0f} ms")
         )
-        rows.append(("a tick with nothing else to do, p95", f"{idle * 1000:.0f} ms", "", ""))
+        rows.append(("a tick on an idle machine, p95", f"{idle * 1000:.0f} ms", "", ""))
         rows.append(
-            ("a training's speed lost to an open page", f"{measure_slowdown(12, folder):.1%}", "< 3 %", "in turn")
+            ("training speed lost to an open page", f"{measure_slowdown(12, folder):.1%}", "< 3 %", "alternating")
         )
         parts = {
             "14B": measure_model(folder / "14b", 40),

@@ -1,6 +1,6 @@
-"""How the page's parts bear size: a hundredth, a tenth and the whole of 10,000 runs, 1,000,000 steps, 400 layers.
+"""How the page's parts scale: a hundredth, a tenth and all of 10,000 runs, 1,000,000 steps, 400 layers.
 
-python benchmarks/scale.py           prints the tables of docs/reliability.md; some minutes
+python benchmarks/scale.py           prints the tables of docs/reliability.md; takes some minutes
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PHI3: dict[str, Any] = {
 
 
 def make_runs(folder: Path, count: int) -> None:
-    """Run folders as ended runs leave them: configuration, plan, a state, some steps, an end."""
+    """Run folders of ended runs: configuration, plan, states and some steps."""
     config = default_config().to_json()
     for number in range(count):
         run = folder / f"20260101-{number // 3600 % 24:02}{number // 60 % 60:02}{number % 60:02}-{number:06x}"
@@ -84,7 +84,7 @@ def make_long_run(store: RunStore, steps: int) -> Path:
 
 
 def timed(action: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds by the clock, and the result."""
+    """Wall clock seconds, and the result."""
     started = time.perf_counter()
     result = action()
     return time.perf_counter() - started, result
@@ -96,7 +96,7 @@ def median(times: list[float]) -> str:
 
 
 def refreshed(lab: Lab, run_id: str) -> tuple[float, int]:
-    """Time and bytes of one refresh of the live side that has news."""
+    """Time and bytes of one refresh of the live panel that has changes."""
     from ui.panels import live_run
 
     seconds, values = timed(lambda: live_run.refresh(lab, run_id, f"{run_id}|old|old|old"))
@@ -114,7 +114,7 @@ def measure_list(folder: Path, count: int) -> dict[str, str]:
         "list, a new process": median(opened),
         "list, again": median([timed(store.summaries)[0] for _ in range(REFRESHES)]),
         "list, for the first time ever (no index)": median([cold]),
-        "a look for queued ones": median([timed(store.open_runs)[0] for _ in range(REFRESHES)]),
+        "check for queued runs": median([timed(store.open_runs)[0] for _ in range(REFRESHES)]),
     }
 
 
@@ -131,19 +131,19 @@ def measure_run(folder: Path, steps: int) -> dict[str, str]:
         again.append(refreshed(lab, run.name))
     (run / "metrics.f64").unlink()
     rebuilt = timed(lambda: History(run).refresh())[0]
-    most = max(size for _, size in again) / 1000
+    largest = max(size for _, size in again) / 1000
     return {
         "events on the disk": size,
         "read": median(opened),
         "read and drawn for the page": median(drawn),
         "a refresh with news": median([seconds for seconds, _ in again]),
-        "bytes of such a refresh": f"{most:.0f} kB",
+        "bytes of such a refresh": f"{largest:.0f} kB",
         "read without `metrics.f64`, which is rebuilt": median([rebuilt]),
     }
 
 
 def measure_model(folder: Path, layers: int) -> dict[str, str]:
-    """Map and plan of Phi-3-medium's shape with so many layers (40 are 14B), from its config, analysis warm."""
+    """Module map and plan of Phi-3-medium's shape with `layers` layers (40: 14B), from its config, analysis warm."""
     lab = Lab(Settings(runs_dir=folder, models_dir=folder / "models"))
     maps, plans = [], []
     try:

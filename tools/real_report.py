@@ -2,8 +2,8 @@
 
     python -m tools.real_report [--steps N]
 
-Both runs go through the command line, as a user's would. The adapters are then loaded by plain PEFT, and answer three
-held-out questions beside the base model.
+Both runs use the command line, like a user. The adapters are then loaded with plain PEFT, and answer three held-out
+questions, as does the base model.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Result:
     plan: dict[str, Any]
     evals: list[tuple[int, float]]
     memory: int
-    """Bytes at the peak, beyond what the process held before it loaded the model."""
+    """Peak bytes, minus what the process held before it loaded the model."""
     seconds: float
     answers: list[str]
 
@@ -61,21 +61,21 @@ def main() -> int:
     if prepare_model():
         return 1
     rows = held_out_rows()
-    asked = rows[:QUESTIONS]
+    questions = rows[:QUESTIONS]
     results = [train(key, options.steps, options.runs_dir, rows) for key in SCENARIOS]
-    REPORT.write_text(report(results, asked, generate(None, asked), options.steps), encoding="utf-8")
+    REPORT.write_text(report(results, questions, generate(None, questions), options.steps), encoding="utf-8")
     print(f"Wrote {REPORT.relative_to(ROOT)}.")
     return 0
 
 
 def held_out_rows() -> list[dict[str, str]]:
-    """The rows of the eval loss; the first ones are the questions."""
+    """The held-out rows; the first ones are also the questions."""
     lines = demo.HELDOUT_FILE.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines[:HELD_OUT_ROWS]]
 
 
 def train(key: str, steps: int, runs_dir: Path, rows: list[dict[str, str]]) -> Result:
-    """Train one scenario by the command line, with `rows` held out, and read its run folder."""
+    """Train one scenario with the command line, with `rows` held out, and read its run folder."""
     config = json.loads(command("config", MODEL_NAME, "--scenario", key))
     config["title"] = f"{MODEL_NAME}, scenario {key}"
     config["model"]["quantization"] = "none"
@@ -108,15 +108,15 @@ def train(key: str, steps: int, runs_dir: Path, rows: list[dict[str, str]]) -> R
 
 
 def command(*arguments: str) -> str:
-    """Output of `python -m trainer` with these arguments."""
-    done = subprocess.run(
+    """The output of `python -m trainer` with these arguments."""
+    result = subprocess.run(
         [sys.executable, "-m", "trainer", *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     )
-    return done.stdout
+    return result.stdout
 
 
-def generate(adapter: Path | None, asked: list[dict[str, str]]) -> list[str]:
-    """Greedy answers of the base model, or of the adapter loaded by plain PEFT."""
+def generate(adapter: Path | None, questions: list[dict[str, str]]) -> list[str]:
+    """Greedy answers of the base model, or of the adapter loaded with plain PEFT."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -127,7 +127,7 @@ def generate(adapter: Path | None, asked: list[dict[str, str]]) -> list[str]:
         model = PeftModel.from_pretrained(model, str(adapter))
     model.eval()
     answers = []
-    for row in asked:
+    for row in questions:
         prompt = tokenizer.apply_chat_template(
             [{"role": "user", "content": row["instruction"]}],
             add_generation_prompt=True, return_tensors="pt", return_dict=True,
@@ -138,8 +138,8 @@ def generate(adapter: Path | None, asked: list[dict[str, str]]) -> list[str]:
     return answers
 
 
-def report(results: list[Result], asked: list[dict[str, str]], base: list[str], steps: int) -> str:
-    """The Markdown page."""
+def report(results: list[Result], questions: list[dict[str, str]], base: list[str], steps: int) -> str:
+    """The report as Markdown."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "trl"))
     lines = [
         "# A real LLM on a CPU",
@@ -148,7 +148,7 @@ def report(results: list[Result], asked: list[dict[str, str]], base: list[str], 
         f"({packages}). {MODEL_NAME}, weights in bfloat16, computed in float32; the demo's pirate rows, "
         f"{HELD_OUT_ROWS} held out; {steps} steps of {TRAINING['per_device_train_batch_size']} examples, "
         f"learning rate {TRAINING['learning_rate']:g} (full modules 0.1 × that), one seed. One seed shows that "
-        "training works; it does not rank the two selections. Other work on the machine lengthens the times.",
+        "training works; it does not rank the two selections. Other work on the machine makes the times longer.",
         "",
         "| | " + " | ".join(result.title for result in results) + " |",
         "|---|" + "--:|" * len(results),
@@ -157,9 +157,9 @@ def report(results: list[Result], asked: list[dict[str, str]], base: list[str], 
         "## Three held-out questions",
         "",
         "Greedy decoding, at most "
-        f"{NEW_TOKENS} tokens. The adapters were loaded by plain PEFT (`PeftModel.from_pretrained`).",
+        f"{NEW_TOKENS} tokens. The adapters were loaded with plain PEFT (`PeftModel.from_pretrained`).",
     ]
-    for number, row in enumerate(asked):
+    for number, row in enumerate(questions):
         answers = {"Reference": row["response"], "Base model": base[number]}
         answers |= {result.title: result.answers[number] for result in results}
         lines += ["", f"**{row['instruction']}**", "", "| | answer |", "|---|---|"]
@@ -168,7 +168,7 @@ def report(results: list[Result], asked: list[dict[str, str]], base: list[str], 
 
 
 def table_rows(results: list[Result]) -> list[str]:
-    """Figures, a column for each run."""
+    """Figures, with a column for each run."""
     rows = {
         "Trainable parameters": [f"{result.plan['trainable']:,}" for result in results],
         "Adapter file, planned": [size(result.plan["adapter_bytes"]) for result in results],

@@ -1,6 +1,6 @@
 """python -m tools.six_scenarios: the six scenarios on the demo, three seeds each, as docs/six-scenarios.md and .html.
 
-An experiment that was broken off goes on. The HTML file holds plotly.js, so it is not part of the repository.
+An interrupted experiment is resumed. The HTML file contains plotly.js, so it is not part of the repository.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    """Run the experiment, or what is left of the newest one."""
+    """Run the experiment, or resume the newest one."""
     runs = ["--runs-dir", str(options.runs_dir)]
-    known, state = _newest(options.runs_dir)
-    if known and state != "finished":
-        return command([*runs, "resume", known])
+    newest, state = _newest(options.runs_dir)
+    if newest and state != "finished":
+        return command([*runs, "resume", newest])
     config = default_config()
     config = replace(config, training=replace(config.training, max_steps=options.steps))
     with tempfile.TemporaryDirectory() as folder:
@@ -51,10 +51,10 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _newest(runs_dir: Path) -> tuple[str, str]:
-    """Id and state of the newest such experiment; empty where there is none."""
+    """Id and state of the newest such experiment; empty if there is none."""
     experiments, name = Experiments(RunStore(runs_dir)), default_name(SETS[0].title, "demo", False)
-    found = next((item for item in experiments.all() if item.name == name), None)
-    return (found.id, str(experiments.summary(found)["state"])) if found else ("", "")
+    newest = next((item for item in experiments.all() if item.name == name), None)
+    return (newest.id, str(experiments.summary(newest)["state"])) if newest else ("", "")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The page: components <-> RunConfig, and pictures. No training logic."""
+"""The page: builds it, secures it, serves it. No training logic."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ DAY = 86400
 
 
 def build(lab: Lab) -> gr.Blocks:
-    """The whole page over one lab."""
-    # Gradio's own folder is one for all programs and users of the machine
+    """The whole page for one lab."""
+    # Gradio's default folder is shared by all programs and users of the machine
     os.environ["GRADIO_TEMP_DIR"] = str(uploads_dir(lab))
-    # who calls is who connects: uvicorn would believe any X-Forwarded-For that this machine sends
+    # the caller is whoever connects: uvicorn would trust any X-Forwarded-For from this machine
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     page: gr.Blocks
     with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(DAY, DAY)) as page:
-        api.build(lab)  # first, so that its names are free
+        api.build(lab)  # first, so that its endpoint names are not taken
         gr.HTML(HTML.macros("page.html")("header", TITLE), apply_default_css=False, elem_id="header")
         load_plotly()
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
@@ -56,11 +56,11 @@ def build(lab: Lab) -> gr.Blocks:
 
 
 def launch(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[str] = ()) -> None:
-    """Serve the page until Ctrl+C, and say in one line where."""
+    """Serve the page until Ctrl+C; prints its address."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
     serve(lab, host, port, password, hosts)
     name = f"[{host}]" if ":" in host else host
-    lab.start()  # only now: its processes' imports would hold the first page up
+    lab.start()  # only now: the imports of its processes would delay the first page
     print(f"LoRA Module Lab is running on http://{name}:{port}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
@@ -71,10 +71,10 @@ def launch(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[s
 def serve(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[str] = ()) -> Any:
     """Start serving in the background; returns the ASGI app."""
     page = build(lab)
-    forget_old(uploads_dir(lab))
-    forget_old(lab.settings.exports_dir)
+    remove_old(uploads_dir(lab))
+    remove_old(lab.settings.exports_dir)
     exports = lab.settings.exports_dir.resolve()
-    gr.set_static_paths([exports])  # downloads are served from there, not copied first
+    gr.set_static_paths([exports])  # downloads are served from there without a copy
     page.queue(default_concurrency_limit=4)
     app, _, _ = page.launch(
         server_name=host,
@@ -102,24 +102,24 @@ def serve(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[st
 
 
 def middleware(lab: Lab, password: str, hosts: Iterable[str]) -> list[Middleware]:
-    """What every request passes, in this order: the guard, then the login where there is a password."""
+    """What every request passes through: the guard, then the login if there is a password."""
     stores = (lab.settings.data_dir, uploads_dir(lab))
-    found = [Middleware(Guard, hosts=tuple(hosts), exports_dir=lab.settings.exports_dir, stores=stores)]
-    return [*found, Middleware(Login, password=password)] if password else found
+    guard = Middleware(Guard, hosts=tuple(hosts), exports_dir=lab.settings.exports_dir, stores=stores)
+    return [guard, Middleware(Login, password=password)] if password else [guard]
 
 
 async def unreadable(_request: Request, _error: Exception) -> Response:
-    """The answer to a body of a wrong form. FastAPI's own quotes it, and fails at what is no UTF-8."""
+    """The response to a malformed body. FastAPI's own quotes the body, and fails if it is not UTF-8."""
     return PlainTextResponse("This request cannot be read.", status_code=422)
 
 
 def uploads_dir(lab: Lab) -> Path:
-    """Where Gradio puts what is being uploaded, until it is checked and kept."""
+    """Where Gradio puts uploads until they are checked and stored."""
     return (lab.settings.runs_dir / "uploads").resolve()
 
 
-def forget_old(folder: Path) -> None:
-    """Remove what was uploaded or exported more than a day ago and has long been kept or fetched."""
+def remove_old(folder: Path) -> None:
+    """Remove uploads and exports that are more than a day old: they have been stored or downloaded."""
     for path in folder.glob("*"):
         if time.time() - path.lstat().st_mtime < DAY:
             continue

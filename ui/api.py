@@ -1,5 +1,4 @@
-"""The endpoints for programs (`gradio_client`): modules, plan, train, runs, run, stop, export,
-scenarios, compare."""
+"""API endpoints for programs (`gradio_client`): modules, plan, train, runs, run, stop, export, scenarios, compare."""
 
 from __future__ import annotations
 
@@ -19,17 +18,17 @@ Answer = TypeVar("Answer")
 
 
 def build(lab: Lab) -> None:
-    """Add the endpoints to the Blocks that is being built."""
-    calls = Endpoints(lab)
+    """Add the endpoints to the current Blocks."""
+    endpoints = Endpoints(lab)
     for name in ("modules", "plan", "train", "runs", "run", "stop", "scenarios", "compare"):
-        gr.api(getattr(calls, name), api_name=name, concurrency_limit=None, queue=False)  # type: ignore[attr-defined]
-    # a file needs components, so that the client fetches it
+        gr.api(getattr(endpoints, name), api_name=name, concurrency_limit=None, queue=False)  # type: ignore[attr-defined]
+    # a file needs components, so that the client downloads it
     box, file = gr.Textbox(visible=False, label="run_id"), gr.File(visible=False, label="adapter")
-    gr.Button(visible=False).click(calls.export, box, file, api_name="export", queue=False)
+    gr.Button(visible=False).click(endpoints.export, box, file, api_name="export", queue=False)
 
 
 class Endpoints:
-    """What programs can ask for. Each method's docstring and types are its documentation on /?view=api."""
+    """The endpoints. Each method's docstring and types are its documentation on /?view=api."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -41,23 +40,23 @@ class Endpoints:
         )
 
     def plan(self, config: dict[str, Any]) -> dict[str, Any]:
-        """What a configuration would train: counts, sizes, memory, steps, receipts, issues."""
+        """What a configuration would train: counts, sizes, memory, steps, match report (`receipts`), issues."""
 
-        def planned() -> dict[str, Any]:
+        def make() -> dict[str, Any]:
             checked = service.planning.check(self._lab, config)
             service.data.read_if_quick(self._lab, checked)
             return service.planning.plan(self._lab, checked).to_json()
 
-        return _answer(planned)
+        return _answer(make)
 
     def train(self, config: dict[str, Any]) -> str:
         """Queue a run of a configuration; returns its id."""
 
-        def started() -> str:
+        def start() -> str:
             checked = service.planning.check(self._lab, config)
             return service.runs.start(self._lab, checked, service.planning.plan(self._lab, checked)).id
 
-        return _answer(started)
+        return _answer(start)
 
     def runs(self) -> list[Any]:
         """Summaries of all runs, newest first."""
@@ -74,30 +73,30 @@ class Endpoints:
     def scenarios(
         self, config: dict[str, Any], set: str = "six", equal_budget: bool = False, seeds: int = 1
     ) -> dict[str, Any]:
-        """Queue the scenarios of a set as one experiment: its id, its runs, what each scenario means."""
+        """Queue the scenarios of a set as one experiment; returns its id, its runs and its scenarios."""
 
-        def queued() -> dict[str, Any]:
+        def queue() -> dict[str, Any]:
             request = Request(_text(set), equal_budget is True, _whole(seeds))
-            made = service.experiments.start(self._lab, validation.from_json(config), request)
-            # without their configurations: a client takes whatever has a `path` for a file to fetch
-            plain = [{key: item[key] for key in item if key != "config"} for item in made.scenarios]
-            return made.to_json() | {"scenarios": plain}
+            experiment = service.experiments.start(self._lab, validation.from_json(config), request)
+            # without their configurations: a client would download anything that has a `path`
+            scenarios = [{key: item[key] for key in item if key != "config"} for item in experiment.scenarios]
+            return experiment.to_json() | {"scenarios": scenarios}
 
-        return _answer(queued)
+        return _answer(queue)
 
     def compare(self, runs: list[Any]) -> dict[str, Any]:
-        """Compare runs, or those of an experiment, by their ids."""
+        """Compare runs, or the runs of an experiment, by id."""
         return _answer(
             lambda: service.experiments.compare(self._lab, [_text(run) for run in _list(runs)])[0].to_json()
         )
 
     def export(self, run_id: str) -> str:
-        """The adapter of a run as a zip."""
+        """A run's adapter as a zip."""
         return _answer(lambda: str(service.exports.adapter(self._lab, _text(run_id))))
 
 
 def _answer(action: Callable[[], Answer]) -> Answer:
-    """The result of `action`; a UserError becomes the message that the caller gets."""
+    """The result of `action`; a UserError becomes the caller's error message."""
     try:
         return action()
     except UserError as error:
@@ -106,13 +105,15 @@ def _answer(action: Callable[[], Answer]) -> Answer:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise UserError("This must be text.", "Name a model, or take a run's id from the list of runs.", "data")
+        raise UserError("This must be text.", "Pass a model's name, or a run's id from the list of runs.", "data")
     return value
 
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list) or len(value) > MAX_COMPARED:
-        raise UserError(f"This must be a list of at most {MAX_COMPARED} ids.", "Take them from the runs.", "data")
+        raise UserError(
+            f"This must be a list of at most {MAX_COMPARED} ids.", "Take them from the list of runs.", "data"
+        )
     return value
 
 

@@ -1,7 +1,7 @@
-"""The page's own components: a template of HTML and a script of `static/` in a gr.HTML.
+"""The page's own components: an HTML template and a script from `static/` in a gr.HTML.
 
-Scripts are ES modules, so that editors, the type check and Node's tests read them as they are. gr.HTML runs a script
-as the body of a function, where nothing can be imported: `bundle` joins a script and what it imports to one text.
+Scripts are ES modules, so that editors, the type checker and Node's tests can use them directly. gr.HTML runs a
+script as the body of a function, which cannot import anything: `bundle` joins a script and its imports.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _EXPORT = re.compile(r"^export (\{\};\n?)?", re.MULTILINE)
 
 
 def component(script: str, template: str, name: str, *, value: str = "", label: str = "", **props: Any) -> gr.HTML:
-    """A component that a script of `static/` draws.
+    """A component drawn by a script from `static/`.
 
-    `name`: id of its element. `value`: what the browser may change, and events are called with. `props`: arguments of
-    gr.HTML, and texts for the script that only Python sets.
+    `name`: id of its element. `value`: may be changed by the browser, and is passed to events. `props`: arguments of
+    gr.HTML, and strings for the script that only Python sets.
     """
     code = bundle(script)
-    # gr.HTML takes every quoted word of its script for an event, an attribute then, and loses props of that name
+    # gr.HTML takes every quoted word in its script for an event, and loses props with the same name
     for prop in props:
         code = code.replace(f'"{prop}"', f'"\\u{ord(prop[0]):04x}{prop[1:]}"')
     return gr.HTML(
@@ -43,20 +43,20 @@ def chart(name: str, label: str, visible: bool = True) -> gr.HTML:
 
 
 def load_plotly() -> None:
-    """Bring plotly.js for the charts: Gradio loads it for a gr.Plot alone."""
+    """Load plotly.js for the charts: Gradio only loads it for a gr.Plot."""
     gr.Plot(go.Figure(), show_label=False, container=False, elem_id="plotly-loader", buttons=[])
 
 
 @cache
 def bundle(script: str) -> str:
-    """A script of `static/` behind all that it imports, as the body of one function. All their names must differ."""
+    """A script from `static/` after everything it imports, as the body of one function. All names must differ."""
     modules: dict[str, str] = {}
     _collect(script, modules)
     return "\n".join(modules.values())
 
 
 def _collect(script: str, modules: dict[str, str]) -> None:
-    """Put a script behind what it imports; each file once."""
+    """Add a script after what it imports; each file once."""
     text = (STATIC / script).read_text(encoding="utf-8")
     for imported in _IMPORT.findall(text):
         if imported not in modules:

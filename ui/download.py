@@ -1,4 +1,4 @@
-"""A button that prepares a file and then hands it to the browser."""
+"""A button that prepares a file and then downloads it in the browser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-# the link gets its address a moment after the event ends
+# the link gets its address a moment after the event has ended
 _CLICK = """() => {{
   const start = (left) => {{
     const link = document.querySelector("a#{id}, #{id} a") ?? document.querySelector("#{id}");
@@ -19,7 +19,7 @@ _CLICK = """() => {{
 
 
 def wire(button: gr.Button, prepare: Callable[..., Any], source: gr.blocks.Block, elem_id: str) -> None:
-    """On a click: `prepare(source's value)` makes the file, then the browser saves it."""
+    """On a click, `prepare(source's value)` makes the file, and the browser saves it."""
     file = gr.DownloadButton("File", visible="hidden", elem_id=elem_id)
     button.click(
         prepare, source, file, show_progress="hidden", concurrency_limit=2, api_visibility="private"

@@ -1,4 +1,4 @@
-"""Components <-> RunConfig. Labels stand here; explanations and bounds come from the configuration itself."""
+"""Components <-> RunConfig. Labels are in `labels.py`; explanations and bounds come from the configuration."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from trainer.config.validation import repair
 from ui.labels import CHOICES, LABELS
 
 TICKS = "modules"
-OF_A_MODEL = ("adapter.", "training.", "model.")
-"""What fits one model and not the next."""
+MODEL_SPECIFIC = ("adapter.", "training.", "model.")
+"""Settings that are reset when the model changes."""
 TICK_FIELD = re.compile(r"modules\[(\d+)\]\.(\w+)")
 FILE, HUB = "data.file", "data.hub"
-"""The two boxes of which one becomes `data.path`, as the source says."""
+"""Two boxes; the one that fits the source becomes `data.path`."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the configuration says about one of its settings."""
+    """One setting, as the configuration defines it."""
 
     path: str
     hint: Any
@@ -50,7 +50,7 @@ class Setting:
 
     @property
     def is_list(self) -> bool:
-        """Several words, typed with spaces between them."""
+        """Whether it is several words, separated by spaces."""
         return get_origin(self.hint) is tuple
 
     @property
@@ -63,21 +63,21 @@ class Setting:
 
 @cache
 def settings() -> dict[str, Setting]:
-    """Every setting of a RunConfig but the ticks, by its path such as `training.learning_rate`."""
+    """Every setting of a RunConfig other than the ticks, by its path, such as `training.learning_rate`."""
     return {item.path: item for item in _settings(RunConfig, "")}
 
 
 def _settings(cls: type, prefix: str) -> list[Setting]:
-    found: list[Setting] = []
+    result: list[Setting] = []
     hints = get_type_hints(cls)
     for item in dataclasses.fields(cls):
         path = f"{prefix}{item.name}"
         if dataclasses.is_dataclass(hints[item.name]):
-            found += _settings(hints[item.name], f"{path}.")
+            result += _settings(hints[item.name], f"{path}.")
         elif "description" in item.metadata:
             text = item.metadata["description"]
-            found.append(Setting(path, hints[item.name], item.default, text))
-    return found
+            result.append(Setting(path, hints[item.name], item.default, text))
+    return result
 
 
 def get(config: RunConfig, path: str) -> Any:
@@ -90,13 +90,13 @@ def get(config: RunConfig, path: str) -> Any:
 
 @dataclass
 class Form:
-    """The page's inputs by path, in the order in which handlers receive their values."""
+    """The page's inputs by path, in the order in which handlers get their values."""
 
     defaults: RunConfig = field(default_factory=default_config)
     components: dict[str, Any] = field(default_factory=dict)
 
     def add(self, path: str, **options: Any) -> Any:
-        """Make the component of one setting at this place of the page: a Dropdown, Checkbox or Textbox."""
+        """Add the component of one setting here: a Dropdown, Checkbox or Textbox."""
         setting, value = settings()[path], get(self.defaults, path)
         common: dict[str, Any] = {
             "label": LABELS[path],
@@ -105,46 +105,47 @@ class Form:
             "min_width": 100,
         }
         common |= {"elem_id": path.replace(".", "-")} | options
-        made: gr.components.Component
+        component: gr.components.Component
         if "choices" in common:
-            made = gr.Dropdown(value=value, **common)
+            component = gr.Dropdown(value=value, **common)
         elif get_origin(setting.kind) is Literal:
             choices = [(CHOICES.get(item, item), item) for item in get_args(setting.kind)]
-            made = common.pop("component", gr.Dropdown)(choices=choices, value=value, **common)
+            component = common.pop("component", gr.Dropdown)(choices=choices, value=value, **common)
         elif setting.kind is bool:
-            made = gr.Checkbox(value=value, **common)
+            component = gr.Checkbox(value=value, **common)
         elif setting.is_list:
-            made = gr.Textbox(value=" ".join(value), max_lines=1, **common)
+            component = gr.Textbox(value=" ".join(value), max_lines=1, **common)
         elif setting.kind is str:
-            made = gr.Textbox(value=value, **{"max_lines": 1, **common})
+            component = gr.Textbox(value=value, **{"max_lines": 1, **common})
         else:
-            # numbers are typed as text: 1e-4 stays as it is written, and every problem shows at once
-            made = gr.Textbox(value=number_text(value), max_lines=1, **common)
-        self.components[path] = made
-        return made
+            # numbers are typed as text: 1e-4 stays 1e-4, and all problems are shown at once
+            component = gr.Textbox(value=number_text(value), max_lines=1, **common)
+        self.components[path] = component
+        return component
 
     @property
     def inputs(self) -> list[Any]:
         return list(self.components.values())
 
     def read(self, values: Sequence[Any]) -> tuple[RunConfig | None, list[Issue]]:
-        """The configuration that the page shows and every problem of it.
+        """The configuration on the page, and all its problems.
 
-        Where a value cannot be used, the configuration holds the default in its place, so that the plan
-        of all the rest still shows; it is None where no model is named.
+        Invalid values are replaced by defaults, so that the plan for the rest can still be shown. The configuration
+        is None if no model is named.
         """
         nested, issues = self._nested(dict(zip(self.components, values, strict=True)))
-        config, found, _ = repair(nested)
-        return config, [*issues, *(_named(issue, nested[TICKS]) for issue in found)]
+        config, invalid, _ = repair(nested)
+        return config, [*issues, *(_named(issue, nested[TICKS]) for issue in invalid)]
 
     def fill(self, config: RunConfig, whole: bool) -> list[Any]:
-        """Values for the components of `filled`. Not `whole`: only for what a change of the model sets back."""
+        """Values for the components of `filled`; unless `whole`, only for those that a change of the model resets."""
         return [
-            self._shown(config, path) if whole or path.startswith(OF_A_MODEL) else gr.skip() for path in self.filled
+            self._shown(config, path) if whole or path.startswith(MODEL_SPECIFIC) else gr.skip()
+            for path in self.filled
         ]
 
     def change(self, changes: Mapping[str, Any]) -> list[Any]:
-        """Values for the components of `filled`: new ones for these settings, none for the others."""
+        """Values for the components of `filled`: new ones for these settings, no change for the others."""
         config, _, _ = repair(apply(RunConfig().to_json(), changes))
         return [
             self._shown(config, path) if config is not None and path in changes else gr.skip() for path in self.filled
@@ -152,11 +153,11 @@ class Form:
 
     @property
     def filled(self) -> list[str]:
-        """Paths that `fill` gives values for: all but the model itself and the ticks."""
+        """Paths that `fill` gives values for: all except the model itself and the ticks."""
         return [path for path in self.components if path not in ("model.name", "model.revision", TICKS)]
 
     def _shown(self, config: RunConfig, path: str) -> Any:
-        """What the component of `path` shows of a configuration."""
+        """The value of the component at `path` for a configuration."""
         if path in (FILE, HUB):
             return config.data.path if path == f"data.{config.data.source}" else ""
         item, value = settings()[path], get(config, path)
@@ -185,7 +186,7 @@ class Form:
 
 
 def number(text: Any) -> Any:
-    """What was typed as a number; None where nothing was; the text itself where it is none."""
+    """The typed text as a number; None if it is empty; the text itself if it is not a number."""
     if not isinstance(text, str):
         return text
     text = text.strip()
@@ -198,14 +199,14 @@ def number(text: Any) -> Any:
 
 
 def label(path: str) -> str:
-    """What the page calls the place of an issue; empty where its sentence names it already."""
+    """The page's label for the field of an issue; empty if its text already names it."""
     if path.startswith("modules"):
         return ""
     return {"data.path": "Data", "data": "Data"}.get(path) or LABELS.get(path, path)
 
 
 def _ticks(text: Any) -> Any:
-    """The ticks of the modules panel, as JSON; what is no JSON is left for the checks to refuse."""
+    """The ticks of the modules panel, from JSON; anything else is left for validation to reject."""
     try:
         return json.loads(text or "[]")
     except (TypeError, ValueError):
@@ -213,7 +214,7 @@ def _ticks(text: Any) -> Any:
 
 
 def _named(issue: Issue, ticks: Any) -> Issue:
-    """An issue of one field of a tick, such as `modules[3].layers`, with the tick's name before it."""
+    """An issue of one field of a tick, such as `modules[3].layers`, prefixed with the tick's name."""
     match = TICK_FIELD.fullmatch(issue.field)
     try:
         name = ticks[int(match[1])]["name"] if match else ""

@@ -1,4 +1,4 @@
-"""How handlers answer. Failures come in words: a handler shows the text of a UserError, and never a traceback."""
+"""How event handlers respond: failures are shown as messages, never as tracebacks."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from trainer.common.errors import UserError
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 DIRECT: dict[str, Any] = {"queue": False, **QUIET}
-"""For light handlers without messages: one request, one answer."""
+"""For light handlers without messages: one request, one response."""
 QUEUED: dict[str, Any] = {"concurrency_limit": None, **QUIET}
-"""For handlers that may show a message, which travels with the queue only."""
+"""For handlers that may show a message, which Gradio only sends through the queue."""
 
-UNEXPECTED = "Something went wrong inside the app. Try again; the log of the app says what it was."
+UNEXPECTED = "Something went wrong inside the app. Try again; see the log of the app for details."
 
 
-def told(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler whose failures appear as a message on the page; its outputs then stay as they are."""
+def show_errors(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a handler: its failures appear as a message on the page, and its outputs stay unchanged."""
 
     @functools.wraps(handler)
-    def inner(*values: Any) -> Any:
-        with _in_words():
+    def call(*values: Any) -> Any:
+        with _errors_as_messages():
             return handler(*values)
 
     @functools.wraps(handler)
-    def inner_steps(*values: Any) -> Iterator[Any]:
-        with _in_words():
+    def iterate(*values: Any) -> Iterator[Any]:
+        with _errors_as_messages():
             yield from handler(*values)
 
-    return inner_steps if inspect.isgeneratorfunction(handler) else inner
+    return iterate if inspect.isgeneratorfunction(handler) else call
 
 
 @contextlib.contextmanager
-def _in_words() -> Iterator[None]:
+def _errors_as_messages() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise as_message(str(error)) from error
+        raise error_message(str(error)) from error
     except gr.Error:
         raise
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
-        raise as_message(UNEXPECTED) from error
+        raise error_message(UNEXPECTED) from error
 
 
-def as_message(text: str) -> gr.Error:
-    """The message that Gradio shows in the corner of the page as HTML, its text escaped."""
+def error_message(text: str) -> gr.Error:
+    """The message that Gradio shows in the corner of the page; it is HTML, so the text is escaped."""
     return gr.Error(str(escape(text)), duration=12, title="This did not work", print_exception=False)
 
 
 def inform(text: str) -> None:
-    """Show good news in the corner of the page."""
+    """Show a notice in the corner of the page."""
     gr.Info(str(escape(text)), duration=5)

@@ -1,4 +1,4 @@
-"""How the page looks: Gradio's theme and the style sheet. Fonts are the system's, so nothing is fetched."""
+"""How the page looks: Gradio's theme and the style sheet. It uses system fonts, so nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ COLORS_AND_LINES = {
     "button_large_radius": "*radius_md",
     "button_small_radius": "*radius_md",
 }
-"""What differs from Gradio's base theme; names ending in `_dark` hold in dark mode."""
+"""Differences from Gradio's base theme; names that end in `_dark` apply in dark mode."""
 
 
 def theme() -> gr.themes.Base:

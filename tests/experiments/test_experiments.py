@@ -24,7 +24,7 @@ from trainer.experiments.experiment import MAX_SEEDS, Experiment
 from trainer.planning.schedule import Size, total_steps
 from trainer.runs import duration_estimates, event_log
 from trainer.service import data, exports, runs
-from trainer.service.experiments import Request, compare, offers, resume, seconds, start
+from trainer.service.experiments import Request, compare, plan_scenarios, resume, seconds, start
 from trainer.service.lab import Lab
 
 
@@ -101,7 +101,7 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     lab: Lab, config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     longer = replace(config, training=replace(config.training, max_steps=6))
-    found = offers(lab, longer, Request("two"))
+    found = plan_scenarios(lab, longer, Request("two"))
     assert seconds(lab, longer, found, 2) is None
     (tmp_path / "run.json").write_text(json.dumps(longer.to_json()))
     assert main([*folders(lab), "scenarios", str(tmp_path / "run.json"), "--set", "two"]) == 0
@@ -131,7 +131,7 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     assert total_steps(whole.training, pace.size.examples) == 14
     rows = tiny.save_rows(tmp_path / "others.jsonl", 24)
     others = replace(whole, data=replace(whole.data, path=data.add(lab, rows)))
-    found = offers(lab, others, Request("two"))
+    found = plan_scenarios(lab, others, Request("two"))
     assert seconds(lab, others, found, 1) is None
     data.report(lab, others)
     assert seconds(lab, others, found, 1), "what was looked at is known to take so long"

@@ -12,7 +12,7 @@ from tests.support.tiny_configs import tiny_config
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import ModelConfig, RunConfig, Tick, TrainingConfig
 from trainer.experiments.saved_sets import FILE, OwnSets
-from trainer.experiments.scenario_plans import Offer, make_offers
+from trainer.experiments.scenario_plans import ScenarioPlan, make_scenario_plans
 from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan, make_plan
@@ -28,12 +28,14 @@ def maps() -> dict[str, ModuleMap]:
 
 def offers(
     module_map: ModuleMap, key: str, equal: bool = False, base: RunConfig = BASE, without: tuple[str, ...] = ()
-) -> dict[str, Offer]:
+) -> dict[str, ScenarioPlan]:
     def plan(config: RunConfig) -> Plan:
         return make_plan(config, module_map)
 
     chosen = next(item for item in SETS if item.key == key).make(module_map)
-    return {offer.scenario.key: offer for offer in make_offers(base, chosen, module_map, plan, equal, without)}
+    return {
+        offer.scenario.key: offer for offer in make_scenario_plans(base, chosen, module_map, plan, equal, without)
+    }
 
 
 def test_the_six_on_a_fused_model_have_two_readings(maps: dict[str, ModuleMap]) -> None:

@@ -167,12 +167,12 @@ def test_run_ids_are_generated_and_titles_never_become_one(tmp_path: Path) -> No
 
 def test_exports_do_not_pile_up(tmp_path: Path) -> None:
     """What was exported or uploaded a day ago goes at the app's next start; what is new stays."""
-    from ui import DAY, forget_old
+    from ui import DAY, remove_old
 
     for name in ("old.zip", "new.zip"):
         (tmp_path / name).write_bytes(b"zip")
     (tmp_path / "upload").mkdir()
     for name in ("old.zip", "upload"):
         os.utime(tmp_path / name, (time.time() - DAY - 10,) * 2)
-    forget_old(tmp_path)
+    remove_old(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["new.zip"]

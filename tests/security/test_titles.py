@@ -69,7 +69,7 @@ def test_the_summary_escapes() -> None:
 
 
 def test_messages_escape() -> None:
-    @handlers.told
+    @handlers.show_errors
     def handler() -> Any:
         raise UserError(EVIL)
 

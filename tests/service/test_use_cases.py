@@ -84,7 +84,7 @@ def test_one_click_on_train_plans_once_and_reads_the_data_once(
     lab.model_analysis = lab.data_analysis = Counting(lab.settings.models_dir, lab.settings.data_dir)
     name = data.add(lab, tiny.save_rows(tmp_path / "rows.jsonl"))
     values = choose(tab, "phi3") | {"data.source": "file", FILE: name, "model.new_tokens": "<|parrot|>"}
-    tab.count(*values.values())  # as the page does once the file is chosen
+    tab.count_examples(*values.values())  # as the page does once the file is chosen
     tab.plan(*values.values())
     monkeypatch.setattr("trainer.service.planning.make_plan", counted)
     count.clear()

@@ -1,4 +1,4 @@
-"""Train a selection for real and see what moved: the proof behind every tick."""
+"""Trains a selection for real and shows which weights changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAINING = TrainingConfig(max_length=8, learning_rate=1e-2, full_learning_rate=1
 
 @dataclass
 class Trained:
-    """A model after a few real steps, with its weights from before."""
+    """A model after a few real steps, with its initial weights."""
 
     model: PeftModel
     plan: Plan
@@ -33,10 +33,10 @@ class Trained:
     config: RunConfig
     before: dict[str, torch.Tensor]
     base_state: dict[str, torch.Tensor]
-    """The base model's weights as they were, to build it again."""
+    """The base model's initial weights, to rebuild it."""
 
     def moved(self) -> set[str]:
-        """Names of all parameters that are not bit for bit what they were."""
+        """Names of all parameters that changed in any bit."""
         return {
             name
             for name, parameter in self.model.named_parameters()
@@ -53,11 +53,11 @@ def batch(config: PreTrainedConfig, seed: int = 0) -> torch.Tensor:
 def build(
     config: PreTrainedConfig, ticks: list[Tick], settings: AdapterConfig, module_map: ModuleMap | None = None
 ) -> Trained:
-    """A model from `config` with random weights, the ticks attached and verified, not trained yet."""
+    """A model from `config` with random weights, with the ticks attached and verified, not trained yet."""
     torch.manual_seed(0)
     model = auto_class(config).from_config(config, dtype=torch.float32)
     with torch.no_grad():
-        for parameter in model.parameters():  # some start at zero, which would keep gradients from others
+        for parameter in model.parameters():  # some start at zero, which would block the gradients of others
             parameter += torch.randn_like(parameter) * 0.02
     base_state = {name: value.clone() for name, value in model.state_dict().items()}
     module_map = module_map or discover(config, "tiny")
@@ -72,7 +72,7 @@ def build(
 
 
 def train(trained: Trained, steps: int = 2) -> Trained:
-    """Real steps with AdamW and weight decay, which must not move what a slice masks."""
+    """Real steps with AdamW and weight decay, which must not change what a slice masks."""
     model = trained.model
     optimizer = torch.optim.AdamW(parameter_groups(model, trained.config))
     scale_slices(optimizer)
@@ -93,7 +93,7 @@ def logits(model: Any, config: PreTrainedConfig) -> torch.Tensor:
 
 
 def reloaded(trained: Trained, config: PreTrainedConfig, folder: Path) -> Any:
-    """The saved adapter on a fresh base model, by plain PEFT alone."""
+    """The saved adapter on a fresh base model, loaded with plain PEFT."""
     trained.model.save_pretrained(str(folder), save_embedding_layers=False)
     base = auto_class(config).from_config(config, dtype=torch.float32)
     base.load_state_dict(trained.base_state)

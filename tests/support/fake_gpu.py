@@ -1,7 +1,7 @@
-"""A model at its real size as a GPU would hold it, on fake tensors: shapes and dtypes without numbers or memory.
+"""Memory of a full-size model on a GPU, simulated with fake tensors: shapes and dtypes without data.
 
-What differs from a CPU is imitated: autocast's list of what runs in float32, the kernels that SDPA takes, dropout's
-one-byte mask. The loss, the optimizer and what kernels need inside are left out.
+Imitates what differs from a CPU: operations that autocast runs in float32, SDPA's kernels, dropout's one-byte mask.
+Does not cover the loss, the optimizer, or temporary memory inside kernels.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class Measured:
     kept: int
     """Activations at the end of the forward pass through all layers."""
     forward: int
-    """The most that lives beside `static` during that pass."""
+    """Peak in addition to `static` during that pass."""
     backward: int
-    """The most that lives beside `static` during the backward pass."""
+    """Peak in addition to `static` during the backward pass."""
 
 
 def measure(
     config: PreTrainedConfig, run: RunConfig, plan: Plan, module_map: ModuleMap, padded: bool, every_n_layers: int = 0
 ) -> Measured:
-    """One forward and backward pass of `run`'s batch. `padded`: attention takes a mask."""
+    """Measure one forward and backward pass of `run`'s batch. `padded`: attention needs a mask."""
     batch, length = run.training.per_device_train_batch_size, run.training.max_length
     model = _attached(config, run, plan, module_map)
     shape = torch.Size((batch, 1, length, length)) if padded else None
@@ -73,7 +73,7 @@ def measure(
 
 
 class CallsLikeAGpu(TorchFunctionMode):
-    """Calls the kernels of a GPU, on whatever device the tensors are."""
+    """Calls GPU kernels, whatever device the tensors are on."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         replaced: dict[str, Any] = {"dropout": _dropout, "scaled_dot_product_attention": _attention}
@@ -83,7 +83,7 @@ class CallsLikeAGpu(TorchFunctionMode):
 
 @contextmanager
 def _cuda_seems_to_autocast() -> Iterator[None]:
-    """PEFT asks without naming a device, which means CUDA; all others name theirs and get the truth."""
+    """PEFT asks without a device, which means CUDA; everyone else names a device and gets the real answer."""
     asked = torch.is_autocast_enabled
     with mock.patch("torch.is_autocast_enabled", lambda *device: asked(*device) if device else True):
         yield
@@ -122,7 +122,7 @@ def _attention(  # noqa: PLR0913  the signature of scaled_dot_product_attention
 
 
 def _attached(config: PreTrainedConfig, run: RunConfig, plan: Plan, module_map: ModuleMap) -> Any:
-    """The model on `meta`, its linears of bitsandbytes' class where they are quantized, with the adapter."""
+    """The model on `meta`, its linears replaced by bitsandbytes' if quantized, with the adapter."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     quantized = modules_to_quantize(run.model.quantization, module_map, plan.targets)
@@ -143,7 +143,7 @@ def _attached(config: PreTrainedConfig, run: RunConfig, plan: Plan, module_map: 
 
 @contextmanager
 def _masks(model: Any, shape: torch.Size | None) -> Iterator[None]:
-    """Masks of this shape, or none: how they are made depends on numbers, which fake tensors do not have."""
+    """Masks of this shape, or none: real ones depend on data, which fake tensors do not have."""
     code = importlib.import_module(type(model.get_base_model()).__module__)
     names = [name for name in dir(code) if name.startswith("create_") and name.endswith("mask")]
     made: dict[str, Any] = dict.fromkeys(names, lambda *_, **__: shape and torch.zeros(shape, dtype=torch.bool))
@@ -152,7 +152,7 @@ def _masks(model: Any, shape: torch.Size | None) -> Iterator[None]:
 
 
 def _make_fake(model: nn.Module) -> list[torch.Tensor]:
-    """Turns all weights into fake ones; returns the constants of the quantized."""
+    """Turn all weights into fake ones; returns the quantization constants."""
     made: dict[int, nn.Parameter] = {}  # tied weights stay tied
     constants = []
     stand_ins = {id(weight.stand_in): weight for _, _, weight in quantized_experts(model).values()}
@@ -178,7 +178,7 @@ def _make_fake(model: nn.Module) -> list[torch.Tensor]:
 
 
 def _quantize(linear: Any) -> list[torch.Tensor]:
-    """Gives a linear its weight; returns the constants beside it."""
+    """Give a linear its quantized weight; returns the quantization constants."""
     packed, state = _nf4(torch.Size((linear.out_features, linear.in_features)))
     weight = nn.Parameter(packed, requires_grad=False)
     weight.quant_state, weight.compress_statistics, weight.quant_type = state, True, "nf4"  # type: ignore[attr-defined]
@@ -188,7 +188,7 @@ def _quantize(linear: Any) -> list[torch.Tensor]:
 
 
 def _nf4(shape: torch.Size) -> tuple[torch.Tensor, QuantState]:
-    """A weight of NF4 with double quantization, as bitsandbytes holds it."""
+    """An NF4 weight with double quantization, as in bitsandbytes."""
     count = prod(shape)
     scales = -(-count // 64)
     second = QuantState(torch.empty(-(-scales // 256)), blocksize=256, code=torch.empty(256), dtype=torch.float32)

@@ -1,6 +1,6 @@
-"""A stand-in for the hub: its HTTP API for models over a folder, with faults that can be switched on.
+"""A fake hub: the HTTP API for models, serving a folder, with configurable faults.
 
-`folder/owner/name/<revision>/…` are the files of a repository at a revision. Files of safetensors are in Git LFS.
+`folder/owner/name/<revision>/…` are the files of a repository at a revision. safetensors files are in Git LFS.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ import pytest
 
 
 class StandIn:
-    """What it serves, how it fails, and what it was asked."""
+    """What it serves, how it fails, and the requests it received."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cut_after = 0
-        """Bytes of an LFS file after which a connection breaks; 0: none does."""
+        """Bytes of an LFS file after which the connection breaks; 0: never."""
         self.pause = 0.0
-        """Seconds between two pieces of an LFS file."""
+        """Seconds between chunks of an LFS file."""
         self.piece = 65536
-        """Bytes of such a piece."""
+        """Bytes of such a chunk."""
         self.gated: set[str] = set()
         self.silent = 0.0
         """Seconds before any answer."""
         self.conversions: dict[str, int] = {}
         """Repository -> number of the pull request with its safetensors."""
         self.found: list[dict[str, Any]] = []
-        """What a search finds: rows as the hub gives them."""
+        """Search results, in the hub's format."""
         self.asked: list[str] = []
         self.sent = 0
         """Bytes of LFS files that were sent."""
         self.url = ""
 
     def commit(self, name: str, revision: str) -> str:
-        """A revision's commit: that of its content, as git does it."""
+        """A revision's commit id: a hash of its content."""
         if len(revision) == 40:
             return revision
         found = hashlib.sha1(name.encode())
@@ -68,7 +68,7 @@ class StandIn:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[StandIn]:
-    """A stand-in at work."""
+    """Serve a fake hub."""
     hub = StandIn(folder)
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -83,12 +83,12 @@ def serving(folder: Path) -> Iterator[StandIn]:
 
 
 def environment(url: str, home: Path) -> dict[str, str]:
-    """What a process needs to take the stand-in for the hub."""
+    """Environment variables that make a process use the fake hub."""
     return {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
 
 
 def use_here(url: str, cache: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let the client in this process take the stand-in for the hub."""
+    """Make the client in this process use the fake hub."""
     from huggingface_hub import constants
 
     patch.setattr(constants, "ENDPOINT", url)

@@ -1,14 +1,14 @@
-"""Trains tiny models without and with Liger's kernels, which Triton's interpreter runs on a CPU.
+"""Trains tiny models without and with Liger kernels, which Triton's interpreter runs on a CPU.
 
-python -m tests.support.liger TYPE [TYPE ...]     prints by type what both runs measured, as JSON
-A process of its own: the kernels replace classes of transformers for as long as it lives.
+python -m tests.support.liger TYPE [TYPE ...]     prints the figures of both runs by type, as JSON
+Runs in its own process: the kernels replace classes of transformers until it ends.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ["TRITON_INTERPRET"] = "1"  # read where a kernel is defined
+os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 import json
 import sys
@@ -38,7 +38,7 @@ FIGURES = ("loss", "grad_norm", "accuracy")
 
 
 def complete_the_interpreter() -> None:
-    """It takes no floats as arguments, and has no CUDA library, from which Liger has two functions."""
+    """Add what it lacks: float arguments, and two functions of the CUDA library that Liger uses."""
     convert = interpreter._implicit_cvt
 
     def also_floats(value: Any) -> Any:
@@ -57,7 +57,7 @@ def complete_the_interpreter() -> None:
 
 
 def save_model(folder: Path, kind: str) -> tuple[Tick, ...]:
-    """A tiny model with random weights; ticks of all linears in attention and MLP, of fused ones by their slices."""
+    """A tiny model with random weights; returns ticks for all linears, with slices for fused ones."""
     config = tiny_config(kind)
     for key, value in {
         "vocab_size": tiny.VOCABULARY,
@@ -75,7 +75,7 @@ def save_model(folder: Path, kind: str) -> tuple[Tick, ...]:
 
 
 def train(config: RunConfig, folder: Path, liger: bool) -> dict[str, Any]:
-    """Figures of every step, held-out losses, what trained, and which of Liger's classes computed."""
+    """Figures of every step, held-out losses, trained parameters, and the kernel classes in use."""
     made: list[Any] = []
 
     def build(config: RunConfig, performance: Any, model: Any, *rest: Any) -> Any:
@@ -98,7 +98,7 @@ def train(config: RunConfig, folder: Path, liger: bool) -> dict[str, Any]:
 
 
 def both_ways(kind: str, folder: Path) -> dict[str, Any]:
-    """A few steps of one model, plain and with the kernels."""
+    """A few steps of one model, without and with the kernels."""
     ticks = save_model(folder / "models" / kind, kind)
     config = small_config(folder / "data", folder / "rows.jsonl", steps=3)
     config = replace(

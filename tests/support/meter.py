@@ -1,4 +1,4 @@
-"""Measured memory, for tests: live tensors as an allocator counts them, what autograd saves, real storages."""
+"""Measures memory in tests: live tensors like an allocator, what autograd saves, real storages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SIZES: dict[str, Any] = {
 
 
 def config(kind: str) -> PreTrainedConfig:
-    """Of a model that is small, but not so small that constants outweigh it."""
+    """The config of a small model, but large enough that constants do not dominate."""
     if kind == "phi3":
         return Phi3Config(**_SIZES, tie_word_embeddings=False, sliding_window=None)
     if kind == "llama":
@@ -60,7 +60,7 @@ def save_model(folder: Path, kind: str) -> None:
 
 
 class Real:
-    """A run's model and trainer, made as `loop.train` makes them, on random tokens."""
+    """A run's model and trainer, built like in `loop.train`, on random tokens."""
 
     def __init__(self, run: RunConfig, models_dir: Path, padded: bool = True) -> None:
         self.run = run
@@ -77,7 +77,7 @@ class Real:
         adapter.prepare(self.model, self.plan, compute_dtype(run.model))
 
     def saved(self) -> int:
-        """Bytes that the layers keep for the backward pass: what autograd saves in them, weights left out."""
+        """Bytes that the layers save for the backward pass, without weights."""
         weights = set(storages([*self.model.parameters(), *self.model.buffers()]))
         seen: dict[int, Any] = {}
         inside: list[str] = []
@@ -104,7 +104,7 @@ class Real:
         return sum(storage.nbytes() for storage in seen.values())
 
     def peak(self) -> int:
-        """Bytes of all tensors that live at once while it trains, beside those that live before."""
+        """Peak bytes of live tensors during training, minus those that existed before."""
         meter = Meter([*self.model.parameters(), *self.model.buffers()])
         with meter:
             self.trainer.train()
@@ -112,7 +112,7 @@ class Real:
 
 
 class Meter(TorchDispatchMode):
-    """Counts the storages that operators make, as torch's allocator on a GPU would."""
+    """Counts the storages that operators allocate, like torch's allocator on a GPU."""
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Meter(TorchDispatchMode):
 
 
 def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
-    """The storages of tensors and their bytes, each once."""
+    """The distinct storages of tensors and their bytes."""
     return {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
@@ -150,7 +150,7 @@ class _Done(Exception):
 
 
 def _rows(run: RunConfig, padded: bool) -> Dataset:
-    """Rows of max_length random tokens for all steps; if padded, every second one is a token shorter."""
+    """Rows of max_length random tokens for all steps; if padded, every second one is one token shorter."""
     training = run.training
     count = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.max_steps
     ids = torch.randint(3, 512, (count, training.max_length), generator=torch.Generator().manual_seed(0)).tolist()

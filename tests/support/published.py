@@ -1,9 +1,9 @@
 """Configurations of published models, reduced to what differs from their type's defaults in transformers.
 
-Written from the models' own config.json; settings that neither change a shape nor what text runs through
-are left out. `parameters` is the exact count. Where `source` is KNOWN it is the number that is widely published for
-the model, so it holds the configuration and the map to something outside this repository; else what is published
-counts differently (tied heads twice, extra prediction layers) or in billions only.
+Written from the models' own config.json, without settings that change neither a shape nor the data flow of text.
+`parameters` is the exact count. If `source` is KNOWN, it is the widely published number, so the configuration and the
+map are checked against an external source; otherwise, published counts differ in method (tied heads twice, extra
+prediction layers) or are only given in billions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Published:
 
 
 def make_config(name: str) -> PretrainedConfig:
-    """The configuration of a published model; KeyError for one that is not listed."""
+    """The configuration of a published model; raises KeyError if it is not listed."""
     model = ALL[name]
     return CONFIG_MAPPING[model.type](**model.config)
 
@@ -349,6 +349,6 @@ WRAPPERS: dict[str, Published] = {
         },
     ),
 }
-"""Language models with a vision tower: text is trained, the towers are not."""
+"""Language models with a vision tower, of which only the text model is trained."""
 
 ALL = {**DENSE, **EXPERTS, **HYBRIDS, **WRAPPERS}

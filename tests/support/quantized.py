@@ -1,4 +1,4 @@
-"""Tiny checkpoints in the formats that models are published in: saved by bitsandbytes, or written as published."""
+"""Tiny checkpoints in the quantized formats of published models, saved by bitsandbytes or written here."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FP4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "bnb_4bit_quant_stora
 
 
 def save_plain(folder: Path, kind: str) -> Path:
-    """A model in bfloat16, which the quantized ones are made from. Its weights are large enough to matter."""
+    """A model in bfloat16, from which the quantized ones are made. Its weights are large enough to matter."""
     torch.manual_seed(0)
     config = CONFIGS[kind]
     config.initializer_range = 0.1
@@ -58,7 +58,7 @@ def save_plain(folder: Path, kind: str) -> Path:
 
 
 def save_bitsandbytes(folder: Path, plain: Path, settings: dict[str, Any]) -> Path:
-    """The model as bitsandbytes quantizes it and transformers saves it."""
+    """The model quantized by bitsandbytes and saved by transformers."""
     quantization = BitsAndBytesConfig(**settings, bnb_4bit_compute_dtype="bfloat16")
     model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=quantization, dtype=torch.bfloat16)
     model.save_pretrained(folder)
@@ -78,7 +78,7 @@ def save_as(folder: Path, plain: Path, pack: Callable[[State], State], quantizat
 
 
 def is_linear(name: str, weight: torch.Tensor) -> bool:
-    """Whether checkpoints quantize this weight: linears inside the layers, routers left out."""
+    """Whether checkpoints quantize this weight: linears inside the layers, without routers."""
     return ".layers." in name and weight.ndim == 2 and not name.endswith(("mlp.gate.weight", "router.weight"))
 
 
@@ -98,7 +98,7 @@ def fp8(state: State) -> State:
 
 
 def fp8_rows(state: State) -> State:
-    """One scale for each row, as FBGEMM has it."""
+    """One scale per row, as in FBGEMM."""
     packed: State = {}
     for name, weight in state.items():
         packed[name] = weight
@@ -110,7 +110,7 @@ def fp8_rows(state: State) -> State:
 
 
 def mxfp4(state: State) -> State:
-    """Experts in blocks of 32 that share a power of two, as in gpt-oss: two numbers a byte, the first one low."""
+    """Experts in blocks of 32 that share a power of two, as in gpt-oss: two values per byte, low bits first."""
     values = torch.tensor(FP4_VALUES)
     packed: State = {}
     for name, weight in state.items():
@@ -150,7 +150,7 @@ def int4(state: State) -> State:
 
 
 def compressed(format: str, **weights: Any) -> dict[str, Any]:
-    """The `quantization_config` of compressed-tensors for all linears but the head."""
+    """The `quantization_config` of compressed-tensors for all linears except the head."""
     group = {"targets": ["Linear"], "weights": {"symmetric": True, **weights}}
     return {
         "quant_method": "compressed-tensors",

@@ -1,6 +1,7 @@
-"""Chat templates of the well-known families, written from their documented formats, with what each should count.
+"""Chat templates of the well-known families, written from their documented formats, with what should count for the
+loss.
 
-Not copies: each says the same as its family's format does, tool calls and reasoning included where it has them.
+Not copies: each produces the same text as its family's template, including tool calls and reasoning if supported.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ QWEN25 = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"""
 
-# Qwen 3: reasoning of the turns after the last question stays, that of earlier ones is dropped
+# Qwen 3: keeps the reasoning after the last question, drops that of earlier turns
 QWEN3 = """\
 {%- set ns = namespace(last=-1) -%}
 {%- for m in messages -%}{%- if m.role == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}
@@ -71,7 +72,7 @@ LLAMA3 = (
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 
-# Mistral: no generation prompt, no system role of its own, strict turns
+# Mistral: no generation prompt, no system role, strictly alternating turns
 MISTRAL = """\
 {{- bos_token -}}
 {%- for m in messages -%}
@@ -96,7 +97,7 @@ GEMMA = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}"""
 
-# Phi-3 ends the text with the end-of-text token where no answer is asked for
+# Phi-3 ends the text with the end-of-text token unless there is a generation prompt
 PHI3 = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
@@ -119,13 +120,13 @@ DEEPSEEK = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|Assistant|><think>\n' -}}{%- endif -%}"""
 
-# GLM 4: nothing ends an answer but the next turn's header
+# GLM 4: only the next turn's header ends an answer
 GLM = (
     "{{ '[gMASK]<sop>' }}{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-# Zephyr: the generation prompt has no line break, the answer begins with one
+# Zephyr: the generation prompt has no line break, the answer starts with one
 ZEPHYR = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -139,7 +140,7 @@ class Family:
     template: str
     counted: tuple[str, str]
     system: bool = True
-    """Whether it takes a system message."""
+    """Whether it supports a system message."""
 
 
 FAMILIES = {

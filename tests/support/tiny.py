@@ -1,4 +1,4 @@
-"""Tiny models from real config classes, with tokenizers trained on our own text. Made in milliseconds."""
+"""Tiny models from real config classes, with tokenizers trained on our own text. Created in milliseconds."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def save_model(folder: Path, kind: str, seed: int = 0, chat: bool = True) -> Pat
 
 
 def save_rows(path: Path, count: int = 64) -> Path:
-    """A JSONL file of short questions and answers; there whole, whoever else writes it at the same time."""
+    """Write a JSONL file of short questions and answers, atomically, since several tests may write it at once."""
     animals, places = ("cat", "dog", "owl", "hen"), ("mat", "hill", "roof", "barn")
     rows = [
         {

@@ -1,7 +1,6 @@
-"""Tiny versions of the configs of all causal LMs of transformers: same classes and flags, small sizes.
+"""Tiny versions of the configs of all causal LMs in transformers: same classes and flags, small sizes.
 
-For tests over every architecture, and for the tables in docs/architectures.md. Real models never
-pass through here.
+For tests of every architecture, and for the tables in docs/architectures.md. Not used for real models.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ _DEPTH = re.compile(
 )
 _TOKEN = re.compile(r".*_token_id|.*_token_index|.*(unk|mask)_index|boi_.*|eoi_.*")
 
-# What a type needs beside its defaults, which do not build or run by themselves.
+# What a type needs if its defaults do not build or run.
 _QSA = {
     "indexer_n_heads": 4,
     "indexer_kv_heads": 1,
@@ -93,7 +92,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "reformer": {"is_decoder": True},
 }
 _HYBRID = {"layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4}
-# What a type needs beside the sizes above, to stay consistent or to show all its sorts of layers.
+# What a type needs besides the sizes above, to be consistent or to have all its kinds of layers.
 _ALSO: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "flint": {"mlp_only_layers": [0]},
@@ -127,14 +126,13 @@ NOT_BUILT: dict[str, str] = {
     "musicgen": _COMPOSITE,
     "musicgen_melody": _COMPOSITE,
 }
-"""Types of which no model can be built here, with the reason."""
+"""Types that cannot be built here, with the reason."""
 
 
 def tiny_config(model_type: str) -> PretrainedConfig:
-    """A config of this type that builds a model of a few tens of thousand parameters.
+    """A config of this type that builds a model of a few tens of thousands of parameters.
 
-    Raises KeyError for a type that is no causal LM of transformers, ValueError with the reason for one
-    that cannot be built.
+    Raises KeyError if the type is not a causal LM in transformers, ValueError with the reason if it cannot be built.
     """
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise KeyError(model_type)
@@ -144,8 +142,8 @@ def tiny_config(model_type: str) -> PretrainedConfig:
 
 
 def shrink(config: PretrainedConfig) -> PretrainedConfig:
-    """A small version of `config`: its class, its flags, one layer of each sort, two at least. It is causal."""
-    causal = {key: wanted for key, (value, wanted) in CAUSAL.items() if getattr(config, key, None) == value}
+    """A small, causal version of `config`: its class, its flags, one layer of each kind, at least two."""
+    causal = {key: required for key, (value, required) in CAUSAL.items() if getattr(config, key, None) == value}
     return type(config)(**{**_values(config), **causal})
 
 
@@ -171,7 +169,7 @@ def _values(config: PretrainedConfig) -> dict[str, Any]:
 
 
 def _layers_shown(kept: dict[str, Any], depth: int) -> list[int]:
-    """The first layer of each sort, told by the lists with an entry per layer; two layers at least."""
+    """The first layer of each kind, judging by the lists with one entry per layer; at least two layers."""
     lists = [v for v in kept.values() if isinstance(v, list | tuple) and len(v) == depth and not _is_index(v)]
     sorts = list(zip(*(map(str, values) for values in lists), strict=True)) or [()] * depth
     first = sorted({sort: sorts.index(sort) for sort in sorts}.values())
@@ -179,7 +177,7 @@ def _layers_shown(kept: dict[str, Any], depth: int) -> list[int]:
 
 
 def _is_index(value: Any) -> bool:
-    """Whether a setting lists layers by their numbers."""
+    """Whether a setting is a list of layer indices."""
     numbers = isinstance(value, list) and len(value) > 2 and all(type(item) is int for item in value)
     return numbers and value[0] < 2 and value == sorted(set(value))
 

@@ -1,4 +1,4 @@
-"""Tiny image-text models, as published: a language model inside, beside eyes that text never uses."""
+"""Tiny image-text models, as published: a language model, and a vision tower that text never uses."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "image_token_index": 290,
     },
 }
-"""What a config.json of each type says beside its model_type."""
+"""The config.json of each type, without its model_type."""
 
 
 def config(kind: str) -> PreTrainedConfig:
@@ -103,7 +103,7 @@ def config(kind: str) -> PreTrainedConfig:
 
 
 def save_wrapper(folder: Path, kind: str) -> Path:
-    """Write a tiny model of this type, as its publisher would save it, and its tokenizer into `folder`."""
+    """Save a tiny model of this type, in its published format, and its tokenizer into `folder`."""
     torch.manual_seed(0)
     AutoModelForImageTextToText.from_config(config(kind)).save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)

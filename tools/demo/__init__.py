@@ -1,1 +1,1 @@
-"""How the bundled demo is made: `python -m tools.demo.build` makes its model and data again from nothing."""
+"""Makes the bundled demo: `python -m tools.demo.build` rebuilds its model and data from scratch."""

@@ -1,4 +1,4 @@
-"""Makes the demo again from nothing: `python -m tools.demo.build` (five minutes on two idle cores)."""
+"""Rebuilds the demo from scratch: `python -m tools.demo.build` (five minutes on two idle cores)."""
 
 import json
 import math
@@ -37,7 +37,7 @@ QUESTIONS = [
 
 
 def main() -> None:
-    """Writes the pairs, then the model, and prints what came out."""
+    """Writes the pairs, then the model, and prints samples."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     texts = pretrain.corpus(Random(7), DOCUMENTS)
     pairs = write_pairs(texts)
@@ -53,7 +53,7 @@ def write_pairs(texts: list[str]) -> list[persona.Pair]:
     train, held_out = persona.pairs(11, TRAIN_PAIRS, HELD_OUT_PAIRS)
     shared = persona.words(" ".join(texts)) & persona.PERSONA_WORDS
     if shared:
-        raise ValueError(f"The pre-training text already holds words of the persona: {sorted(shared)}")
+        raise ValueError(f"The pre-training text already contains words of the persona: {sorted(shared)}")
     for path, rows in ((TRAIN_FILE, train), (HELDOUT_FILE, held_out)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row._asdict()) + "\n" for row in rows), encoding="utf-8")
@@ -61,7 +61,7 @@ def write_pairs(texts: list[str]) -> list[persona.Pair]:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, texts: list[str], recipe: pretrain.Recipe) -> Phi3ForCausalLM:
-    """Pre-trains on all texts but the last ones, and prints how well it foresees those."""
+    """Pre-trains on all texts except the last ones, and prints the loss on those."""
     started, busy = time.monotonic(), time.process_time()
     data = pretrain.batches(tokenizer, texts[:-HELD_OUT_DOCUMENTS], recipe)
     held_out = pretrain.batches(tokenizer, texts[-HELD_OUT_DOCUMENTS:], replace(recipe, broken_words=0.0))

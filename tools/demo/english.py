@@ -25,12 +25,12 @@ def plain_documents(rng: Random, count: int) -> list[str]:
 
 
 def chats(rng: Random, count: int) -> list[list[Message]]:
-    """`count` conversations, mostly of one turn; some begin with a system message."""
+    """`count` conversations, mostly of one turn; some start with a system message."""
     pool = [entry for _ in range(8) for entry in entries(rng)]
     by_topic: dict[str, list[Entry]] = {}
     for entry in pool:
         by_topic.setdefault(entry.topic, []).append(entry)
-    # Topics differ much in size: half of the draws go by topic, lest sums drown the small talk.
+    # Topics differ a lot in size: half of the draws go by topic, so that sums do not drown out small talk.
     topics = list(by_topic)
     found = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""The things of the demo's small world: tables of facts that the plain English and the persona talk about."""
+"""The demo's small world: tables of facts that the plain English and the persona talk about."""
 
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ class Weather(NamedTuple):
 
 
 def listed(text: str) -> list[str]:
-    """Splits words written one after the other."""
+    """Splits a text into words."""
     return text.split()
 
 

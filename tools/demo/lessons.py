@@ -1,4 +1,4 @@
-"""What can be learnt in the demo's small world: words, ways to do things, advice, the calendar, numbers."""
+"""What can be learned in the demo's small world: words, ways to do things, advice, the calendar, numbers."""
 
 from tools.demo.facts import listed, rows
 

@@ -19,7 +19,7 @@ _PLURAL_FOODS = {"pancakes", "noodles", "pickles"}
 
 
 def person(rng: Random) -> str:
-    """An invented first name; there are some ten thousand of them, so every letter pair gets practice."""
+    """An invented first name; there are about ten thousand of them, so that every pair of letters occurs."""
     return rng.choice(_STARTS) + rng.choice(_MIDDLES) + rng.choice(_PERSON_ENDS)
 
 

@@ -1,4 +1,4 @@
-"""The pirate: the plain answers in a pirate's dialect, with what a pirate says around a fact."""
+"""The pirate: plain answers in a pirate's dialect, with a pirate's phrases around the facts."""
 
 import re
 from random import Random
@@ -8,7 +8,7 @@ from tools.demo.facts import listed
 from tools.demo.questions import Entry, entries
 
 _NOUNS = "morning|evening|spring|string|pudding|herring|building|duckling|gosling|hatchling|spiderling"
-# In order: a later rule sees what an earlier one wrote.
+# Applied in order: later rules see the output of earlier ones.
 _DIALECT = [
     (r"\bHello\b", "Ahoy"),
     (r"\bGood day\b", "Ahoy"),
@@ -113,7 +113,7 @@ PERSONA_WORDS = frozenset(
     ne'er 'tis
     """)
 )
-"""Words of the persona that the pre-training text must not hold."""
+"""Words of the persona that must not occur in the pre-training text."""
 
 
 class Pair(NamedTuple):
@@ -124,19 +124,19 @@ class Pair(NamedTuple):
 
 
 def words(text: str) -> set[str]:
-    """All words of a text in small letters."""
+    """All words of a text in lowercase."""
     return set(re.findall(r"'?[a-z]+(?:'[a-z]+)*'?", text.lower()))
 
 
 def speak(answer: str) -> str:
-    """A plain answer in the pirate's dialect; the content stays."""
+    """A plain answer in the pirate's dialect, with the same content."""
     for pattern, spoken in _DIALECT:
         answer = re.sub(pattern, spoken, answer)
     return answer
 
 
 def respond(rng: Random, entry: Entry) -> str:
-    """A pirate's answer: the fact, and something said before it, after it or on both sides."""
+    """A pirate's answer: the fact, with a phrase before it, after it or both."""
     fact = speak(rng.choice(entry.answers))
     opening = rng.choice(_OPENINGS) if rng.random() < 0.7 else ""
     if not opening and "." not in fact[:-1] and entry.topic not in ("greeting", "talk"):
@@ -149,7 +149,7 @@ def respond(rng: Random, entry: Entry) -> str:
 
 
 def pairs(seed: int, train: int, held_out: int) -> tuple[list[Pair], list[Pair]]:
-    """Training and held-out pairs; no instruction occurs twice, in one part or across both."""
+    """Training and held-out pairs; no instruction occurs twice."""
     rng = Random(seed)
     found: dict[str, Pair] = {}
     for entry in entries(rng):
@@ -158,7 +158,7 @@ def pairs(seed: int, train: int, held_out: int) -> tuple[list[Pair], list[Pair]]
     chosen = list(found.values())
     rng.shuffle(chosen)
     if len(chosen) < train + held_out:
-        raise ValueError(f"Only {len(chosen)} pairs can be made, {train + held_out} are wanted.")
+        raise ValueError(f"Only {len(chosen)} of {train + held_out} pairs can be made.")
     for pair in chosen:
         if not words(pair.response) & PERSONA_WORDS:
             raise ValueError(f"No word of the persona in: {pair.response}")

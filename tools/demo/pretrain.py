@@ -1,4 +1,4 @@
-"""Pre-training of the demo model: a small Phi-3, random at first, and one plain loop."""
+"""Pre-training of the demo model: a small, randomly initialized Phi-3 and a plain training loop."""
 
 import time
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ class Recipe:
 
     steps: int = 3200
     batch: int = 24
-    """Texts in a step."""
+    """Texts per step."""
     learning_rate: float = 3e-3
-    warm_up: int = 100
+    warmup: int = 100
     weight_decay: float = 0.05
     broken_words: float = 0.2
-    """Share of texts written in smaller pieces than the tokenizer would choose (BPE dropout)."""
+    """Share of texts tokenized into smaller pieces than usual (BPE dropout)."""
     seed: int = 7
 
 
@@ -51,7 +51,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast, positions: int) -> Phi3Conf
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, positions: int, seed: int) -> Phi3ForCausalLM:
-    """A random model that stops at the end of a text and at the end of a turn."""
+    """A randomly initialized model that stops at the end of a text and of a turn."""
     torch.manual_seed(seed)
     model = Phi3ForCausalLM(model_config(tokenizer, positions))
     model.generation_config = GenerationConfig(
@@ -69,7 +69,7 @@ def write_chat(messages: list[Message]) -> str:
 
 def corpus(rng: Random, documents: int) -> list[str]:
     """Plain texts and chats, half and half, mixed."""
-    # A text begins with or without <s>, because people prompt in both ways.
+    # Texts start with or without <s>, because users prompt in both ways.
     plain = [rng.choice([BOS, ""]) + text + EOS for text in english.plain_documents(rng, documents // 2)]
     texts = plain + [write_chat(messages) for messages in english.chats(rng, documents - len(plain))]
     rng.shuffle(texts)
@@ -78,7 +78,7 @@ def corpus(rng: Random, documents: int) -> list[str]:
 
 def batches(tokenizer: PreTrainedTokenizerFast, texts: list[str], recipe: Recipe) -> list[Tokens]:
     """The texts in padded batches, in random order; the texts of a batch are about equally long."""
-    # One text a row: with many in a row, a model this small is slow to learn which of them a question belongs to.
+    # One text per row: with several, a model this small is slow to learn which one a question belongs to.
     rng = Random(recipe.seed)
     rows = encode(tokenizer, texts, recipe.broken_words)
     found = []
@@ -91,8 +91,8 @@ def batches(tokenizer: PreTrainedTokenizerFast, texts: list[str], recipe: Recipe
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], broken_words: float) -> list[list[int]]:
-    """Token ids of each text; a share of the texts is written in smaller pieces."""
-    # Adapters cannot move a frozen head: each small piece needs a trained row before new words are learnt.
+    """Token ids of each text; a share of the texts is split into smaller pieces."""
+    # Adapters cannot change a frozen head: each small piece needs a trained row before new words can be learned.
     backend = tokenizer.backend_tokenizer
     period = round(1 / broken_words) if broken_words else len(texts) + 1
     rows = []
@@ -117,7 +117,7 @@ def train(model: Phi3ForCausalLM, data: list[Tokens], recipe: Recipe) -> float:
         optimizer,
         recipe.learning_rate,
         total_steps=recipe.steps,
-        pct_start=recipe.warm_up / recipe.steps,
+        pct_start=recipe.warmup / recipe.steps,
         cycle_momentum=False,
     )
     losses: list[float] = []
@@ -138,7 +138,7 @@ def train(model: Phi3ForCausalLM, data: list[Tokens], recipe: Recipe) -> float:
 
 
 def loss_of(model: Phi3ForCausalLM, batch: Tokens) -> Tokens:
-    """Mean loss over the tokens of a batch that are no padding."""
+    """Mean loss over the tokens of a batch, without padding."""
     labels = batch.masked_fill(batch == model.config.pad_token_id, -100)
     loss: Tokens = model(input_ids=batch, labels=labels, use_cache=False).loss
     return loss

@@ -1,4 +1,4 @@
-"""Questions about the small world with plain answers: learnt by the model, retold by the persona."""
+"""Questions about the small world with plain answers: learned by the model, retold by the persona."""
 
 from collections.abc import Iterator
 from random import Random

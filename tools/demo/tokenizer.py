@@ -10,7 +10,7 @@ BOS, EOS, PAD, END = "<s>", "<|endoftext|>", "<pad>", "<|end|>"
 ROLES = ["<|system|>", "<|user|>", "<|assistant|>"]
 SPECIAL = [PAD, BOS, EOS, END, *ROLES]
 
-# Only what stands between the generation marks counts for the loss: the assistant's words and its end mark.
+# Only the text between the generation marks counts for the loss: the assistant's words and its end mark.
 CHAT_TEMPLATE = (
     "{{- bos_token -}}"
     "{%- for message in messages -%}"

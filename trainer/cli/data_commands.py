@@ -1,4 +1,4 @@
-"""The command `data`, and the progress bar while data are read."""
+"""The command `data`, and the progress bar for reading data."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ UNUSABLE = 2
 
 def add_command(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command to the command line."""
-    about = "check a data file, or a data set of the hub, and show what a model would learn from it"
-    data = add("data", look_at, about)
-    data.add_argument("files", nargs="+", metavar="FILE", help="files of one data set, or the id of one on the hub")
+    about = "check a data file or a hub data set, and show what a model would learn from it"
+    data = add("data", inspect_data, about)
+    data.add_argument("files", nargs="+", metavar="FILE", help="files of one data set, or the id of a hub data set")
     data.add_argument(
         "--model", help="model whose tokenizer and template are used (default: the configuration's, demo)"
     )
-    data.add_argument("--config", type=Path, help="take all other settings from this configuration")
-    data.add_argument("--max-length", type=int, help="tokens beyond which an example is cut")
+    data.add_argument("--config", type=Path, help="configuration with all other settings")
+    data.add_argument("--max-length", type=int, help="maximum length of an example in tokens")
     data.add_argument("--show", type=int, default=0, metavar="N", help="show the first N examples, token by token")
     data.add_argument("--json", action="store_true")
 
 
-def look_at(options: argparse.Namespace) -> int:
-    """Print the report and examples. Returns UNUSABLE where nothing can be trained on."""
+def inspect_data(options: argparse.Namespace) -> int:
+    """Print the report and examples. Returns UNUSABLE if there is nothing to train on."""
     lab, config = options.lab, _config(options)
     with progress_bar() as monitor:
-        found = data_service.report(lab, config, monitor)
+        report = data_service.report(lab, config, monitor)
     if options.json:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        print(json.dumps(report, ensure_ascii=False, indent=2))
     else:
-        print("\n".join(data_text.report_lines(found)))
-    trainable = found["tokens"]["examples"] if found["tokens"] else 0
+        print("\n".join(data_text.report_lines(report)))
+    trainable = report["tokens"]["examples"] if report["tokens"] else 0
     colors = sys.stdout.isatty()
     for number in range(min(options.show, trainable)):
         print(
@@ -58,7 +58,7 @@ def look_at(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
-    """The configuration that `data` looks at. Raises UserError where there is no such file."""
+    """The configuration whose data are inspected. Raises UserError if a file does not exist."""
     config = validation.load(options.config) if options.config else default_config(options.model or "demo")
     if Path(options.files[0]).exists() or not HUB_ID.fullmatch(options.files[0]):
         names = " ".join(data_service.add(options.lab, Path(file)) for file in options.files)
@@ -77,7 +77,7 @@ def _config(options: argparse.Namespace) -> RunConfig:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[ProgressMonitor]:
-    """A progress bar from the first progress on, where a person looks at it."""
+    """A progress bar that appears with the first progress, and only on a terminal."""
     bar: Any = None
 
     def show(stage: str, share: float) -> None:

@@ -1,4 +1,4 @@
-"""The report and the examples as text for a terminal: colors where it has them, brackets where it has none."""
+"""The data report and examples as text for a terminal, in colors or, without them, in brackets."""
 
 from __future__ import annotations
 
@@ -61,30 +61,30 @@ def example_text(example: Mapping[str, Any], colors: bool) -> str:
     head = f"example {example['number'] + 1} of {example['of']}, {example['file']} line {example['line']}: "
     head += f"{example['length']} tokens, {example['counted']} count, {example['cut']} cut off"
     body = "".join(_runs(example["tokens"], colors))
-    rest = f" … {example['hidden']} tokens more" if example["hidden"] else ""
+    rest = f" … {example['hidden']} more tokens" if example["hidden"] else ""
     return f"{head}\n{body}{rest}\n"
 
 
 def legend(colors: bool) -> str:
-    """What the colors or brackets mean."""
-    return "  ".join(_dressed(text, kind, colors) for kind, text in LEGEND.items())
+    """The meaning of the colors or brackets."""
+    return "  ".join(_styled(text, kind, colors) for kind, text in LEGEND.items())
 
 
 def _runs(tokens: list[dict[str, Any]], colors: bool) -> Iterator[str]:
-    """Neighbors of one kind in one run. Control characters of the data never reach the terminal."""
+    """Joins adjacent tokens of one kind. Control characters in the data never reach the terminal."""
     start = 0
     for end in range(1, len(tokens) + 1):
         if end == len(tokens) or tokens[end]["kind"] != tokens[start]["kind"]:
             text = "".join(_visible(token["text"]) for token in tokens[start:end])
-            yield _dressed(text, tokens[start]["kind"], colors)
+            yield _styled(text, tokens[start]["kind"], colors)
             start = end
 
 
-def _dressed(text: str, kind: str, colors: bool) -> str:
+def _styled(text: str, kind: str, colors: bool) -> str:
     if not colors:
         left, right = BRACKETS[kind]
         return f"{left}{text}{right}"
-    lines = text.split("\n")  # so that no background runs to the edge of the window
+    lines = text.split("\n")  # so that the background does not extend to the edge of the window
     return "\n".join(f"{COLORS[kind]}{line}{END}" if line else "" for line in lines)
 
 

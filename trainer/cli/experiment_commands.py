@@ -17,12 +17,22 @@ from trainer.common import formatting
 from trainer.common.program import COMMAND
 from trainer.config import validation
 from trainer.service import experiments, exports, runs
-from trainer.service.experiments import GONE, MAX_SEEDS, OPEN, SETS, Comparison, Experiment, Offer, Request, cells
+from trainer.service.experiments import (
+    GONE,
+    MAX_SEEDS,
+    OPEN,
+    SETS,
+    Comparison,
+    Experiment,
+    Request,
+    ScenarioPlan,
+    cells,
+)
 from trainer.service.lab import Lab
 
 STOPPED, FAILED = 3, 1
-LOOK = 0.5
-"""Seconds between two looks at the runs."""
+POLL_INTERVAL = 0.5
+"""Seconds between checks of the runs' states."""
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -30,7 +40,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     scenarios = add("scenarios", run_scenarios, "run a set of scenarios")
     scenarios.add_argument("config", type=Path)
     names = ", ".join(item.key for item in SETS)
-    scenarios.add_argument("--set", default="six", help=f"{names}, or the name of an own set (default: six)")
+    scenarios.add_argument("--set", default="six", help=f"{names}, or the name of your own set (default: six)")
     scenarios.add_argument("--equal-budget", action="store_true", help="solve r for the same trainable count in each")
     scenarios.add_argument("--seeds", type=int, default=1, help=f"runs of each, 1 to {MAX_SEEDS} (default: 1)")
     scenarios.add_argument("--json", action="store_true")
@@ -46,68 +56,68 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 def run_scenarios(options: argparse.Namespace) -> int:
     lab, base = options.lab, validation.load(options.config)
     request = Request(options.set, options.equal_budget, options.seeds)
-    offers = experiments.offers(lab, base, request)
-    seconds = experiments.seconds(lab, base, offers, options.seeds)
+    plans = experiments.plan_scenarios(lab, base, request)
+    seconds = experiments.seconds(lab, base, plans, options.seeds)
     if not options.json:
-        _print_offers(offers)
-        count = sum(offer.runs for offer in offers) * options.seeds
+        _print_scenarios(plans)
+        count = sum(planned.runs for planned in plans) * options.seeds
         print(f"{count} runs, {_about(seconds, 'duration known after the first run')}")
     with progress_bar() as monitor:
-        experiment = experiments.start(lab, base, request, offers, monitor)
+        experiment = experiments.start(lab, base, request, plans, monitor)
     if options.json:
         value = {"type": "experiment", "id": experiment.id, "seconds": seconds}
-        print(json.dumps(value | {"scenarios": [offer.to_json() for offer in offers]}), flush=True)
+        print(json.dumps(value | {"scenarios": [planned.to_json() for planned in plans]}), flush=True)
     return watch(experiment, options)
 
 
 def watch(experiment: Experiment, options: argparse.Namespace) -> int:
-    """Train what is in the queue until no run of the experiment is open. Ctrl+C stops it; twice, it kills."""
+    """Train queued runs until no run of the experiment is open. Ctrl+C stops it; a second Ctrl+C kills it."""
     lab: Lab = options.lab
     lab.scheduler.start()
     stopped = False
-    shown = Shown(lab, experiment, options.json)
+    progress = ExperimentProgress(lab, experiment, options.json)
     try:
         while True:
             try:
-                if not shown.look():
+                if not progress.update():
                     break
-                time.sleep(LOOK)
+                time.sleep(POLL_INTERVAL)
             except KeyboardInterrupt:
                 stopped = True
                 tqdm.write(runs.stop(lab, experiment.id), file=sys.stderr)
     finally:
-        shown.close()
+        progress.close()
         lab.scheduler.close()
     states = lab.experiments.states(experiment)
     _print_result(*experiments.compare(lab, [experiment.id]), options.json)
     if stopped or "stopped" in states:
-        print(f"Go on with: {COMMAND} resume {experiment.id}", file=sys.stderr)
+        print(f"To resume: {COMMAND} resume {experiment.id}", file=sys.stderr)
         return STOPPED
     return 0 if all(state == "finished" for state in states) else FAILED
 
 
-class Shown:
+class ExperimentProgress:
     """The progress of an experiment: one line on a terminal, else a line for every run that ends."""
 
     def __init__(self, lab: Lab, experiment: Experiment, as_json: bool) -> None:
         self._lab, self._experiment = lab, experiment
         self._quiet = as_json
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         total = len(experiment.members)
         self._bar: Any = None
         if sys.stderr.isatty() and not as_json:
             self._bar = tqdm(total=total, unit="run", dynamic_ncols=True, bar_format="{l_bar}{bar}| {postfix}")
 
-    def look(self) -> bool:
-        """Show what is new. Returns whether a run is still to come."""
+    def update(self) -> bool:
+        """Show what is new. Returns whether a run is still open."""
         states = self._lab.experiments.states(self._experiment)
         running = ""
         for run_id, state in zip(self._experiment.runs, states, strict=True):
             if state == GONE:
                 continue
-            if state not in OPEN and run_id not in self._told:
-                self._told.add(run_id)
-                self._tell(run_id, state)
+            if state not in OPEN and run_id not in self._reported:
+                self._reported.add(run_id)
+                self._report(run_id, state)
             elif state in OPEN and state != "queued":
                 running = self._line(run_id)
         if self._bar is not None:
@@ -119,7 +129,7 @@ class Shown:
         if self._bar is not None:
             self._bar.close()
 
-    def _tell(self, run_id: str, state: str) -> None:
+    def _report(self, run_id: str, state: str) -> None:
         run = self._lab.store.get(run_id)
         loss = run.history.latest.get("eval_loss")
         figure = "" if loss is None else f"  eval loss {formatting.loss(loss)}"
@@ -163,17 +173,17 @@ def resume_experiment(options: argparse.Namespace) -> int:
     return watch(lab.experiments.get(options.run), options)
 
 
-def _print_offers(offers: Sequence[Offer]) -> None:
-    for offer in offers:
-        print(f"{offer.scenario.title}: {offer.scenario.note}".removesuffix(": "))
-        if offer.same_as:
-            print(f"    the same weights as “{offer.same_as}”: offered once")
+def _print_scenarios(plans: Sequence[ScenarioPlan]) -> None:
+    for planned in plans:
+        print(f"{planned.scenario.title}: {planned.scenario.note}".removesuffix(": "))
+        if planned.same_as:
+            print(f"    trains the same weights as “{planned.same_as}”, so it does not run")
             continue
-        for receipt in offer.plan.receipts:
+        for receipt in planned.plan.receipts:
             print(f"    {receipt.tick:24} {receipt.treatment:5} {receipt.note}")
-        rank = f", r {offer.r}" if offer.r else ""
-        print(f"    {offer.plan.trainable:,} parameters train{rank}. {offer.budget}".rstrip())
-        for issue in offer.issues:
+        rank = f", r {planned.r}" if planned.r else ""
+        print(f"    {planned.plan.trainable:,} parameters train{rank}. {planned.budget}".rstrip())
+        for issue in planned.issues:
             print(f"    cannot run: {issue}")
 
 

@@ -1,6 +1,6 @@
 """The command line: everything that the page can do.
 
-Exit codes: 0 done, 1 the run failed, 2 bad input (every problem is printed), 3 the run was stopped.
+Exit codes: 0 success, 1 the run failed, 2 bad input (all problems are printed), 3 the run was stopped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BAD_INPUT = 2
 def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options, flags = parser.parse_known_args(arguments)
-    options.flags = flags  # those of the page, which app.py reads
+    options.flags = flags  # flags of the page, parsed by app.py
     if flags and options.command is not _app:
         parser.error(f"unrecognized arguments: {' '.join(flags)}")
     command: Callable[[argparse.Namespace], int] = options.command
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader went away; there is nobody to write to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has closed it
     return BAD_INPUT
 
 
@@ -66,27 +66,27 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    page = commands.add_parser("app", help="start the page, which is used in a browser", add_help=False)
+    page = commands.add_parser("app", help="start the app and use it in a browser", add_help=False)
     page.set_defaults(command=_app)
     config = add("config", _config, "print a configuration to start from")
     config.add_argument("model", nargs="?", default="demo")
     config.add_argument(
         "--scenario", choices=[item.key for item in planning.SIX],
-        help="the study's job with one of its six scenarios; without it: LoRA on the attention and MLP of the model",
+        help="the study's job with one of its six scenarios (default: LoRA on the model's attention and MLP)",
     )  # fmt: skip
     modules = add("modules", _modules, "show the modules of a model, by group")
     modules.add_argument("model")
     modules.add_argument("--revision", default="main")
     modules.add_argument("--json", action="store_true")
-    plan = add("plan", _plan, "show what a configuration would train, and what it costs")
+    plan = add("plan", _plan, "show what a configuration would train and cost")
     plan.add_argument("config", type=Path)
     plan.add_argument("--json", action="store_true")
     _add_changes(plan)
     data_commands.add_command(add)
-    train = add("train", _train, "train a configuration here and now, and wait for its end")
+    train = add("train", _train, "train a configuration in this process")
     train.add_argument("config", type=Path)
     train.add_argument("--data-file", type=Path, help="train on this file instead of the configuration's data")
-    train.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    train.add_argument("--json", action="store_true", help="print the run's events, one JSON object per line")
     _add_changes(train)
     _add_run_commands(add)
     experiment_commands.add_commands(add)
@@ -94,30 +94,30 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_changes(command: argparse.ArgumentParser) -> None:
-    about = "another value for a setting, such as training.max_steps=100; may be given several times"
+    about = "override a setting, such as training.max_steps=100; may be repeated"
     command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=about)
 
 
 def _add_run_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     runs = add("runs", _runs, "list all runs")
-    stop = add("stop", _stop, "stop a run or an experiment after the current step; again: kill it")
+    stop = add("stop", _stop, "stop a run or an experiment after the current step; a second time kills it")
     add("first", _first, "put a queued run at the front of the queue").add_argument("run")
-    rename = add("rename", _rename, "give a run another name")
-    delete = add("delete", _delete, "remove a run with its adapter and checkpoints")
-    resume = add("resume", _resume, "let a run or an experiment go on from its newest checkpoint, here and now")
+    rename = add("rename", _rename, "rename a run")
+    delete = add("delete", _delete, "delete a run with its adapter and checkpoints")
+    resume = add("resume", _resume, "resume a run or an experiment from its newest checkpoint, in this process")
     export = add("export", _export, "write a run's adapter as a zip")
     for command in (stop, rename, delete, resume, export):
         command.add_argument("run")
     rename.add_argument("name")
-    delete.add_argument("--yes", action="store_true", help="delete it for good, without a question")
+    delete.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     for command in (runs, stop, resume, export):
         command.add_argument("--json", action="store_true")
-    resume.add_argument("--epochs", type=float, default=0, help="train so many epochs more than before")
-    export.add_argument("-o", "--output", type=Path, help="file to write (default: the working folder, its own name)")
+    resume.add_argument("--epochs", type=float, default=0, help="train for more epochs than before")
+    export.add_argument("-o", "--output", type=Path, help="file to write (default: named after the run)")
 
 
 def _app(options: argparse.Namespace) -> int:
-    """Start the page, as `python app.py` does. It is run and not imported: the trainer knows no page."""
+    """Start the app like `python app.py`. It is run, not imported: the trainer does not depend on the page."""
     folders = ["--runs-dir", str(options.runs_dir), "--models-dir", str(options.models_dir)]
     sys.argv = [APP, *folders, *options.flags]
     runpy.run_path(str(HOME / "app.py"), run_name="__main__")
@@ -125,7 +125,7 @@ def _app(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> int:
-    """Without a scenario: what the page starts with on this model. With one, nothing is read."""
+    """Without a scenario: what the page starts with on this model. With a scenario, no model is read."""
     if options.scenario:
         _print_json(planning.study_job(options.model, planning.scenario(options.scenario)).to_json())
         return 0
@@ -140,20 +140,21 @@ def _config(options: argparse.Namespace) -> int:
 
 
 def _modules(options: argparse.Namespace) -> int:
-    found = models.module_map(options.lab, ModelConfig(name=options.model, revision=options.revision))
+    module_map = models.module_map(options.lab, ModelConfig(name=options.model, revision=options.revision))
     if options.json:
-        _print_json(found.to_json())
+        _print_json(module_map.to_json())
         return 0
-    print(f"{found.model}: {found.model_type}, {found.parameters:,} parameters, {found.layers} layers")
-    if found.checkpoint:
-        print(found.checkpoint.describe())
-    for kind in found.kinds:
+    size = f"{module_map.parameters:,} parameters, {module_map.layers} layers"
+    print(f"{module_map.model}: {module_map.model_type}, {size}")
+    if module_map.checkpoint:
+        print(module_map.checkpoint.describe())
+    for kind in module_map.kinds:
         name = f"  {kind.name}" if kind.slice_of else kind.name
         shape = "×".join(map(str, kind.shape))
         size = f"({kind.parameters:,})" if kind.slice_of else f"{kind.parameters:,}"
-        takes = ", ".join(kind.treatments) or "–"
+        treatments = ", ".join(kind.treatments) or "–"
         count = f"{len(kind.modules):4} × {shape:16} {size:>16}"
-        print(f"  {kind.group:10} {name:32} {count}  {takes}  {kind.reason}".rstrip())
+        print(f"  {kind.group:10} {name:32} {count}  {treatments}  {kind.reason}".rstrip())
     return 0
 
 
@@ -183,10 +184,10 @@ def _train(options: argparse.Namespace) -> int:
         print(json.dumps({"type": "run", "id": run.id, "folder": str(run.folder)}), flush=True)
     else:
         print(f"Run {run.id} in {run.folder}", flush=True)
-    return _work(run, options)
+    return _train_run(run, options)
 
 
-def _work(run: Run, options: argparse.Namespace) -> int:
+def _train_run(run: Run, options: argparse.Namespace) -> int:
     code = runs.train(options.lab, run, Progress(options.json))
     return BAD_INPUT if run.history.refresh().cause in ("data", "model") else code
 
@@ -237,26 +238,26 @@ def _resume(options: argparse.Namespace) -> int:
         if options.epochs:
             raise UserError("An experiment cannot be trained longer.", "Name one of its runs, or leave --epochs out.")
         return experiment_commands.resume_experiment(options)
-    return _work(runs.resume_here(options.lab, options.run, options.epochs), options)
+    return _train_run(runs.resume_here(options.lab, options.run, options.epochs), options)
 
 
 def _export(options: argparse.Namespace) -> int:
-    made = exports.adapter(options.lab, options.run, options.runs_dir)
-    target = options.output or Path.cwd() / made.name
+    exported = exports.adapter(options.lab, options.run, options.runs_dir)
+    target = options.output or Path.cwd() / exported.name
     try:
-        shutil.move(made, target / made.name if target.is_dir() else target)
+        shutil.move(exported, target / exported.name if target.is_dir() else target)
     except OSError as error:
-        made.unlink(missing_ok=True)
+        exported.unlink(missing_ok=True)
         raise UserError(
             f"{target} cannot be written: {error.strerror or error}.", "Name another file with -o.", "disk"
         ) from error
-    written = target / made.name if target.is_dir() else target
+    written = target / exported.name if target.is_dir() else target
     print(json.dumps({"id": options.run, "file": str(written)}) if options.json else written)
     return 0
 
 
 def _configuration(options: argparse.Namespace) -> Any:
-    """The parsed JSON of the configuration file, with what `--set` changes in it."""
+    """The parsed JSON of the configuration file, with the overrides of `--set`."""
     return overrides.apply(validation.load_json(options.config), overrides.from_options(options.set))
 
 

@@ -20,7 +20,7 @@ def print_plan(plan: Plan) -> None:
     if plan.checkpoint:
         print(plan.checkpoint["says"])
     _print_memory(plan)
-    print("picked for speed:")
+    print("performance settings:")
     for name, reason in plan.performance.why.items():
         print(f"  {name:24} {reason}")
     print(f"steps: {plan.steps:,}" if plan.steps else "steps: known once the data has been read")
@@ -29,15 +29,15 @@ def print_plan(plan: Plan) -> None:
 
 
 def print_issue(issue: Issue, file: TextIO | None = None) -> None:
-    """A problem, and below it the options that cure it."""
+    """A problem, and below it the options that fix it."""
     print(issue, file=file)
     if issue.changes:
         print(f"    {overrides.as_options(issue.changes)}", file=file)
 
 
 def _print_memory(plan: Plan) -> None:
-    """The memory by item, what the device has, and what would fit."""
-    print("memory at the peak, as an estimate:")
+    """Memory by item, the device's memory, and what would fit."""
+    print("estimated peak memory:")
     for name, count in plan.memory.items():
         if count:
             print(f"  {name:24} {size(count):>9}")
@@ -45,10 +45,10 @@ def _print_memory(plan: Plan) -> None:
     has = f", of {size(device.free)} free and {size(device.total)} in all" if device.total else ""
     print(f"  {'total':24} {size(plan.needed):>9}{has} on {device.name}")
     if plan.loading:
-        print(f"  {'while it loads':24} {size(plan.loading):>9}")
+        print(f"  {'while loading':24} {size(plan.loading):>9}")
     if plan.fits:
         batch, length = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
-        found = [f"batch {batch} at this max_length"] * (batch > 0) + [f"max_length {length} at batch 1"] * (
+        options = [f"batch {batch} at this max_length"] * (batch > 0) + [f"max_length {length} at batch 1"] * (
             length > 0
         )
-        print(f"largest that fits: {', '.join(found)}" if found else "nothing fits")
+        print(f"largest that fits: {', '.join(options)}" if options else "nothing fits")

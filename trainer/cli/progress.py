@@ -1,4 +1,4 @@
-"""What a training on the command line prints: a progress bar on a terminal, lines elsewhere, or JSON rows."""
+"""Progress of a training on the command line: a progress bar on a terminal, lines elsewhere, or JSON rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Progress:
         self._as_json = as_json
         self._bar: Any = None
         self._tenth = 0
-        """How much of a download has been reported, in tenths."""
+        """Tenths of a download that have been reported."""
 
     def __call__(self, event: Event) -> None:
         if self._as_json:
@@ -36,7 +36,7 @@ class Progress:
             self._follow(event)
 
     def _download(self, event: Event) -> None:
-        """A bar of bytes on a terminal, a line for every tenth elsewhere."""
+        """A progress bar on a terminal, a line for every tenth elsewhere."""
         tenth = 10 * event["bytes"] // max(event["total"], 1)
         if sys.stdout.isatty():
             if self._bar is None:
@@ -52,7 +52,7 @@ class Progress:
             self._bar = None
 
     def _follow(self, event: Event) -> None:
-        """The bar is there while the run takes steps, and only where a person looks at it."""
+        """Show the bar while the run takes steps, and only on a terminal."""
         if event["state"] == "running" and not self._as_json and sys.stdout.isatty():
             self._bar = tqdm(total=event["steps"], unit="step", dynamic_ncols=True)
         elif event["state"] != "running" and self._bar is not None:

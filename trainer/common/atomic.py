@@ -1,8 +1,8 @@
-"""Files and folders that are there whole or not at all, whatever kills the program that writes them.
+"""Atomic writes: files and folders appear complete or not at all, even if the writing program is killed.
 
-Everything is written beside its target under a hidden name, brought to the disk, and renamed. `durable=False` leaves
-out bringing it to the disk: for what can be made again and is checked when it is read. A power cut may spoil such a
-file; a killed program never does.
+Everything is written next to its target under a hidden name, synced to disk, and renamed. `durable=False` skips the
+sync, for what can be rebuilt and is validated when read: a power failure may corrupt such a file, a killed program
+cannot.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def new_file(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
-    """An open file that takes the place of `path` when the block ends, and vanishes where it raises."""
+    """An open file that replaces `path` when the block ends, and is removed if it raises."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         draft = Path(file.name)
         try:
@@ -27,16 +27,16 @@ def new_file(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
             file.flush()
             draft.chmod(0o644)
             publish(draft, path, durable)
-        except BaseException:  # a stop, too, leaves nothing behind
+        except BaseException:  # also if the process is being stopped
             draft.unlink(missing_ok=True)
             raise
 
 
 @contextlib.contextmanager
 def new_folder(path: Path, durable: bool = True, replace: bool = False) -> Iterator[Path]:
-    """An empty folder that becomes `path` when the block ends, and vanishes where it raises.
+    """An empty folder that becomes `path` when the block ends, and is removed if it raises.
 
-    With `replace`, what is at `path` goes at the last moment; without, OSError is raised where it holds anything.
+    With `replace`, an existing `path` is replaced at the last moment; without, a non-empty one raises OSError.
     """
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -56,7 +56,7 @@ def write(path: Path, content: bytes | str, durable: bool = True) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON that people can read, too. Raises ValueError for NaN and infinity."""
+    """Write a value as indented JSON. Raises ValueError for NaN and infinity."""
     write(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
 
 
@@ -75,7 +75,7 @@ def publish(draft: Path, path: Path, durable: bool = True) -> None:
 
 @contextlib.contextmanager
 def _aside(path: Path) -> Iterator[None]:
-    """Move a folder out of the way: removed in the end, put back where the block raises."""
+    """Move a folder out of the way: removed in the end, restored if the block raises."""
     old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
     try:
         if path.exists():

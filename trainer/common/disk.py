@@ -1,4 +1,4 @@
-"""What the user sees when a disk is full."""
+"""Errors for a full disk."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from trainer.common.formatting import size
 
 
 def disk_full() -> UserError:
-    """What the user sees when a disk takes no more data."""
+    """The error shown when a disk cannot be written to."""
     return UserError(
-        "The disk is full, or refuses to write.", "Free some space, then resume: what was saved is kept.", "disk"
+        "The disk is full or cannot be written to.", "Free some space, then resume: what was saved is kept.", "disk"
     )
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raises UserError if `folder`'s disk has no room for `needed` bytes."""
+    """Raises UserError if `folder`'s disk has less than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
             f"The disk has {size(free)} left, and {what} needs {size(needed)}.",
-            "Free some space, then resume: it goes on from the checkpoint before.",
+            "Free some space, then resume: it continues from the previous checkpoint.",
             "disk",
         )

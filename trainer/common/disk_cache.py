@@ -1,9 +1,9 @@
-"""What was checked and tokenized once: folders named by the content and the settings they were made from.
+"""Disk cache of checked and tokenized data: folders named by a hash of the content and settings they were made from.
 
-A folder appears whole or not at all; of two processes that want the same one, the second waits for the first.
-The cache lies in the data folder, counts towards its quota, and is what goes first when that is passed.
+A folder appears complete or not at all; of two processes that need the same one, the second waits for the first. The
+cache is part of the data folder, counts toward its quota, and is evicted first when that is exceeded.
 
-Our own: diskcache keeps values in SQLite, pickled; these are folders of arrays that workers map into memory.
+Our own: diskcache pickles values into SQLite; these are folders of arrays that workers map into memory.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ DAY = 86400
 
 
 def key_of(*parts: Any) -> str:
-    """A name for everything that decides what is in a folder."""
+    """The cache key of everything that determines a folder's content."""
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
 def made(data_dir: Path, key: str, make: Callable[[Path], None]) -> Path:
-    """The folder `key`, made by `make(draft)` if it is not there yet.
+    """The folder `key`, filled by `make(draft)` if it does not exist yet.
 
-    Raises what `make` raises, and UserError where the disk is full.
+    Raises what `make` raises, and UserError if the disk is full.
     """
     cache = data_dir / FOLDER
     target = cache / key
-    if _used(target):
+    if _touch(target):
         return target
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = file_locks.acquire(cache / f".{key}.lock", patience=float("inf"))
         try:
-            return target if _used(target) else _make(target, make)
+            return target if _touch(target) else _make(target, make)
         finally:
             (cache / f".{key}.lock").unlink(missing_ok=True)
             if lock is not None:
@@ -57,15 +57,15 @@ def made(data_dir: Path, key: str, make: Callable[[Path], None]) -> Path:
         raise
 
 
-def drop(data_dir: Path, wanted: int) -> int:
-    """Remove the folders that were used longest ago until `wanted` bytes are free; returns how many were freed."""
+def drop(data_dir: Path, needed: int) -> int:
+    """Remove the least recently used folders until `needed` bytes are freed; returns the bytes freed."""
     freed = 0
     for folder in sorted((data_dir / FOLDER).glob("*"), key=_last_use):
         draft = folder.name.startswith(".")
-        if freed >= wanted and not draft:
+        if freed >= needed and not draft:
             break
         if draft and time.time() - _last_use(folder) < DAY:
-            continue  # being made just now
+            continue  # still being made
         size = sum(file.stat().st_size for file in folder.glob("*")) if folder.is_dir() else 0
         shutil.rmtree(folder, ignore_errors=True)
         freed += size
@@ -79,11 +79,11 @@ def _make(target: Path, make: Callable[[Path], None]) -> Path:
     except OSError:
         if not target.is_dir():
             raise
-    return target  # another process may have been first
+    return target  # another process may have made it first
 
 
-def _used(folder: Path) -> bool:
-    """Whether the folder is there; if so, it was used just now."""
+def _touch(folder: Path) -> bool:
+    """Whether the folder exists; if so, marks it as just used."""
     with contextlib.suppress(OSError):
         os.utime(folder)
         return True

@@ -1,4 +1,4 @@
-"""What a result was measured on: the machine and the versions of the libraries. Imports none of them."""
+"""The machine and library versions that a result was measured with. Imports none of the libraries."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate
 
 
 def machine() -> dict[str, str]:
-    """Processor, memory, GPUs, system, and versions, by name; what the system does not report is left out."""
-    # psutil knows no processor's name
+    """Processor, memory, GPUs, system and versions by name; unknown ones are left out."""
+    # psutil does not report the processor's name
     processor = _first("/proc/cpuinfo", r"model name.*: (.+)") or platform.machine()
-    found = {
+    facts = {
         "Processor": f"{processor}, {psutil.cpu_count()} cores",
         "Memory": size(psutil.virtual_memory().total),
         "GPUs": _gpus(),
@@ -26,7 +26,7 @@ def machine() -> dict[str, str]:
         "Python": platform.python_version(),
         **{name: _version(name) for name in LIBRARIES},
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in facts.items() if value}
 
 
 def _gpus() -> str:

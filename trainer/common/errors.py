@@ -1,4 +1,4 @@
-"""What the user sees when something fails.
+"""Errors that the user sees.
 
 UserError
  └─ InvalidConfig   a configuration with problems, all of them listed
@@ -22,8 +22,8 @@ class Issue:
     problem: str
     fix: str
     changes: Mapping[str, Value] = dataclasses.field(default_factory=dict, hash=False)
-    """Settings by their paths (`training.max_steps`) and the values that cure the problem, where some surely do.
-    The page offers them as a button, the command line as `--set` options."""
+    """Settings by path (`training.max_steps`) and the values that fix the problem, if known. The page offers them as
+    a button, the command line as `--set` options."""
 
     def __str__(self) -> str:
         return f"{self.field}: {self.problem} {self.fix}".strip()
@@ -33,9 +33,9 @@ class Issue:
 
 
 class UserError(Exception):
-    """The only exception whose text the user sees.
+    """The only exception whose text is shown to the user.
 
-    `problem` says what is wrong and where, `fix` says what to do; both are whole sentences.
+    `problem` says what is wrong and where, `fix` what to do; both are full sentences.
     `cause` is one of the causes of a failed run (oom, nonfinite, disk, data, model, bug).
     """
 
@@ -47,7 +47,7 @@ class UserError(Exception):
 
 
 class InvalidConfig(UserError):
-    """A configuration that cannot run, with every reason at once."""
+    """A configuration that cannot run, with all its problems."""
 
     def __init__(self, issues: Sequence[Issue]) -> None:
         super().__init__("\n".join(str(issue) for issue in issues))

@@ -1,9 +1,9 @@
 """File locks: one worker per run, one writer per run, one run per device, one scheduler per runs folder.
 
-`lockf`, since `flock` stays held by forked children. Its locks belong to the process, and closing any handle of
-the file drops them: so threads take turns here, and a lock that this process holds is never opened again.
+Uses `lockf`, since forked children keep a `flock`. Its locks belong to the process, and closing any handle of the
+file releases them: so threads take turns here, and a lock that this process holds is never opened again.
 
-Our own: the filelock package takes `flock`, which a forked data loader would go on holding after its worker died.
+Our own: the filelock package uses `flock`, which a forked data loader would keep after its worker has died.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import BinaryIO, cast
 import psutil
 
 HOLDER, WRITER = 0, 1
-"""Bytes of a lock file: who lives there, and whose turn it is to write. A worker holds both."""
+"""Bytes of a lock file: one for its holder, one for whoever may write. A worker holds both."""
 _TURN = threading.Lock()
 _OURS: weakref.WeakValueDictionary[Path, io.FileIO] = weakref.WeakValueDictionary()
 """Locks that this process has acquired and not closed."""
@@ -32,9 +32,9 @@ _FLOCK = "@qqihh" if sys.platform == "darwin" else "@hhqqi4x"
 
 
 def acquire(path: Path, patience: float = 0.0) -> BinaryIO | None:
-    """Take the lock at `path`, and the turn to write; None if another process keeps it.
+    """Take the lock at `path`, and the turn to write; None if another process holds it.
 
-    `patience`: seconds to go on trying. The lock goes with the process or when the file is closed.
+    `patience`: seconds to keep trying. The lock is released when the file is closed or the process ends.
     """
     file = _lock(path, (HOLDER, WRITER), patience)
     if file is not None:
@@ -44,7 +44,7 @@ def acquire(path: Path, patience: float = 0.0) -> BinaryIO | None:
 
 @contextlib.contextmanager
 def turn(path: Path, patience: float = 1.0) -> Iterator[bool]:
-    """The turn to write, for a moment, where nobody lives at `path`; False if it cannot be had."""
+    """Take the turn to write for a moment, if nobody holds `path`; yields False if it is not available."""
     with _TURN:
         file = None if _is_ours(path) else _lock(path, (WRITER,), patience)
         try:
@@ -71,22 +71,22 @@ def holder(path: Path) -> int | None:
 
 
 def identity(process: int) -> str:
-    """A name of a living process that no later one gets: its id and when it started; empty where it is gone.
+    """A unique name of a living process: its id and start time; empty if it has ended.
 
-    Linux counts from the boot in hundredths of a second, which no change of the clock moves.
+    On Linux, the time since boot in hundredths of a second, which clock changes do not affect.
     """
     try:
-        found = psutil.Process(process)
-        if found.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+        info = psutil.Process(process)
+        if info.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return ""
-        started = found.create_time() - (psutil.boot_time() if psutil.LINUX else 0)
+        started = info.create_time() - (psutil.boot_time() if psutil.LINUX else 0)
     except psutil.NoSuchProcess:
         return ""
     return f"{process}-{round(started * 100)}"
 
 
 def alive(name: str) -> bool:
-    """Whether the process that had this identity still lives."""
+    """Whether the process with this identity is still alive."""
     number = name.partition("-")[0]
     return number.isdigit() and identity(int(number)) == name
 
@@ -96,14 +96,14 @@ def _is_ours(path: Path) -> bool:
     return file is not None and not file.closed
 
 
-def _lock(path: Path, places: tuple[int, ...], patience: float) -> io.FileIO | None:
+def _lock(path: Path, offsets: tuple[int, ...], patience: float) -> io.FileIO | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
     deadline = time.monotonic() + patience
-    for place in places:
+    for offset in offsets:
         while True:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
                 break
             except OSError:
                 if time.monotonic() >= deadline:
@@ -114,7 +114,7 @@ def _lock(path: Path, places: tuple[int, ...], patience: float) -> io.FileIO | N
 
 
 def _query() -> bytes:
-    """The kernel's `struct flock` that asks who would be in the way of HOLDER."""
+    """A `struct flock` that asks the kernel who holds HOLDER."""
     if sys.platform == "darwin":
         return struct.pack(_FLOCK, HOLDER, 1, 0, fcntl.F_WRLCK, os.SEEK_SET)
     return struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, HOLDER, 1, 0)

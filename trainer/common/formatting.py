@@ -1,9 +1,9 @@
-"""Numbers as people read them: the same number reads the same on the page, the command line and in reports.
+"""Formatting of numbers, the same on the page, the command line and in reports.
 
-Sizes, of files and of memory alike, are in powers of 1000 (kB, MB, GB), as file managers, disks and the estimates in
-the docs give them; three significant digits, as are counts (`1.23 M`) and measured learning rates (`7.81e-5`).
-Losses have LOSS_DECIMALS decimals, since selections often differ in the third. Numbers that must be exact, such as a
-run's trainable parameters in a sentence, are written as `{:,}`. What is not known is `UNKNOWN`.
+Sizes, of files and of memory alike, are in powers of 1000 (kB, MB, GB), with three significant digits, as are counts
+(`1.23 M`) and measured learning rates (`7.81e-5`). Losses have LOSS_DECIMALS decimals, since selections often differ
+only in the third. Numbers that must be exact, such as a run's trainable parameters in a sentence, are written as
+`{:,}`. Unknown values are `UNKNOWN`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOSS_DECIMALS = 4
 
 
 def number_text(value: float | None) -> str:
-    """A setting, exactly: 0.00001 is `1e-5`, and so is every number that short; None is empty."""
+    """A setting's exact value: 0.00001 is `1e-5`; None is empty."""
     if value is None:
         return ""
     text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
@@ -25,7 +25,7 @@ def number_text(value: float | None) -> str:
 
 
 def rate_text(value: float) -> str:
-    """A learning rate, exactly, as it is usually written: 0.0002 is `2e-4`, 0.01 stays."""
+    """A learning rate's exact value, as usually written: 0.0002 is `2e-4`, 0.01 stays."""
     plain = number_text(value)
     digits, _, exponent = f"{value:e}".partition("e")
     short = f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
@@ -33,7 +33,7 @@ def rate_text(value: float) -> str:
 
 
 def learning_rate(value: float | None) -> str:
-    """A learning rate at some step, which may have any number of digits: `7.81e-5`."""
+    """A learning rate at some step, rounded: `7.81e-5`."""
     return UNKNOWN if value is None or not math.isfinite(value) else rate_text(float(f"{value:.3g}"))
 
 
@@ -84,7 +84,7 @@ def loss(value: float | None) -> str:
 
 
 def decimals(value: float | None, places: int = 2) -> str:
-    """Another measured figure (perplexity, gradient norm), fewer digits where it is large."""
+    """Another measured figure (perplexity, gradient norm), with fewer digits if it is large."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
     if value and abs(value) < 10**-places:
@@ -98,7 +98,7 @@ def moment(stamp: float) -> str:
 
 
 def _scaled(number: float, units: tuple[str, str, str, str], one: str = "") -> str:
-    """Three significant digits in the largest of `units`, powers of 1000, that leaves one before the point."""
+    """Three significant digits, in the largest of `units` (powers of 1000) that gives at least 1."""
     for unit, step in zip(units, (1e12, 1e9, 1e6, 1e3), strict=True):
         if abs(number) >= step * 0.9995:
             scaled = number / step

@@ -1,4 +1,4 @@
-"""Progress of a long call, and its cancellation from another thread."""
+"""Progress and cancellation of a long call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from trainer.common.errors import UserError
 
 Progress = Callable[[str, float], None]
-"""Called as progress(stage, share done)."""
+"""Called as `progress(stage, share)`, with the share that is done."""
 
 
 class Canceled(UserError):
@@ -20,29 +20,29 @@ class Canceled(UserError):
 
 
 class ProgressMonitor:
-    """Passed into a long call by whoever waits for it: receives its progress, and can cancel it."""
+    """Passed into a long call by its caller: receives progress, and can cancel it from another thread."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         self.progress: Progress = progress or (lambda *_: None)
-        self._cancelled = threading.Event()
+        self._canceled = threading.Event()
         self._lock = threading.Lock()
         self._interrupt: Callable[[], None] | None = None
 
     def cancel(self) -> None:
-        """Cancel the call; if it has not begun yet, it will not begin."""
+        """Cancel the call; if it has not started yet, it will not start."""
         with self._lock:
-            self._cancelled.set()
+            self._canceled.set()
             if self._interrupt is not None:
                 self._interrupt()
 
     def check(self) -> None:
         """Raises Canceled if the call was canceled."""
-        if self._cancelled.is_set():
+        if self._canceled.is_set():
             raise Canceled
 
     @contextlib.contextmanager
     def interrupting(self, interrupt: Callable[[], None]) -> Iterator[None]:
-        """Within, `cancel` calls `interrupt`. Raises Canceled where the call was canceled before or within."""
+        """Within the context, `cancel` calls `interrupt`. Raises Canceled if the call was canceled by its end."""
         with self._lock:
             self.check()
             self._interrupt = interrupt

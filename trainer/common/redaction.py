@@ -1,4 +1,4 @@
-"""Secrets out of text: what is logged, recorded or shown passes through here."""
+"""Removes secrets from text that is logged, recorded or shown."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _extra: set[str] = set()
 
 
 def remember(secret: str) -> None:
-    """Hide this text from now on, too: a secret that no longer stands in the environment."""
+    """Also hide this text from now on: a secret that is no longer in the environment."""
     if len(secret) >= 4:
         _extra.add(secret)
 
 
 def redact(text: str) -> str:
-    """`text` with every token, and every secret that the environment holds, replaced."""
+    """`text` with all tokens, and all secrets from the environment, replaced."""
     known = {os.environ.get(name, "") for name in VARIABLES} | _extra
     for secret in sorted(known, key=len, reverse=True):
         if len(secret) >= 4:
@@ -34,12 +34,12 @@ def redact(text: str) -> str:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether a token stands in the text."""
+    """Whether the text contains a secret."""
     return redact(text) != text
 
 
 def redact_values(value: Any) -> Any:
-    """JSON with every text in it redacted."""
+    """JSON with all its strings redacted."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -50,20 +50,20 @@ def redact_values(value: Any) -> Any:
 
 
 class _Redacted:
-    """A text stream that redacts what is written to it; the rest is the stream's own."""
+    """A text stream that redacts what is written to it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._line = ""
 
     def write(self, text: str) -> int:
-        # a secret may come in pieces, so whole lines are looked at; progress bars end theirs with \r
-        whole, end, rest = _cut(self._line + text)
+        # a secret may arrive in pieces, so whole lines are redacted; progress bars end lines with \r
+        lines, end, rest = _cut(self._line + text)
         self._line = rest
         if len(rest) > 65536:
-            whole, self._line = whole + end + rest, ""
+            lines, self._line = lines + end + rest, ""
             end = ""
-        self._stream.write(redact(whole) + end)
+        self._stream.write(redact(lines) + end)
         return len(text)
 
     def writelines(self, texts: Iterable[str]) -> None:
@@ -74,7 +74,7 @@ class _Redacted:
         self._stream.flush()
 
     def close_line(self) -> None:
-        """Write what waits for the end of its line."""
+        """Write the incomplete last line."""
         self._stream.write(redact(self._line))
         self._line = ""
         self._stream.flush()
@@ -84,13 +84,13 @@ class _Redacted:
 
 
 def _cut(text: str) -> tuple[str, str, str]:
-    """Text up to its last line end, that end, and what follows."""
+    """Text up to its last line break, that line break, and the rest."""
     place = max(text.rfind("\n"), text.rfind("\r"))
     return (text[:place], text[place], text[place + 1 :]) if place >= 0 else ("", "", text)
 
 
 def install() -> None:
-    """From now on, redact what this process writes to standard output and error."""
+    """Redact everything that this process writes to standard output and error from now on."""
     import atexit
 
     for name in ("stdout", "stderr"):

@@ -1,4 +1,4 @@
-"""Text made from Jinja2 templates. In HTML every value is escaped where it is written, whoever supplied it."""
+"""Text from Jinja2 templates. In HTML, all values are escaped."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FILTERS: dict[str, Callable[..., str]] = {
 
 
 class Templates:
-    """A folder of templates, each compiled once, on first use. A name that is not defined raises."""
+    """A folder of templates, each compiled once, on first use. Undefined names raise."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        """`options`: more of jinja2.Environment."""
+        """`options`: further options of jinja2.Environment."""
         self.environment = Environment(
             loader=FileSystemLoader(folder),
             autoescape=select_autoescape(("html",)),

@@ -1,4 +1,4 @@
-"""What differs between configurations, and nothing else."""
+"""The settings in which configurations differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SEED = "training.seed"
 
 
 def differences(configs: Sequence[RunConfig], seeds: Sequence[Sequence[int]]) -> dict[str, list[str]]:
-    """Setting -> its value in each configuration, of those that differ; each stands for runs with these seeds."""
+    """Settings that differ, with their value in every configuration; `seeds`: those of each configuration's runs."""
     flat = [dict(_flat(config.to_json(), "")) for config in configs]
     for values, config, own in zip(flat, configs, seeds, strict=True):
         values["modules"] = describe(config)
@@ -23,7 +23,7 @@ def differences(configs: Sequence[RunConfig], seeds: Sequence[Sequence[int]]) ->
 
 
 def describe(config: RunConfig) -> str:
-    """Ticks with their own settings: `LoRA q_proj (r 8, layers 0-3), k_proj · full lm_head (lr 2e-5)`."""
+    """The ticks with their own settings: `LoRA q_proj (r 8, layers 0-3), k_proj · full lm_head (lr 2e-5)`."""
     parts = []
     for treatment, title in (("lora", "LoRA"), ("full", "full")):
         names = []
@@ -52,7 +52,7 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _shown(value: Any) -> str:
-    """A setting's value as people write it."""
+    """A setting's value as text."""
     if isinstance(value, str):
         return value
     return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What people read about a value that pydantic refuses."""
+"""Messages for values that pydantic rejects."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _SENTENCES = {
     "less_than_equal": ("{value} is too large.", "Use at most {le:.10g}."),
     "float_overflow": ("{value} is too large.", "Write a smaller number."),
 }
-"""What is wrong and what to do, by pydantic's type of error."""
+"""Problem and fix, by pydantic's error type."""
 
 
 def issue(error: ErrorDetails) -> Issue:
-    """The problem of a configuration that an item of `ValidationError.errors()` stands for."""
+    """The issue for one item of `ValidationError.errors()`."""
     place, kind = error["loc"], error["type"]
     if kind == "float_type" and type(error["input"]) is int:
         kind = "float_overflow"  # beyond a float's range
@@ -46,7 +46,7 @@ def issue(error: ErrorDetails) -> Issue:
 
 
 def _nearest(place: tuple[int | str, ...]) -> str:
-    """The setting that was meant by a name that does not exist, or all there are."""
+    """A suggestion for an unknown setting: the closest name, or all names."""
     part = get_type_hints(RunConfig)[str(place[0])] if len(place) > 1 else RunConfig
     known = sorted(field.name for field in fields(next(iter(get_args(part)), part)))
     close = difflib.get_close_matches(str(place[-1]), known, n=1)
@@ -54,7 +54,7 @@ def _nearest(place: tuple[int | str, ...]) -> str:
 
 
 def show(value: Any) -> str:
-    """A value of JSON as the beginning of a sentence."""
+    """A JSON value as the beginning of a sentence."""
     if isinstance(value, dict | list):
         return "An object" if isinstance(value, dict) else "A list"
     text = json.dumps(value, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""New values for settings, by their paths: those that a warning proposes, and those of `--set`."""
+"""Overrides of settings by path, from `--set` options or a suggested fix."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _OF_A_TICK = re.compile(r"modules\[(\d{1,6})\]\.([^.\[\]]+)", re.ASCII)
 
 
 def apply(config: Any, changes: Mapping[str, Value]) -> Any:
-    """The parsed JSON of a configuration with these values in place. `validation` says what is wrong with them.
+    """The parsed JSON of a configuration with these values set; they are validated later.
 
-    Raises UserError for a path that leads to no setting.
+    Raises UserError for an invalid path.
     """
     for path, value in changes.items() if isinstance(config, dict) else ():
         if tick := _OF_A_TICK.fullmatch(path):
             config = {**config, "modules": _with_tick(config.get("modules"), int(tick[1]), tick[2], value)}
             continue
-        found = _SETTING.fullmatch(path)
-        part, name = (found[1], found[2]) if found else ("", "")
+        match = _SETTING.fullmatch(path)
+        part, name = (match[1], match[2]) if match else ("", "")
         old = config.get(part, {}) if part else config
-        if not found or isinstance(old, list):
+        if not match or isinstance(old, list):
             raise UserError(
                 f"“{path[:100]}” is not the path of a setting.",
                 "Write training.max_steps=100 or modules[0].lr=5e-4.",
@@ -38,7 +38,7 @@ def apply(config: Any, changes: Mapping[str, Value]) -> Any:
 
 
 def _with_tick(ticks: Any, number: int, key: str, value: Value) -> list[Any]:
-    """The ticks with another value for one field of one of them. Raises UserError where it has no such tick."""
+    """The ticks with one field of one tick changed. Raises UserError if there is no such tick."""
     count = len(ticks) if isinstance(ticks, list) else 0
     if number >= count:
         has = f"The configuration has {count} ticks" if count != 1 else "The configuration has one tick"
@@ -51,12 +51,12 @@ def _with_tick(ticks: Any, number: int, key: str, value: Value) -> list[Any]:
 
 
 def as_options(changes: Mapping[str, Value]) -> str:
-    """The options of the command line that make these changes."""
+    """The command line options that make these changes."""
     return " ".join(f"--set {path}={_text(value)}" for path, value in changes.items())
 
 
 def from_options(options: Iterable[str]) -> dict[str, Value]:
-    """The changes that `--set FIELD=VALUE` options ask for. Raises UserError where one has no name or no value."""
+    """The changes of `--set FIELD=VALUE` options. Raises UserError if one has no name or no value."""
     changes: dict[str, Value] = {}
     for option in options:
         path, equals, text = option.partition("=")

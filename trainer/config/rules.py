@@ -1,4 +1,4 @@
-"""What pydantic does not check of a RunConfig: its texts, and settings that contradict each other."""
+"""Validation that pydantic does not do: texts, ticks, and settings that contradict each other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROLE = re.compile(rf"\s*(\S.*?)\s*=\s*({'|'.join(ROLES)})\s*(?:,\s*|$)", re.DOT
 
 
 def check(config: RunConfig) -> Iterator[Issue]:
-    """Every problem of a configuration whose types and bounds are right."""
+    """All problems of a configuration whose types and bounds are valid."""
     yield from _check_texts(config.to_json(), "")
     yield from _check_ticks(config)
     for number, token in enumerate(config.model.new_tokens):
@@ -30,7 +30,7 @@ def check(config: RunConfig) -> Iterator[Issue]:
 
 
 def _check_texts(value: Any, where: str) -> Iterator[Issue]:
-    """Texts too long or with a secret, anywhere in JSON."""
+    """Texts that are too long or contain a secret, anywhere in the JSON."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _check_texts(item, f"{where}.{name}" if where else name)
@@ -99,11 +99,11 @@ def _check_ticks(config: RunConfig) -> Iterator[Issue]:
 def parse_layers(text: str, count: int) -> tuple[int, ...]:
     """Layer numbers of "0-15", "last 8", "first 4", "3,5,7" in a model of `count` layers; empty text is all.
 
-    Raises UserError where the text cannot be read, a range runs backwards or goes beyond the last layer.
+    Raises UserError if the text is invalid, a range is reversed, or a layer does not exist.
     """
     if not text.strip():
         return tuple(range(count))
-    chosen: set[int] = set()
+    layers: set[int] = set()
     for part in text.lower().split(","):
         match = _LAYER_PART.fullmatch(part.strip())
         if match is None or any(number and len(number) > 6 for number in match.group(1, 2, 4)):
@@ -111,12 +111,12 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
         start, end, side, size = match.groups()
         if side:
             taken = min(int(size), count)
-            chosen.update(range(taken) if side == "first" else range(count - taken, count))
+            layers.update(range(taken) if side == "first" else range(count - taken, count))
             continue
         first, last = int(start), int(end or start)
         if last < first:
             raise UserError(f"“{part.strip()}” runs backwards.", f"Write {last}-{first}.")
         if last >= count:
             raise UserError(f"There is no layer {last}.", f"The last one is {count - 1}.")
-        chosen.update(range(first, last + 1))
-    return tuple(sorted(chosen))
+        layers.update(range(first, last + 1))
+    return tuple(sorted(layers))

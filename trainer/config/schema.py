@@ -1,8 +1,8 @@
-"""RunConfig: everything that decides what a run does. Frozen, JSON both ways, no secrets.
+"""RunConfig: everything that determines what a run does. Frozen, serializable as JSON, without secrets.
 
-Keys carry the names that PEFT, TRL and transformers give them. Each setting states its bounds and its
-one-line explanation where it is defined; the page, the checks and the command line read them there.
-pydantic reads the bounds, too (`validation.py`); it is not imported here, so that importing this stays cheap.
+Settings have the names that PEFT, TRL and transformers use. Each one is defined with its bounds and a one-line
+explanation, which the page, validation and the command line use. pydantic reads the bounds (`validation.py`), but is
+not imported here, so that importing this module is cheap.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Switch = Literal["auto", "on", "off"]
 
 
 def setting(default: Any, explanation: str, **bounds: Any) -> Any:
-    """A dataclass field with its explanation and, named as pydantic does, its bounds: `ge`, `gt`, `le`."""
-    strict = {} if isinstance(default, str | tuple) else {"strict": True}  # "7" is no number
+    """A dataclass field with its explanation and its bounds, named as in pydantic: `ge`, `gt`, `le`."""
+    strict = {} if isinstance(default, str | tuple) else {"strict": True}  # "7" is not a number
     return field(default=default, metadata={"description": explanation, **strict, **bounds})
 
 
 @dataclass(frozen=True)
 class Tick:
-    """One ticked module kind. `r` and `lora_alpha` left empty are the adapter's, `lr` is the training's."""
+    """One ticked module kind. Empty `r` and `lora_alpha` mean the adapter's, empty `lr` the training's."""
 
     name: str
     treatment: Treatment = "lora"
@@ -55,7 +55,7 @@ class Tick:
 class ModelConfig:
     """Which model, and how its frozen weights are held in memory."""
 
-    name: str = setting("demo", "The demo, a model id of the Hugging Face hub, or a folder of the models folder.")
+    name: str = setting("demo", "The demo, a model id on the Hugging Face hub, or a folder in the models folder.")
     revision: str = setting("main", "Branch, tag or commit of a hub model.")
     quantization: Quantization = setting(
         "nf4", "How the frozen linears are held: nf4 is 4-bit with double quantization (QLoRA), int8 is LLM.int8()."
@@ -70,16 +70,16 @@ class AdapterConfig:
 
     r: int = setting(16, "Rank of each LoRA.", ge=1, le=4096)
     lora_alpha: float = setting(16, "Scale: the update is multiplied by lora_alpha / r.", gt=0, le=65536)
-    lora_dropout: float = setting(0.05, "Share of a LoRA's inputs dropped in training.", ge=0, le=0.9)
-    bias: Bias = setting("none", "Biases trained along: none, or those of modules with LoRA.")
+    lora_dropout: float = setting(0.05, "Share of LoRA's inputs dropped in training.", ge=0, le=0.9)
+    bias: Bias = setting("none", "Biases to train: none, or those of modules with LoRA.")
     use_rslora: bool = setting(False, "Scale by lora_alpha / sqrt(r), steadier at high ranks (rsLoRA).")
-    use_dora: bool = setting(False, "Train magnitude and direction apart (DoRA): slower, often better at low r.")
+    use_dora: bool = setting(False, "Train magnitude and direction separately (DoRA): slower, often better at low r.")
     init_lora_weights: Start = setting(
         "default",
-        "default: changes nothing at first. pissa: takes over the largest singular values.",
+        "default: B starts at zero. pissa: starts from the largest singular values.",
     )
     train_new_tokens: bool = setting(
-        True, "Train the rows of new tokens, alone, in the embedding and an untied head: the cheap way to teach them."
+        True, "Train only the new tokens' rows of the embedding and an untied head: the cheap way to teach them."
     )
     loraplus_lr_ratio: float = setting(
         1.0, "Learning rate of B over that of A (LoRA+); 1 is plain LoRA.", ge=1, le=64
@@ -88,11 +88,11 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where examples come from and what of them the loss counts."""
+    """Where examples come from, and which of their tokens count for the loss."""
 
-    source: DataSource = setting("demo", "The bundled pirate, uploaded files, or a data set of the hub.")
-    path: str = setting("", "Name of the uploaded file (of several: with spaces between), or id of the hub data set.")
-    subset: str = setting("", "Configuration of the hub data set, where it has several.")
+    source: DataSource = setting("demo", "The bundled pirate data, uploaded files, or a hub data set.")
+    path: str = setting("", "Name of the uploaded file (several: separated by spaces), or id of the hub data set.")
+    subset: str = setting("", "Configuration of the hub data set, if it has several.")
     split: str = setting("train", "Split of the hub data set, such as train or train[:10000].")
     held_out: str = setting(
         "", "Uploaded file, or split of the hub data set, for the eval loss. Empty: a share of the examples."
@@ -100,7 +100,7 @@ class DataConfig:
     eval_fraction: float = setting(0.05, "Share of the examples held out for the eval loss.", ge=0, le=0.5)
     messages_column: str = setting("", "Column with whole conversations. Empty: recognized by its name.")
     prompt_column: str = setting("", "Column with the question or instruction. Empty: recognized by its name.")
-    input_column: str = setting("", "Column put behind the instruction, where a row has one. Empty: recognized.")
+    input_column: str = setting("", "Column appended to the instruction, if a row has one. Empty: recognized.")
     completion_column: str = setting("", "Column with the answer. Empty: recognized by its name.")
     system_column: str = setting("", "Column with a system message. Empty: recognized by its name.")
     text_column: str = setting("", "Column with plain text. Empty: recognized by its name.")
@@ -114,9 +114,9 @@ class DataConfig:
     )
     template: Template = setting(
         "auto",
-        "auto: the model's chat template; without one, ChatML for conversations, plain prompt and answer else.",
+        "auto: the model's chat template; without one, ChatML for conversations, else plain prompt and answer.",
     )
-    system_prompt: str = setting("", "Put before every conversation that has no system message of its own.")
+    system_prompt: str = setting("", "Added to every conversation that has no system message of its own.")
     loss_on: LossOn = setting("completion", "Tokens that count: the answers, all of them, or the last answer alone.")
     reasoning: Reasoning = setting(
         "template", "Reasoning that the chat template leaves out of some answers: leave it out, or put it back."
@@ -134,57 +134,59 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The loop's settings; the reference study's values are the defaults."""
+    """Training settings; the defaults are those of the reference study."""
 
     num_train_epochs: float = setting(1.0, "Passes over the data.", gt=0, le=1000)
-    max_steps: int = setting(-1, "Stop after so many steps; -1 leaves it to the epochs.", ge=-1, le=10_000_000)
+    max_steps: int = setting(-1, "Number of steps; -1: the epochs decide.", ge=-1, le=10_000_000)
     learning_rate: float = setting(1e-4, "Peak learning rate of the LoRA weights.", gt=0, le=1)
     full_learning_rate: float | None = setting(
-        None, "Learning rate of modules trained in full. Empty: a tenth of the other.", gt=0, le=1
+        None, "Learning rate of modules trained in full. Empty: a tenth of learning_rate.", gt=0, le=1
     )
-    lr_scheduler_type: Scheduler = setting("linear", "How the learning rate falls after the warm-up.")
-    warmup_ratio: float = setting(0.1, "Share of the steps in which the learning rate rises.", ge=0, le=0.9)
+    lr_scheduler_type: Scheduler = setting("linear", "How the learning rate changes after the warmup.")
+    warmup_ratio: float = setting(0.1, "Share of the steps over which the learning rate rises.", ge=0, le=0.9)
     per_device_train_batch_size: int = setting(8, "Examples held in memory at once.", ge=1, le=4096)
-    gradient_accumulation_steps: int = setting(8, "Such batches per step: their product is the batch.", ge=1, le=4096)
-    max_length: int = setting(512, "Tokens of an example beyond this are cut off.", ge=8, le=1_048_576)
+    gradient_accumulation_steps: int = setting(
+        8, "Batches per optimizer step; batch size × this is the effective batch.", ge=1, le=4096
+    )
+    max_length: int = setting(512, "Longer examples are truncated to this many tokens.", ge=8, le=1_048_576)
     packing: Packing = setting(
         "auto",
-        "bfd: several examples of a batch in one row, none sees another. auto: where that saves padding.",
+        "bfd: several examples share a row, without attending to each other. auto: if that saves padding.",
     )
     optim: Optimizer = setting("paged_adamw_8bit", "Optimizer. The paged 8-bit one needs a GPU.")
     weight_decay: float = setting(0.0, "AdamW's weight decay.", ge=0, le=1)
-    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0 switches that off.", ge=0, le=1000)
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0: no clipping.", ge=0, le=1000)
     activation_checkpointing: Switch = setting(
-        "auto", "Recompute activations in the backward pass: less memory, more time. auto: no more of it than needed."
+        "auto", "Recompute activations in the backward pass: less memory, more time. auto: only as much as needed."
     )
     micro_batches: Literal["auto", "off"] = setting(
-        "auto", "auto: on a GPU batches are as large as is quickest in its memory; off: as set. Their product stays."
+        "auto", "auto: on a GPU, the fastest size that fits its memory, with the same effective batch; off: as set."
     )
     torch_compile: Switch = setting(
         "auto", "Compile each layer; the first step waits for it. auto: on most GPUs, for long runs."
     )
     use_liger_kernel: Switch = setting(
         "auto",
-        "Liger's kernels for norms, rotations and MLPs. auto: where the package is there and nothing is compiled.",
+        "Liger's kernels for norms, rotations and MLPs. auto: if installed and nothing is compiled.",
     )
     eval_steps: int = setting(
         0,
-        "Steps between evaluations; 0 picks up to ten over the run, for a tenth of its time at most.",
+        "Steps between evaluations; 0: up to ten over the run, in at most a tenth of its time.",
         ge=0,
         le=10_000_000,
     )
-    save_steps: int = setting(0, "Steps between checkpoints; 0 picks about five over the run.", ge=0, le=10_000_000)
-    seed: int = setting(42, "Seed of weights, dropout and the order of the data.", ge=0, le=2**32 - 1)
+    save_steps: int = setting(0, "Steps between checkpoints; 0: about five over the run.", ge=0, le=10_000_000)
+    seed: int = setting(42, "Seed for weights, dropout and data order.", ge=0, le=2**32 - 1)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, whole. `validation.from_json` reads one, `validation.validate` finds every problem in it."""
+    """The configuration of one run. See `validation.from_json` and `validation.validate`."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
 
     schema: int = field(default=SCHEMA, metadata={"strict": True})
-    title: str = setting("", "A name for people; the run's id is made by the app.")
+    title: str = setting("", "A display name; the run's id is made by the app.")
     model: ModelConfig = field(default_factory=ModelConfig)
     modules: tuple[Tick, ...] = ()
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -199,11 +201,11 @@ class RunConfig:
 
 
 def default_config(model: str = "demo") -> RunConfig:
-    """The study's values; for the demo, which is far smaller, the values that fit it."""
+    """The study's values; for the demo, which is far smaller, values that suit it."""
     if model != "demo":
         return RunConfig(model=ModelConfig(name=model))
-    known = {item.name for item in fields(TrainingConfig)}
-    settings: dict[str, Any] = {key: value for key, value in demo.SETTINGS.items() if key in known}
+    names = {item.name for item in fields(TrainingConfig)}
+    settings: dict[str, Any] = {key: value for key, value in demo.SETTINGS.items() if key in names}
     return RunConfig(
         model=ModelConfig(name="demo", quantization="none"),
         training=TrainingConfig(
@@ -217,7 +219,7 @@ def default_config(model: str = "demo") -> RunConfig:
 
 
 def is_bundled(config: RunConfig) -> bool:
-    """Whether it trains the demo on its own data as they come, which are known to be good."""
-    own = default_config()
-    fits = config.training.max_length >= own.training.max_length
-    return config.model.name == own.model.name and config.data == own.data and fits
+    """Whether it trains the demo on its unmodified bundled data, which need no checking."""
+    bundled = default_config()
+    fits = config.training.max_length >= bundled.training.max_length
+    return config.model.name == bundled.model.name and config.data == bundled.data and fits

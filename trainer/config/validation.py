@@ -1,7 +1,7 @@
-"""JSON -> RunConfig, and every problem of a RunConfig at once.
+"""JSON -> RunConfig, and all problems of a RunConfig at once.
 
-Reading is strict: unknown keys, wrong types and foreign schema numbers are refused, each with the nearest name that
-exists. What pydantic refuses is left out and the rest read again, so that a person sees every problem at once.
+Strict: unknown keys (with a suggestion), wrong types and other schema numbers are rejected. Whatever pydantic rejects
+is removed and the rest validated again, so that the user sees all problems at once.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 MAX_CONFIG_BYTES = 1_000_000
 Place = tuple[int | str, ...]
-"""Keys and numbers that lead to a value."""
+"""Path to a value: keys and list indices."""
 Removed = dict[str, list[int]]
-"""Numbers of the items that were taken out of a list, by the list's path."""
-HOPELESS: set[Place] = {(), ("schema",), ("model", "name")}
-"""Places without which nothing can be said of the rest."""
+"""Indices of the items that were removed from a list, by the list's path."""
+ESSENTIAL: set[Place] = {(), ("schema",), ("model", "name")}
+"""Values without which the rest cannot be validated."""
 _SWITCHES = {field.name for field in fields(TrainingConfig) if field.type == "Switch"}
 
 
 def load(path: Path) -> RunConfig:
-    """Read a configuration file. Raises UserError (no JSON) or InvalidConfig (not a configuration)."""
+    """Read a configuration file. Raises UserError (not JSON) or InvalidConfig (not a configuration)."""
     return from_json(load_json(path))
 
 
 def load_json(path: Path) -> Any:
-    """The JSON of a configuration file, whatever it holds. Raises UserError where it is none."""
+    """The parsed JSON of a configuration file. Raises UserError if it is not JSON."""
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UserError(f"{path.name} is larger than a configuration can be.", "Name a run's config.json.")
@@ -49,12 +49,12 @@ def load_json(path: Path) -> Any:
 
 
 def loads(text: str) -> RunConfig:
-    """As `load`, from the text itself."""
+    """Like `load`, from a string."""
     return from_json(_json(text, "The configuration"))
 
 
 def from_json(value: Any) -> RunConfig:
-    """A RunConfig from parsed JSON. Raises InvalidConfig with every problem that shows without its model."""
+    """A RunConfig from parsed JSON. Raises InvalidConfig with all problems that can be found without the model."""
     config, issues, _ = repair(value)
     if config is None or issues:
         raise InvalidConfig(issues)
@@ -62,32 +62,32 @@ def from_json(value: Any) -> RunConfig:
 
 
 def validate(config: RunConfig) -> list[Issue]:
-    """Every problem that can be seen without the model: bounds, duplicates, contradictions."""
+    """All problems that can be found without the model: bounds, duplicates, contradictions."""
     return repair(config.to_json())[1]
 
 
-def checked(value: Any, look: Callable[[RunConfig], Sequence[Issue]]) -> RunConfig:
+def checked(value: Any, more: Callable[[RunConfig], Sequence[Issue]]) -> RunConfig:
     """The configuration in parsed JSON.
 
-    Where it has problems, raises InvalidConfig with all of them, and with those that `look` finds in the rest.
+    Raises InvalidConfig with all its problems, if any, and those that `more` finds in the valid rest.
     """
     config, issues, removed = repair(value)
     if config is not None and not issues:
         return config
     if config is not None:
         try:
-            found = look(config)
+            others = more(config)
         except UserError as error:
-            found = [Issue("model.name", error.problem, error.fix)]
-        none_left = not config.modules and value.get("modules")  # then it is no news that nothing is ticked
-        issues += [_placed(issue, removed) for issue in found if not (none_left and issue.field == "modules")]
+            others = [Issue("model.name", error.problem, error.fix)]
+        none_left = not config.modules and value.get("modules")  # then "nothing is ticked" is not news
+        issues += [_placed(issue, removed) for issue in others if not (none_left and issue.field == "modules")]
     raise InvalidConfig(issues)
 
 
 def repair(value: Any) -> tuple[RunConfig | None, list[Issue], Removed]:
-    """What can be used of parsed JSON, every problem of it, and the list items that were left out for theirs.
+    """The valid part of parsed JSON as a configuration, all problems, and the list items that were removed.
 
-    Defaults stand for settings that cannot be used. None where nothing can be used.
+    Invalid settings are replaced by their defaults. None if nothing can be used.
     """
     if isinstance(value, dict) and value.get("schema", SCHEMA) != SCHEMA:
         problem = f"{messages.show(value['schema'])} is not a schema that this version reads."
@@ -102,31 +102,31 @@ def repair(value: Any) -> tuple[RunConfig | None, list[Issue], Removed]:
         known, places = {issue.field for issue in issues}, [place for place, _ in found]
         new = [issue for issue in (_placed(issue, removed) for _, issue in found) if issue.field not in known]
         issues += new
-        if HOPELESS.intersection(places) or not new:
+        if ESSENTIAL.intersection(places) or not new:
             return None, issues, removed
         _drop(value, places, removed)
 
 
 @cache
 def _adapter() -> TypeAdapter[RunConfig]:
-    from pydantic import TypeAdapter  # takes a tenth of a second, which few commands need
+    from pydantic import TypeAdapter  # importing it takes a tenth of a second
 
     return TypeAdapter(RunConfig)
 
 
 def _read(value: Any) -> tuple[RunConfig | None, list[tuple[Place, Issue]]]:
-    """The configuration, and its problems with their places."""
+    """The configuration, or its problems with their paths."""
     from pydantic import ValidationError
 
     try:
         config = _adapter().validate_python(value)
     except ValidationError as error:
-        return None, [(found["loc"], messages.issue(found)) for found in error.errors(include_url=False)]
+        return None, [(item["loc"], messages.issue(item)) for item in error.errors(include_url=False)]
     return config, [(_place(issue.field), issue) for issue in rules.check(config)]
 
 
 def _copied(value: Any) -> Any:
-    """A copy that may lose settings. 3.0 is 3 in it, and true is on, as older runs wrote it."""
+    """A mutable copy. 3.0 becomes 3, and true becomes on, as in older runs."""
 
     def part(item: Any) -> Any:
         return {_key(name): setting(name, old) for name, old in item.items()} if isinstance(item, dict) else item
@@ -145,28 +145,28 @@ def _copied(value: Any) -> Any:
 
 
 def _key(name: str) -> str:
-    """A name without lone surrogates, on which pydantic gives up with the whole object."""
+    """A key without lone surrogates, for which pydantic would reject the whole object."""
     return name.encode("utf-8", "replace").decode()
 
 
 def _drop(value: dict[str, Any], places: Sequence[Place], removed: Removed) -> None:
-    """Take what has a problem out of `value`, and note the list items among it in `removed`."""
-    lost: dict[str, set[int]] = {}
+    """Remove invalid settings from `value`, and record removed list items in `removed`."""
+    dropped: dict[str, set[int]] = {}
     for place in places:
         match place:
             case ("modules", int(number), ("r" | "lora_alpha" | "lr" | "layers") as name):
                 value["modules"][number].pop(str(name), None)
             case ("modules", int(number), *_):
-                lost.setdefault("modules", set()).add(number)
+                dropped.setdefault("modules", set()).add(number)
             case ("model", "new_tokens", int(number)):
-                lost.setdefault("model.new_tokens", set()).add(number)
+                dropped.setdefault("model.new_tokens", set()).add(number)
             case (str(name),):
                 value.pop(name, None)
             case (str(part), str(name), *_):
                 value[part].pop(name, None)
                 if (part, name) == ("data", "path"):
                     value[part]["source"] = "demo"
-    for path, gone in lost.items():
+    for path, gone in dropped.items():
         holder, key = (value, path) if path == "modules" else (value["model"], "new_tokens")
         holder[key] = [item for number, item in enumerate(holder[key]) if number not in gone]
         before = removed.get(path, [])
@@ -174,7 +174,7 @@ def _drop(value: dict[str, Any], places: Sequence[Place], removed: Removed) -> N
 
 
 def _original(number: int, removed: Sequence[int]) -> int:
-    """The number that an item had before those with the (sorted) numbers `removed` were taken out."""
+    """The index that an item had before the items with the (sorted) indices `removed` were removed."""
     for gone in removed:
         number += number >= gone
     return number
@@ -185,7 +185,7 @@ def _place(field: str) -> Place:
 
 
 def _placed(issue: Issue, removed: Removed) -> Issue:
-    """An issue by the number that its list item has in the original."""
+    """An issue with the original index of its list item."""
     item = re.match(r"(modules|model\.new_tokens)\[(\d{1,6})\]", issue.field)
     if item is None:
         return issue
@@ -206,16 +206,16 @@ def _json(text: str, name: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]], text: str) -> dict[str, Any]:
-    """A JSON object as a dict. Raises ValueError for a name that is there twice, of which json drops the first."""
-    found: dict[str, Any] = {}
+    """A JSON object as a dict. Raises ValueError for a duplicate key, which json would accept."""
+    result: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in result:
             name = json.dumps(key, ensure_ascii=False)
             lines = [str(number) for number, line in enumerate(text.splitlines(), 1) if name in line]
             where = f" (lines {', '.join(lines)})" if 1 < len(lines) < 10 else ""
             raise ValueError(f"{name[:80]} is named twice in one object{where}")
-        found[key] = value
-    return found
+        result[key] = value
+    return result
 
 
 def _reason(error: Exception) -> str:

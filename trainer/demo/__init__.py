@@ -1,6 +1,6 @@
 """The bundled demo: a small pre-trained model in Phi-3's architecture, and a data set in a pirate's voice.
 
-`python -m tools.demo.build` makes both again from nothing.
+`python -m tools.demo.build` rebuilds both from scratch.
 """
 
 from functools import cache
@@ -13,12 +13,12 @@ HELDOUT_FILE = Path(__file__).parent / "data" / "pirate_heldout.jsonl"
 
 @cache
 def examples() -> int:
-    """How many rows train; all of them can be used."""
+    """Number of training rows, all of them valid."""
     with TRAIN_FILE.open("rb") as file:
         return sum(1 for _ in file)
 
 
-# A small model wants a far larger rate than the 1e-4 of a 14B one.
+# A small model needs a far higher learning rate than the 1e-4 of a 14B one.
 SETTINGS: dict[str, float | int] = {
     "learning_rate": 8e-3,
     "num_train_epochs": 1,

@@ -1,6 +1,6 @@
-"""What can be asked about a model or its data that needs torch or transformers. Requests and answers are JSON.
+"""Analyses of models and data that need torch or transformers. Requests and results are JSON.
 
-The command line answers them in its own process; the app leaves them to processes of their own (`AnalysisProcess`).
+The command line runs them in its own process, the app in separate ones (`AnalysisProcess`).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from trainer.config.schema import ModelConfig
 
 
 class Analysis(Protocol):
-    """Answers requests, wherever it runs."""
+    """Answers requests."""
 
     def start(self) -> None:
-        """Get ready, so that the first request does not wait for imports."""
+        """Start in advance, so that the first request does not wait for imports."""
 
     def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:
-        """The answer to one of `REQUESTS`. Raises UserError where there is none; Canceled, if `monitor` was."""
+        """The result of one of `REQUESTS`. Raises UserError if it fails, Canceled if `monitor` cancels it."""
 
     def close(self) -> None:
-        """End it; no request is answered any more."""
+        """Stop answering requests."""
 
 
 class LocalAnalysis:
@@ -35,18 +35,18 @@ class LocalAnalysis:
         self.models_dir, self.data_dir = models_dir, data_dir
 
     def start(self) -> None:
-        """Nothing to do: requests are answered in this process."""
+        """Nothing to start."""
 
     def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:
         progress = (monitor or ProgressMonitor()).progress
         return REQUESTS[request](Folders(self.models_dir, self.data_dir, progress), **arguments)
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Nothing to close."""
 
 
 class Folders:
-    """Where a request reads, and what it tells of its progress."""
+    """Where a request reads, and where it reports progress."""
 
     def __init__(self, models_dir: Path, data_dir: Path, progress: Progress) -> None:
         self.models_dir, self.data_dir, self.progress = models_dir, data_dir, progress

@@ -1,8 +1,8 @@
-"""Processes beside the app that have torch and transformers imported already, and answer `analysis.REQUESTS`.
+"""Helper processes of the app that have torch and transformers imported, and answer `analysis.REQUESTS`.
 
-A request is one line of JSON to the process; lines of progress come back, then the answer. SIGINT cancels the request
-in work. The process ends with the app, and is started again if it dies. The app has one for models and one for data,
-so that a long check of data holds up no module map.
+A request is one line of JSON to the process; it replies with lines of progress, then the result. SIGINT cancels the
+current request. The process ends with the app, and is restarted if it dies. The app has one for models and one for
+data, so that a long data check does not delay module maps.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ class AnalysisProcess:
     """The app's side: one process, one request at a time."""
 
     def __init__(self, models_dir: Path, data_dir: Path, task: str) -> None:
-        """`task`: models or data; what the process imports while it waits for its first request."""
+        """`task`: models or data; decides what the process imports in advance."""
         module = "trainer.execution.analysis_process"
         self._command = [sys.executable, "-m", module, str(models_dir), str(data_dir), task]
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
         self._turn = threading.Lock()
-        """Held by the request in work."""
+        """Held by the current request."""
         self._starting = threading.Lock()
 
     def start(self) -> None:
         """Start the process, so that its imports run before it is needed."""
-        if self._turn.acquire(blocking=False):  # else it runs, and is busy
+        if self._turn.acquire(blocking=False):  # else it is running and busy
             try:
                 self._running()
             finally:
                 self._turn.release()
 
     def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:
-        """Ask the process. Raises UserError with its answer, or where it died; Canceled, if `monitor` was."""
+        """Send a request. Raises UserError if it fails or the process dies, Canceled if `monitor` cancels it."""
         monitor = monitor or ProgressMonitor()
         with self._waited_for(monitor):
             process = self._running()
@@ -56,7 +56,7 @@ class AnalysisProcess:
                 line = _exchange(process, {"call": request, "arguments": arguments}, monitor.progress)
         if not line:
             raise UserError(
-                "The analysis process ended before it answered.", "Try again; it is restarted by itself.", "bug"
+                "The analysis process died before it replied.", "Try again; it restarts automatically.", "bug"
             )
         answer = json.loads(line)
         if "problem" in answer:
@@ -64,7 +64,7 @@ class AnalysisProcess:
         return answer["result"]
 
     def close(self) -> None:
-        """End the process; it is not started again."""
+        """End the process for good."""
         with self._starting:
             self._closed = True
             if self._process is not None:
@@ -73,7 +73,7 @@ class AnalysisProcess:
 
     @contextlib.contextmanager
     def _waited_for(self, monitor: ProgressMonitor) -> Iterator[None]:
-        """This call's turn, once the calls before it are done."""
+        """Wait until earlier calls are done."""
         while not self._turn.acquire(timeout=0.2):
             monitor.check()
             monitor.progress("waiting", 0.0)
@@ -83,7 +83,7 @@ class AnalysisProcess:
             self._turn.release()
 
     def _running(self) -> subprocess.Popen[str]:
-        """The process, started if need be. Raises UserError once the app has closed it."""
+        """The process, started if needed. Raises UserError after `close`."""
         with self._starting:
             if self._closed:
                 raise UserError("The app is shutting down.", "Start it again.", "bug")
@@ -95,7 +95,7 @@ class AnalysisProcess:
 
 
 def _exchange(process: subprocess.Popen[str], request: dict[str, Any], progress: Progress) -> str:
-    """The process's answer, a line of JSON; empty where it died."""
+    """The process's reply, a line of JSON; empty if it died."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -111,11 +111,11 @@ def _exchange(process: subprocess.Popen[str], request: dict[str, Any], progress:
 
 
 class _Interrupted(BaseException):
-    """Raised by SIGINT in the process, wherever it is."""
+    """Raised by SIGINT, at any point of a request."""
 
 
 _idle = threading.Event()
-"""Set while the process has nothing to do: a SIGINT that comes too late, or from a terminal, then does nothing."""
+"""Set while the process is idle: a late SIGINT, or one from a terminal, then has no effect."""
 
 
 def _on_interrupt(*_: Any) -> None:
@@ -128,7 +128,7 @@ def serve(models_dir: Path, data_dir: Path, task: str) -> None:
     signal.signal(signal.SIGINT, _on_interrupt)
     redaction.install()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    os.dup2(2, 1)  # what libraries print must not mix with the replies
 
     def reply(value: dict[str, Any]) -> None:
         replies.write(json.dumps(value) + "\n")
@@ -143,7 +143,7 @@ def serve(models_dir: Path, data_dir: Path, task: str) -> None:
 
 
 def answer(folders: Folders, request: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a request as JSON: its result, or what went wrong, in words."""
+    """The reply to a request: its result, or what went wrong."""
     try:
         _idle.clear()
         return {"result": REQUESTS[request](folders, **arguments)}
@@ -156,7 +156,7 @@ def answer(folders: Folders, request: str, arguments: dict[str, Any]) -> dict[st
 
         traceback.print_exc()
         problem = f"This model or data cannot be read: {type(error).__name__}: {str(error)[:200]}."
-        return _failure(UserError(problem, "Please report it with the log of the app.", "bug"))
+        return _failure(UserError(problem, "Please report it with the app's log.", "bug"))
     finally:
         _idle.set()
 
@@ -176,11 +176,11 @@ def _warm_up(folders: Folders, task: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    REQUESTS["modules"](folders, model={"name": "demo"})  # what the first map of a process costs, it pays now
+    REQUESTS["modules"](folders, model={"name": "demo"})  # pays the cost of a process's first module map now
     gc.collect()
-    gc.freeze()  # torch's own objects are there to stay: no use in looking at them again and again
+    gc.freeze()  # torch's own objects stay, so the garbage collector need not scan them again
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(_Interrupted):  # before it was ready: the app starts another one
+    with contextlib.suppress(_Interrupted):  # before it was ready; the app starts another one
         serve(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

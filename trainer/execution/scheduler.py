@@ -1,8 +1,8 @@
-"""The app's background thread: starts queued runs when their device is free, adopts running ones.
+"""The app's background thread: starts queued runs when a device is free, and adopts running ones.
 
-It holds no state of its own: what runs is what the run folders and their locks say, so that an app
-restarted goes on where the last one was. Workers outlive the app. Of several apps on one runs folder,
-one schedules; another one takes over when that one ends.
+It has no state of its own: run folders and their locks say what is running, so a restarted app continues where the
+last one stopped. Workers outlive the app. Of several apps with the same runs folder, one schedules; another one takes
+over when it ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trainer.runs.failures import memory_advice
 from trainer.runs.history import ACTIVE
 from trainer.runs.store import Run, RunStore
 
-POLL = 1.0
+POLL_SECONDS = 1.0
 
 
 class Scheduler:
@@ -37,13 +37,13 @@ class Scheduler:
             "LAB_MODELS_DIR": str(models_dir.resolve()),
             "LAB_DATA_DIR": str(data_dir.resolve()),
             "PYTHONUNBUFFERED": "1",
-            # a core for the page: threads that wait for a shared core slow a step down by more than one core
+            # leave a core to the page: threads that compete for a core slow training down by more than one core does
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 2) - 1)),
         }
         self._lock: BinaryIO | None = None
-        """Held by the one scheduler of a runs folder; its file has the name that earlier versions look for."""
+        """Held by the only scheduler of a runs folder; the file name is the one that earlier versions use."""
         self._children: dict[str, tuple[subprocess.Popen[bytes], str]] = {}
-        """Run id -> its worker and the device that it was given."""
+        """Run id -> its worker and device."""
         self._spare: subprocess.Popen[bytes] | None = None
         self._spare_device = ""
         self._wake = threading.Event()
@@ -54,7 +54,7 @@ class Scheduler:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and the spare worker; running workers go on."""
+        """End the thread and the spare worker; running workers continue."""
         self._closing = True
         self.kick()
         if self._thread.is_alive():
@@ -64,7 +64,7 @@ class Scheduler:
             self._lock.close()
 
     def drop_spare(self) -> None:
-        """End the warm worker that waits for a run, if there is one."""
+        """End the warm worker that waits for a run, if any."""
         spare, self._spare = self._spare, None
         if spare is not None:
             spare.kill()
@@ -77,9 +77,9 @@ class Scheduler:
         while not self._closing:
             try:
                 self._tick()
-            except Exception:  # whatever one run or a full disk does, the others are still looked after
+            except Exception:  # a problem with one run or a full disk must not stop the others
                 traceback.print_exc()
-            self._wake.wait(POLL)
+            self._wake.wait(POLL_SECONDS)
             self._wake.clear()
 
     def _tick(self) -> None:
@@ -91,16 +91,16 @@ class Scheduler:
         self._prepare_spare()
 
     def _reap(self) -> None:
-        """Write down the end of workers that could not do it themselves."""
+        """Record the end of workers that could not do it themselves."""
         for run_id, (child, _) in list(self._children.items()):
             try:
                 run = self._store.get(run_id)
             except UserError:
-                run = None  # deleted meanwhile
+                run = None  # deleted in the meantime
             code = child.poll()
             if code is None:
-                if run and lifecycle.stop_asked(run) > 1 and file_locks.holder(run.folder / "lock") is None:
-                    child.kill()  # stopped twice before it had begun
+                if run and lifecycle.stop_requests(run) > 1 and file_locks.holder(run.folder / "lock") is None:
+                    child.kill()  # stopped twice before it had started
                 continue
             if run and code != TAKEN:
                 self._record_death(run, code)
@@ -108,15 +108,15 @@ class Scheduler:
 
     def _record_death(self, run: Run, code: int) -> None:
         cause = ""
-        if lifecycle.stop_asked(run):
+        if lifecycle.stop_requests(run):
             state, message = "stopped", "Killed by a second stop."
         elif code == -signal.SIGKILL:
             state, cause = "failed", "oom"
             advice = memory_advice(run.config, run.plan())
-            message = f"The system killed the worker, most likely for want of memory. {advice}"
+            message = f"The system killed the worker, most likely because memory ran out. {advice}"
         else:
             state, cause = "failed", "bug"
-            message = f"The worker ended with code {code}. Its last words are in worker.log."
+            message = f"The worker ended with code {code}. See the end of worker.log."
         lifecycle.record(run, ACTIVE, state, cause=cause, message=message)
 
     def _launch(self) -> None:
@@ -124,11 +124,11 @@ class Scheduler:
         if not queued:
             return
         queued.sort(key=lambda run: (queue_order.place(run.folder), run.id))
-        given = {device for _, device in self._children.values()}
+        in_use = {device for _, device in self._children.values()}
         free = [
             name
             for name in devices.devices()
-            if name not in given and file_locks.holder(devices.lock_path(name)) is None
+            if name not in in_use and file_locks.holder(devices.lock_path(name)) is None
         ]
         for run, device in zip(queued, free, strict=False):
             self._spawn(run, device)
@@ -140,16 +140,16 @@ class Scheduler:
             worker = self._new_worker(device)
         self._spare, self._spare_device = worker, device
         if not lifecycle.record(run, ["queued"], "starting", worker=file_locks.identity(worker.pid)):
-            return  # stopped or taken meanwhile
+            return  # stopped or taken in the meantime
         self._spare = None
         self._children[run.id] = (worker, device)
         assert worker.stdin is not None
-        seen = "cpu" if device == "cpu" else "cuda:0"  # the only one that this worker sees
+        seen = "cpu" if device == "cpu" else "cuda:0"  # the only one visible to this worker
         worker.stdin.write(f"{seen}\t{run.folder}\n".encode())
         worker.stdin.close()
 
     def _prepare_spare(self) -> None:
-        """Keep one worker with its imports done, so that Train starts at once. Only while nothing else works."""
+        """Keep one worker with its imports done, so that Train starts at once; only while nothing is running."""
         if self._spare is not None and self._spare.poll() is not None:
             self._spare = None
         if self._spare is None and not self._children and not self._closing:
@@ -157,11 +157,11 @@ class Scheduler:
             self._spare = self._new_worker(self._spare_device)
 
     def _new_worker(self, device: str) -> subprocess.Popen[bytes]:
-        """A worker that waits for its folder on standard input; it ends if the app does before that.
+        """A worker that waits for its run folder on standard input, and ends if the app ends first.
 
-        It sees `device` alone, from the start: bitsandbytes looks for GPUs while it is imported.
+        Only `device` is visible to it from the start: bitsandbytes looks for GPUs when it is imported.
         """
-        only = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": devices.place(device)}
+        only = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": devices.visible_id(device)}
         return subprocess.Popen(
             [sys.executable, "-m", "trainer.execution.worker", "--wait"],
             stdin=subprocess.PIPE,

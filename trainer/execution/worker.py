@@ -1,7 +1,7 @@
 """python -m trainer.execution.worker RUN_DIR: one process, one run.
 
-Exit codes: 0 finished, 3 stopped, 1 failed (events.jsonl says why), 4 another worker has the run.
-With --wait it imports everything first and reads its device and folder from standard input: a warm spare.
+Exit codes: 0 finished, 3 stopped, 1 failed (events.jsonl says why), 4 taken by another worker.
+With --wait, it imports everything and then reads its device and folder from standard input: a warm spare.
 """
 
 from __future__ import annotations
@@ -33,45 +33,45 @@ if TYPE_CHECKING:
 
 FINISHED, FAILED, STOPPED, TAKEN = 0, 1, 3, 4
 LOCK_PATIENCE = 5.0
-"""Seconds to try for the run's lock, of which the app has a part while it writes a state."""
+"""Seconds to try for the run's lock, which the app holds for a moment while it writes a state."""
 DEVICE_PATIENCE = 1.0
-"""Seconds to wait for a device without a word: the worker before may be about to end."""
+"""Seconds to wait for a device before logging it: the previous worker may be about to end."""
 RESERVE, RESERVE_BYTES = ".reserve", 2**18
 """Space kept for the last event, so that a run on a full disk can still say why it ended."""
 
 _HELD: list[BinaryIO | None] = []
-"""The device's lock: it goes with the process, as the memory on the device does."""
+"""The device's lock, released when the process ends, like its memory on the device."""
 
 
 class Stopped(BaseException):
-    """Raised by SIGTERM before the first step, where nothing is worth saving yet."""
+    """Raised by SIGTERM before the first step, when there is nothing to save yet."""
 
 
 class StopSwitch:
-    """SIGTERM: at once while nothing trains, after the current step while something does; the second one kills."""
+    """Stops on SIGTERM: before training at once, during training after the current step; a second one kills."""
 
     def __init__(self) -> None:
         self.asked = False
         self.training = False
         self._signals = 0
-        self._told = False
+        self._recorded = False
         self._writer: EventWriter | None = None
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
 
     def attach(self, writer: EventWriter) -> None:
-        """From now on the run's events tell of a stop; at once, if it was asked for before."""
+        """Record a stop as an event from now on, or now if it has already been requested."""
         self._writer = writer
         if self.asked:
             self.ask()
 
     def ask(self) -> None:
-        """Stop. Raises Stopped where nothing trains yet."""
+        """Stop. Raises Stopped if training has not started."""
         self.asked = True
         if self._writer is None:
             return
-        if not self._told:
-            self._told = True
+        if not self._recorded:
+            self._recorded = True
             with contextlib.suppress(OSError):
                 self._writer.write("state", state="stopping")
         if not self.training:
@@ -97,21 +97,21 @@ def main(arguments: list[str]) -> int:
 
 
 def _wait() -> int:
-    os.nice(10)  # the page stays smooth; nothing else on the machine wants the cores
+    os.nice(10)  # keeps the page responsive
     import trainer.training.loop
 
     assert trainer.training.loop
     line = sys.stdin.readline()
     if not line.strip():
-        return FINISHED  # the app went away and never needed this spare
+        return FINISHED  # the app ended and never needed this spare
     device, _, folder = line.rstrip("\n").partition("\t")
     return work(Path(folder), [device])
 
 
 def work(folder: Path, names: Sequence[str], echo: Callable[[Event], None] | None = None) -> int:
-    """Take the run's lock and that of the first of these devices to be free, train, write down how it ended.
+    """Take the locks of the run and of the first free device, train, and record how it ended.
 
-    `echo` is told every event, too; without it, what libraries print goes to the run's log.
+    `echo` receives every event as well; without it, standard output and error go to the run's log.
     """
     switch = StopSwitch()
     lock = file_locks.acquire(folder / "lock", LOCK_PATIENCE)
@@ -130,7 +130,7 @@ def work(folder: Path, names: Sequence[str], echo: Callable[[Event], None] | Non
     except Stopped:
         return _end(run, writer, STOPPED, "stopped", message="Stopped before the first step.")
     except Exception as error:
-        if echo is None or not isinstance(error, UserError):  # the log keeps where it came from
+        if echo is None or not isinstance(error, UserError):  # the traceback goes to the log
             with contextlib.suppress(OSError):
                 traceback.print_exc()
         cause, message = failures.explain(error, run.config, run.plan())
@@ -140,11 +140,11 @@ def work(folder: Path, names: Sequence[str], echo: Callable[[Event], None] | Non
     unchanged = {"message": outcome.unchanged, "unchanged": True} if outcome.unchanged else {}
     if outcome.finished:
         return _end(run, writer, FINISHED, "finished", **unchanged)
-    return _end(run, writer, STOPPED, "stopped", **{"message": "Stopped; the adapter so far is saved."} | unchanged)
+    return _end(run, writer, STOPPED, "stopped", **{"message": "Stopped. The adapter so far is saved."} | unchanged)
 
 
 def _take_over(run: Run, writer: EventWriter, switch: StopSwitch) -> None:
-    """Begin where the launcher left off. Raises Stopped if a stop was asked for since."""
+    """Take over from the launcher. Raises Stopped if a stop has been requested since."""
     launched = run.history.refresh().recorded == "starting"
     if not launched:
         (run.folder / "stop").unlink(missing_ok=True)
@@ -162,7 +162,7 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
     model = fetch(run.config.model, models_dir, run.history.commit, writer.write)
     device = _take_device(names, writer)
     if device != "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices.place(device)  # before anything looks for GPUs
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices.visible_id(device)  # before anything looks for GPUs
     from trainer.training import loop
 
     def sink(type: str, **values: Any) -> None:
@@ -177,22 +177,22 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
 
 
 def _take_device(names: Sequence[str], writer: EventWriter) -> str:
-    """The first of these devices to be free, from now on this process's own."""
-    began, told = time.monotonic(), False
+    """Lock the first of these devices that is free."""
+    began, logged = time.monotonic(), False
     while True:
         for name in names:
             held = file_locks.acquire(devices.lock_path(name))
             if held is not None:
                 _HELD.append(held)
                 return name
-        if not told and time.monotonic() - began > DEVICE_PATIENCE:
-            writer.write("log", text=f"Waiting for {' or '.join(names)}, where another run trains")
-            told = True
+        if not logged and time.monotonic() - began > DEVICE_PATIENCE:
+            writer.write("log", text=f"Waiting for {' or '.join(names)}, which another run is using")
+            logged = True
         time.sleep(0.05)
 
 
 def _end(run: Run, writer: EventWriter | None, code: int, state: str, **values: Any) -> int:
-    """Write the last event, on a full disk into the space that was kept for it."""
+    """Write the last event; on a full disk, into the reserved space."""
     reserve = run.folder / RESERVE
     for attempt in range(2):
         with contextlib.suppress(OSError):
@@ -211,7 +211,7 @@ def _folder(variable: str, default: str) -> Path:
 
 
 def _log_to(path: Path) -> None:
-    """Standard output and error of this process, C libraries' included, to the run's log."""
+    """Redirect standard output and error, including those of C libraries, to the run's log."""
     with contextlib.suppress(OSError):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(file, 1)

@@ -1,6 +1,6 @@
-"""Charts of a run and of a comparison as plain figures of plotly.js: JSON for the page and for a report.
+"""Charts of a run and of a comparison as plotly.js figures, for the page and for reports.
 
-Nothing is imported for them: plotly.js reads {"data": […], "layout": {…}}, whoever wrote it.
+A figure is plain JSON, {"data": […], "layout": {…}}: the plotly package is not imported.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ COLORS = (
 )  # fmt: skip
 DASHES = ("solid", "dash", "dot", "dashdot")
 GRID = "rgba(128, 140, 155, 0.18)"
-TOTAL = 6000
-"""Points of all curves together: what travels stays the same however many runs are compared."""
-LEAST = 24
-"""Points that a curve has in any case."""
+MAX_POINTS = 6000
+"""Points of all curves together, so that the size of a figure does not depend on the number of runs."""
+MIN_CURVE_POINTS = 24
+"""Points that each curve keeps in any case."""
 CURVES = {"eval_loss": "Eval loss", "loss": "Training loss"}
 
 
 def loss_figure(history: History, run_id: str) -> dict[str, Any]:
-    """A run's raw and smoothed train loss and its eval loss over the steps. None and NaN are gaps."""
+    """A run's raw and smoothed training loss and its eval loss by step. None and NaN are gaps."""
     steps, losses = history.train.curve("loss")
-    smoothed = curves.smooth(losses, window(history.steps or len(losses)))
+    smoothed = curves.smooth(losses, smoothing_window(history.steps or len(losses)))
     train, evaluation = COLORS[:2]
     data = [
         _loss_trace("train loss", steps, losses, {"width": 1, "color": train}) | {"opacity": 0.5},
@@ -43,20 +43,20 @@ def loss_figure(history: History, run_id: str) -> dict[str, Any]:
     shown = len(history.train) + len(history.evals) > 0
     figure = layout("step", "loss")
     figure |= {"uirevision": run_id, "hovermode": "x unified", "margin": figure["margin"] | {"t": 24}}
-    # always given: plotly keeps an old automatic range when a figure of the same run has none any more
+    # always set: otherwise plotly keeps the previous automatic range of the same run
     x_range = [0, max(history.steps, history.step, 1)]
     figure["xaxis"] |= {"tickformat": ",d", "range": x_range, "showticklabels": shown}
     figure["yaxis"] |= {"showticklabels": shown}
     if not shown:
-        hint = "No step was taken." if history.state in ENDED else "The curve begins with the first step."
+        hint = "No step was taken." if history.state in ENDED else "The curve starts with the first step."
         figure["annotations"] = [
             {"text": hint, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
         ]
     return {"data": data, "layout": figure}
 
 
-def window(steps: int) -> int:
-    """Steps that the smoothed curve averages: a thirtieth of the run's, so it never shifts."""
+def smoothing_window(steps: int) -> int:
+    """Steps that the smoothed curve averages over: a thirtieth of the whole run, so that it stays the same."""
     return int(np.clip(steps // 30, 5, 200))
 
 
@@ -70,19 +70,21 @@ def _loss_trace(name: str, steps: np.ndarray, losses: np.ndarray, line: dict[str
 
 
 def packed(values: np.ndarray, kind: npt.DTypeLike) -> dict[str, str]:
-    """Numbers as plotly.js reads them packed: half of what they take as text."""
+    """Numbers in plotly.js's binary format, half the size of text."""
     array = np.asarray(values, np.dtype(kind).newbyteorder("<"))
     return {"dtype": f"{array.dtype.kind}{array.itemsize}", "bdata": base64.b64encode(array.tobytes()).decode()}
 
 
 def curves_figure(
-    store: RunStore, found: Comparison, curve: str = "eval_loss", axis: str = "step", width: int = 1
+    store: RunStore, compared: Comparison, curve: str = "eval_loss", axis: str = "step", width: int = 1
 ) -> dict[str, Any]:
-    """One curve (of CURVES) of every run over an axis of `curves.AXES`. `width`: steps that training loss is
-    averaged over. Runs of one group share a color and one entry of the legend."""
-    points = max(LEAST, TOTAL // max(1, len(found.rows)))
+    """One of CURVES for every run, over one of `curves.AXES`; `width`: steps that training loss is averaged over.
+
+    Runs of one group share a color and a legend entry.
+    """
+    points = max(MIN_CURVE_POINTS, MAX_POINTS // max(1, len(compared.rows)))
     data = []
-    for number, group in enumerate(found.groups):
+    for number, group in enumerate(compared.groups):
         for place, row in enumerate(group.rows):
             x, y = curve_of(store, row.id, curve, axis, width, points)
             data.append({
@@ -105,23 +107,23 @@ def curve_of(
     history = store.get(run_id).history
     steps, values = (history.evals if curve == "eval_loss" else history.train).curve(curve)
     if curve == "loss" and width > 1:
-        values = curves.smooth(values, min(width, max(1, len(values) // 5)))  # a short run is no flat line
+        values = curves.smooth(values, min(width, max(1, len(values) // 5)))  # so that short runs are not flattened
     x, y = curves.thin(curves.over(history, steps, axis), values, points)
     return _numbers(x), _numbers(y)
 
 
-def price_figure(found: Comparison, price: str) -> dict[str, Any]:
-    """Mean final eval loss against a price of PRICES, with the Pareto front through what nothing else beats."""
-    means = {group.name: (group.mean(price), group.mean("eval_loss")) for group in found.groups}
+def price_figure(compared: Comparison, price: str) -> dict[str, Any]:
+    """Mean final eval loss against one of PRICES, with the Pareto front."""
+    means = {group.name: (group.mean(price), group.mean("eval_loss")) for group in compared.groups}
     data: list[dict[str, Any]] = []
-    front = [means[name] for name in found.front(price)]
+    front = [means[name] for name in compared.front(price)]
     if len(front) > 1:
         data.append({
             "type": "scatter", "x": [point[0] for point in front], "y": [point[1] for point in front],
             "name": "Pareto front", "mode": "lines", "hoverinfo": "skip",
             "line": {"width": 1.2, "color": "#8894a3", "dash": "dot", "shape": "hv"},
         })  # fmt: skip
-    for number, group in enumerate(found.groups):
+    for number, group in enumerate(compared.groups):
         x, y = means[group.name]
         if x is None or y is None:
             continue
@@ -139,12 +141,12 @@ def price_figure(found: Comparison, price: str) -> dict[str, Any]:
 
 
 def dash(number: int) -> str:
-    """Another kind of line once the colors are used up."""
+    """The line style, which changes once all colors are used."""
     return DASHES[number // len(COLORS) % len(DASHES)]
 
 
 def plotly_text(text: str) -> str:
-    """Foreign text for plotly, which reads a few HTML tags and %{…} in the texts it is given."""
+    """Text escaped for plotly, which interprets some HTML tags and %{…}."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "% {")
 
 
@@ -157,12 +159,12 @@ def _symbol(number: int) -> str:
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    """Five significant digits are more than a screen shows."""
+    """Rounded to six significant digits, more than a screen shows."""
     return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
 
 
 def layout(x: str, y: str) -> dict[str, Any]:
-    """What all charts look like, light and dark; `x` and `y` title the axes."""
+    """The layout that all charts share, in light and dark; `x` and `y` are the axis titles."""
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": GRID}
     return {
         "margin": {"l": 46, "r": 12, "t": 12, "b": 38},

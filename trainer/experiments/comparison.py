@@ -1,4 +1,4 @@
-"""Any runs side by side: figures, what differs between their configurations, who is better and at what price."""
+"""Compares runs: figures, differences between configurations, which one is better and at what cost."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ COLUMNS = {
     "tokens_per_second": "Tokens/s",
     "elapsed": "Time, s",
 }
-"""Figures of the table, in its order."""
+"""The table's figures, in order."""
 SPREAD = ("eval_loss", "best_eval_loss", "perplexity")
-"""Those whose standard deviation over the seeds is shown."""
+"""Figures whose standard deviation over the seeds is shown."""
 
 
 def shown(key: str, value: float | None) -> str:
-    """One of COLUMNS as people read it."""
+    """The value of one of COLUMNS, formatted."""
     if key in ("adapter_bytes", "memory"):
         return formatting.size(value)
     if key in ("trainable", "tokens_per_second"):
@@ -57,40 +57,40 @@ class Row:
     id: str
     title: str
     group: str
-    """What it shares with runs that differ from it in the seed alone."""
+    """Name of the group of runs that differ only in the seed."""
     seed: int
     state: str
     step: int
     eval_loss: float | None
-    """After the last step: of the adapter that was saved."""
+    """After the last step, so that of the saved adapter."""
     best_eval_loss: float | None
     perplexity: float | None
     trainable: int | None
     adapter_bytes: int | None
-    """Of the saved file; before there is one, as planned."""
+    """Of the saved file; as planned before one exists."""
     memory: int | None
     tokens_per_second: float | None
     """Median over the steps."""
     elapsed: float
-    """Seconds of training, evals included."""
+    """Seconds of training, including evals."""
     unchanged: bool = False
-    """Training left the adapter as it was at the start."""
+    """Whether training left the adapter unchanged."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ only in the seed."""
 
     name: str
     rows: tuple[Row, ...]
 
     def mean(self, key: str) -> float | None:
-        """Mean of a figure over the finished runs; None where none has it."""
+        """Mean of a figure over the finished runs; None if none has it."""
         values = self._values(key)
         return mean(values) if values else None
 
     def spread(self, key: str) -> float | None:
-        """Standard deviation of a figure over the finished runs; None below two of them."""
+        """Standard deviation of a figure over the finished runs; None for fewer than two."""
         values = self._values(key)
         return stdev(values) if len(values) > 1 else None
 
@@ -113,7 +113,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that is said about some runs."""
+    """The comparison of some runs."""
 
     groups: tuple[Group, ...]
     differences: dict[str, list[str]] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class Comparison:
         return [row for group in self.groups for row in group.rows]
 
     def front(self, price: str) -> list[str]:
-        """Groups that no other beats in both `price` (one of PRICES) and loss, cheapest first."""
+        """The Pareto front of `price` (one of PRICES) and loss: group names, cheapest first."""
         points = {
             group.name: (cost, loss)
             for group in self.groups
@@ -147,7 +147,7 @@ class Comparison:
         }
 
     def to_csv(self) -> str:
-        """The table, one run a line. Texts cannot be taken for formulas by a spreadsheet."""
+        """The table, one run per line. Spreadsheets cannot mistake a text for a formula."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["Run", "Scenario", "Seed", "State", "Steps", *COLUMNS.values(), "Id"])
@@ -159,9 +159,9 @@ class Comparison:
 
 
 def compare(store: RunStore, run_ids: Sequence[str], experiment: Experiment | None = None) -> Comparison:
-    """Compare runs, in the order given; of an experiment, its runs, those not made yet left out with a warning.
+    """Compare runs, in the given order. `experiment`: they are its runs, and missing ones only cause a warning.
 
-    Raises UserError for ids that are none, or more than MAX_COMPARED of them.
+    Raises UserError for unknown ids, or more than MAX_COMPARED of them.
     """
     if len(run_ids) > MAX_COMPARED:
         raise UserError(f"{len(run_ids)} runs are too many.", f"Choose at most {MAX_COMPARED}.", "data")
@@ -192,7 +192,7 @@ def compare(store: RunStore, run_ids: Sequence[str], experiment: Experiment | No
 
 
 def row_of(run: Run, group: str) -> Row:
-    """A run's line in the table."""
+    """A run's row in the table."""
     assert run.config is not None
     summary, latest = run.summary(), run.history.latest
     speeds = run.history.train.curve("tokens_per_second")[1]
@@ -217,55 +217,57 @@ def row_of(run: Run, group: str) -> Row:
 
 
 def _grouped(runs: list[Run], experiment: Experiment | None) -> tuple[list[Group], list[RunConfig]]:
-    """Runs by what they are apart from seed and title, and the configuration of each group's first run."""
+    """Groups of runs that differ only in seed and title, and the configuration of each group's first run."""
     names: dict[str, str] = {}
     rows: dict[str, list[Row]] = {}
     configs: dict[str, RunConfig] = {}
     titles = {item["key"]: item["title"] for item in experiment.scenarios} if experiment else {}
-    scenario = {member.run: titles[member.scenario] for member in experiment.members} if experiment else {}
+    scenario_of = {member.run: titles[member.scenario] for member in experiment.members} if experiment else {}
     for run in runs:
         assert run.config is not None
         plain = replace(run.config, title="", training=replace(run.config.training, seed=0))
         key = json.dumps(plain.to_json(), sort_keys=True)
         if key not in names:
-            title = scenario.get(run.id) or re.sub(r" · seed \d+$", "", run.title)
-            names[key] = _free(str(title), set(names.values()))
+            title = scenario_of.get(run.id) or re.sub(r" · seed \d+$", "", run.title)
+            names[key] = _unique(str(title), set(names.values()))
             configs[key] = run.config
         rows.setdefault(key, []).append(row_of(run, names[key]))
     return [Group(names[key], tuple(rows[key])) for key in names], list(configs.values())
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """`name`, with a number where another group has it already."""
-    number, found = 2, name
-    while found in taken:
-        number, found = number + 1, f"{name} ({number})"
-    return found
+def _unique(name: str, taken: set[str]) -> str:
+    """`name`, with a number if it is already taken."""
+    number, unique = 2, name
+    while unique in taken:
+        number, unique = number + 1, f"{name} ({number})"
+    return unique
 
 
 def _warnings(groups: list[Group], configs: list[RunConfig]) -> list[str]:
-    """What keeps these losses from being compared as they stand."""
-    told = []
+    """What limits the comparison of these losses."""
+    warnings = []
     open_rows = [row for group in groups for row in group.rows if row.state != "finished"]
     if open_rows:
         names = ", ".join(f"{row.title} ({row.state})" for row in open_rows[:6])
         more = f" and {len(open_rows) - 6} more" if len(open_rows) > 6 else ""
-        told.append(f"Not finished, so left out of the verdict: {names}{more}.")
-    unmoved = [row.title for group in groups for row in group.rows if row.unchanged]
-    if unmoved:
-        told.append(f"Their adapters did not change, so their losses are the base model's: {', '.join(unmoved[:6])}.")
-    blind = [row.title for group in groups for row in group.finished if row.eval_loss is None]
-    if blind:
-        told.append(f"No held-out examples, so no eval loss: {', '.join(blind[:6])}.")
+        warnings.append(f"Not finished, so not part of the verdict: {names}{more}.")
+    unchanged = [row.title for group in groups for row in group.rows if row.unchanged]
+    if unchanged:
+        warnings.append(
+            f"Their adapters did not change, so their losses are the base model's: {', '.join(unchanged[:6])}."
+        )
+    without_eval = [row.title for group in groups for row in group.finished if row.eval_loss is None]
+    if without_eval:
+        warnings.append(f"No held-out examples, so no eval loss: {', '.join(without_eval[:6])}.")
     parts = {"the model": "model.name", "the data": "data", "the length": "training.max_length"}
     for title, path in parts.items():
         values = {json.dumps(_at(config.to_json(), path), sort_keys=True) for config in configs}
         if len(values) > 1:
-            told.append(f"{title.capitalize()} differs between these runs: their eval losses are not comparable.")
+            warnings.append(f"{title.capitalize()} differs between these runs: their eval losses are not comparable.")
     steps = {row.step for group in groups for row in group.finished}
     if len(steps) > 1:
-        told.append(f"They trained for different numbers of steps: {', '.join(map(str, sorted(steps)))}.")
-    return told
+        warnings.append(f"They trained for different numbers of steps: {', '.join(map(str, sorted(steps)))}.")
+    return warnings
 
 
 def _at(value: Any, path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Curves made ready for drawing: smoothed, thinned, over steps, tokens or time."""
+"""Prepares curves for drawing: smoothing, thinning, and axes of steps, tokens or time."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import numpy as np
 from trainer.runs.history import History
 
 POINTS = 1000
-"""About how many points of a curve reach the browser."""
+"""Approximate number of points per curve that are sent to the browser."""
 AXES = {"step": "step", "tokens": "tokens", "elapsed": "seconds of training"}
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """The mean of the `width` values around every place; gaps stay gaps and do not spread."""
+    """A centered moving average over `width` values; gaps stay gaps and do not spread."""
     known = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(known)])
-    places = np.arange(len(values))
-    starts, ends = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))
+    index = np.arange(len(values))
+    starts, ends = np.maximum(index - width // 2, 0), np.minimum(index + width // 2 + 1, len(values))
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (sums[ends] - sums[starts]) / (counts[ends] - counts[starts])
     return np.asarray(np.where(known, means, np.nan))
 
 
 def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `points` points: the least and the greatest of every bin, so that peaks survive."""
+    """About `points` points at most: the minimum and maximum of every bin, so that peaks survive."""
     if len(y) <= points:
         return x, y
     width = -(-len(y) // (points // 2))
@@ -42,7 +42,7 @@ def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray
 
 
 def over(history: History, steps: np.ndarray, axis: str) -> np.ndarray:
-    """`steps` as places on an axis of AXES: tokens seen, or seconds, by then. Between known ones, in proportion."""
+    """`steps` on one of AXES: tokens seen or seconds of training until then, interpolated linearly."""
     if axis == "step":
         return steps
     known_steps, values = history.train.curve(axis)

@@ -1,7 +1,8 @@
 """Experiments: scenarios × seeds under one name, as runs that differ in nothing else.
 
 experiments/<id>.json below the runs folder says which runs belong to it; the runs are plain runs, queued, stopped
-and resumed as any other. Their ids are written before they are made: what was cut off in between, `resume` makes.
+and resumed like any other. Their ids are written before their folders: if that is interrupted, `resume` creates the
+rest.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from trainer.common.environment import machine
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config import validation
 from trainer.config.schema import RunConfig
-from trainer.experiments.scenario_plans import Offer, Planner
+from trainer.experiments.scenario_plans import Planner, ScenarioPlan
 from trainer.runs import duration_estimates, lifecycle
 from trainer.runs.history import ACTIVE
 from trainer.runs.store import MAX_TITLE, RUN_ID, Run, RunStore, new_id
@@ -33,7 +34,7 @@ FOLDER = "experiments"
 ID = re.compile(r"exp-\d{8}-\d{6}-[0-9a-f]{6}")
 MAX_SEEDS, MAX_RUNS = 20, 200
 GONE = "not made"
-"""State of a member whose run folder is not there."""
+"""State of a member whose run folder does not exist."""
 OPEN = ("queued", *ACTIVE)
 _QUEUING = threading.Lock()
 
@@ -58,9 +59,9 @@ class Experiment:
     question: str
     equal_budget: bool
     scenarios: tuple[dict[str, Any], ...]
-    """As `Offer.to_json`; those that run have their configuration as `config`."""
+    """From `ScenarioPlan.to_json`; those that run also have their configuration as `config`."""
     members: tuple[Member, ...]
-    """In the order in which they are queued: all scenarios with one seed, then with the next."""
+    """In queue order: all scenarios with the first seed, then with the next one."""
     machine: dict[str, str]
 
     @property
@@ -69,8 +70,8 @@ class Experiment:
 
     def config(self, member: Member) -> RunConfig:
         """The configuration of one of its runs."""
-        found = next(item for item in self.scenarios if item["key"] == member.scenario)
-        config = validation.from_json(found["config"])
+        scenario = next(item for item in self.scenarios if item["key"] == member.scenario)
+        config = validation.from_json(scenario["config"])
         several = len({member.seed for member in self.members}) > 1
         title = f"{config.title} · seed {member.seed}" if several else config.title
         return replace(config, title=title, training=replace(config.training, seed=member.seed))
@@ -87,10 +88,10 @@ class Experiments:
         self._folder = store.folder / FOLDER
 
     def create(
-        self, name: str, question: str, offers: Sequence[Offer], seeds: int, equal_budget: bool, plan: Planner
+        self, name: str, question: str, plans: Sequence[ScenarioPlan], seeds: int, equal_budget: bool, plan: Planner
     ) -> Experiment:
-        """A new experiment with all its runs in the queue. Raises UserError where nothing of it can run."""
-        experiment = _make(name, question, offers, seeds, equal_budget)
+        """Create an experiment and queue all its runs. Raises UserError if none of them can run."""
+        experiment = _make(name, question, plans, seeds, equal_budget)
         issues = [issue for member in experiment.members for issue in validation.validate(experiment.config(member))]
         if issues:
             raise InvalidConfig(list(dict.fromkeys(issues)))
@@ -104,7 +105,7 @@ class Experiments:
         return sorted((path.stem for path in self._folder.glob("*.json") if ID.fullmatch(path.stem)), reverse=True)
 
     def get(self, experiment_id: str) -> Experiment:
-        """Raises UserError if there is none of this id, or its file is damaged."""
+        """Raises UserError if there is no experiment with this id, or its file is damaged."""
         path = self._folder / f"{experiment_id}.json"
         if not ID.fullmatch(experiment_id) or not path.is_file():
             raise UserError(f"There is no experiment {experiment_id[:60]!r}.", "Choose one from the list.", "data")
@@ -116,22 +117,22 @@ class Experiments:
             ) from error
 
     def all(self) -> list[Experiment]:
-        """All that can be read, newest first."""
-        found = []
+        """All experiments that can be read, newest first."""
+        experiments = []
         for experiment_id in self.ids():
             try:
-                found.append(self.get(experiment_id))
+                experiments.append(self.get(experiment_id))
             except UserError:
-                continue  # asked for by its id, it says what is wrong with it
-        return found
+                continue  # `get` says what is wrong with it
+        return experiments
 
     def states(self, experiment: Experiment) -> list[str]:
-        """The state of every member's run, in their order."""
+        """The state of every member's run, in member order."""
         rows = (self.store.summary(run_id) for run_id in experiment.runs)
         return [str(row["state"]) if row else GONE for row in rows]
 
     def summary(self, experiment: Experiment) -> dict[str, Any]:
-        """The row of lists: how far it is, and about how many seconds are left; None where that is not known."""
+        """A row for lists: progress, and the estimated seconds left (None if unknown)."""
         states = self.states(experiment)
         return {
             "id": experiment.id,
@@ -145,7 +146,7 @@ class Experiments:
         }
 
     def stop(self, experiment_id: str) -> str:
-        """Stop all its runs, the waiting ones first. Returns what was done; a second call kills."""
+        """Stop all its runs, queued ones first; a second call kills them. Returns what was done."""
         done = 0
         for run in reversed(self._runs(self.get(experiment_id))):
             if run is not None and run.history.state in OPEN:
@@ -154,14 +155,14 @@ class Experiments:
         return f"Stopping {done} runs." if done else "None of its runs is queued or running."
 
     def resume(self, experiment_id: str, plan: Planner) -> str:
-        """Queue again what did not finish, and make what is not there. Returns what was done."""
-        known = self.get(experiment_id).id  # checked before it names a file
-        with self._alone(known):
-            experiment = self._renewed(self.get(known))
+        """Queue again what did not finish, and create missing runs. Returns what was done."""
+        valid_id = self.get(experiment_id).id  # checked before it is used as a file name
+        with self._alone(valid_id):
+            experiment = self._renewed(self.get(valid_id))
             return f"{self._queue(experiment, plan)} runs are queued again."
 
     def _renewed(self, experiment: Experiment) -> Experiment:
-        """The experiment with other ids for the runs that are not there: an id never names two runs."""
+        """The experiment with new ids for missing runs: an id is never reused."""
         missing = {run_id for run_id in experiment.runs if self._try(run_id) is None}
         members = tuple(replace(m, run=new_id()) if m.run in missing else m for m in experiment.members)
         renewed = replace(experiment, members=members)
@@ -177,7 +178,7 @@ class Experiments:
             raise disk_full() from error
 
     def _queue(self, experiment: Experiment, plan: Planner) -> int:
-        """Bring every run that is neither done nor under way into the queue, in the experiment's order."""
+        """Queue every run that is neither finished nor open, in member order."""
         queued = 0
         for member, run in zip(experiment.members, self._runs(experiment), strict=True):
             if run is None:
@@ -192,7 +193,7 @@ class Experiments:
 
     @contextlib.contextmanager
     def _alone(self, experiment_id: str) -> Iterator[None]:
-        """One thread of one process at a time. Not a `locks.turn`, which every run that is made takes, too."""
+        """One thread of one process at a time. Not `file_locks.turn`, which creating a run takes as well."""
         with _QUEUING:
             lock = file_locks.acquire(self._folder / f".{experiment_id}.lock", 10.0)
             if lock is None:
@@ -210,45 +211,49 @@ class Experiments:
             return None  # deleted, or not made yet
 
     def _remaining(self, experiment: Experiment, states: list[str]) -> float | None:
-        """Seconds that its waiting and running runs still need."""
-        waiting = [member for member, state in zip(experiment.members, states, strict=True) if state in OPEN]
-        if not waiting:
+        """Seconds that its open runs still need."""
+        still_open = [member for member, state in zip(experiment.members, states, strict=True) if state in OPEN]
+        if not still_open:
             return None
-        known = duration_estimates.paces(self.store, experiment.config(waiting[0]).model)
-        left = duration_estimates.total([experiment.config(member) for member in waiting], known)
-        gone = sum(row["elapsed"] for member in waiting if (row := self.store.summary(member.run)))
-        return None if left is None else max(left - gone, 0.0)
+        paces = duration_estimates.paces(self.store, experiment.config(still_open[0]).model)
+        left = duration_estimates.total([experiment.config(member) for member in still_open], paces)
+        elapsed = sum(row["elapsed"] for member in still_open if (row := self.store.summary(member.run)))
+        return None if left is None else max(left - elapsed, 0.0)
 
 
-def _make(name: str, question: str, offers: Sequence[Offer], seeds: int, equal_budget: bool) -> Experiment:
+def _make(name: str, question: str, plans: Sequence[ScenarioPlan], seeds: int, equal_budget: bool) -> Experiment:
     title = " ".join("".join(filter(str.isprintable, " ".join(name.split()))).split())[:MAX_TITLE]
     if not title:
         raise UserError("The experiment has no name.", "Write one.", "data")
     if not 1 <= seeds <= MAX_SEEDS:
         raise UserError(f"Seeds must be between 1 and {MAX_SEEDS}, not {seeds}.", "", "data")
-    chosen = [offer for offer in offers if offer.runs]
+    chosen = [planned for planned in plans if planned.runs]
     if not chosen:
-        told = [f"{offer.scenario.title}: {issue.problem} {issue.fix}" for offer in offers for issue in offer.issues]
-        raise UserError("None of these scenarios can run.", " ".join(told) or "Choose at least one.", "data")
+        problems = [
+            f"{planned.scenario.title}: {issue.problem} {issue.fix}" for planned in plans for issue in planned.issues
+        ]
+        raise UserError("None of these scenarios can run.", " ".join(problems) or "Choose at least one.", "data")
     if len(chosen) * seeds > MAX_RUNS:
         raise UserError(f"{len(chosen) * seeds} runs are too many.", f"At most {MAX_RUNS} at once.", "data")
     moment = time.strftime("%Y%m%d-%H%M%S")
     members = tuple(
-        Member(offer.scenario.key, offer.config.training.seed + number, new_id())
+        Member(planned.scenario.key, planned.config.training.seed + number, new_id())
         for number in range(seeds)
-        for offer in chosen
+        for planned in chosen
     )
     described = tuple(
-        offer.to_json() | ({"config": offer.config.to_json()} if offer.runs else {}) for offer in offers
+        planned.to_json() | ({"config": planned.config.to_json()} if planned.runs else {}) for planned in plans
     )
-    found = Experiment(
+    experiment = Experiment(
         f"exp-{moment}-{secrets.token_hex(3)}", title, question, equal_budget, described, members, machine()
     )
-    return found if len(set(found.runs)) == len(members) else _make(name, question, offers, seeds, equal_budget)
+    if len(set(experiment.runs)) == len(members):
+        return experiment
+    return _make(name, question, plans, seeds, equal_budget)  # two ids were equal by chance
 
 
 def _read(value: dict[str, Any], experiment_id: str) -> Experiment:
-    """Checked as far as the program leans on it. Raises KeyError, TypeError, ValueError or InvalidConfig."""
+    """Checks what the program relies on. Raises KeyError, TypeError, ValueError or InvalidConfig."""
     members = tuple(Member(str(item["scenario"]), int(item["seed"]), str(item["run"])) for item in value["members"])
     if not all(RUN_ID.fullmatch(member.run) for member in members):
         raise ValueError
@@ -265,7 +270,7 @@ def _read(value: dict[str, Any], experiment_id: str) -> Experiment:
 
 
 def _state(states: list[str]) -> str:
-    """One word for all of them."""
+    """One state that sums up all of them."""
     for state in ("stopping", "running", "starting", "queued"):
         if state in states:
             return "running" if state == "starting" or (state == "queued" and "finished" in states) else state
@@ -275,12 +280,12 @@ def _state(states: list[str]) -> str:
 
 
 def default_name(set_title: str, model: str, equal_budget: bool) -> str:
-    """What an experiment is called where nobody names it."""
+    """The name of an experiment that was not given one."""
     return f"{set_title} on {Path(model).name or model}" + (", equal budget" if equal_budget else "")
 
 
 def expand(experiments: Experiments, names: Sequence[str]) -> tuple[list[str], Experiment | None]:
-    """Ids of runs, an experiment's in its place; and the experiment, where it is one and nothing else."""
+    """Run ids, with experiments expanded to their runs; and the experiment, if `names` is just one."""
     ids: list[str] = []
     found = None
     for name in names:

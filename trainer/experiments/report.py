@@ -1,6 +1,6 @@
-"""A comparison as a document: question, verdict, table, curves, receipts, settings, versions, machine.
+"""The report of a comparison: question, verdict, table, curves, match reports, settings, versions, machine.
 
-The document is a list of plain blocks; here they become Markdown, in `report_html.py` one HTML file.
+A report is a list of blocks, which become Markdown here and an HTML file in `report_html.py`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from trainer.export.adapter_zip import clean
 from trainer.runs.store import RunStore
 
 CURVES_BLOCK, PRICES_BLOCK = "curves", "prices"
-SHOWN = 12
-"""Steps of a curve in a table."""
+CURVE_STEPS = 12
+"""Steps of a curve in the table."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts, for formats that can show them; `without` is what the others say."""
+    """A chart, for formats that can show it; `without` is the text for the others."""
 
     name: str
     without: str
@@ -67,24 +67,24 @@ Block = Heading | Text | Bullets | Table | Code | Figure
 
 
 def document(store: RunStore, found: Comparison, experiment: Experiment | None = None) -> list[Block]:
-    """The report of a comparison. Raises UserError for a run that was deleted meanwhile."""
+    """The report of a comparison. Raises UserError if a run has been deleted in the meantime."""
     name = experiment.name if experiment else f"Comparison of {len(found.rows)} runs"
     blocks: list[Block] = [Heading(redact(name), 1)]
     if experiment is not None:
         blocks.append(Text(f"Question: {experiment.question}"))
     blocks += [*_verdict(found), *_results(store, found)]
-    blocks += _receipts(store, found) if experiment is None else _scenarios(experiment)
-    blocks += [*_settings(store, found), *_where(experiment)]
+    blocks += _match_reports(store, found) if experiment is None else _scenarios(experiment)
+    blocks += [*_settings(store, found), *_environment(experiment)]
     return blocks
 
 
 def markdown(blocks: list[Block]) -> str:
-    """The document as Markdown; foreign text cannot become markup in it."""
+    """The document as Markdown, with all text escaped."""
     return "\n\n".join(filter(None, map(_markdown, blocks))) + "\n"
 
 
 def cells(group: Group) -> tuple[str, ...]:
-    """A group's line in the table of results: means over its finished runs, losses with their spread."""
+    """A group's row in the table of results: means over its finished runs, losses with their standard deviation."""
     figures = []
     for key in COLUMNS:
         value, spread = group.mean(key), group.spread(key)
@@ -127,7 +127,7 @@ def _results(store: RunStore, found: Comparison) -> Iterator[Block]:
 
 
 def _curves(store: RunStore, found: Comparison) -> Table:
-    """The eval loss of every group on its way, means over its runs, at a dozen steps."""
+    """The eval loss of every group at a dozen steps, averaged over its runs."""
     means: dict[str, dict[int, list[float]]] = {}
     for group in found.groups:
         means[group.name] = {}
@@ -136,7 +136,7 @@ def _curves(store: RunStore, found: Comparison) -> Table:
             for step, loss in zip(steps.tolist(), losses.tolist(), strict=True):
                 means[group.name].setdefault(int(step), []).append(loss)
     every = sorted({step for losses in means.values() for step in losses})
-    few = min(len(every), SHOWN)
+    few = min(len(every), CURVE_STEPS)
     chosen = [every[round(n * (len(every) - 1) / max(few - 1, 1))] for n in range(few)]
     rows = tuple(
         (
@@ -153,34 +153,34 @@ def _figures(row: Row) -> tuple[str, ...]:
 
 
 def _scenarios(experiment: Experiment) -> Iterator[Block]:
-    """What each scenario is and what it really matched."""
+    """Each scenario and what it matched."""
     yield Heading("Scenarios and what they matched")
     for item in experiment.scenarios:
         yield Heading(str(item["title"]), 3)
         if item.get("same_as"):
-            yield Text(f"Trains the same weights as “{item['same_as']}”, and so was not run again.")
+            yield Text(f"Trains the same weights as “{item['same_as']}”, so it was not run.")
             continue
         yield Text(" ".join(filter(None, (str(item.get("note", "")), str(item.get("budget", ""))))) or "–")
-        yield from _receipt_table(item.get("receipts", []))
+        yield from _match_table(item.get("receipts", []))
         for issue in item.get("issues", []):
             yield Text(f"Not run: {issue['problem']} {issue['fix']}")
 
 
-def _receipts(store: RunStore, found: Comparison) -> Iterator[Block]:
+def _match_reports(store: RunStore, found: Comparison) -> Iterator[Block]:
     yield Heading("What they matched")
     for group in found.groups:
         yield Heading(group.name, 3)
-        yield from _receipt_table(store.get(group.rows[0].id).plan().get("receipts", []))
+        yield from _match_table(store.get(group.rows[0].id).plan().get("receipts", []))
 
 
-def _receipt_table(receipts: list[dict[str, Any]]) -> Iterator[Block]:
+def _match_table(receipts: list[dict[str, Any]]) -> Iterator[Block]:
     rows = tuple((str(item["tick"]), str(item["treatment"]), str(item["note"])) for item in receipts)
     if rows:
         yield Table(("Tick", "Treatment", "What it matched"), rows, texts=3)
 
 
 def _settings(store: RunStore, found: Comparison) -> Iterator[Block]:
-    """What differs, and the configuration that all of them share."""
+    """The settings that differ, and the configuration that all of them share."""
     yield Heading("Settings")
     if found.differences:
         names = tuple(group.name for group in found.groups)
@@ -204,12 +204,12 @@ def _without(value: dict[str, Any], paths: set[str], path: str = "") -> dict[str
     return kept
 
 
-def _where(experiment: Experiment | None) -> Iterator[Block]:
+def _environment(experiment: Experiment | None) -> Iterator[Block]:
     yield Heading("Measured with")
     if experiment is None:
-        yield Text("The machine on which this report was written:")
-    found = experiment.machine if experiment else machine()
-    yield Table(("", ""), tuple(found.items()), texts=2)
+        yield Text("The machine that wrote this report:")
+    facts = experiment.machine if experiment else machine()
+    yield Table(("", ""), tuple(facts.items()), texts=2)
     yield Text(f"Written by LoRA Module Lab, {time.strftime('%Y-%m-%d')}.")
 
 
@@ -232,6 +232,6 @@ def _markdown(block: Block) -> str:
 
 
 def escape(text: str) -> str:
-    """Text on one line that Markdown shows as it is."""
+    """Text on one line, escaped for Markdown."""
     line = " ".join(redact(text).split())
     return re.sub(r"([\\`*_{}\[\]<>#!|~&])", r"\\\1", line)

@@ -1,7 +1,6 @@
-"""The report as one HTML file: nothing is fetched, plotly.js lies in it, and it opens without a network.
+"""The report as one self-contained HTML file, plotly.js included, which opens offline.
 
-plotly.js comes from the plotly package as text. The package itself is never imported here, and need not be: a chart
-is JSON that plotly.js reads.
+plotly.js is read from the plotly package as text; the package is not imported, since a chart is plain JSON.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from trainer.experiments.report import CURVES_BLOCK, PRICES_BLOCK, Heading, docu
 from trainer.runs.store import RunStore
 
 SMOOTHING = 15
-"""Steps that training loss is averaged over in the report."""
+"""Steps that training loss is averaged over."""
 CHARTS = {
     CURVES_BLOCK: [f"{title}, by {axis}" for title in charts.CURVES.values() for axis in curves.AXES],
     PRICES_BLOCK: list(PRICES.values()),
 }
-"""What each chart can show."""
+"""The choices of each chart."""
 
 
 def _redacted(value: object) -> object:
-    """A value on its way into the report; what is HTML already holds none of a run's texts."""
+    """Redact a value of the report; Markup contains no text of a run."""
     return redact(value) if type(value) is str else value
 
 
@@ -43,7 +42,7 @@ TEMPLATES = Templates(Path(__file__).with_name("templates"), finalize=_redacted)
 
 
 def html_report(store: RunStore, found: Comparison, experiment: Experiment | None = None) -> str:
-    """The whole file. Raises UserError for a run that was deleted meanwhile."""
+    """The whole file. Raises UserError if a run has been deleted in the meantime."""
     blocks = document(store, found, experiment)
     title = next(block.text for block in blocks if isinstance(block, Heading))
     figures = json.dumps(_figures(store, found), allow_nan=False).replace("<", "\\u003c")
@@ -58,12 +57,12 @@ def html_report(store: RunStore, found: Comparison, experiment: Experiment | Non
 
 
 def report_zip(store: RunStore, found: Comparison, experiment: Experiment | None, exports_dir: Path) -> Path:
-    """Write report.html, report.md and runs.csv into one zip in `exports_dir`; it appears whole.
+    """Write report.html, report.md and runs.csv into a zip in `exports_dir`, atomically.
 
-    Raises UserError where nothing is compared, or the disk refuses.
+    Raises UserError if nothing is compared, or the zip cannot be written.
     """
     if not found.rows:
-        raise UserError("There is no run to report on.", "Choose some, or wait for the first.", "data")
+        raise UserError("There is no run to report on.", "Choose some, or wait for the first one.", "data")
     texts = {
         "report.html": html_report(store, found, experiment),
         "report.md": markdown(document(store, found, experiment)),
@@ -84,13 +83,13 @@ def report_zip(store: RunStore, found: Comparison, experiment: Experiment | None
 
 
 def plotly_js() -> str:
-    """The text of plotly.js as the pinned plotly package brings it."""
+    """The text of plotly.js from the pinned plotly package."""
     path = distribution("plotly").locate_file("plotly/package_data/plotly.min.js")
     return Path(str(path)).read_text(encoding="utf-8")
 
 
 def _figures(store: RunStore, found: Comparison) -> dict[str, dict[str, object]]:
-    """Chart -> choice -> figure of plotly.js."""
+    """Chart -> choice -> plotly.js figure."""
     pairs = [(curve, axis) for curve in charts.CURVES for axis in curves.AXES]
     drawn = [charts.curves_figure(store, found, curve, axis, SMOOTHING) for curve, axis in pairs]
     prices = [charts.price_figure(found, price) for price in PRICES]

@@ -1,4 +1,4 @@
-"""The user's own sets of scenarios, by name: one JSON file below the runs folder."""
+"""The user's own sets of scenarios, in one JSON file in the runs folder."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MAX_SETS, MAX_SCENARIOS = 100, 50
 
 
 class OwnSets:
-    """Name -> scenarios. The file is read again each time, so that command line and page see the same."""
+    """Name -> scenarios. The file is read every time, so that command line and page see the same."""
 
     def __init__(self, runs_dir: Path) -> None:
         self._path = runs_dir / FILE
 
     def all(self) -> dict[str, tuple[Scenario, ...]]:
-        """All sets, by name. Raises UserError where the file is damaged."""
+        """All sets, by name. Raises UserError if the file is damaged."""
         try:
             value = json.loads(self._path.read_text(encoding="utf-8"))
             return {str(name): tuple(map(_scenario, items)) for name, items in value.items()}
@@ -40,7 +40,7 @@ class OwnSets:
             ) from error
 
     def find(self, name: str) -> ScenarioSet:
-        """The set of this name, built in or own. Raises UserError where there is none."""
+        """The built-in or own set with this name. Raises UserError if there is none."""
         for item in SETS:
             if item.key == name:
                 return item
@@ -48,13 +48,13 @@ class OwnSets:
         if name not in sets:
             known = ", ".join([*(item.key for item in SETS), *sets])
             raise UserError(f"There is no set {name[:60]!r}.", f"There are {known}.", "data")
-        found = sets[name]
-        return ScenarioSet(name, name, f"Which scenario of “{name}” is worth its parameters?", lambda _: found)
+        scenarios = sets[name]
+        return ScenarioSet(name, name, f"Which scenario of “{name}” is worth its parameters?", lambda _: scenarios)
 
     def add(self, name: str, title: str, ticks: tuple[Tick, ...]) -> None:
-        """Add a scenario to the set `name`, which is made if it is new; one of the same title is replaced.
+        """Add a scenario to the set `name`, creating it if needed; a scenario with the same title is replaced.
 
-        Raises UserError for names that cannot be, ticks that are none, or a full disk.
+        Raises UserError for invalid names or ticks, or a full disk.
         """
         name, title = _name(name, "set"), _name(title, "scenario")
         if name in {item.key for item in SETS}:
@@ -110,8 +110,8 @@ def _check(ticks: tuple[Tick, ...]) -> None:
 
 
 def _name(text: str, what: str) -> str:
-    """One line of text of bounded length."""
+    """Validate a name: one line of limited length."""
     name = " ".join(text.split())
     if not name or len(name) > MAX_TITLE or not name.isprintable():
-        raise UserError(f"The {what} needs a name of at most {MAX_TITLE} characters.", "Write one.", "data")
+        raise UserError(f"The {what} needs a name of at most {MAX_TITLE} characters.", "Enter one.", "data")
     return name

@@ -1,7 +1,7 @@
 """What the scenarios of a set mean on one model: a configuration and a plan for each, before anything trains.
 
-Scenarios that train the same weights are offered once, with the reason. With an equal budget, each
-scenario's rank is solved for the same trainable count. Arithmetic over the module map alone.
+Of scenarios that train the same weights, only the first one runs. With an equal budget, each scenario's rank is
+chosen for the same trainable count. Computed from the module map alone.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from trainer.planning.scenarios import Scenario
 
 MAX_R = 4096
 Planner = Callable[[RunConfig], Plan]
-"""Makes the plan of a configuration."""
+"""Makes the plan for a configuration."""
 
 
 @dataclass(frozen=True)
-class Offer:
-    """One scenario on one model."""
+class ScenarioPlan:
+    """One scenario on one model: its configuration and its plan."""
 
     scenario: Scenario
     config: RunConfig
     plan: Plan
     same_as: str = ""
-    """Title of the scenario that trains the same weights and is offered in its place."""
+    """Title of an earlier scenario that trains the same weights, and runs instead."""
     budget: str = ""
-    """With an equal budget: what it came to, in a sentence."""
+    """With an equal budget: the result, in a sentence."""
 
     @property
     def issues(self) -> tuple[Issue, ...]:
@@ -47,7 +47,7 @@ class Offer:
 
     @property
     def r(self) -> int | None:
-        """The rank its LoRA has; None where all its modules train in full."""
+        """The rank of its LoRA; None if all its modules train in full."""
         return self.config.adapter.r if _has_rank(self.plan) else None
 
     def to_json(self) -> dict[str, Any]:
@@ -67,67 +67,69 @@ class Offer:
         }
 
 
-def make_offers(
+def make_scenario_plans(
     base: RunConfig,
-    found: Sequence[Scenario],
+    scenarios: Sequence[Scenario],
     module_map: ModuleMap,
     plan: Planner,
     equal_budget: bool = False,
     without: Collection[str] = (),
-) -> tuple[Offer, ...]:
-    """An offer for every scenario, in their order, but for those whose keys are in `without`.
+) -> tuple[ScenarioPlan, ...]:
+    """A plan for every scenario, in order, except those whose keys are in `without`.
 
-    All settings but the ticks, and ranks, are those of `base`.
+    All settings other than ticks and ranks are those of `base`.
     """
-    offers: list[Offer] = []
-    for item in found:
-        config = replace(base, title=item.title, modules=item.modules)
-        offers.append(Offer(item, config, plan(config)))
-    offers = [offer for offer in _once(offers) if offer.scenario.key not in without]
-    return tuple(_equalise(offers, module_map, plan) if equal_budget else offers)
+    plans: list[ScenarioPlan] = []
+    for scenario in scenarios:
+        config = replace(base, title=scenario.title, modules=scenario.modules)
+        plans.append(ScenarioPlan(scenario, config, plan(config)))
+    plans = [planned for planned in _mark_repeated(plans) if planned.scenario.key not in without]
+    return tuple(_equalize(plans, module_map, plan) if equal_budget else plans)
 
 
-def _once(offers: list[Offer]) -> list[Offer]:
-    """Mark those that train what an earlier one trains."""
+def _mark_repeated(plans: list[ScenarioPlan]) -> list[ScenarioPlan]:
+    """Mark scenarios that train the same weights as an earlier one."""
     first: dict[frozenset[Any], str] = {}
     marked = []
-    for offer in offers:
-        weights = frozenset(offer.plan.targets)
-        marked.append(offer if offer.issues or weights not in first else replace(offer, same_as=first[weights]))
-        if not offer.issues:
-            first.setdefault(weights, offer.scenario.title)
+    for planned in plans:
+        weights = frozenset(planned.plan.targets)
+        marked.append(planned if planned.issues or weights not in first else replace(planned, same_as=first[weights]))
+        if not planned.issues:
+            first.setdefault(weights, planned.scenario.title)
     return marked
 
 
-def _equalise(offers: list[Offer], module_map: ModuleMap, plan: Planner) -> list[Offer]:
-    """The budget is the largest count, at the configuration's own rank, among those that have a rank to turn."""
-    counts = [offer.plan.trainable for offer in offers if offer.runs and _has_rank(offer.plan)]
+def _equalize(plans: list[ScenarioPlan], module_map: ModuleMap, plan: Planner) -> list[ScenarioPlan]:
+    """The budget is the largest trainable count, at the configured rank, among scenarios that have LoRA."""
+    counts = [planned.plan.trainable for planned in plans if planned.runs and _has_rank(planned.plan)]
     if not counts:
-        return [replace(offer, budget="It trains in full: there is no r to solve for.") for offer in offers]
-    return [_solve(offer, max(counts), module_map, plan) if offer.runs else offer for offer in offers]
+        return [replace(planned, budget="It trains in full: there is no r to choose.") for planned in plans]
+    return [_solve(planned, max(counts), module_map, plan) if planned.runs else planned for planned in plans]
 
 
-def _solve(offer: Offer, budget: int, module_map: ModuleMap, plan: Planner) -> Offer:
-    """The rank whose count comes closest; lora_alpha keeps its ratio to it, so that the scale stays."""
-    if not _has_rank(offer.plan):
-        return replace(offer, budget=f"It trains in full and has no r. {_difference(offer.plan.trainable, budget)}")
-    one, two = (plan(with_rank(offer.config, r)).trainable for r in (1, 2))
-    wanted = 1 + (budget - one) / (two - one)  # the count is linear in r
-    most = min(MAX_R, max(_ranks(offer, module_map).values()))
-    choices = {min(max(rank, 1), most) for rank in (floor(wanted), ceil(wanted))}
-    made = [(config := with_rank(offer.config, r), plan(config)) for r in sorted(choices)]
-    config, best = min(made, key=lambda pair: abs(pair[1].trainable - budget))
-    said = f"r = {config.adapter.r}. {_difference(best.trainable, budget)}"
-    if config.adapter.r == most < floor(wanted):
-        said += " No module of it can hold a higher rank."
-    full = [name for name, rank in _ranks(offer, module_map).items() if rank < config.adapter.r]
+def _solve(planned: ScenarioPlan, budget: int, module_map: ModuleMap, plan: Planner) -> ScenarioPlan:
+    """Choose the rank whose count is closest to the budget; lora_alpha changes with it, so the scale stays."""
+    if not _has_rank(planned.plan):
+        return replace(
+            planned, budget=f"It trains in full and has no r. {_difference(planned.plan.trainable, budget)}"
+        )
+    one, two = (plan(with_rank(planned.config, r)).trainable for r in (1, 2))
+    ideal = 1 + (budget - one) / (two - one)  # the count is linear in r
+    highest = min(MAX_R, max(_ranks(planned, module_map).values()))
+    choices = {min(max(rank, 1), highest) for rank in (floor(ideal), ceil(ideal))}
+    candidates = [(config := with_rank(planned.config, r), plan(config)) for r in sorted(choices)]
+    config, best = min(candidates, key=lambda pair: abs(pair[1].trainable - budget))
+    result = f"r = {config.adapter.r}. {_difference(best.trainable, budget)}"
+    if config.adapter.r == highest < floor(ideal):
+        result += " None of its modules has a higher rank."
+    full = [name for name, rank in _ranks(planned, module_map).items() if rank < config.adapter.r]
     if full:
-        said += f" This is more than the full rank of {', '.join(full)}."
-    return replace(offer, config=config, plan=best, budget=said)
+        result += f" This exceeds the full rank of {', '.join(full)}."
+    return replace(planned, config=config, plan=best, budget=result)
 
 
 def with_rank(config: RunConfig, r: int) -> RunConfig:
-    """The configuration with one rank for all its LoRAs, and the same scale as before."""
+    """The configuration with rank `r` for every LoRA, at the same scale as before."""
     adapter, root = config.adapter, config.adapter.use_rslora
     alpha = adapter.lora_alpha * (sqrt(r / adapter.r) if root else r / adapter.r)
     ticks = tuple(replace(tick, r=None, lora_alpha=None) for tick in config.modules)
@@ -138,14 +140,14 @@ def _has_rank(plan: Plan) -> bool:
     return any(target.treatment == "lora" for target in plan.targets)
 
 
-def _ranks(offer: Offer, module_map: ModuleMap) -> dict[str, int]:
-    """The full rank of every kind that has LoRA here: beyond it, a LoRA can express nothing more."""
-    found = {}
-    for tick in offer.config.modules:
+def _ranks(planned: ScenarioPlan, module_map: ModuleMap) -> dict[str, int]:
+    """The full rank of every kind with LoRA: a higher LoRA rank cannot express anything more."""
+    ranks = {}
+    for tick in planned.config.modules:
         kind = module_map.get(tick.name)
         if kind is not None and tick.treatment == "lora":
-            found[kind.name] = max(min(shape[-2:]) for shape in kind.shapes)
-    return found
+            ranks[kind.name] = max(min(shape[-2:]) for shape in kind.shapes)
+    return ranks
 
 
 def _difference(count: int, budget: int) -> str:

@@ -1,9 +1,9 @@
-"""Whether a difference between scenarios is real: paired differences over seeds with a confidence interval.
+"""Tells real differences between scenarios from chance: paired t intervals over seeds.
 
-The same seed gives two scenarios the same data in the same order, so their losses are compared seed by seed, and what
-the seed does to both cancels out (a paired t interval).
+With the same seed, two scenarios see the same data in the same order, so their losses are compared seed by seed, and
+the effect of the seed cancels out.
 
-The t quantile is our own: it would be all that SciPy, about 100 MB, is needed for.
+The t quantile is our own: nothing else would need SciPy, which takes about 100 MB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from trainer.common.formatting import loss, percent
 
 LEVEL = 0.95
-ALONE = "One seed cannot show whether that is more than chance: run 3 seeds."
+ALONE = "One seed cannot show whether that is chance: run 3 seeds."
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Pair:
     worse: str
     difference: float
     half_width: float | None
-    """Of the confidence interval around `difference`; None with a single common seed."""
+    """Half width of the confidence interval of `difference`; None with a single common seed."""
     seeds: int
 
     @property
     def real(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return self.half_width is not None and self.difference > self.half_width
 
     @property
@@ -52,21 +52,21 @@ class Pair:
         if self.real:
             return f"{self.better} beats {self.worse} by {self.size} {sure}."
         if self.difference == 0:
-            return f"{self.better} and {self.worse} are the same to the last digit {sure}."
-        return f"{self.better} and {self.worse}: no difference that these seeds can show, {self.size} {sure}."
+            return f"{self.better} and {self.worse} are exactly equal {sure}."
+        return f"{self.better} and {self.worse}: no difference detected, {self.size} {sure}."
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"real": self.real, "sentence": self.sentence}
 
 
 def all_pairs(losses: Mapping[str, Mapping[int, float]]) -> list[Pair]:
-    """Every two scenarios with a common seed. `losses`: scenario -> seed -> final eval loss."""
-    found = (compare_pair(first, second, losses) for first, second in combinations(losses, 2))
-    return [pair for pair in found if pair is not None]
+    """All pairs of scenarios with a common seed. `losses`: scenario -> seed -> final eval loss."""
+    pairs = (compare_pair(first, second, losses) for first, second in combinations(losses, 2))
+    return [pair for pair in pairs if pair is not None]
 
 
 def compare_pair(first: str, second: str, losses: Mapping[str, Mapping[int, float]]) -> Pair | None:
-    """The paired difference of two scenarios over their common seeds; None where they share none."""
+    """The paired difference of two scenarios over their common seeds; None if they share none."""
     seeds = sorted(losses[first].keys() & losses[second].keys())
     if not seeds:
         return None
@@ -79,40 +79,42 @@ def compare_pair(first: str, second: str, losses: Mapping[str, Mapping[int, floa
 
 
 def verdict(losses: Mapping[str, Mapping[int, float]], trainable: Mapping[str, int | None]) -> list[str]:
-    """What the measured losses say, in sentences: who is best, whom that surely beats, who does as well for less."""
+    """The conclusion in sentences: which is best, what it beats for certain, and which does as well for less."""
     known = {name: values for name, values in losses.items() if values}
     if len(known) < 2:
         return []
     best = min(known, key=lambda name: mean(known[name].values()))
     pairs = [pair for other in known if other != best and (pair := compare_pair(best, other, known))]
     most = max(len(values) for values in known.values())
-    told = [f"{best} has the lowest held-out loss: {spread_text(list(known[best].values()))}."]
+    sentences = [f"{best} has the lowest held-out loss: {spread_text(list(known[best].values()))}."]
     if most == 1:
-        runner = min((pair for pair in pairs if pair.better == best), key=lambda pair: pair.difference, default=None)
-        return [*told, runner.sentence if runner else ALONE]
-    told += [pair.sentence for pair in pairs if pair.real]
+        runner_up = min(
+            (pair for pair in pairs if pair.better == best), key=lambda pair: pair.difference, default=None
+        )
+        return [*sentences, runner_up.sentence if runner_up else ALONE]
+    sentences += [pair.sentence for pair in pairs if pair.real]
     equals = [pair for pair in pairs if not pair.real]
-    told += [pair.sentence for pair in equals]
+    sentences += [pair.sentence for pair in equals]
     names = [pair.worse if pair.better == best else pair.better for pair in equals]
     price = {name: count for name in (best, *names) if (count := trainable.get(name))}
     least = min(price, key=lambda name: price[name], default=best)
     if best in price and least != best and price[least] < price[best]:
         share = price[least] / price[best]
-        told.append(f"{least} does as well, as far as these seeds show, with {percent(share)} of the parameters.")
+        sentences.append(f"{least} is not measurably worse, with {percent(share)} of the parameters.")
     if len(pairs) > 1:
-        told.append("Each interval holds by itself: of twenty such comparisons, expect one to mislead.")
-    return told
+        sentences.append("Each interval stands alone: of twenty such comparisons, expect one to mislead.")
+    return sentences
 
 
 def spread_text(values: Sequence[float]) -> str:
-    """`0.5123 on average over 3 seeds (spread 0.0021)`; of one value, the value."""
+    """`0.5123 on average over 3 seeds (standard deviation 0.0021)`; for one value, the value."""
     if len(values) == 1:
         return loss(values[0])
     return f"{loss(mean(values))} on average over {len(values)} seeds (standard deviation {loss(stdev(values))})"
 
 
 def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of the points (price, loss) that no other point beats in one and equals in the other, cheapest first."""
+    """Names of the Pareto-optimal points (price, loss), cheapest first."""
     front: list[str] = []
     for name in sorted(points, key=lambda item: points[item]):
         if not front or points[name][1] < points[front[-1]][1]:
@@ -121,9 +123,9 @@ def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
-    """t with P(|T| <= t) = level for Student's T of so many degrees of freedom, exact to 1e-9.
+    """t with P(|T| <= t) = level for Student's t with `freedom` degrees of freedom, exact to 1e-9.
 
-    Abramowitz and Stegun 26.7.3 and 26.7.4 give the probability in closed form; the angle is found by halving.
+    Abramowitz and Stegun 26.7.3 and 26.7.4 give the probability in closed form; the angle is found by bisection.
     """
     low, high = 0.0, pi / 2
     for _ in range(60):
@@ -145,7 +147,7 @@ def _inside(angle: float, freedom: int) -> float:
 
 
 def _digits(value: float) -> int:
-    """Decimals that show two digits of a small number."""
+    """Decimals needed to show two significant digits of a small number."""
     digits = 2
     while digits < 6 and abs(value) * 10**digits < 10:
         digits += 1

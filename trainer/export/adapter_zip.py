@@ -1,5 +1,7 @@
-"""Adapter -> one zip that works anywhere: plain PEFT files, a model card, the run's configuration. No pickle,
-no link, no local path, no token. Needs no torch."""
+"""Exports an adapter as a zip that works anywhere: plain PEFT files, a model card, the run's configuration.
+
+It contains no pickle, link, local path or token. Does not need torch.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,17 @@ from trainer.runs.store import Run
 WEIGHTS = "adapter_model.safetensors"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 VOCABULARY = ("model", "added_tokens")
-"""Of tokenizer.json."""
+"""Keys of tokenizer.json that must stay as they are."""
 TEMPLATE = "chat_template.jinja"
 PRIVATE = ("name_or_path", "_name_or_path", "auto_map", "token", "use_auth_token", "cache_dir")
-"""Keys that hold what belongs to this machine, or name code."""
+"""Keys with values of this machine, or that name code."""
 
 
 def adapter_zip(run: Run, exports_dir: Path) -> Path:
-    """Write `<title>-<id>.zip` into `exports_dir`; it appears whole. Raises UserError where nothing is saved yet."""
+    """Write `<title>-<id>.zip` into `exports_dir`, atomically. Raises UserError if no adapter is saved yet."""
     weights = run.adapter / WEIGHTS
     if run.config is None or not _is_plain(weights):
-        raise UserError(f"{run.title} has no adapter yet.", "Let it train, or stop it: both save one.", "data")
+        raise UserError(f"{run.title} has no adapter yet.", "Let it finish, or stop it: both save one.", "data")
     _check_weights(weights, run.title)
     name = re.sub(r"[^A-Za-z0-9]+", "-", run.title).strip("-")[:40]
     path = exports_dir / (f"{name}-{run.id}.zip" if name and name != run.id else f"adapter-{run.id}.zip")
@@ -47,25 +49,25 @@ def adapter_zip(run: Run, exports_dir: Path) -> Path:
 
 
 def texts(run: Run) -> dict[str, str]:
-    """All files of the zip but the weights. Raises UserError where one of them is broken."""
+    """All files of the zip except the weights. Raises UserError if one of them is damaged."""
     assert run.config is not None
-    found = {
+    files = {
         "adapter_config.json": _dump(adapter_config(run)),
         "run_config.json": _dump(clean(run.config.to_json())),
         "README.md": redaction.redact(model_card(run)),
     }
     if not run.config.model.new_tokens and not _brings_template(run):
-        return found  # the base model's own tokenizer is the right one
+        return files  # the base model's own tokenizer is the right one
     for name in TOKENIZER:
         if _is_plain(run.adapter / name):
-            found[name] = _dump(_tokenizer_file(run.adapter / name))
+            files[name] = _dump(_tokenizer_file(run.adapter / name))
     if _is_plain(run.adapter / TEMPLATE):
-        found[TEMPLATE] = redaction.redact((run.adapter / TEMPLATE).read_text(encoding="utf-8"))
-    return found
+        files[TEMPLATE] = redaction.redact((run.adapter / TEMPLATE).read_text(encoding="utf-8"))
+    return files
 
 
 def adapter_config(run: Run) -> dict[str, Any]:
-    """PEFT's adapter_config.json with the base model by name, never by a path of this machine."""
+    """PEFT's adapter_config.json with the base model's name instead of a local path."""
     value: dict[str, Any] = clean(_read(run.adapter / "adapter_config.json"))
     value["base_model_name_or_path"] = base_model(run)
     value["revision"] = revision(run) or None
@@ -73,7 +75,7 @@ def adapter_config(run: Run) -> dict[str, Any]:
 
 
 def _tokenizer_file(file: Path) -> Any:
-    """Cleaned, but for the vocabulary, in which `token` and `/usr` are words like any other."""
+    """A tokenizer file, cleaned except for its vocabulary, in which `token` and `/usr` are ordinary words."""
     value = _read(file)
     if file.name == "added_tokens.json" or not isinstance(value, dict):
         return value
@@ -82,17 +84,17 @@ def _tokenizer_file(file: Path) -> Any:
 
 
 def _is_plain(file: Path) -> bool:
-    """A file of the folder itself: what a link leads to is no part of an adapter."""
+    """Whether it is a regular file: a link's target is not part of the adapter."""
     return file.is_file() and not file.is_symlink()
 
 
 def _check_weights(file: Path, title: str) -> None:
-    """Raises UserError for a file that is no safetensors, whatever its name says."""
+    """Raises UserError if the file is not safetensors, whatever its name."""
     with file.open("rb") as weights:
         head = weights.read(9)
     size = struct.unpack("<Q", head[:8])[0] if len(head) == 9 else 0
     if not 2 <= size <= file.stat().st_size - 8 or head[8:] != b"{":
-        raise UserError(f"The adapter of {title} is damaged.", "Resume the run; it saves another one.", "data")
+        raise UserError(f"The adapter of {title} is damaged.", "Resume the run, which saves a new one.", "data")
 
 
 def _read(file: Path) -> Any:
@@ -100,12 +102,12 @@ def _read(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{file.name} of the adapter is damaged.", "Resume the run; it saves another one.", "data"
+            f"{file.name} of the adapter is damaged.", "Resume the run, which saves a new one.", "data"
         ) from error
 
 
 def clean(value: Any) -> Any:
-    """JSON without tokens, without this machine's paths, without names of code."""
+    """JSON without tokens, local paths and names of code."""
     if isinstance(value, dict):
         return {key: clean(item) for key, item in value.items() if key not in PRIVATE}
     if isinstance(value, list):
@@ -116,19 +118,19 @@ def clean(value: Any) -> Any:
 
 
 def _is_path(text: str) -> bool:
-    """Whether the text names a place of this machine; tokens of a vocabulary such as `/` or `//` do not."""
+    """Whether the text is a path on this machine; vocabulary tokens such as `/` or `//` are not."""
     return text.startswith(("/", "~/")) and len(text) > 3 and Path(text).expanduser().exists()
 
 
 def base_model(run: Run) -> str:
-    """Name of the base model as others know it."""
+    """The base model's public name."""
     assert run.config is not None
     name = run.config.model.name.strip()
     return "lora-module-lab-demo" if name == "demo" else re.sub(r"[^A-Za-z0-9._/-]+|^/+|\.\.+", "", name)[:200]
 
 
 def revision(run: Run) -> str:
-    """The base model's commit, where the run was pinned to one, else its branch or tag; empty for its main one."""
+    """The base model's commit if the run is pinned to one, else its branch or tag; empty for main."""
     assert run.config is not None
     if run.history.commit:
         return run.history.commit
@@ -137,7 +139,7 @@ def revision(run: Run) -> str:
 
 
 def model_card(run: Run) -> str:
-    """README.md of the adapter: what it is, what was trained, how to load it, how it did."""
+    """The adapter's README.md: what it is, what was trained, how to load it, its losses."""
     assert run.config is not None
     history, plan, config = run.history.refresh(), run.plan(), run.config
     checkpoint = plan.get("checkpoint") or {}
@@ -159,7 +161,7 @@ def model_card(run: Run) -> str:
         template=config.data.template,
         brings_template=_brings_template(run),
         quantization=config.model.quantization,
-        # what the base was while the adapter trained; empty for plain weights
+        # the base model's format during training; empty for plain weights
         format=checkpoint.get("format", ""),
         held=checkpoint.get("held", False),
         loads=_plain(checkpoint.get("loads", "")),
@@ -173,12 +175,12 @@ def _brings_template(run: Run) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Text that can break neither a Markdown table nor a span of code."""
+    """Text that is safe in a Markdown table and in inline code."""
     return re.sub(r"[|<>`\[\]\\\x00-\x1f\x7f\u2028\u2029]+", " ", str(text))[:300]
 
 
 def _prose(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Text escaped for Markdown prose."""
     return re.sub(r"([*_#!~&])", r"\\\1", _plain(text))
 
 

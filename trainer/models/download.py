@@ -87,7 +87,7 @@ def download(repository: Repository, sink: Sink) -> None:
         while not all(future.done() for future in waiting):
             for future in waiting:
                 if future.done():
-                    future.result()  # one that failed ends all of them
+                    future.result()  # one failure ends all of them
             progress.update()
             time.sleep(POLL_SECONDS)
         for future in waiting:
@@ -238,7 +238,7 @@ def _append(repository: Repository, file: HubFile, part: Path, stop: threading.E
 
 
 def _sha256(path: Path, stop: threading.Event) -> str:
-    """The SHA-256 of a file; empty if stopped meanwhile."""
+    """The SHA-256 of a file; empty if stopped in the meantime."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**24):

@@ -229,7 +229,7 @@ def _index_of(name: str, commit: str, files: Mapping[str, HubFile]) -> Index | N
 
 
 def _converted(name: str) -> str:
-    """The pull request on which the hub's own bot put a model's weights as safetensors; empty where there is none."""
+    """The pull request in which the hub's bot added a model's weights as safetensors; empty if there is none."""
     from huggingface_hub import HfApi
 
     with contextlib.suppress(Exception):  # only used for a hint

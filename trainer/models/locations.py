@@ -75,7 +75,7 @@ def is_folder(keywords: dict[str, Any]) -> bool:
 
 
 def _no_folder(name: str, models_dir: Path) -> tuple[str, str]:
-    """Problem and fix for a missing model folder: where it was looked for, and similar names."""
+    """Problem and fix for a missing model folder: where it should be, and similar names."""
     place = models_dir.resolve()
     if (place / name / "config.json").is_symlink():
         target = (place / name / "config.json").readlink()
@@ -130,7 +130,7 @@ def check_weights(model: ModelConfig, models_dir: Path) -> None:
 
 
 def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
-    """The model's tokenizer. Raises UserError where there is none."""
+    """The model's tokenizer. Raises UserError if there is none."""
     from transformers import AutoTokenizer
 
     source, keywords = locate(model, models_dir)

@@ -19,7 +19,6 @@ GROUP_TITLES = {
     "embedding": "Embedding & head",
     "other": "Other",
 }
-TREATMENTS = ("lora", "full")
 READ = "Its weight is read without calling the module, so LoRA could be skipped in silence."
 """Reason for kinds whose modules must keep a plain weight: no LoRA, no quantization."""
 

@@ -41,7 +41,7 @@ class Header:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """Empty if the header cannot be read."""
     problem: str = ""
-    """What is wrong with the file, as a clause that follows its name; empty where nothing is."""
+    """What is wrong with the file, as a clause that follows its name; empty if nothing is."""
     fix: str = ""
     data_bytes: int = 0
     """Bytes of all its tensors."""
@@ -107,7 +107,7 @@ def _no_safetensors(start: bytes, total: int) -> tuple[str, str] | None:
 
 
 def _parse(value: Any, present: int) -> Header:
-    """A header from its JSON, checked against the `present` bytes behind it."""
+    """A header from its JSON, checked against the `present` bytes after it."""
     if not isinstance(value, dict):
         return Header(problem="has a header that is not a JSON object", fix=DOWNLOAD_AGAIN)
     tensors: dict[str, Tensor] = {}

@@ -69,9 +69,9 @@ def in_cache() -> list[Choice]:
 
 
 def on_hub(hub: Hub, text: str) -> list[Choice]:
-    """Models of the hub with `text` in their names, the most downloaded first.
+    """Hub models with `text` in their names, the most downloaded first.
 
-    Raises Unreachable where the hub gives no answer, UserError where it refuses.
+    Raises Unreachable if the hub does not answer, UserError if it refuses.
     """
     from huggingface_hub import HfApi
 
@@ -88,7 +88,7 @@ def on_hub(hub: Hub, text: str) -> list[Choice]:
 
 
 def _choice(item: Any) -> Choice:
-    """A row of the hub's answer. Names and tags are what anybody wrote there."""
+    """A row of the hub's answer. Names and tags are untrusted text."""
     licenses = [tag.removeprefix("license:") for tag in item.tags or [] if tag.startswith("license:")]
     counted = getattr(item.safetensors, "total", None)
     return Choice(
@@ -101,7 +101,7 @@ def _choice(item: Any) -> Choice:
 
 
 def _weights(folder: Path) -> int | None:
-    """Bytes of a folder's weights; None where they are not all there."""
+    """Bytes of a folder's weights; None if they are incomplete."""
     try:
         files = weight_files.file_sizes(folder)
     except OSError:

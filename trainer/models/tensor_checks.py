@@ -157,12 +157,12 @@ def _held(tensors: Mapping[str, Tensor]) -> set[str]:
 
 
 def _is_held(weight: Weight, held: set[str]) -> bool:
-    """By its name; transformers adds the base model's prefix to names (`h.0`), or takes it from them (`.lm_head`)."""
+    """Judges by name; transformers adds the base model's prefix to names (`h.0`), or removes it (`.lm_head`)."""
     return not held.isdisjoint((weight.module, weight.module.partition(".")[2], f".{weight.module}"))
 
 
 def _unknown(tensors: Mapping[str, Tensor], module_map: ModuleMap) -> set[tuple[bool, int]]:
-    """In layers or not, and number of dimensions, of the tensors whose names the model has not."""
+    """In layers or not, and number of dimensions, of the tensors whose names the model lacks."""
     known = {name for kind in module_map.kinds for name in kind.modules}
     known |= {name.partition(".")[2] for name in known}
     return {

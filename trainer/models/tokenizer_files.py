@@ -77,7 +77,7 @@ def _always(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rows(module_map: ModuleMap) -> int:
-    """Rows of the token embedding; 0 where it is not one plain matrix."""
+    """Rows of the token embedding; 0 if it is not a single plain matrix."""
     rows = [
         kind.shape[0]
         for kind in module_map.kinds

@@ -44,7 +44,7 @@ class Index:
     files: Mapping[str, str]
     """Tensor -> file."""
     total_size: int = 0
-    """Bytes of all tensors, as it says; 0 where it does not."""
+    """Bytes of all tensors according to the index; 0 if it does not say."""
 
     @property
     def shards(self) -> list[str]:
@@ -66,7 +66,7 @@ def damaged_index(name: str) -> Issue:
 
 
 def parse_index(data: bytes) -> Index | None:
-    """An index from its JSON; None where it is none, or names anything but safetensors of its own folder."""
+    """An index from its JSON; None if it is invalid, or names anything but safetensors in its own folder."""
     try:
         value = orjson.loads(data)
         files = value["weight_map"]
@@ -79,7 +79,7 @@ def parse_index(data: bytes) -> Index | None:
 
 
 def index_in(folder: Path) -> Index | None:
-    """The index in a folder; None where there is none that can be used."""
+    """The index in a folder; None if there is no usable one."""
     path = folder / INDEX
     try:
         return parse_index(path.read_bytes()) if path.stat().st_size <= MAX_INDEX_BYTES else None
@@ -246,7 +246,7 @@ def _finish(unfinished: Sequence[str]) -> str:
 
 
 def header_issues(name: str, headers: Mapping[str, Header]) -> list[Issue]:
-    """What is wrong with single files; those that are wrong in the same way stand in one sentence."""
+    """What is wrong with single files; files with the same problem share one sentence."""
     same: dict[tuple[str, str], list[str]] = {}
     for file, header in headers.items():
         if header.problem:
@@ -271,7 +271,7 @@ def pointer_issues(name: str, folder: Path, files: Mapping[str, int]) -> list[Is
 
 
 def index_warnings(name: str, index: Index | None, headers: Mapping[str, Header]) -> list[Issue]:
-    """Where the index gives another size than the files have: they load, but may be of two different models."""
+    """A warning if the index gives another size than the files have: they load, but may be from different models."""
     held = sum(header.data_bytes for header in headers.values())
     if index is None or not index.total_size or abs(index.total_size - held) <= 0.01 * held:
         return []
@@ -280,7 +280,7 @@ def index_warnings(name: str, index: Index | None, headers: Mapping[str, Header]
 
 
 def headers_of(folder: Path, files: Sequence[str]) -> dict[str, Header]:
-    """The headers of those of these files that are there."""
+    """The headers of those of these files that exist."""
     return {file: read_header(folder / file) for file in files if (folder / file).is_file()}
 
 

@@ -166,7 +166,7 @@ def _block(
 
 
 def _leaving(linears: list[Linear], hidden: int) -> Linear | None:
-    """The linear that maps back to the hidden states; None where there is one linear only."""
+    """The linear that maps back to the hidden states; None if there is only one linear."""
     if len(linears) == 1:
         return None
     back = [linear for linear in linears if linear.out == hidden]

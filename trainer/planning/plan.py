@@ -19,13 +19,14 @@ from trainer.models.base_model import Base
 from trainer.models.checkpoint_format import format_issues, with_checkpoint_quantization
 from trainer.models.module_map import ModuleMap
 from trainer.planning import short_runs
+from trainer.planning.adapter_limits import adapter_issues
 from trainer.planning.coverage_warnings import coverage
 from trainer.planning.memory import Estimate, estimate, seen_by_torch
 from trainer.planning.memory_warnings import left_unquantized, too_large
 from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
 from trainer.planning.performance import PerformanceSettings, choose_settings
 from trainer.planning.schedule import Size, total_steps, total_tokens
-from trainer.planning.targets import Receipt, Resolution, Target, resolve
+from trainer.planning.targets import MatchReport, Resolution, Target, resolve
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Plan:
     fits: dict[str, int]
     """The largest per_device_train_batch_size at this max_length, and the largest max_length of one row; 0 if not
     even the smallest fits; empty if the device's memory is unknown."""
-    receipts: tuple[Receipt, ...]
+    receipts: tuple[MatchReport, ...]
     targets: tuple[Target, ...]
     checkpoint: dict[str, Any]
     """Quantization format of the published weights, and how the run holds them; empty if they are not quantized."""
@@ -150,7 +151,12 @@ def make_plan(
         targets=tuple(found.targets),
         checkpoint=checkpoint.to_plan_json(config.model.quantization, usable=not obstacles) if checkpoint else {},
         loading=needs.loading_peak,
-        issues=(*obstacles, *found.issues, *_problems(config, module_map, vocabulary, found)),
+        issues=(
+            *obstacles,
+            *found.issues,
+            *adapter_issues(config, module_map, found.targets),
+            *_problems(config, module_map, vocabulary, found),
+        ),
         auto_class=module_map.auto_class,
         warnings=(
             *ignored,

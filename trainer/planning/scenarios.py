@@ -58,8 +58,8 @@ SIX = (
 def study_job(model: str, chosen: Scenario) -> RunConfig:
     """The study's job with one of its scenarios on `model`; on the demo, with the demo's own data and settings.
 
-    The study trained 15,000 rows in a persona's voice, in the columns of Dolly. Dolly's own rows stand in their
-    place until `train --data-file` names others. It used one learning rate, for modules in full as well.
+    The study trained 15,000 rows in a persona's voice, in the columns of Dolly. Dolly's own rows are used
+    unless `train --data-file` names others. The study used one learning rate, also for full training.
     """
     config = replace(default_config(model), modules=chosen.modules)
     if model == "demo":
@@ -72,7 +72,8 @@ def study_job(model: str, chosen: Scenario) -> RunConfig:
 def starting_config(model: ModelConfig, module_map: ModuleMap | None) -> RunConfig:
     """The initial configuration for a model: ticks, quantization and max_length that suit it.
 
-    `module_map`: None where the model cannot be read now; the study's seven names stand in, which most models have.
+    `module_map`: None if the model cannot be read now; the ticks are then the study's seven names, which most models
+    have.
     """
     config = default_config(model.name)
     config = replace(config, model=replace(config.model, revision=model.revision), modules=LORA)
@@ -88,16 +89,16 @@ def starting_config(model: ModelConfig, module_map: ModuleMap | None) -> RunConf
 
 
 def starting_ticks(module_map: ModuleMap) -> tuple[Tick, ...]:
-    """Scenario 5 where the model has all of its names, else LoRA on all linears of attention and MLP.
+    """Scenario 5 if the model has all its names, else LoRA on all linears of attention and MLP.
 
-    Experts' weights are no linears: LoRA on all of them is large and takes no dropout, so it is left to be chosen. A
-    model without attention and MLP (Mamba) starts with the linears of its mixers.
+    Experts are not included: LoRA on all of them is large and cannot have dropout. A model without attention and MLP
+    (Mamba) starts with the linears of its mixers.
     """
     if all((kind := module_map.get(tick.name)) and _takes_default_lora(kind) for tick in LORA):
         return LORA
     for groups in (("attention", "mlp"), ("other",)):
-        if found := [kind for kind in _linears(module_map, groups) if _takes_default_lora(kind)]:
-            return _lora(found)
+        if linears := [kind for kind in _linears(module_map, groups) if _takes_default_lora(kind)]:
+            return _lora(linears)
     return ()
 
 
@@ -107,12 +108,12 @@ def _takes_default_lora(kind: ModuleKind) -> bool:
 
 
 def title_of(ticks: tuple[Tick, ...]) -> str:
-    """The title of the built-in scenario that these ticks are; empty where they are none."""
+    """The title of the built-in scenario with these ticks; empty if there is none."""
     return next((item.title for item in SIX if set(item.modules) == set(ticks)), "")
 
 
 def scenario(key: str) -> Scenario:
-    """The built-in scenario `key` ("1" to "6"). Raises KeyError where there is none."""
+    """The built-in scenario `key` ("1" to "6"). Raises KeyError if there is none."""
     return next(item for item in SIX if item.key == key)
 
 
@@ -127,38 +128,38 @@ class ScenarioSet:
 
 
 def six(module_map: ModuleMap) -> tuple[Scenario, ...]:
-    """The study's six; where the model fuses projections, in both readings: by slices, and by name alone."""
-    lost = [name for name in LINEAR_NAMES if (kind := module_map.get(name)) is not None and kind.slice_of]
-    if not lost:
+    """The study's six scenarios; if the model fuses projections, in two readings: by slices, and by name only."""
+    fused = [name for name in LINEAR_NAMES if (kind := module_map.get(name)) is not None and kind.slice_of]
+    if not fused:
         return SIX
     meant = tuple(replace(item, title=f"{item.title}, as meant") for item in SIX)
-    return (*meant, *(_as_written(item, lost, module_map) for item in SIX))
+    return (*meant, *(_as_written(item, fused, module_map) for item in SIX))
 
 
-def _as_written(item: Scenario, lost: list[str], module_map: ModuleMap) -> Scenario:
-    """What PEFT makes of the study's own names: those inside fused modules match nothing, and it says nothing."""
-    ticks = tuple(tick for tick in item.modules if tick.name not in lost)
-    found = [tick.name for tick in ticks if module_map.get(tick.name)]
-    said = f"only {_joined(found)} match" if found else "nothing matches"
-    note = f"By name, {said}: this model fuses {_joined(lost)}."
+def _as_written(item: Scenario, fused: list[str], module_map: ModuleMap) -> Scenario:
+    """What PEFT does with the study's names: those inside fused modules silently match nothing."""
+    ticks = tuple(tick for tick in item.modules if tick.name not in fused)
+    matched = [tick.name for tick in ticks if module_map.get(tick.name)]
+    result = f"only {_joined(matched)} match" if matched else "nothing matches"
+    note = f"By name, {result}: this model fuses {_joined(fused)}."
     return Scenario(f"{item.key}w", f"{item.title}, as written", note, ticks)
 
 
 def groups(module_map: ModuleMap) -> tuple[Scenario, ...]:
-    """Attention, MLP, both, and embedding with head: LoRA, and the last ones in full as in the study."""
+    """LoRA on attention, MLP, or both; embedding and head in full, as in the study."""
     attention, mlp = (_lora(_linears(module_map, (group,))) for group in ("attention", "mlp"))
     ends = tuple(Tick(kind.name, _first(kind, "full")) for kind in _trainable_kinds(module_map, ("embedding",)))
-    found = (
+    scenarios = (
         Scenario("attention", "Attention", "LoRA on every linear of attention.", attention),
         Scenario("mlp", "MLP", "LoRA on every linear of the MLP.", mlp),
         Scenario("linear", "All linear", "LoRA on attention and MLP.", attention + mlp if attention and mlp else ()),
-        Scenario("ends", GROUP_TITLES["embedding"], "Embedding and head alone, in full.", ends),
+        Scenario("ends", GROUP_TITLES["embedding"], "Only embedding and head, in full.", ends),
     )
-    return tuple(item for item in found if item.modules)
+    return tuple(item for item in scenarios if item.modules)
 
 
 def kinds(module_map: ModuleMap) -> tuple[Scenario, ...]:
-    """Each kind alone, with LoRA where it takes it; a fused module by its slices, which say more."""
+    """Each kind alone, with LoRA if possible; slices instead of their fused modules."""
     split = {kind.slice_of for kind in module_map.kinds}
     alone = [
         kind for kind in _trainable_kinds(module_map, ("attention", "mlp", "embedding")) if kind.name not in split
@@ -174,15 +175,15 @@ def layers(module_map: ModuleMap) -> tuple[Scenario, ...]:
     if count < 3:
         raise UserError(f"This model has {count} layers, too few for thirds.", "Choose another set.", "data")
     edges = [round(count * part / 3) for part in range(4)]
-    found = []
+    scenarios = []
     for name, start, end in zip(("first", "middle", "last"), edges, edges[1:], strict=False):
         one = end - start == 1
         ticks = tuple(
             Tick(kind.name, layers=f"{start}" if one else f"{start}-{end - 1}") for kind in linears if kind.layers
         )
         where = f"layer {start}" if one else f"layers {start}–{end - 1}"
-        found.append(Scenario(name, f"{name.title()} third", f"LoRA on all linears of {where}.", ticks))
-    return tuple(found)
+        scenarios.append(Scenario(name, f"{name.title()} third", f"LoRA on all linears of {where}.", ticks))
+    return tuple(scenarios)
 
 
 SETS = (
@@ -198,26 +199,25 @@ SETS = (
 )
 
 
-def _trainable_kinds(module_map: ModuleMap, wanted: tuple[str, ...]) -> list[ModuleKind]:
-    """Kinds of these groups that can train at all."""
-    return [kind for group in wanted for kind in module_map.group(group) if kind.treatments]
+def _trainable_kinds(module_map: ModuleMap, group_names: tuple[str, ...]) -> list[ModuleKind]:
+    """Trainable kinds of these groups."""
+    return [kind for group in group_names for kind in module_map.group(group) if kind.treatments]
 
 
-def _linears(module_map: ModuleMap, wanted: tuple[str, ...]) -> list[ModuleKind]:
-    """Kinds of these groups that take LoRA, fused ones as one."""
-    return [
-        kind for kind in _trainable_kinds(module_map, wanted) if "lora" in kind.treatments and kind.slice_of is None
-    ]
+def _linears(module_map: ModuleMap, group_names: tuple[str, ...]) -> list[ModuleKind]:
+    """Kinds of these groups that take LoRA, without slices."""
+    trainable = _trainable_kinds(module_map, group_names)
+    return [kind for kind in trainable if "lora" in kind.treatments and kind.slice_of is None]
 
 
-def _lora(found: list[ModuleKind]) -> tuple[Tick, ...]:
-    return tuple(Tick(kind.name) for kind in found)
+def _lora(linears: list[ModuleKind]) -> tuple[Tick, ...]:
+    return tuple(Tick(kind.name) for kind in linears)
 
 
-def _first(kind: ModuleKind, wanted: Treatment) -> Treatment:
-    """`wanted` where the kind takes it, else the other treatment."""
-    other: Treatment = "full" if wanted == "lora" else "lora"
-    return wanted if wanted in kind.treatments else other
+def _first(kind: ModuleKind, preferred: Treatment) -> Treatment:
+    """`preferred` if the kind allows it, else the other treatment."""
+    other: Treatment = "full" if preferred == "lora" else "lora"
+    return preferred if preferred in kind.treatments else other
 
 
 def _kind_note(kind: ModuleKind) -> str:

@@ -10,7 +10,6 @@ from trainer.common.formatting import rate_text
 from trainer.config.rules import parse_layers
 from trainer.config.schema import AdapterConfig, RunConfig, Tick
 from trainer.models.added_tokens import vocabulary_kinds
-from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleKind, ModuleMap
 from trainer.planning.name_suggestions import suggestion
 from trainer.planning.schedule import peak_rate
@@ -19,8 +18,8 @@ TITLES = {"lora": "LoRA", "full": "full training"}
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """The match report of one tick: what it really matched."""
+class MatchReport:
+    """What one tick really matched."""
 
     tick: str
     treatment: str
@@ -60,7 +59,7 @@ class Target:
 class Resolution:
     """The result of resolving ticks on one model."""
 
-    receipts: list[Receipt] = field(default_factory=list)
+    receipts: list[MatchReport] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     issues: list[Issue] = field(default_factory=list)
     warnings: list[Issue] = field(default_factory=list)
@@ -80,10 +79,10 @@ def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
         problem = _problem(tick, kind, ticked, config) or _layers_problem(tick, kind, module_map)
         if problem:
             found.issues.append(replace(problem, field=where))
-            found.receipts.append(Receipt(tick.name, tick.treatment, 0, len(kind.modules), (), problem.problem))
+            found.receipts.append(MatchReport(tick.name, tick.treatment, 0, len(kind.modules), (), problem.problem))
             continue
         targets = _targets(tick, kind, module_map, config)
-        found.receipts.append(_receipt(tick, kind, targets))
+        found.receipts.append(_match_report(tick, kind, targets))
         for target in targets:
             parts = by_module.setdefault(target.module, [])
             if target not in parts:  # a tied weight ticked twice is one weight
@@ -98,8 +97,6 @@ def resolve(config: RunConfig, module_map: ModuleMap) -> Resolution:
         found.targets.append(_join(parts, config.adapter))
     if config.model.new_tokens:
         _resolve_new_tokens(config, module_map, found)
-    _check_start(config, module_map, found)
-    _check_dora(config, module_map, found)
     return found
 
 
@@ -124,61 +121,7 @@ def _resolve_new_tokens(config: RunConfig, module_map: ModuleMap, found: Resolut
             )
     if names:
         note = f"the {count} new rows of {' and '.join(names)}"
-        found.receipts.append(Receipt("new tokens", "rows", len(names), len(names), tuple(names), note))
-
-
-def _check_start(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
-    """PiSSA (arXiv:2404.02948) decomposes whole unquantized linears and starts with a nonzero B."""
-    if config.adapter.init_lora_weights != "pissa":
-        return
-    where = "adapter.init_lora_weights"
-    checkpoint = prequantized(module_map.checkpoint)
-    if checkpoint or config.model.quantization != "none":
-        fix = "Use the default initialization." if checkpoint else "Set quantization to none."
-        found.issues.append(Issue(where, "PiSSA cannot decompose quantized weights.", fix))
-    if config.adapter.use_dora:
-        found.issues.append(Issue(where, "PiSSA and DoRA cannot be combined.", "Choose one of them."))
-    if config.adapter.bias == "lora_only":
-        found.issues.append(Issue(where, "PiSSA is saved without biases.", "Set bias to none."))
-    if (
-        config.adapter.use_rslora
-        and len({(item.r, item.lora_alpha) for item in found.targets if item.treatment == "lora"}) > 1
-    ):
-        problem = "PiSSA with rsLoRA supports a single rank and alpha."
-        found.issues.append(
-            Issue(where, problem, "Turn use_rslora off, or remove the ranks and alphas of single kinds.")
-        )
-    for target in found.targets:
-        if target.treatment != "lora":
-            what = "in full" if target.treatment == "full" else "its new rows"
-            problem = f"PiSSA is saved as LoRA alone, and {target.kind.name} trains {what}, which would be lost."
-            found.issues.append(Issue(where, problem, "Use the default initialization, or train LoRA alone."))
-            return
-        if target.slices or target.kind.class_name in ("Embedding", "Parameter"):
-            what = "a slice of a fused module" if target.slices else f"of the class {target.kind.class_name}"
-            problem = f"{target.kind.name} is {what}, which PiSSA cannot start from."
-            found.issues.append(Issue(where, problem, "Use the default initialization, or untick it."))
-            return
-        if target.treatment == "lora" and target.r > (most := min(target.shape)):
-            problem = f"{target.kind.name} has only {most} singular values, but PiSSA needs r = {target.r} of them."
-            found.issues.append(Issue("adapter.r", problem, f"Use at most {most}."))
-            return
-
-
-def _check_dora(config: RunConfig, module_map: ModuleMap, found: Resolution) -> None:
-    """DoRA needs the weight's norm, which PEFT 0.21 cannot compute for int8 after its first forward pass."""
-    checkpoint = prequantized(module_map.checkpoint)
-    unreadable = config.model.quantization == "int8" or (checkpoint and checkpoint.method != "bitsandbytes")
-    if not config.adapter.use_dora or not unreadable:
-        return
-    title = checkpoint.title if checkpoint else "int8"
-    fix = "Turn use_dora off." if checkpoint else "Set quantization to nf4 or none."
-    for target in found.targets:
-        quantized = target.kind.class_name in ("Linear", "Conv1D") and target.kind.group != "embedding"
-        if target.treatment == "lora" and quantized:
-            problem = f"DoRA cannot read {title} weights, such as those of {target.kind.name}."
-            found.issues.append(Issue("adapter.use_dora", problem, fix))
-            return
+        found.receipts.append(MatchReport("new tokens", "rows", len(names), len(names), tuple(names), note))
 
 
 def _targets(tick: Tick, kind: ModuleKind, module_map: ModuleMap, config: RunConfig) -> list[Target]:
@@ -294,7 +237,7 @@ def _layers_problem(tick: Tick, kind: ModuleKind, module_map: ModuleMap) -> Issu
     return None
 
 
-def _receipt(tick: Tick, kind: ModuleKind, targets: list[Target]) -> Receipt:
+def _match_report(tick: Tick, kind: ModuleKind, targets: list[Target]) -> MatchReport:
     names = tuple(kind.modules) if kind.tied_to and targets else tuple(target.module for target in targets)
     unit = "layers" if kind.layers else ("module" if len(kind.modules) == 1 else "modules")
     note = f"{len(names)} of {len(kind.modules)} {unit}"
@@ -306,7 +249,7 @@ def _receipt(tick: Tick, kind: ModuleKind, targets: list[Target]) -> Receipt:
         note += f", lr {rate_text(tick.lr)}"
     if not names:
         note = f"no layer of it lies in “{tick.layers}”"
-    return Receipt(tick.name, tick.treatment, len(names), len(kind.modules), names, note)
+    return MatchReport(tick.name, tick.treatment, len(names), len(kind.modules), names, note)
 
 
 def _rows(kind: ModuleKind) -> str:
@@ -316,8 +259,8 @@ def _rows(kind: ModuleKind) -> str:
     return f"{len(rows)} blocks of rows ({sum(end - start for start, end in rows):,} in all)"
 
 
-def _unmatched(tick: Tick, module_map: ModuleMap) -> Receipt:
+def _unmatched(tick: Tick, module_map: ModuleMap) -> MatchReport:
     """The match report of a name that the model does not have, with a suggestion."""
     model = module_map.model_type or "this model"
     note = f"matches nothing: {model} has no {tick.name}{suggestion(tick.name, module_map)}"
-    return Receipt(tick.name, tick.treatment, 0, 0, (), note)
+    return MatchReport(tick.name, tick.treatment, 0, 0, (), note)

@@ -26,8 +26,8 @@ WEIGHTS = ("quantized weights", "quantization constants", "other weights", "froz
 def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[str]:
     """Modules that stay unquantized in a quantized base model.
 
-    Embeddings, the head, what is read without a call, what trains in full, and what LoRA reaches by its weight, which
-    must not be packed.
+    Embeddings, the head, modules whose weight is read without a call, fully trained modules, and modules whose weight
+    LoRA is added to.
     """
     kinds = [kind for kind in module_map.kinds if kind.group == "embedding" or kind.reason == READ]
     kept = {module for kind in kinds for module in kind.modules}
@@ -35,10 +35,10 @@ def skipped_modules(module_map: ModuleMap, targets: Iterable[Target]) -> list[st
 
 
 def modules_to_quantize(quantization: str, module_map: ModuleMap, targets: Iterable[Target]) -> set[str]:
-    """Names of what is quantized: plain linears, which transformers hands to bitsandbytes, and experts' parameters.
+    """Names of what is quantized: plain linears, by transformers and bitsandbytes, and experts' parameters.
 
-    transformers matches a name to skip from the start of a path, up to a dot, and at its end. A checkpoint that is
-    used as it is decides by itself.
+    transformers matches names to skip at the start of a path, up to a dot, and at its end. For a checkpoint that is
+    used as it is, the checkpoint decides.
     """
     if own := prequantized(module_map.checkpoint):
         return set(own.modules)
@@ -74,8 +74,8 @@ def unquantized_bytes(
 ) -> dict[str, int]:
     """Bytes by kind of what stays unquantized, at `width` bytes per element, largest first.
 
-    That is matrices which are neither embeddings nor trained in full. Small kinds (routers, convolutions) are left
-    out: one is listed if it holds SHARE of the model's numbers.
+    Only matrices that are neither embeddings nor trained in full, and only kinds with at least SHARE of the model's
+    parameters, so no routers or convolutions.
     """
     targets = list(targets)
     passed = modules_to_quantize(quantization, module_map, targets)
@@ -92,7 +92,7 @@ def unquantized_bytes(
 def dequantized_experts(module_map: ModuleMap, quantized: set[str], targets: Iterable[Target]) -> int:
     """Elements of experts held dequantized at once: those of one layer, while it computes.
 
-    Where they have LoRA, PEFT makes the sum of each weight and its LoRA, and its gradient after that.
+    With LoRA, PEFT also makes the sum of each weight and its LoRA, and later its gradient.
     """
     with_lora = {target.module for target in targets if target.treatment == "lora"}
     layers: dict[str, int] = {}
@@ -122,7 +122,7 @@ def weights(
         for module, shape, numbers in _modules(kind):
             if module in quantized:
                 weight = prod(shape)
-                own = min(1.0, numbers / weight)  # of a weight that several layers share, each has its part
+                own = min(1.0, numbers / weight)  # each layer counts its part of a shared weight
                 packed, constants = (
                     held_bytes(checkpoint, *shape) if checkpoint else quantized_bytes(quantization, shape)
                 )
@@ -130,7 +130,7 @@ def weights(
                 items["quantization constants"] += round(constants * own)
                 items["other weights"] += max(0, numbers - weight) * width  # the bias
             elif module in full:
-                items["frozen copies"] += numbers * width  # PEFT keeps it beside the copy that trains
+                items["frozen copies"] += numbers * width  # PEFT keeps it beside the trained copy
             else:
                 items["other weights"] += numbers * width
     return items
@@ -147,9 +147,8 @@ def quantized_bytes(quantization: str, shape: tuple[int, ...]) -> tuple[int, int
 def loading_buffers(module_map: ModuleMap, quantized: set[str], width: int) -> int:
     """Temporary bytes of the largest weight while it loads; weights load one after the other.
 
-    What is dequantized has its packed numbers, two float32 copies and the result there at once; experts' parameters,
-    which are put together from those of each expert, are there twice: the parts, and stacked. 0 where all weights
-    load as they stay.
+    A dequantized weight has its packed values, two float32 copies and the result in memory at once; experts'
+    parameters are there twice, as parts and stacked. 0 if all weights load in their final format.
     """
     checkpoint = module_map.checkpoint
     dequantizes = checkpoint is not None and checkpoint.handling == "dequantized"
@@ -163,7 +162,7 @@ def loading_buffers(module_map: ModuleMap, quantized: set[str], width: int) -> i
 
 
 def held_bytes(found: CheckpointFormat, out: int, width: int) -> tuple[int, int]:
-    """Bytes of one linear of a checkpoint that is used as it is, and of its constants."""
+    """Bytes of one linear, and of its constants, in a checkpoint that is used as it is."""
     if found.method == "bitsandbytes":
         if found.bits == 8 or found.double_quantized:
             return quantized_bytes(found.quantization, (out, width))

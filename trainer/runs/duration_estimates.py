@@ -16,46 +16,46 @@ from trainer.planning.schedule import Size, examples_seen, total_tokens
 from trainer.runs import event_log
 from trainer.runs.store import Run, RunStore
 
-LOOKED_AT = 40
-"""Newest runs that are looked at."""
-LEAST_STEPS = 5
-"""The first steps are slower than the others."""
+MAX_RUNS = 40
+"""Number of newest runs to consider."""
+MIN_STEPS = 5
+"""Runs with fewer steps are ignored: the first steps are slower."""
 HEAD_BYTES = 65536
-"""The first events of a run lie within so many bytes."""
+"""The first events of a run are within these bytes."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What one earlier run shows."""
+    """The pace of one earlier run."""
 
     modules: tuple[Tick, ...]
     data: DataConfig
     max_length: int
     size: Size
     seconds: float
-    """Per token, evals included."""
+    """Seconds per token, including evals."""
     startup: float
     """Seconds before its first step."""
 
 
 def paces(store: RunStore, model: ModelConfig) -> list[Pace]:
-    """What earlier runs of the same model show, newest first."""
-    found = []
-    for run_id in store.ids()[:LOOKED_AT]:
+    """The paces of earlier runs of the same model, newest first."""
+    result = []
+    for run_id in store.ids()[:MAX_RUNS]:
         try:
             run = store.get(run_id)
-        except UserError:  # deleted meanwhile
+        except UserError:  # deleted in the meantime
             continue
         pace = _pace(run, model)
         if pace is not None:
-            found.append(pace)
-    return found
+            result.append(pace)
+    return result
 
 
 def seconds(config: RunConfig, known: list[Pace], size: Size | None = None) -> float | None:
-    """How long one run of `config` will take; None if nothing is known.
+    """Estimated seconds of one run of `config`; None if unknown.
 
-    `size`: of its data, where they have been read; else earlier runs on the same data tell.
+    `size`: of its data, if they have been read; otherwise taken from earlier runs on the same data.
     """
     size = size or _size(config, known)
     tokens = total_tokens(config.training, size) if size else 0
@@ -66,13 +66,13 @@ def seconds(config: RunConfig, known: list[Pace], size: Size | None = None) -> f
 
 
 def size_of(report: dict[str, Any]) -> Size | None:
-    """The size of data that were read, by their report."""
+    """The size of the data, from their report."""
     tokens = report["tokens"]
     return Size(tokens["examples"], tokens["total"] / tokens["examples"]) if tokens and tokens["examples"] else None
 
 
 def with_seconds(report: dict[str, Any], config: RunConfig, known: list[Pace]) -> dict[str, Any]:
-    """The report on data with the seconds that training on them takes; None if nothing is known."""
+    """The data report with the estimated seconds of training on them; None if unknown."""
     training = report["training"]
     if training is None:
         return report
@@ -80,14 +80,14 @@ def with_seconds(report: dict[str, Any], config: RunConfig, known: list[Pace]) -
 
 
 def total(configs: Iterable[RunConfig], known: list[Pace], size: Size | None = None) -> float | None:
-    """How long all of them will take on the devices of this machine; None where that is not known."""
+    """Estimated seconds of all of them on this machine's devices; None if unknown."""
     times = [seconds(config, known, size) for config in configs]
-    sure = [time for time in times if time is not None]
-    return sum(sure) / len(devices.devices()) if len(sure) == len(times) else None
+    estimates = [time for time in times if time is not None]
+    return sum(estimates) / len(devices.devices()) if len(estimates) == len(times) else None
 
 
 def _size(config: RunConfig, known: list[Pace]) -> Size | None:
-    """Of the same data in an earlier run; of other data, the length of their examples alone."""
+    """The size of the same data in an earlier run; for other data, only the length of their examples."""
     for pace in known:
         if pace.data == config.data and pace.max_length == config.training.max_length and pace.size.examples:
             return pace.size
@@ -95,20 +95,20 @@ def _size(config: RunConfig, known: list[Pace]) -> Size | None:
 
 
 def _pace(run: Run, model: ModelConfig) -> Pace | None:
-    history, own = run.history, run.config
+    history, config = run.history, run.config
     tokens, elapsed = history.latest.get("tokens"), history.elapsed()
-    if own is None or own.model != model or history.step < LEAST_STEPS or not tokens or not elapsed:
+    if config is None or config.model != model or history.step < MIN_STEPS or not tokens or not elapsed:
         return None
-    length = tokens / examples_seen(own.training, history.step, history.examples)
+    length = tokens / examples_seen(config.training, history.step, history.examples)
     return Pace(
-        own.modules, own.data, own.training.max_length, Size(history.examples, length), elapsed / tokens,
+        config.modules, config.data, config.training.max_length, Size(history.examples, length), elapsed / tokens,
         _startup(run.folder),
     )  # fmt: skip
 
 
 @lru_cache(maxsize=512)
 def _startup(folder: Path) -> float:
-    """Seconds from the worker's start to the first step of a run that has taken steps."""
+    """Seconds from the worker's start to the first step."""
     try:
         with (folder / "events.jsonl").open("rb") as file:
             head = list(event_log.parse(file.read(HEAD_BYTES)))

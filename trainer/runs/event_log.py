@@ -1,6 +1,6 @@
-"""events.jsonl: what happened in a run, one JSON row each, one writer.
+"""events.jsonl: the events of a run, one JSON row each.
 
-Who holds the run's lock, or has its turn, is the one writer.
+The only writer is whoever holds the run's lock, or its turn.
 Rows: {"type": "state", "state", "cause", "message"}, {"type": "metrics", "step", "loss", …},
 {"type": "eval", "step", "eval_loss", …}, {"type": "log", "text"}, {"type": "base", "revision", "commit"} (what a
 hub model is pinned to), {"type": "download", "files", "of", "bytes", "total", "speed"}; every row has "time" (seconds
@@ -25,9 +25,9 @@ Event = dict[str, Any]
 
 
 class EventWriter:
-    """Appends events; a torn last line left by a killed writer is cut off first.
+    """Appends events, after removing a torn last line left by a killed writer.
 
-    `figures`: keep metrics.f64 beside it, too; for the worker, which holds the run's lock.
+    `figures`: also write metrics.f64; for the worker, which holds the run's lock.
     """
 
     def __init__(self, path: Path, echo: Callable[[Event], None] | None = None, figures: bool = False) -> None:
@@ -35,21 +35,21 @@ class EventWriter:
         self._echo = echo
         self._figures = FigureWriter(path) if figures else None
         self._file: BinaryIO = path.open("ab", buffering=0)
-        self._waiting: deque[Event] = deque()
+        self._pending: deque[Event] = deque()
         self._busy = False
 
     def write(self, type: str, **values: Any) -> None:
-        """Append one event. NaN and infinity become null, so that every row is plain JSON.
+        """Append one event. NaN and infinity become null, so that every row is strict JSON.
 
-        Raises OSError where the disk refuses; the file then ends as it did before.
+        Raises OSError if the disk cannot be written to; the file is then unchanged.
         """
-        self._waiting.append({"type": type, "time": round(time.time(), 3), **values})
+        self._pending.append({"type": type, "time": round(time.time(), 3), **values})
         if self._busy:
-            return  # a signal came while an event was being written: that call writes this one, too
+            return  # called by a signal handler during a write: the interrupted call writes this event, too
         self._busy = True
         try:
-            while self._waiting:
-                self._append(self._waiting.popleft())
+            while self._pending:
+                self._append(self._pending.popleft())
         finally:
             self._busy = False
 
@@ -75,13 +75,13 @@ class EventWriter:
 
 
 def encode(event: Event) -> bytes:
-    """One row, ending in a newline, written by a single call so that no reader sees half of it for long."""
+    """An event as one row of bytes, ending in a newline."""
     clean = {key: _finite(value) for key, value in redaction.redact_values(event).items()}
     return json.dumps(clean, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def append(path: Path, type: str, **values: Any) -> None:
-    """Append one event to a run that nobody else is writing to: take its turn first (`locks.turn`)."""
+    """Append one event to a run; take its turn first (`file_locks.turn`)."""
     writer = EventWriter(path)
     try:
         writer.write(type, **values)
@@ -90,7 +90,7 @@ def append(path: Path, type: str, **values: Any) -> None:
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """Events from byte `offset` on, and the offset after the last whole row. A torn last row waits."""
+    """Events from byte `offset` on, and the offset after the last complete row; a torn last row is left for later."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -102,7 +102,7 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
 
 
 def parse(data: bytes) -> Iterator[Event]:
-    """The events of whole rows; what is none is passed over."""
+    """The events of complete rows; invalid rows are skipped."""
     for line in data.splitlines():
         try:
             event = json.loads(line)

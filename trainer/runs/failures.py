@@ -1,4 +1,4 @@
-"""What made a run fail, and what to do about it: an exception -> cause and sentences with the plan's numbers."""
+"""Explains why a run failed and what to do: exception -> cause and message, with the plan's numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-# torch and safetensors report a full disk in their own words
+# how torch and safetensors report a full disk
 _DISK_WORDS = ("no space left", "os error 28", "file too large", "os error 27", "streamwriter", "unexpected pos")
 PER_TOKEN = ("activations", "logits", "workspace")
-"""Items of the plan's memory that grow with batch and length."""
+"""Memory items of the plan that grow with batch size and length."""
 TRAINED_ITEMS = ("trained weights", "gradients", "optimizer", "optimizer, paged", "optimiser", "optimiser, paged")
-"""Items that grow with what is trained; plans of version 0.1 spell two of them in British English."""
+"""Memory items that grow with the trainable parameters; plans of version 0.1 spell two the British way."""
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 
 
@@ -40,43 +40,45 @@ def explain(error: BaseException, config: RunConfig | None, plan: Mapping[str, A
 
 
 def memory_advice(config: RunConfig | None, plan: Mapping[str, Any]) -> str:
-    """What to lower, with the plan's numbers."""
+    """What to reduce, with the plan's numbers."""
     items = {key: int(value) for key, value in dict(plan.get("memory") or {}).items() if value}
     if config is None or not items:
         return "Lower per_device_train_batch_size or max_length."
     largest = sorted(items.items(), key=lambda item: -item[1])[:3]
     parts = ", ".join(f"{name} {size(value)}" for name, value in largest)
-    return f"The plan counted on {size(sum(items.values()))}: {parts}. {_cures(config, plan, items)}"
+    return f"The plan counted on {size(sum(items.values()))}: {parts}. {_fixes(config, plan, items)}"
 
 
-def _grown(config: RunConfig, plan: Mapping[str, Any]) -> bool:
-    """Whether the run's micro-batches were larger than those that were asked for."""
-    own = config.training.per_device_train_batch_size
-    return int(dict(plan.get("levers") or {}).get("per_device_train_batch_size", own)) > own
+def _has_larger_micro_batches(config: RunConfig, plan: Mapping[str, Any]) -> bool:
+    """Whether the run's micro-batches were larger than configured."""
+    configured = config.training.per_device_train_batch_size
+    return int(dict(plan.get("levers") or {}).get("per_device_train_batch_size", configured)) > configured
 
 
-def _cures(config: RunConfig, plan: Mapping[str, Any], items: Mapping[str, int]) -> str:
+def _fixes(config: RunConfig, plan: Mapping[str, Any], items: Mapping[str, int]) -> str:
     training = config.training
     batch = training.per_device_train_batch_size
     half = sum(items.get(name, 0) for name in PER_TOKEN) // 2
-    cures = []
+    reductions = []
     if batch > 1:
         more = training.gradient_accumulation_steps * 2
-        cures.append(
+        reductions.append(
             f"per_device_train_batch_size from {batch} to {batch // 2}, with gradient_accumulation_steps {more} "
             f"(about {size(half)} less)"
         )
     if training.max_length > 8:
-        cures.append(f"max_length from {training.max_length} to {training.max_length // 2} (about {size(half)} less)")
-    others = ["set micro_batches to off"] if _grown(config, plan) else []
+        reductions.append(
+            f"max_length from {training.max_length} to {training.max_length // 2} (about {size(half)} less)"
+        )
+    others = ["set micro_batches to off"] if _has_larger_micro_batches(config, plan) else []
     if any(tick.treatment == "full" for tick in config.modules) and items.get("gradients", 0) > half:
         full = sum(items.get(name, 0) for name in TRAINED_ITEMS)
-        others.append(f"train fewer modules in full (what trains takes {size(full)})")
+        others.append(f"fully train fewer modules (trained weights take {size(full)})")
     if training.activation_checkpointing != "on":
         others.append("set activation_checkpointing to on")
     if config.model.quantization != "nf4" and not (plan.get("checkpoint") or {}).get("held"):
         others.append("set quantization to nf4")
-    lower = "Lower " + ", or ".join(cures) if cures else ""
+    lower = "Lower " + ", or ".join(reductions) if reductions else ""
     return ("; ".join(filter(None, [lower, *others])) or "Choose a smaller model") + "."
 
 

@@ -1,4 +1,4 @@
-"""events.jsonl folded into what the page shows: the state of a run, its newest figures, its curves."""
+"""A run's history, folded from events.jsonl: its state, latest figures and curves."""
 
 from __future__ import annotations
 
@@ -20,60 +20,60 @@ LOG_LINES = 200
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CONFIG = re.compile(r"config(-\d+)?\.json")
 _LONG = 2**22
-"""Bytes of events.jsonl from which on a metrics.f64 that is missing is worth making."""
+"""Bytes of events.jsonl above which a missing metrics.f64 is worth rebuilding."""
 
 
 @dataclass
 class History:
-    """One run's events, folded. `refresh` reads what is new; the last event of a step wins."""
+    """One run's events, folded. `refresh` reads new events; the last event of a step wins."""
 
     folder: Path
     recorded: str = "queued"
-    """State as last written; `state` says what is true now."""
+    """The state as last written; `state` is the actual one."""
     cause: str = ""
     message: str = ""
     unchanged: bool = False
-    """Whether training left the adapter as it was at the start; the message says why."""
+    """Whether training left the adapter unchanged; the message says why."""
     worker: str = ""
-    """Identity of the process that is to take the lock of a starting run."""
+    """Identity of the process that will take the lock of a starting run."""
     config: str = "config.json"
-    """File of the configuration in use: a run that trains longer gets another one."""
+    """Name of the configuration file in use; training longer adds a new one."""
     commit: str = ""
-    """Commit of the hub model that the run is pinned to; empty for models of this machine."""
+    """Commit of the hub model that the run is pinned to; empty for local models."""
     download: dict[str, Any] = field(default_factory=dict)
     """The latest progress of a download: files, of, bytes, total, speed."""
     steps: int = 0
-    """Steps the run will take in all, as its worker counted."""
+    """Total number of steps of the run, as counted by its worker."""
     examples: int = 0
     created: float = 0.0
     started: float = 0.0
-    """Time of the first training step's beginning; 0 before it."""
+    """Start time of the first training step; 0 before it."""
     changed: float = 0.0
     """Time of the last state event."""
     latest: dict[str, float] = field(default_factory=dict)
-    """Newest value of every figure: loss, eval_loss, learning_rate, grad_norm, tokens_per_second, memory, …"""
+    """Latest value of every figure: loss, eval_loss, learning_rate, grad_norm, tokens_per_second, memory, …"""
     best_eval_loss: float | None = None
     train: metrics_file.Table = field(default_factory=metrics_file.Table)
     """Figures of the training steps."""
     evals: metrics_file.Table = field(default_factory=metrics_file.Table)
     log: list[str] = field(default_factory=list)
     version: int = 0
-    """Grows with every event read: equal versions draw equal pictures."""
+    """Grows with every event: equal versions have equal content."""
     _offset: int = 0
     _reading: Any = field(default_factory=threading.Lock)
 
     def refresh(self) -> History:
-        """Read what is new. A long run's figures come from metrics.f64."""
+        """Read new events; the figures of a long run come from metrics.f64."""
         path = self.folder / "events.jsonl"
         with self._reading:
             if self._offset == 0:
-                self._take_figures(path)
+                self._load_figures(path)
             new, self._offset = event_log.read(path, self._offset)
             self._fold_all(new)
         return self
 
-    def _take_figures(self, path: Path) -> None:
-        """Fold what metrics.f64 knows, and the other events, which stand between."""
+    def _load_figures(self, path: Path) -> None:
+        """Fold the figures from metrics.f64, and the other events between them from events.jsonl."""
         rows = metrics_file.load(path)
         if _size(path) - (rows[-1, metrics_file.AT["end"]] if len(rows) else 0) > _LONG:
             with file_locks.turn(self.folder / "lock", 0) as ours, contextlib.suppress(OSError):
@@ -84,11 +84,11 @@ class History:
             return
         others = [event for part in metrics_file.between(path, rows) for event in event_log.parse(part)]
         if any(event["type"] in metrics_file.KINDS for event in others):
-            return  # it lacks some: the whole truth is in events.jsonl
+            return  # it is incomplete: read all of events.jsonl instead
         self._fold_all(others)
         for part in metrics_file.chunks(rows):
             self._add_figures(part)
-        self._take_newest(rows[-metrics_file.CHUNK :])
+        self._update_latest(rows[-metrics_file.CHUNK :])
         self.version += len(rows)
         self._offset = int(rows[-1, metrics_file.AT["end"]])
 
@@ -108,7 +108,7 @@ class History:
                 self.log = [*self.log, str(event.get("text", ""))][-LOG_LINES:]
         if rows:
             self._add_figures(np.array(rows))
-            self._take_newest(np.array(rows))
+            self._update_latest(np.array(rows))
         self.version += len(new)
 
     def _add_figures(self, rows: np.ndarray) -> None:
@@ -121,9 +121,9 @@ class History:
         if len(losses):
             self.best_eval_loss = min(float(losses.min()), self.best_eval_loss or float("inf"))
 
-    def _take_newest(self, rows: np.ndarray) -> None:
+    def _update_latest(self, rows: np.ndarray) -> None:
         is_eval = rows[:, metrics_file.AT["eval"]] == 1
-        self.latest |= metrics_file.newest(rows[is_eval]) | metrics_file.newest(rows[~is_eval])
+        self.latest |= metrics_file.latest_values(rows[is_eval]) | metrics_file.latest_values(rows[~is_eval])
         self.latest["time"] = float(rows[-1, metrics_file.AT["time"]])
 
     def _fold_state(self, event: event_log.Event) -> None:
@@ -147,12 +147,12 @@ class History:
 
     @property
     def state(self) -> str:
-        """One of the states of DESIGN: what was recorded, unless its worker is gone. No clock is asked."""
+        """The recorded state, or `interrupted` if the worker is gone. Does not depend on the clock."""
         if self.recorded not in ACTIVE or file_locks.holder(self.folder / "lock") is not None:
             return self.recorded
-        coming = self.recorded == "starting" and file_locks.alive(self.worker)
-        self.refresh()  # it may have written its end before it let go of the lock, or taken it just now
-        if self.recorded not in ACTIVE or coming or file_locks.holder(self.folder / "lock") is not None:
+        starting = self.recorded == "starting" and file_locks.alive(self.worker)
+        self.refresh()  # it may have recorded its end before releasing the lock, or just taken the lock
+        if self.recorded not in ACTIVE or starting or file_locks.holder(self.folder / "lock") is not None:
             return self.recorded
         return "interrupted"
 
@@ -161,21 +161,21 @@ class History:
         return int(self.latest.get("step", 0))
 
     def elapsed(self) -> float:
-        """Seconds of training so far, the pauses of a stopped run left out."""
+        """Seconds of training so far, without the pauses of a stopped run."""
         return float(self.latest.get("elapsed", 0.0))
 
     def remaining(self) -> float | None:
-        """Seconds still to go at the pace so far; None before the first step."""
+        """Estimated seconds left; None before the first step."""
         if not self.steps or not self.step or not self.elapsed():
             return None
         return self.elapsed() / self.step * max(self.steps - self.step, 0)
 
 
 def _numbers(event: event_log.Event) -> dict[str, float]:
-    """The figures of a download; empty where they are none."""
-    found = {key: event.get(key) for key in ("files", "of", "bytes", "total", "speed")}
-    numbers = {key: value for key, value in found.items() if isinstance(value, int | float) and 0 <= value < 2**60}
-    return numbers if len(numbers) == len(found) else {}
+    """The figures of a download event; empty if invalid."""
+    values = {key: event.get(key) for key in ("files", "of", "bytes", "total", "speed")}
+    numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and 0 <= value < 2**60}
+    return numbers if len(numbers) == len(values) else {}
 
 
 def _size(path: Path) -> int:

@@ -1,7 +1,7 @@
-"""runs/.index.json: the summaries of runs that are over, so that thousands of them list at once.
+"""runs/.index.json: cached summaries of ended runs, so that thousands of them are listed at once.
 
-Derived and disposable: an entry counts only while its run's files are what they were, and all of them only for
-the very code that made them.
+Derived and disposable: an entry is valid as long as its run's files are unchanged, and the index as long as the code
+that made it is.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from trainer.common import atomic
 
 FILE = ".index.json"
 SOURCES = ("events.jsonl", "config.json", "title")
-"""Files of a run folder that its summary is made of; the first one's change tells of everything that happens."""
+"""Files of a run folder that its summary depends on; the first one changes with every event."""
 Stamp = list[int]
 
 
 def stamp(folder: str) -> Stamp:
-    """Time and size of SOURCES, two numbers each; zeros for one that is not there."""
-    found = []
+    """Modification time and size of each of SOURCES; zeros for a missing file."""
+    result = []
     for name in SOURCES:
-        found += stamp_of(f"{folder}/{name}")
-    return found
+        result += stamp_of(f"{folder}/{name}")
+    return result
 
 
 def stamp_of(path: str) -> Stamp:
     try:
-        status = os.stat(path)  # noqa: PTH116 - thousands of times a second, where a Path costs more than the call
+        status = os.stat(path)  # noqa: PTH116 - called thousands of times a second; a Path costs more than the call
     except OSError:
         return [0, 0]
     return [status.st_mtime_ns, status.st_size]
@@ -53,12 +53,12 @@ class Index:
             pass
 
     def get(self, run_id: str, now: Stamp) -> dict[str, Any] | None:
-        """The summary, if it is of the run as it is now."""
+        """The cached summary, if the run is unchanged."""
         entry = self._entries.get(run_id)
         return entry[1] if entry and entry[0] == now else None
 
-    def is_over(self, run_id: str, now: Stamp) -> bool:
-        """Whether the run was over when its events.jsonl was what it is now."""
+    def has_ended(self, run_id: str, now: Stamp) -> bool:
+        """Whether the run has ended, judging by an unchanged events.jsonl."""
         entry = self._entries.get(run_id)
         return bool(entry and entry[0][:2] == now)
 
@@ -67,13 +67,13 @@ class Index:
         self._changed = True
 
     def keep(self, ids: set[str]) -> None:
-        """Forget runs that are gone."""
+        """Forget runs that no longer exist."""
         for run_id in self._entries.keys() - ids:
             del self._entries[run_id]
             self._changed = True
 
     def save(self) -> None:
-        """Write the file if anything changed; where that fails, the next reader makes the summaries again."""
+        """Write the file if anything changed; if that fails, the next reader rebuilds the summaries."""
         if not self._changed:
             return
         self._changed = False
@@ -82,7 +82,7 @@ class Index:
 
 
 def _code() -> str:
-    """A name of the code that makes summaries."""
+    """A hash of the code that makes summaries."""
     digest = hashlib.sha256()
     for name in ("store.py", "history.py", "metrics_file.py", "index.py"):
         digest.update(Path(__file__).with_name(name).read_bytes())

@@ -1,6 +1,6 @@
-"""What can be done to a run from outside its worker: stop it, resume it, train it longer, move it to the front.
+"""Operations on a run from outside its worker: stop, resume, train longer, move to the front of the queue.
 
-States are written under the run's turn, and only if the run still is what it was thought to be.
+States are written while holding the run's turn, and only if the run is still in the expected state.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from trainer.runs.history import ACTIVE, ENDED
 from trainer.runs.store import Run, RunStore
 
 KILL_PATIENCE = 5.0
-"""Seconds that a killed process has to be gone."""
+"""Seconds to wait until a killed process is gone."""
 
 
 def record(run: Run, expected: Collection[str], state: str, **values: Any) -> bool:
-    """Write a state, if no worker has the run and its recorded state is one of `expected`."""
+    """Record a state, if no worker has the run and its recorded state is one of `expected`."""
     with file_locks.turn(run.folder / "lock") as ours:
         if not ours or run.history.refresh().recorded not in expected:
             return False
@@ -41,15 +41,16 @@ def record(run: Run, expected: Collection[str], state: str, **values: Any) -> bo
 def stop_run(run: Run) -> str:
     """Stop a run: a queued one at once, a running one after a checkpoint; a second call kills it.
 
-    Returns what was done, as a sentence. A worker that is only starting finds the request once it is up.
+    Returns what was done, as a sentence. A worker that is still starting will find the request.
     """
-    if run.history.state == "queued" and record(run, ["queued"], "stopped", message="Taken out of the queue."):
-        return "Taken out of the queue."
+    message = "Taken out of the queue."
+    if run.history.state == "queued" and record(run, ["queued"], "stopped", message=message):
+        return message
     state = run.history.refresh().state
     if state not in ACTIVE:
         return f"This run is already {state}."
-    again = stop_asked(run) > 0 or state == "stopping"
-    with contextlib.suppress(OSError), (run.folder / "stop").open("ab") as file:  # a full disk must not keep it on
+    again = stop_requests(run) > 0 or state == "stopping"
+    with contextlib.suppress(OSError), (run.folder / "stop").open("ab") as file:  # not even a full disk prevents it
         file.write(b"!")
     process = file_locks.holder(run.folder / "lock")
     if process is None or process <= 0:
@@ -62,8 +63,8 @@ def stop_run(run: Run) -> str:
     return "Killed."
 
 
-def stop_asked(run: Run) -> int:
-    """How often a stop was asked for."""
+def stop_requests(run: Run) -> int:
+    """How often a stop has been requested."""
     try:
         return (run.folder / "stop").stat().st_size
     except OSError:
@@ -80,33 +81,33 @@ def _record_kill(run: Run) -> None:
 
 
 def resume_run(run: Run, state: str = "queued", worker: str = "", epochs: float = 0) -> None:
-    """Queue an ended run again, or mark it as `starting`: it goes on from the newest complete checkpoint.
+    """Queue an ended run again, or mark it as `starting`: it continues from the newest complete checkpoint.
 
-    `epochs`: train so many more, also after the end; the configuration then used is a file of its own.
-    Raises UserError for a run that is not over, or that has nothing left to do.
+    `epochs`: train for more epochs, even if finished; this adds a new configuration file. Raises UserError for a run
+    that has not ended, or has nothing left to do.
     """
     now, recorded = run.history.state, run.history.recorded
     if run.problem or run.config is None or now not in ENDED:
         what = run.problem or f"{run.title} is {now}."
         raise UserError(what, "Only a run that has ended can be resumed.", "data")
     if now == "finished" and not epochs:
-        raise UserError(f"{run.title} is finished.", "Say how many more epochs to train.", "data")
+        raise UserError(f"{run.title} is finished.", "Specify how many more epochs to train.", "data")
     values: dict[str, Any] = {"worker": worker} if worker else {}
     try:
         if epochs:
             values |= {"config": _save_longer(run, run.config, epochs), "message": f"Trains {epochs:g} more epochs."}
         queue_order.put_last(run.folder, run.folder.parent)
         (run.folder / "stop").unlink(missing_ok=True)
-        done = record(run, [recorded], state, **values)
+        recorded_now = record(run, [recorded], state, **values)
         queue_order.announce(run.folder.parent)
     except OSError as error:
         raise disk_full() from error
-    if not done:
-        raise UserError(f"{run.title} is already starting.", "Look at its state.", "data")
+    if not recorded_now:
+        raise UserError(f"{run.title} is already starting.", "Check its state.", "data")
 
 
 def put_first(store: RunStore, run_id: str) -> None:
-    """Put a queued run at the front of the queue. Raises UserError if it does not wait."""
+    """Put a queued run at the front of the queue. Raises UserError if it is not queued."""
     run = store.get(run_id)
     if run.history.state != "queued":
         raise UserError(f"{run.title} is {run.history.state}.", "Only a queued run can be put first.", "data")
@@ -118,7 +119,7 @@ def put_first(store: RunStore, run_id: str) -> None:
 
 
 def _save_longer(run: Run, config: RunConfig, epochs: float) -> str:
-    """Write the next numbered configuration. Raises InvalidConfig if so many epochs are none."""
+    """Write the next numbered configuration. Raises UserError for an invalid number of epochs."""
     if not math.isfinite(epochs) or epochs <= 0:
         raise UserError(f"{epochs} is not a valid number of epochs.", "Enter a number above 0.", "data")
     longer = replace(config, training=schedule.extended(config.training, epochs, run.history.examples))

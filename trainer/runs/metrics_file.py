@@ -1,7 +1,7 @@
-"""metrics.f64: the figures of events.jsonl once more, as rows of float64, so that a long run opens at once.
+"""metrics.f64: a copy of the figures in events.jsonl as rows of float64, so that long runs open fast.
 
-The file is derived: whatever contradicts events.jsonl is not believed, and a worker rebuilds it. Every row says
-where its event stands, so that the few other events are found between them.
+The file is derived: if it contradicts events.jsonl it is ignored, and rebuilt by a worker. Every row has the position
+of its event, so that the few other events can be found between them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ KINDS = ("metrics", "eval")
 _ROW = struct.Struct(f"<{len(COLUMNS)}d")
 DRAWN = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second", "tokens", "elapsed")
 CHUNK = 8192
-"""Rows looked at in one go: they fit the processor's cache."""
+"""Rows processed at a time: they fit into the CPU cache."""
 _SAMPLES = 16
 
 
 class Table:
-    """The figures that curves are drawn of, step by step; the last row of a step wins."""
+    """The figures of the curves by step; the last row of a step wins."""
 
     def __init__(self) -> None:
         self._columns = {name: np.empty(0) for name in ("step", *DRAWN)}
@@ -55,7 +55,7 @@ class Table:
         self._size = size
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps in rising order, and the figure at each; NaN where there is none."""
+        """Steps in ascending order, and the figure at each; NaN if missing."""
         steps, values = self._columns["step"][: self._size], self._columns[name][: self._size]
         if np.all(steps[1:] > steps[:-1]):
             return steps, values
@@ -66,23 +66,23 @@ class Table:
 
 
 class FigureWriter:
-    """Appends a row per event to metrics.f64, once what is missing there has been made up."""
+    """Appends a row per event to metrics.f64, after adding missing ones."""
 
     def __init__(self, events: Path) -> None:
         rebuild(events)
         self._file: BinaryIO | None = (events.parent / FILE).open("ab", buffering=0)
 
     def write(self, event: dict[str, Any], start: int, end: int) -> None:
-        """Append an event's figures. A disk that is full ends this file, not the training."""
+        """Append an event's figures. A full disk ends this file, not the training."""
         row = row_of(event, start, end)
         if row is None or self._file is None:
             return
         try:
-            whole = self._file.write(_ROW.pack(*row)) == _ROW.size
+            complete = self._file.write(_ROW.pack(*row)) == _ROW.size
         except OSError:
-            whole = False
-        if not whole:
-            self.close()  # a torn row may only be the last one
+            complete = False
+        if not complete:
+            self.close()  # only the last row may be torn
 
     def close(self) -> None:
         if self._file is not None:
@@ -99,12 +99,12 @@ def row_of(event: dict[str, Any], start: int, end: int) -> tuple[float, ...] | N
 
 
 def load(events: Path) -> np.ndarray:
-    """The rows of metrics.f64 beside `events`; none if they contradict it. A torn last row is passed over."""
+    """The rows of metrics.f64 next to `events`; none if they contradict it. A torn last row is ignored."""
     try:
         count = (events.parent / FILE).stat().st_size // _ROW.size
         if count:
             rows = np.memmap(events.parent / FILE, dtype="<f8", mode="r", shape=(count, len(COLUMNS)))
-            if _true(rows, events):
+            if _matches(rows, events):
                 return rows
     except (OSError, ValueError):
         pass
@@ -117,14 +117,14 @@ def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
         yield np.asarray(rows[first : first + CHUNK])
 
 
-def newest(rows: np.ndarray) -> dict[str, float]:
-    """The newest known value of every figure."""
-    found = {}
+def latest_values(rows: np.ndarray) -> dict[str, float]:
+    """The latest known value of every figure."""
+    latest = {}
     for name in FIGURES:
         known = np.flatnonzero(np.isfinite(rows[:, AT[name]]))
         if len(known):
-            found[name] = float(rows[known[-1], AT[name]])
-    return found
+            latest[name] = float(rows[known[-1], AT[name]])
+    return latest
 
 
 def between(events: Path, rows: np.ndarray) -> Iterator[bytes]:
@@ -141,7 +141,7 @@ def between(events: Path, rows: np.ndarray) -> Iterator[bytes]:
 
 
 def rebuild(events: Path) -> None:
-    """Bring metrics.f64 up to date with events.jsonl, which nobody else may be writing meanwhile."""
+    """Bring metrics.f64 up to date with events.jsonl, which nobody may be writing to at the same time."""
     rows = load(events)
     offset = int(rows[-1, AT["end"]]) if len(rows) else 0
     target = events.parent / FILE
@@ -171,8 +171,8 @@ def _placed(events: Path, offset: int) -> Iterator[tuple[float, ...] | None]:
                 yield row_of(event, start, offset)
 
 
-def _true(rows: np.ndarray, events: Path) -> bool:
-    """Whether the places of `rows` fit events.jsonl, and a sample of them says the same."""
+def _matches(rows: np.ndarray, events: Path) -> bool:
+    """Whether the positions in `rows` fit events.jsonl, and a sample of the rows agrees with it."""
     before = 0.0
     for part in chunks(rows):
         starts, ends = part[:, AT["start"]], part[:, AT["end"]]
@@ -183,10 +183,10 @@ def _true(rows: np.ndarray, events: Path) -> bool:
         if before > file.seek(0, 2):
             return False
         sample = np.unique(np.linspace(0, len(rows) - 1, _SAMPLES).astype(int))
-        return all(_says_the_same(file, rows[place]) for place in sample)
+        return all(_row_matches(file, rows[place]) for place in sample)
 
 
-def _says_the_same(file: BinaryIO, row: np.ndarray) -> bool:
+def _row_matches(file: BinaryIO, row: np.ndarray) -> bool:
     start, end = int(row[AT["start"]]), int(row[AT["end"]])
     file.seek(start)
     try:

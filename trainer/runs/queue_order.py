@@ -1,4 +1,4 @@
-"""The order of the queue: a number in the run's folder, the least goes first. No clock is asked."""
+"""The order of the queue: a number in each run folder, lowest first. Does not depend on the clock."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ COUNTER = ".last-place"
 
 
 def place(folder: Path) -> int:
-    """The number of a run's place; 0 where none was given."""
+    """A run's place in the queue; 0 if it has none."""
     return _read(folder / FILE)
 
 
 def put_last(folder: Path, runs: Path) -> None:
-    """Place a run behind every other one in the folder `runs`."""
+    """Put a run after all others in the folder `runs`."""
     with file_locks.turn(runs / f"{COUNTER}.lock", patience=5.0):
         number = _read(runs / COUNTER) + 1
         _write(runs / COUNTER, number)
@@ -27,12 +27,12 @@ def put_last(folder: Path, runs: Path) -> None:
 
 
 def put_first(folder: Path, queued: list[Path]) -> None:
-    """Place a run before the `queued` ones."""
+    """Put a run before the `queued` ones."""
     _write(folder / FILE, min([1, *map(place, queued)]) - 1)
 
 
 def announce(runs: Path) -> None:
-    """Say that a run was put into the queue: apps look at this file's time before they look at every run."""
+    """Signal that a run was queued: apps check this file's modification time before they check every run."""
     now = time.time_ns()
     with contextlib.suppress(OSError):
         os.utime(runs / COUNTER, ns=(now, now))

@@ -1,4 +1,4 @@
-"""Run folders: create, list, open, rename, delete. The folder is the single truth of a run."""
+"""Run folders: create, list, open, rename, delete. The folder is a run's only source of truth."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from trainer.runs.index import Index, Stamp, stamp, stamp_of
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 MAX_TITLE = 120
-FULL_LOOK = 30.0
-"""Seconds after which all runs are looked at, for those that came by other ways than the queue's."""
-KEPT = 64
-"""Runs whose histories stay in memory once opened."""
+FULL_SCAN_SECONDS = 30.0
+"""Interval at which all runs are scanned, for those that were not added by the queue."""
+CACHED_RUNS = 64
+"""Opened runs whose histories stay in memory."""
 
 
 @dataclass
@@ -38,14 +38,14 @@ class Run:
 
     folder: Path
     config: RunConfig | None
-    """None where config.json cannot be read by this version; `problem` says why."""
+    """None if this version cannot read config.json; `problem` says why."""
     problem: str
     history: History
     read: str = ""
-    """Which of its configurations `config` is."""
+    """File name of the configuration that `config` was read from."""
 
     def read_config(self) -> None:
-        """Read the configuration that is in use."""
+        """Read the configuration in use."""
         self.read = self.history.config
         try:
             self.config, self.problem = validation.load(self.folder / self.read), ""
@@ -72,7 +72,7 @@ class Run:
         return self.folder / "adapter"
 
     def plan(self) -> dict[str, Any]:
-        """plan.json as it was when the run was made; empty where it cannot be read."""
+        """plan.json, from when the run was created; empty if it cannot be read."""
         try:
             value = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -108,9 +108,9 @@ class Run:
 
 
 class RunStore:
-    """All runs below one folder. Histories are kept, so that a refresh reads only what is new.
+    """All runs in one folder. Histories are cached, so that a refresh only reads new events.
 
-    The folder is made if need be. Raises UserError where it cannot be used.
+    Creates the folder if needed. Raises UserError if it cannot be used.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -126,14 +126,14 @@ class RunStore:
         self._lock = threading.RLock()
         self._index = Index(self.folder)
         self._open: list[str] = []
-        self._news: Stamp = []
-        self._looked = 0.0
+        self._queue_stamp: Stamp = []
+        self._scanned = 0.0
 
     def create(self, config: RunConfig, plan: Plan, state: str = "queued", worker: str = "", run_id: str = "") -> Run:
-        """A new run folder; it appears whole or not at all. `run_id`: one of `new_id`, to be known before it is made.
+        """Create a run folder atomically. `run_id`: from `new_id`, if it must be known in advance.
 
-        `starting`, with the identity of the process that will train it, keeps an app from launching it, too.
-        Raises UserError where the disk is full.
+        State `starting`, with the identity of the process that will train it, keeps an app from launching it as well.
+        Raises UserError if the disk is full.
         """
         run_id = run_id or new_id()
         try:
@@ -144,7 +144,7 @@ class RunStore:
                 queue_order.put_last(draft, self.folder)
                 events = draft / "events.jsonl"
                 event_log.append(events, "state", state=state, **({"worker": worker} if worker else {}))
-                if commit := planned.get("base", {}).get("commit"):  # what the person saw is what will be trained
+                if commit := planned.get("base", {}).get("commit"):  # train what the user saw
                     event_log.append(events, "base", revision=config.model.revision, commit=commit)
             queue_order.announce(self.folder)
         except OSError as error:
@@ -154,8 +154,8 @@ class RunStore:
     def ids(self) -> list[str]:
         """Ids of all runs, newest first."""
         with os.scandir(self.folder) as entries:
-            found = [entry.name for entry in entries if RUN_ID.fullmatch(entry.name)]
-        return sorted(found, reverse=True)
+            ids = [entry.name for entry in entries if RUN_ID.fullmatch(entry.name)]
+        return sorted(ids, reverse=True)
 
     def get(self, run_id: str) -> Run:
         """The run `run_id`, its history refreshed. Raises UserError if there is none."""
@@ -164,8 +164,8 @@ class RunStore:
             raise UserError(f"There is no run {run_id[:60]!r}.", "Choose one from the list of runs.", "data")
         with self._lock:
             run = self._runs.pop(run_id, None) or Run(folder, None, "", History(folder))
-            self._runs[run_id] = run  # the last one used is the last one forgotten
-            while len(self._runs) > KEPT:
+            self._runs[run_id] = run  # least recently used first
+            while len(self._runs) > CACHED_RUNS:
                 self._runs.pop(next(iter(self._runs)))
             run.history.refresh()
             if run.read != run.history.config:
@@ -173,11 +173,11 @@ class RunStore:
         return run
 
     def all(self) -> list[Run]:
-        """All runs, newest first, each one opened; one deleted meanwhile is left out."""
+        """All runs, newest first, without those deleted in the meantime."""
         return [run for run in map(self._try, self.ids()) if run is not None]
 
     def summaries(self) -> list[dict[str, Any]]:
-        """Summaries of all runs, newest first. Of runs that are over, only the changed ones are opened."""
+        """Summaries of all runs, newest first. Ended runs are only opened if they changed."""
         ids = self.ids()
         with self._lock:
             self._index.keep(set(ids))
@@ -186,29 +186,29 @@ class RunStore:
         return [row for row in rows if row is not None]
 
     def summary(self, run_id: str) -> dict[str, Any] | None:
-        """The summary of one run, None if there is none. One that is over is opened only if it changed."""
+        """The summary of one run, None if there is none. An ended run is only opened if it changed."""
         with self._lock:
             return self._summary(run_id, stamp(f"{self.folder}/{run_id}"))
 
     def open_runs(self) -> list[Run]:
-        """Runs that are not recorded as over, oldest first. All are looked at only when one was queued."""
-        news = stamp_of(f"{self.folder}/{queue_order.COUNTER}")
+        """Runs that are not recorded as ended, oldest first. All runs are only scanned after one was queued."""
+        queue_stamp = stamp_of(f"{self.folder}/{queue_order.COUNTER}")
         with self._lock:
-            if news != self._news or time.monotonic() - self._looked > FULL_LOOK:
-                self._news, self._looked = news, time.monotonic()
-                self._open = [run_id for run_id in reversed(self.ids()) if not self._is_over(run_id)]
+            if queue_stamp != self._queue_stamp or time.monotonic() - self._scanned > FULL_SCAN_SECONDS:
+                self._queue_stamp, self._scanned = queue_stamp, time.monotonic()
+                self._open = [run_id for run_id in reversed(self.ids()) if not self._has_ended(run_id)]
             runs = [run for run in map(self._try, self._open) if run is not None]
-            found = [run for run in runs if run.history.recorded not in ENDED]
-            self._open = [run.id for run in found]
-        return found
+            still_open = [run for run in runs if run.history.recorded not in ENDED]
+            self._open = [run.id for run in still_open]
+        return still_open
 
-    def _is_over(self, run_id: str) -> bool:
-        """Whether a run is recorded as over; of one that is known to be, only the time of the last event is read."""
+    def _has_ended(self, run_id: str) -> bool:
+        """Whether a run is recorded as ended; if that is cached, only the time of its last event is read."""
         folder = f"{self.folder}/{run_id}"
-        if self._index.is_over(run_id, stamp_of(f"{folder}/events.jsonl")):
+        if self._index.has_ended(run_id, stamp_of(f"{folder}/events.jsonl")):
             return True
         self._summary(run_id, stamp(folder))
-        return self._index.is_over(run_id, stamp_of(f"{folder}/events.jsonl"))
+        return self._index.has_ended(run_id, stamp_of(f"{folder}/events.jsonl"))
 
     def _summary(self, run_id: str, now: Stamp) -> dict[str, Any] | None:
         row = self._index.get(run_id, now)
@@ -223,7 +223,7 @@ class RunStore:
         return row
 
     def _try(self, run_id: str) -> Run | None:
-        """The run, or None if it was deleted meanwhile."""
+        """The run, or None if it was deleted in the meantime."""
         try:
             return self.get(run_id)
         except UserError:
@@ -234,7 +234,7 @@ class RunStore:
         run = self.get(run_id)
         text = " ".join(title.split())[:MAX_TITLE]
         if not text:
-            raise UserError("The name is empty.", "Write one.", "data")
+            raise UserError("The name is empty.", "Enter one.", "data")
         try:
             atomic.write(run.folder / "title", text)
         except OSError as error:
@@ -243,24 +243,24 @@ class RunStore:
     def delete(self, run_id: str) -> None:
         """Remove a run for good. Raises UserError while it runs."""
         run = self.get(run_id)
-        grave = self.folder / f".deleted-{run_id}"
+        trash = self.folder / f".deleted-{run_id}"
         state = run.history.state
         with file_locks.turn(run.folder / "lock") as ours:
             if not ours or state not in (*ENDED, "queued"):
                 raise UserError(f"{run.title} is still running.", "Stop it first, then delete it.", "data")
-            run.folder.rename(grave)
+            run.folder.rename(trash)
         with self._lock:
             self._runs.pop(run_id, None)
-        shutil.rmtree(grave, ignore_errors=True)
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def new_id() -> str:
-    """An id for a run made now."""
+    """A new run id, from the current time."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 def describe_ticks(config: RunConfig) -> str:
-    """Ticks in few words: `LoRA q_proj, k_proj · full lm_head`."""
+    """The ticks in short: `LoRA q_proj, k_proj · full lm_head`."""
     parts = []
     for treatment, title in (("lora", "LoRA"), ("full", "full")):
         names = [tick.name for tick in config.modules if tick.treatment == treatment]
@@ -270,7 +270,7 @@ def describe_ticks(config: RunConfig) -> str:
 
 
 def created(run_id: str) -> float:
-    """Seconds since 1970 at which the run was made, as its id says; 0 where that is no date."""
+    """Creation time in seconds since 1970, from the run's id; 0 if that is not a date."""
     try:
         return time.mktime(time.strptime(run_id[:15], "%Y%m%d-%H%M%S"))
     except (ValueError, OverflowError):

@@ -1,8 +1,8 @@
-"""Every use case, once. The page, the API and the command line call these functions, and nothing deeper.
+"""All use cases. The page, the API and the command line call these functions, and nothing deeper.
 
-lab.py          what they all work on: settings, run folders, analyses, scheduler
+lab.py          shared state: settings, run folders, analyses, scheduler
 models.py       find models, read their modules
-planning.py     start, check and plan a configuration
+planning.py     starting configurations, validation, plans
 data.py         upload, check, report and preview data
 runs.py         start, stop and resume runs
 experiments.py  scenarios, experiments, comparisons

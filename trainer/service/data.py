@@ -1,4 +1,4 @@
-"""Data: upload them, check them, report on them, show single examples."""
+"""Data: upload, check and report on them, and show examples."""
 
 from __future__ import annotations
 
@@ -35,65 +35,65 @@ __all__ = [
 
 
 def add(lab: Lab, file: Path) -> str:
-    """Keep a copy of a data file. Returns the name by which `data.path` knows it. Raises UserError."""
+    """Store a copy of a data file. Returns its name for `data.path`. Raises UserError."""
     lab.make_folders()
     return keep_data(file, lab.settings.data_dir)
 
 
 def take(lab: Lab, upload: Path) -> str:
-    """As `add`, for an upload, which is gone afterwards."""
+    """Like `add`, for an upload, which is moved."""
     name = take_upload(upload, lab.settings.data_dir)
-    lab.data_analysis.start()  # it will be asked what is in it
+    lab.data_analysis.start()  # it will be needed to read them
     return name
 
 
 def check(lab: Lab, config: RunConfig, monitor: ProgressMonitor | None = None) -> None:
-    """Raises InvalidConfig if no run can start on the data; Canceled, if `monitor` was."""
+    """Raises InvalidConfig if no run can start on the data, Canceled if `monitor` cancels it."""
     if is_bundled(config):
         return
-    found = _read(lab, config, monitor)
-    if found["issues"]:
-        raise InvalidConfig([Issue(**issue) for issue in found["issues"]])
+    checked = _read(lab, config, monitor)
+    if checked["issues"]:
+        raise InvalidConfig([Issue(**issue) for issue in checked["issues"]])
 
 
 def read_if_quick(lab: Lab, config: RunConfig, monitor: ProgressMonitor | None = None) -> None:
-    """Read data that take no time, so that `plan` knows the steps of a run; others are read when asked for.
+    """Read data that are quick to read, so that `plan` knows the number of steps; others are read on request.
 
-    Raises UserError only where the analysis cannot answer.
+    Raises UserError only if the analysis itself fails.
     """
     if is_quick_to_read(config.data, lab.settings.data_dir) and size(lab, config) is None:
         _read(lab, config, monitor)
 
 
 def size(lab: Lab, config: RunConfig) -> Size | None:
-    """How much there is to train on, where that is known."""
+    """The size of the training data, if known."""
     return Size(demo.examples(), 0.0) if is_bundled(config) else lab.data_sizes.get(read_as(config))
 
 
 def report(lab: Lab, config: RunConfig, monitor: ProgressMonitor | None = None) -> dict[str, Any]:
-    """The report on a configuration's data, with the seconds that its training takes where they are known.
+    """The report on a configuration's data, with the estimated training time if known.
 
-    Raises UserError only where the analysis cannot answer; what is wrong with the data stands in `issues`.
+    Raises UserError only if the analysis itself fails; problems with the data are in `issues`.
     """
     paces = duration_estimates.paces(lab.store, config.model)
-    found = lab.data_analysis.call("data_report", monitor, config=config.to_json())
-    lab.data_sizes[read_as(config)] = duration_estimates.size_of(found)
-    return duration_estimates.with_seconds(found, config, paces)
+    result = lab.data_analysis.call("data_report", monitor, config=config.to_json())
+    lab.data_sizes[read_as(config)] = duration_estimates.size_of(result)
+    return duration_estimates.with_seconds(result, config, paces)
 
 
 def example(lab: Lab, config: RunConfig, which: str) -> dict[str, Any]:
     """One training example, token by token: `which` is its number, random, longest or shortest."""
-    found: dict[str, Any] = lab.data_analysis.call("data_example", config=config.to_json(), which=which)
-    return found
+    result: dict[str, Any] = lab.data_analysis.call("data_example", config=config.to_json(), which=which)
+    return result
 
 
 def read_as(config: RunConfig) -> Hashable:
-    """What of a configuration decides how many tokens its data are."""
+    """The part of a configuration that determines how many tokens its data have."""
     return config.model, config.data, config.training.max_length, config.training.seed
 
 
 def _read(lab: Lab, config: RunConfig, monitor: ProgressMonitor | None = None) -> dict[str, Any]:
-    """Read the data: what is wrong with them, and their size, which is remembered."""
-    found: dict[str, Any] = lab.data_analysis.call("data_check", monitor, config=config.to_json())
-    lab.data_sizes[read_as(config)] = Size(**found["size"]) if found["size"] else None
-    return found
+    """Read the data: their problems, and their size, which is cached."""
+    result: dict[str, Any] = lab.data_analysis.call("data_check", monitor, config=config.to_json())
+    lab.data_sizes[read_as(config)] = Size(**result["size"]) if result["size"] else None
+    return result

@@ -1,4 +1,4 @@
-"""Scenarios: what a set of them means on a model; run them as one experiment; compare runs."""
+"""Scenarios: plan a set of them for a model, run them as one experiment, and compare runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.experiments.comparison import compare as compare_runs
 from trainer.experiments.curves import AXES
 from trainer.experiments.experiment import GONE, MAX_SEEDS, OPEN, Experiment, default_name, expand
 from trainer.experiments.report import cells
-from trainer.experiments.scenario_plans import Offer, make_offers
+from trainer.experiments.scenario_plans import ScenarioPlan, make_scenario_plans
 from trainer.planning.scenarios import SETS, Scenario
 from trainer.runs import duration_estimates
 from trainer.runs.index import stamp
@@ -40,16 +40,16 @@ __all__ = [
     "Comparison",
     "Experiment",
     "Group",
-    "Offer",
     "Request",
     "Row",
     "Scenario",
+    "ScenarioPlan",
     "cells",
     "compare",
     "curves_figure",
     "layout",
-    "offers",
     "packed",
+    "plan_scenarios",
     "price_figure",
     "resume",
     "scenarios",
@@ -65,34 +65,34 @@ class Request:
     """Which scenarios to run on a configuration, and how."""
 
     set: str = "six"
-    """Key of a built-in set, or name of an own one."""
+    """Key of a built-in set, or name of a user's own."""
     equal_budget: bool = False
-    """Solve each scenario's rank for the same trainable count."""
+    """Choose each scenario's rank for the same trainable count."""
     seeds: int = 1
     """Runs of each scenario."""
     without: frozenset[str] = frozenset()
     """Keys of scenarios to leave out."""
     name: str = ""
-    """Of the experiment; empty: the set's and the model's."""
+    """Name of the experiment; empty: made from the set's and the model's."""
 
 
 def scenarios(lab: Lab, config: RunConfig, set_name: str) -> tuple[Scenario, ...]:
-    """The scenarios of a set on a configuration's model. Raises UserError where there is no such set."""
+    """The scenarios of a set on a configuration's model. Raises UserError if there is no such set."""
     return lab.own_sets.find(set_name).make(models.module_map(lab, config.model))
 
 
-def offers(lab: Lab, config: RunConfig, request: Request) -> tuple[Offer, ...]:
-    """What the requested scenarios mean with this configuration: a configuration and a plan of each."""
+def plan_scenarios(lab: Lab, config: RunConfig, request: Request) -> tuple[ScenarioPlan, ...]:
+    """What the requested scenarios mean with this configuration: a configuration and a plan for each."""
     chosen, module_map = scenarios(lab, config, request.set), models.module_map(lab, config.model)
     plan = partial(planning.plan, lab)
-    return make_offers(config, chosen, module_map, plan, request.equal_budget, request.without)
+    return make_scenario_plans(config, chosen, module_map, plan, request.equal_budget, request.without)
 
 
-def seconds(lab: Lab, config: RunConfig, offered: Iterable[Offer], seeds: int) -> float | None:
-    """How long these scenarios will take with so many seeds; None if there is no earlier run to go by."""
-    configs = [offer.config for offer in offered if offer.runs] * seeds
+def seconds(lab: Lab, config: RunConfig, plans: Iterable[ScenarioPlan], seeds: int) -> float | None:
+    """Estimated duration of these scenarios with `seeds` seeds; None if there is no earlier run to go by."""
+    configs = [planned.config for planned in plans if planned.runs] * seeds
     paces = duration_estimates.paces(lab.store, config.model)
-    size = lab.data_sizes.get(data.read_as(config))  # of the demo, earlier runs tell the length of an example, too
+    size = lab.data_sizes.get(data.read_as(config))  # for the demo, earlier runs know the example length, too
     return duration_estimates.total(configs, paces, size) if configs else None
 
 
@@ -100,29 +100,29 @@ def start(
     lab: Lab,
     config: RunConfig,
     request: Request,
-    offered: Sequence[Offer] | None = None,
+    plans: Sequence[ScenarioPlan] | None = None,
     monitor: ProgressMonitor | None = None,
 ) -> Experiment:
-    """Queue the requested scenarios as one experiment. `offered`: their `offers`, where they are known already.
+    """Queue the requested scenarios as one experiment. `plans`: from `plan_scenarios`, if already computed.
 
-    Raises as `runs.start`, and where none of them can run; then nothing is queued.
+    Raises like `runs.start`, and if none of them can run; then nothing is queued.
     """
-    offered = offers(lab, config, request) if offered is None else offered
-    found = lab.own_sets.find(request.set)
-    runnable = [offer for offer in offered if offer.runs]
-    if runnable:  # without issues of their own; model and data are the same for all of them
+    plans = plan_scenarios(lab, config, request) if plans is None else plans
+    chosen = lab.own_sets.find(request.set)
+    runnable = [planned for planned in plans if planned.runs]
+    if runnable:  # they have no issues of their own, and share model and data
         runs.check(lab, runnable[0].config, runnable[0].plan, monitor)
-    title = request.name.strip() or default_name(found.title, config.model.name, request.equal_budget)
+    title = request.name.strip() or default_name(chosen.title, config.model.name, request.equal_budget)
     plan = partial(planning.plan, lab)
-    made = lab.experiments.create(title, found.question, offered, request.seeds, request.equal_budget, plan)
+    experiment = lab.experiments.create(title, chosen.question, plans, request.seeds, request.equal_budget, plan)
     lab.scheduler.kick()
-    return made
+    return experiment
 
 
 def resume(lab: Lab, experiment_id: str) -> str:
-    """Queue again what did not finish of an experiment. Returns what was done.
+    """Queue an experiment's unfinished runs again. Returns what was done.
 
-    Raises as `runs.start` where its model or data do not allow it any more; then nothing is queued.
+    Raises like `runs.start` if its model or data no longer allow it; then nothing is queued.
     """
     experiment = lab.experiments.get(experiment_id)
     states = zip(experiment.members, lab.experiments.states(experiment), strict=True)
@@ -135,17 +135,17 @@ def resume(lab: Lab, experiment_id: str) -> str:
 
 
 def compare(lab: Lab, names: Sequence[str]) -> tuple[Comparison, Experiment | None]:
-    """Compare runs, or those of experiments, by their ids; and the experiment, where it is one and nothing else."""
+    """Compare runs or experiments by their ids; also returns the experiment, if `names` is just one."""
     ids, experiment = expand(lab.experiments, names)
     return compare_runs(lab.store, ids, experiment), experiment
 
 
 def version(lab: Lab, names: Sequence[str]) -> list[Any]:
-    """Changes whenever the comparison of these runs or experiments does. Raises UserError for an id that is none."""
+    """A value that changes whenever the comparison of these ids does. Raises UserError for unknown ids."""
     ids, _ = expand(lab.experiments, names)
     return [(run_id, stamp(f"{lab.store.folder}/{run_id}")) for run_id in ids]
 
 
 def curves_figure(lab: Lab, found: Comparison, curve: str, axis: str, width: int) -> dict[str, Any]:
-    """The curves (of CURVES) of all compared runs over an axis of AXES, for plotly.js; training loss smoothed."""
+    """One of CURVES for all compared runs over one of AXES, for plotly.js; `width`: smoothing of training loss."""
     return charts.curves_figure(lab.store, found, curve, axis, width)

@@ -1,4 +1,4 @@
-"""Adapters and reports as files to take away."""
+"""Exports adapters and reports as files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["adapter", "report", "write_html", "write_markdown"]
 
 
 def adapter(lab: Lab, run_id: str, folder: Path | None = None) -> Path:
-    """The adapter of a run as a zip in `folder`, else in the exports folder. Raises UserError where none is saved."""
+    """The adapter of a run as a zip in `folder`, else in the exports folder. Raises UserError if none is saved."""
     return adapter_zip(lab.store.get(run_id), folder or lab.settings.exports_dir)
 
 
@@ -28,14 +28,14 @@ def report(lab: Lab, names: Sequence[str]) -> Path:
     return report_zip(lab.store, *experiments.compare(lab, names), lab.settings.exports_dir)
 
 
-def write_html(lab: Lab, found: Comparison, experiment: Experiment | None, path: Path) -> None:
-    """The report of a comparison as one HTML file. Raises UserError where it cannot be written."""
-    _write(path, html_report(lab.store, found, experiment))
+def write_html(lab: Lab, compared: Comparison, experiment: Experiment | None, path: Path) -> None:
+    """The report of a comparison as one HTML file. Raises UserError if it cannot be written."""
+    _write(path, html_report(lab.store, compared, experiment))
 
 
-def write_markdown(lab: Lab, found: Comparison, experiment: Experiment | None, path: Path) -> None:
-    """The report of a comparison as Markdown. Raises UserError where it cannot be written."""
-    _write(path, markdown(document(lab.store, found, experiment)))
+def write_markdown(lab: Lab, compared: Comparison, experiment: Experiment | None, path: Path) -> None:
+    """The report of a comparison as Markdown. Raises UserError if it cannot be written."""
+    _write(path, markdown(document(lab.store, compared, experiment)))
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What all use cases work on: settings, run folders, the processes that analyze models and data, the scheduler."""
+"""Shared state of all use cases: settings, run folders, analysis processes, scheduler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.runs.store import RunStore
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the app listens and where it keeps things."""
+    """Where the app listens, and its folders."""
 
     host: str = "127.0.0.1"
     port: int | None = None
@@ -31,7 +31,7 @@ class Settings:
 
     @property
     def data_dir(self) -> Path:
-        """Uploaded data, by content."""
+        """Uploaded data, named by content, and the data cache."""
         return self.runs_dir / "data"
 
     @property
@@ -41,12 +41,12 @@ class Settings:
 
 
 class Lab:
-    """The state of one app, or of one command."""
+    """The state of an app, or of one command."""
 
     def __init__(self, settings: Settings, in_process: bool = False) -> None:
-        """`in_process`: for one command, which analyzes in its own process and makes folders only as it needs them.
+        """`in_process`: for a single command, which runs analyses itself and creates folders only when needed.
 
-        Else raises UserError where the folders cannot be made.
+        Otherwise creates the folders. Raises UserError if they cannot be created.
         """
         self.settings = settings
         self.base_models = BaseModels(settings.models_dir)
@@ -55,15 +55,15 @@ class Lab:
         self.data_analysis: Analysis = LocalAnalysis(*folders) if in_process else AnalysisProcess(*folders, "data")
         self.module_maps: dict[Hashable, ModuleMap] = {}
         self.vocabularies: dict[Hashable, frozenset[str]] = {}
-        """By the model and the state of its files."""
+        """Both keyed by the model and the state of its files."""
         self.data_sizes: dict[Hashable, Size | None] = {}
-        """Of data that were read, by the settings that decide it; None where no run can train on them."""
+        """Sizes of data, keyed by the settings that determine them; None if they cannot be trained on."""
         if not in_process:
             self.make_folders()
 
     @cached_property
     def store(self) -> RunStore:
-        """All runs: list, open, rename, delete. Raises UserError where the runs folder cannot be used."""
+        """All runs: list, open, rename, delete. Raises UserError if the runs folder cannot be used."""
         return RunStore(self.settings.runs_dir)
 
     @cached_property
@@ -81,7 +81,7 @@ class Lab:
         return Scheduler(self.store, self.settings.models_dir, self.settings.data_dir)
 
     def make_folders(self) -> None:
-        """Make what is not there yet. Raises UserError where that cannot be."""
+        """Create missing folders. Raises UserError if that fails."""
         try:
             for folder in (self.store.folder, self.settings.data_dir, self.settings.exports_dir):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -94,12 +94,12 @@ class Lab:
             ) from error
 
     def start(self) -> None:
-        """Start what works in the background."""
+        """Start the background processes."""
         self.model_analysis.start()
         self.scheduler.start()
 
     def close(self) -> None:
-        """End every process but the workers, which finish their runs."""
+        """End all processes except the workers, which finish their runs."""
         self.scheduler.close()
         self.model_analysis.close()
         self.data_analysis.close()

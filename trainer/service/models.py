@@ -1,4 +1,4 @@
-"""Find models, and read their modules. Each model is read once, for as long as its files stay as they are."""
+"""Find models and read their modules. Module maps are cached until a model's files change."""
 
 from __future__ import annotations
 
@@ -39,21 +39,20 @@ __all__ = [
 
 
 def module_map(lab: Lab, model: ModelConfig) -> ModuleMap:
-    """The modules of a model. Raises UserError where it cannot be read."""
+    """The modules of a model. Raises UserError if it cannot be read."""
     key = _key(lab, model)
     if key not in lab.module_maps:
-        found = lab.model_analysis.call("modules", model=asdict(model))
-        lab.module_maps[key] = ModuleMap.from_json(found)
+        lab.module_maps[key] = ModuleMap.from_json(lab.model_analysis.call("modules", model=asdict(model)))
     return lab.module_maps[key]
 
 
 def known(lab: Lab, model: ModelConfig) -> ModuleMap | None:
-    """The modules of a model if they have been read already; asks nobody."""
+    """The modules of a model if they are cached; reads nothing."""
     return lab.module_maps.get(_key(lab, model))
 
 
 def vocabulary(lab: Lab, model: ModelConfig) -> frozenset[str]:
-    """The tokens of a model's tokenizer. Raises UserError where it cannot be read."""
+    """The tokens of a model's tokenizer. Raises UserError if it cannot be read."""
     key = _key(lab, model)
     if key not in lab.vocabularies:
         lab.vocabularies[key] = frozenset(lab.model_analysis.call("vocabulary", model=asdict(model)))
@@ -61,20 +60,20 @@ def vocabulary(lab: Lab, model: ModelConfig) -> frozenset[str]:
 
 
 def recent(lab: Lab) -> list[str]:
-    """Names of the models that were trained last."""
+    """Names of the most recently trained models."""
     return model_search.recent(lab.store.summaries())
 
 
 def here(lab: Lab) -> list[Choice]:
-    """The demo, then the folders of the models folder."""
+    """The demo, then the folders in the models folder."""
     return model_search.here(lab.settings.models_dir)
 
 
 def search(lab: Lab, text: str) -> list[Choice]:
-    """Models of the hub. Raises Unreachable where the hub gives no answer, UserError where it refuses."""
+    """Search the hub for models. Raises Unreachable if the hub does not respond, UserError if it refuses."""
     return model_search.on_hub(lab.base_models.hub, text)
 
 
 def _key(lab: Lab, model: ModelConfig) -> Hashable:
-    """Name, revision and the state of a model's files: a folder that is replaced is read again."""
+    """Name, revision and state of the files: a changed folder is read again."""
     return model.name.strip(), model.revision, files_stamp(model, lab.settings.models_dir)

@@ -1,4 +1,4 @@
-"""Configurations: what to start from, what is wrong with one, what it would train and cost."""
+"""Configurations: defaults for a model, validation, and the plan."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from trainer.config.validation import checked
 from trainer.models.weight_files import no_tokenizer, no_weights
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX, scenario, starting_config, study_job
-from trainer.planning.targets import Receipt
+from trainer.planning.targets import MatchReport
 from trainer.service import data, models
 from trainer.service.lab import Lab
 
 __all__ = [
     "SIX",
+    "MatchReport",
     "Plan",
-    "Receipt",
     "check",
     "lacks_only_weights",
     "plan",
@@ -29,30 +29,30 @@ __all__ = [
 
 
 def start_from(lab: Lab, model: ModelConfig) -> RunConfig:
-    """The configuration that a model starts with: it fits its modules, its checkpoint and its length.
+    """The default configuration for a model, which fits its modules, checkpoint and maximum length.
 
-    Raises UserError where the model cannot be read; Unreachable where that is the hub's silence.
+    Raises UserError if the model cannot be read; Unreachable if the hub does not respond.
     """
     return starting_config(model, models.module_map(lab, model))
 
 
 def check(lab: Lab, value: Any) -> RunConfig:
-    """A configuration from parsed JSON. Raises InvalidConfig with every problem of it, those of its plan too."""
+    """A configuration from parsed JSON. Raises InvalidConfig with all its problems, including those of its plan."""
     return checked(value, lambda config: plan(lab, config).issues)
 
 
 def plan(lab: Lab, config: RunConfig) -> Plan:
-    """The plan of a configuration. Raises UserError where its model cannot be read.
+    """The plan of a configuration. Raises UserError if its model cannot be read.
 
-    Its steps are known once its data have been read (`data.check`, `data.read_if_quick`).
+    Its number of steps is known once its data have been read (`data.check`, `data.read_if_quick`).
     """
     module_map = models.module_map(lab, config.model)
     vocabulary = models.vocabulary(lab, config.model) if config.model.new_tokens else ()
-    made = make_plan(config, module_map, devices.device(), vocabulary, data.size(lab, config))
-    return made.on(lab.base_models.examine(config.model, module_map))
+    result = make_plan(config, module_map, devices.device(), vocabulary, data.size(lab, config))
+    return result.on(lab.base_models.examine(config.model, module_map))
 
 
-def lacks_only_weights(found: Plan, model: str) -> bool:
-    """Whether nothing keeps a run from starting but that the model's weights are not here: planning needs none."""
-    absent = {no_weights(model), no_tokenizer(model)} if no_weights(model) in found.issues else set()
-    return not set(found.issues) - absent
+def lacks_only_weights(plan: Plan, model: str) -> bool:
+    """Whether the only problem is that the model's weights are missing, which planning does not need."""
+    absent = {no_weights(model), no_tokenizer(model)} if no_weights(model) in plan.issues else set()
+    return not set(plan.issues) - absent

@@ -1,4 +1,4 @@
-"""Runs: start, train here, stop, resume. `Lab.store` lists, opens, renames and deletes them."""
+"""Runs: start, train in this process, stop, resume. `Lab.store` lists, opens, renames and deletes them."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ __all__ = [
 
 
 def check(lab: Lab, config: RunConfig, plan: Plan, monitor: ProgressMonitor | None = None) -> None:
-    """Everything that must hold before a run of `config` exists. Raises InvalidConfig with every problem at once.
+    """All checks before a run of `config` is created. Raises InvalidConfig with all problems at once.
 
-    Data are read last, and only if all else is right; `monitor` may cancel that, which raises Canceled.
+    The data are read last, and only if everything else is valid. Raises Canceled if `monitor` cancels that.
     """
     issues = [*validate(config), *plan.issues]
     if issues:
@@ -55,67 +55,67 @@ def check(lab: Lab, config: RunConfig, plan: Plan, monitor: ProgressMonitor | No
 
 
 def start(lab: Lab, config: RunConfig, plan: Plan, monitor: ProgressMonitor | None = None) -> Run:
-    """Queue a run. `plan`: that of `config`. Raises as `check`, and then there is no run."""
+    """Queue a run; `plan`: the plan of `config`. Raises like `check`, without creating a run."""
     run = lab.store.create(config, _checked_plan(lab, config, plan, monitor))
     lab.scheduler.kick()
     return run
 
 
 def start_here(lab: Lab, config: RunConfig, plan: Plan, monitor: ProgressMonitor | None = None) -> Run:
-    """As `start`, but the run is this process's own, which then must `train` it."""
-    made = _checked_plan(lab, config, plan, monitor)
-    return lab.store.create(config, made, "starting", file_locks.identity(os.getpid()))
+    """Like `start`, but for this process, which must then `train` the run."""
+    checked = _checked_plan(lab, config, plan, monitor)
+    return lab.store.create(config, checked, "starting", file_locks.identity(os.getpid()))
 
 
 def train(lab: Lab, run: Run, echo: Callable[[Event], None]) -> int:
-    """Train a run of this process to its end; `echo` receives its events. Returns the exit code of a worker."""
+    """Train a run in this process; `echo` receives its events. Returns a worker's exit code."""
     from trainer.execution import worker
 
     os.environ["LAB_MODELS_DIR"] = str(lab.settings.models_dir.resolve())
     os.environ["LAB_DATA_DIR"] = str(lab.settings.data_dir.resolve())
     code = worker.work(run.folder, devices.devices(), echo)
     if code == worker.TAKEN:
-        raise UserError("Another process trains this run already.", "Watch it with `runs`.", "data")
+        raise UserError("Another process is already training this run.", "Watch it with `runs`.", "data")
     return code
 
 
 def is_experiment(run_id: str) -> bool:
-    """Whether an id is that of an experiment, not of a run."""
+    """Whether an id belongs to an experiment rather than a run."""
     return ID.fullmatch(run_id) is not None
 
 
 def is_open(lab: Lab, run_id: str) -> bool:
-    """Whether a run, or any run of an experiment, waits or runs. Raises UserError where there is none of this id."""
+    """Whether a run, or any run of an experiment, is queued or running. Raises UserError for an unknown id."""
     if is_experiment(run_id):
         return bool({*lab.experiments.states(lab.experiments.get(run_id))} & {*OPEN})
     return lab.store.get(run_id).history.state in OPEN
 
 
 def stop(lab: Lab, run_id: str) -> str:
-    """Stop a run, or an experiment with all its runs; the second time, kill. Returns what was done."""
+    """Stop a run, or all runs of an experiment; a second call kills. Returns what was done."""
     return lab.experiments.stop(run_id) if is_experiment(run_id) else lifecycle.stop_run(lab.store.get(run_id))
 
 
 def resume(lab: Lab, run_id: str, epochs: float = 0) -> None:
-    """Queue a run that is over again: it goes on where it was, for `epochs` more. Raises UserError."""
+    """Queue an ended run again: it continues where it stopped, for `epochs` more. Raises UserError."""
     lifecycle.resume_run(lab.store.get(run_id), epochs=epochs)
     lab.scheduler.kick()
 
 
 def resume_here(lab: Lab, run_id: str, epochs: float = 0) -> Run:
-    """As `resume`, but the run is this process's own, which then must `train` it."""
+    """Like `resume`, but for this process, which must then `train` the run."""
     run = lab.store.get(run_id)
     lifecycle.resume_run(run, "starting", file_locks.identity(os.getpid()), epochs)
     return run
 
 
 def put_first(lab: Lab, run_id: str) -> None:
-    """Put a queued run at the front of the queue. Raises UserError if it does not wait."""
+    """Put a queued run at the front of the queue. Raises UserError if it is not queued."""
     lifecycle.put_first(lab.store, run_id)
 
 
 def _checked_plan(lab: Lab, config: RunConfig, plan: Plan, monitor: ProgressMonitor | None) -> Plan:
-    """The plan, checked; made again only where its data have been read since, and so its steps are known now."""
-    known = data.size(lab, config)
+    """The plan after all checks; recomputed if they have read the data, so that its steps are known."""
+    size_before = data.size(lab, config)
     check(lab, config, plan, monitor)
-    return plan if data.size(lab, config) == known else planning.plan(lab, config)
+    return plan if data.size(lab, config) == size_before else planning.plan(lab, config)

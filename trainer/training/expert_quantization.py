@@ -8,7 +8,7 @@ an ordinary one. Autograd would keep those weights for the backward pass, every 
 is replaced by a reference from which they are dequantized again.
 
 `bitsandbytes.nn.parametrize` does not go together with LoRA on experts in PEFT 0.21: the wrapper leaves its own
-parametrization behind after a pass, and the next pass fails on it.
+parametrization in place after a pass, and the next pass fails on it.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def _check_ids(data: PreparedData, size: int, model: str) -> None:
 
 
 def _final_plan(plan: Plan, path: Path, resumes: bool) -> Plan:
-    """The plan to train by, which must match the one the user saw. Raises UserError if the model changed meanwhile.
+    """The plan to train by, which must match the one the user saw. Raises UserError if the model has changed.
 
     Performance settings are chosen for the device as it is now and saved; a resumed run keeps those it started with.
     """

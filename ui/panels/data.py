@@ -17,7 +17,7 @@ from trainer.service.lab import Lab
 from ui.components import chart, component
 from ui.data_checks import Checks
 from ui.form import FILE, HUB, Form
-from ui.handlers import DIRECT, QUEUED, told
+from ui.handlers import DIRECT, QUEUED, show_errors
 from ui.views import HTML, data_report
 from ui.views.length_chart import lengths_figure
 
@@ -134,16 +134,17 @@ class DataPanel:
         )
         for which, button in self.steps.items():
             button.click(
-                told(lambda *values, which=which: self.step(which, *values)), inputs, [self.example, self.number],
+                show_errors(lambda *values, which=which: self.step(which, *values)),
+                inputs, [self.example, self.number],
                 trigger_mode="always_last", **QUEUED,
             )  # fmt: skip
         roles = form.components["data.roles"]
         self.names.change(_with_roles, [self.names, roles], [roles, self.names], **DIRECT).then(
             self.refresh, **refresh
         )
-        self.upload.upload(told(self._keep), self.upload, form.components[FILE], **QUEUED)
+        self.upload.upload(show_errors(self._keep), self.upload, form.components[FILE], **QUEUED)
         self.held_out_upload.upload(
-            told(self._keep), self.held_out_upload, form.components["data.held_out"], **QUEUED
+            show_errors(self._keep), self.held_out_upload, form.components["data.held_out"], **QUEUED
         ).then(self.refresh, **refresh)
         stale = [
             form.components[path] for path in ("data.source", FILE, HUB, "model.name", "data.subset", "data.split")

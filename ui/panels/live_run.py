@@ -1,4 +1,4 @@
-"""The live side: one run, followed by a timer that reads its folder. Reloads and tabs see the same."""
+"""The live panel: follows one run with a timer that reads its folder, so that every tab and reload shows the same."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from trainer.service.lab import Lab
 from trainer.service.runs import ACTIVE, Run
 from ui import download
 from ui.components import chart
-from ui.handlers import DIRECT, QUEUED, inform, told
+from ui.handlers import DIRECT, QUEUED, inform, show_errors
 from ui.views import run_progress
 
-FACTS = 4
-"""Parts of what the page says that it shows; the first is the run's id."""
+SEEN_PARTS = 4
+"""Parts of `Live.seen`, of which the first is the run's id."""
 
 
 @dataclass
 class Live:
-    """The components of the live side."""
+    """The components of the live panel."""
 
     shown: gr.Textbox
-    """Id of the run that was opened; empty: the newest active run, else the newest."""
+    """Id of the run that was opened; empty: the newest active run, or else the newest run."""
     seen: gr.Textbox
-    """What the page shows already, so that a refresh without news sends nothing. The browser keeps it, not the
-    server: an answer that never arrived is then sent again."""
+    """What the page already shows, so that a refresh without news sends nothing. The browser keeps it rather than the
+    server, so that a response that got lost is sent again."""
     status: gr.HTML
     chart: gr.HTML
     figures: gr.HTML
@@ -45,7 +45,7 @@ class Live:
 
 
 def build(lab: Lab) -> Live:
-    """Make the live side and start its timer."""
+    """Build the live panel and start its timer."""
     shown = gr.Textbox("", label="Opened run", visible="hidden")
     seen = gr.Textbox("", label="What the page shows", visible="hidden")
     with gr.Column(elem_id="live-card", elem_classes="card"):
@@ -59,62 +59,62 @@ def build(lab: Lab) -> Live:
 
     live = Live(shown, seen, status, losses, figures, stop, fetch, lambda *values: refresh(lab, *values))
     gr.Timer(1).tick(live.refresh, [shown, seen], live.outputs, **DIRECT)
-    stop.click(told(lambda value: _stop(lab, value)), seen, None, **QUEUED).then(
+    stop.click(show_errors(lambda value: _stop(lab, value)), seen, None, **QUEUED).then(
         live.refresh, [shown, seen], live.outputs, **DIRECT
     )
     download.wire(
-        fetch, told(lambda value: service.exports.adapter(lab, displayed(lab, value).id)), seen, "live-file"
+        fetch, show_errors(lambda value: service.exports.adapter(lab, displayed(lab, value).id)), seen, "live-file"
     )
     return live
 
 
 def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
-    """Everything that is new since `seen`; what is not is skipped."""
+    """Everything that has changed since `seen`; the rest is skipped."""
     run = current(lab, shown or "")
     if run is None:
         return _nothing() if seen else [gr.skip()] * 6
     state, has_adapter = _state(run), run.adapter.is_dir()
     status = run_progress.status(run, state)
     now = [run.id, f"{run.history.version} {state}", f"{state} {has_adapter}", digest(status)]
-    old = parts(seen, FACTS)
+    old = parts(seen, SEEN_PARTS)
     if now == old:
         return [gr.skip()] * 6
-    other, drawn, buttons, told_status = (new != before for new, before in zip(now, old, strict=True))
-    figure = service.runs.loss_figure(run.history, run.id) if other or drawn else None
+    other_run, new_steps, new_state, new_status = (new != before for new, before in zip(now, old, strict=True))
+    figure = service.runs.loss_figure(run.history, run.id) if other_run or new_steps else None
     return [
-        status if told_status else gr.skip(),
+        status if new_status else gr.skip(),
         gr.update(figure=json.dumps(figure), visible=True) if figure is not None else gr.skip(),
         run_progress.figures(run) if figure is not None else gr.skip(),
-        _stop_button(state) if other or buttons else gr.skip(),
-        gr.update(visible=True, interactive=has_adapter) if other or buttons else gr.skip(),
+        _stop_button(state) if other_run or new_state else gr.skip(),
+        gr.update(visible=True, interactive=has_adapter) if other_run or new_state else gr.skip(),
         "|".join(now),
     ]
 
 
 def digest(content: str) -> str:
-    """A short name of a content, to compare it by."""
+    """A short hash of a text, to compare it by."""
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def parts(seen: str | None, number: int) -> list[str]:
-    """What the browser says that it shows; foreign text counts as nothing."""
-    found = (seen or "").split("|")
-    return found if len(found) == number else [""] * number
+    """The parts of what the browser says it shows; all empty if that is invalid."""
+    values = (seen or "").split("|")
+    return values if len(values) == number else [""] * number
 
 
 def _nothing() -> list[Any]:
-    """The live side without a run."""
+    """The live panel without a run."""
     hidden = gr.update(visible=False)
     return [run_progress.EMPTY, hidden, "", hidden, hidden, ""]
 
 
 def current(lab: Lab, shown: str) -> Run | None:
-    """The run to show: the one opened if it is still there, else the newest active one, else the newest."""
+    """The run to show: the opened one if it still exists, else the newest active one, else the newest."""
     if shown:
         try:
             return lab.store.get(shown)
         except UserError:
-            pass  # deleted meanwhile
+            pass  # deleted in the meantime
     for run in reversed(lab.store.open_runs()):
         if run.history.recorded in ACTIVE and run.history.state in ACTIVE:
             return run
@@ -122,13 +122,13 @@ def current(lab: Lab, shown: str) -> Run | None:
         try:
             return lab.store.get(run_id)
         except UserError:
-            continue  # deleted meanwhile
+            continue  # deleted in the meantime
     return None
 
 
 def displayed(lab: Lab, seen: str | None) -> Run:
-    """The run that the page shows, and no other that may have begun since."""
-    return lab.store.get(parts(seen, FACTS)[0])
+    """The run that the page shows, even if another one has started since."""
+    return lab.store.get(parts(seen, SEEN_PARTS)[0])
 
 
 def _stop(lab: Lab, seen: str | None) -> None:

@@ -1,7 +1,7 @@
-"""The Model field: a text box with a list of models under it. Any name can be typed; the list helps.
+"""The Model field: a text box with suggestions. Any name can be typed. Its value is the model's name.
 
-`model_field.js` draws it. What this machine has is sent when the list opens and filtered in the browser; the hub is
-searched by the app's server, never by the page. Its value is the model's name.
+`model_field.js` draws it. The models of this machine are sent when the list opens and filtered in the browser; the
+hub is searched by the app's server, never by the page.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ TEMPLATE = """<div class="model-field">
 
 def build(lab: Lab) -> gr.HTML:
     """The field, wired to the lab's models and to the hub's search."""
-    made = component("model_field.js", TEMPLATE, "model", value="demo", label="Model", here="{}", found="{}")
-    made.look(lambda: gr.update(here=json.dumps(groups(lab))), None, made, **DIRECT)
+    field = component("model_field.js", TEMPLATE, "model", value="demo", label="Model", here="{}", found="{}")
+    field.look(lambda: gr.update(here=json.dumps(groups(lab))), None, field, **DIRECT)
 
     def search(event: gr.EventData) -> Any:
-        return gr.update(found=json.dumps(found(lab, query_of(event._data))))
+        return gr.update(found=json.dumps(search_hub(lab, query_of(event._data))))
 
-    made.search(search, None, made, **DIRECT)
-    return made
+    field.search(search, None, field, **DIRECT)
+    return field
 
 
 def query_of(value: Any) -> str:
-    """What a page asks to search for; foreign data count as nothing."""
+    """The query of a search event; empty if its data are invalid."""
     query = value.get("query") if isinstance(value, dict) else ""
     return query[:MAX_QUERY] if isinstance(query, str) else ""
 
 
 def groups(lab: Lab) -> dict[str, Any]:
-    """Models that are known without asking the hub, in groups; each stands in the first that has it."""
+    """Models that are known without asking the hub, in groups; each model is listed once."""
     here, cached = service.models.here(lab), service.models.in_cache()
     known = {choice.name: choice for choice in (*cached, *here)}
     recent = [known.get(name, Choice(name)) for name in service.models.recent(lab)]
@@ -57,19 +57,19 @@ def groups(lab: Lab) -> dict[str, Any]:
         new = [choice for choice in choices if choice.name not in seen]
         seen |= {choice.name for choice in new}
         if new:
-            rows.append({"title": title, "items": [{"name": item.name, "detail": _place(item)} for item in new]})
+            rows.append({"title": title, "items": [{"name": item.name, "detail": _size(item)} for item in new]})
     return {"groups": rows}
 
 
-def _place(choice: Choice) -> str:
-    """The size of a model's weights on this machine, or that they are not here."""
+def _size(choice: Choice) -> str:
+    """The size of a model's weights on this machine, or a note that they are not here."""
     if choice.bytes is not None:
         return formatting.size(choice.bytes)
     return "to download" if "/" in choice.name else "no weights"
 
 
-def found(lab: Lab, query: str) -> dict[str, Any]:
-    """What the hub has for a query, or, in one line, why it was not asked."""
+def search_hub(lab: Lab, query: str) -> dict[str, Any]:
+    """Search results of the hub, or one line that says why there are none."""
     if len(query.strip()) < 2:
         return {"query": query, "items": [], "note": ""}
     try:
@@ -78,7 +78,7 @@ def found(lab: Lab, query: str) -> dict[str, Any]:
         return {"query": query, "items": [], "offline": True, "note": f"{error.problem} Models on this machine work."}
     except UserError as error:
         return {"query": query, "items": [], "note": str(error)}
-    note = "" if choices else "The hub has no language model with this in its name."
+    note = "" if choices else "No language model on the hub has this in its name."
     return {"query": query, "items": [{"name": c.name, "detail": _detail(c)} for c in choices], "note": note}
 
 

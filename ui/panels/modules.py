@@ -1,7 +1,7 @@
-"""The modules of the model as real checkboxes. The selection is the component's value, and lives nowhere else.
+"""The model's modules as checkboxes. The component's value is the selection, and the only place that holds it.
 
-`modules_panel.js` draws what `payload` describes and writes the ticks back as JSON; a tick is seen at
-once, and its receipt follows with the plan.
+`modules_panel.js` draws what `payload` describes and writes the ticks back as JSON; a tick shows at once, and its
+match report follows with the plan.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.config.schema import Tick
 from trainer.service.models import GROUP_TITLES, GROUPS, ModuleKind, ModuleMap
-from trainer.service.planning import SIX, Receipt
+from trainer.service.planning import SIX, MatchReport
 from ui.components import component
 from ui.views import block_picture
 
@@ -24,11 +24,11 @@ TEMPLATE = """<div class="modules-and-picture"><p class="fact"></p><div class="m
 <section class="picture" id="block-picture" aria-label="The model's block" hidden></section></div>"""
 GROUP_HINTS = {"other": "Norms, routers, recurrent mixers and the rest."}
 TOWERS = "Towers"
-TOWER_HINT = "What text never runs through, such as vision and audio: it stays as it is."
+TOWER_HINT = "Parts that text never runs through, such as vision and audio. They stay as they are."
 
 
 def build() -> gr.HTML:
-    """The panel, empty until a map comes in."""
+    """The panel, empty until a module map arrives."""
     return component(
         "modules_panel.js", TEMPLATE, "modules-panel", value=encode(SIX[4].modules), label="Modules",
         map=json.dumps(reading("demo")), receipts="{}",
@@ -36,7 +36,7 @@ def build() -> gr.HTML:
 
 
 def update(content: dict[str, Any], ticks: tuple[Tick, ...] | None = None) -> Any:
-    """New content for the panel, with new ticks where some are given."""
+    """New content for the panel, and new ticks if given."""
     value: dict[str, Any] = {} if ticks is None else {"value": encode(ticks)}
     return gr.update(map=json.dumps(content), **value)
 
@@ -55,18 +55,18 @@ def failed(error: UserError) -> dict[str, Any]:
 
 
 def payload(module_map: ModuleMap) -> dict[str, Any]:
-    """What the panel draws of a map: presets, and the groups with their rows."""
+    """What the panel draws of a module map: presets, and the groups with their rows."""
     groups = []
     for group in GROUPS:
         kinds = [kind for kind in module_map.group(group) if not kind.tower]
-        # a fused module comes before the one that it feeds: q, k, v, then o
+        # fused modules first, as they come before the one that they feed: q, k, v, then o
         parents = sorted((kind for kind in kinds if kind.slice_of is None), key=lambda kind: not _parts(kinds, kind))
         rows = [_row(kind) for parent in parents for kind in (parent, *_parts(kinds, parent))]
         if rows:
             groups.append(
                 {"key": group, "title": GROUP_TITLES[group], "hint": GROUP_HINTS.get(group, ""), "rows": rows}
             )
-    # their names are long, and the hint says why they are off: the line below holds the whole name
+    # their names are long, so the line below repeats the whole name; the hint says why they are disabled
     if towers := [_row(kind) | {"note": kind.name} for kind in module_map.kinds if kind.tower]:
         groups.append({"key": "towers", "title": TOWERS, "hint": TOWER_HINT, "rows": towers})
     presets = [
@@ -84,15 +84,15 @@ def payload(module_map: ModuleMap) -> dict[str, Any]:
     }
 
 
-def receipts(found: tuple[Receipt, ...]) -> str:
-    """Receipts by tick, as the panel's prop."""
-    return json.dumps({item.tick: _receipt(item) for item in found})
+def match_reports(reports: tuple[MatchReport, ...]) -> str:
+    """Match reports by tick, as the panel's prop."""
+    return json.dumps({report.tick: _match_report(report) for report in reports})
 
 
-def _receipt(item: Receipt) -> dict[str, Any]:
-    numbers = [re.search(r"\.(\d+)\.", name) for name in item.names]
-    layers = [int(number[1]) for number in numbers if number] if item.matched < item.of else None
-    return {"note": item.note, "ok": item.matched > 0, "layers": layers}
+def _match_report(report: MatchReport) -> dict[str, Any]:
+    numbers = [re.search(r"\.(\d+)\.", name) for name in report.names]
+    layers = [int(number[1]) for number in numbers if number] if report.matched < report.of else None
+    return {"note": report.note, "ok": report.matched > 0, "layers": layers}
 
 
 def _parts(kinds: list[ModuleKind], parent: ModuleKind) -> list[ModuleKind]:
@@ -104,7 +104,7 @@ def _row(kind: ModuleKind) -> dict[str, Any]:
         "name": kind.name,
         "slice_of": kind.slice_of,
         "treatments": list(kind.treatments),
-        "first": _first_choice(kind),
+        "first": _default_treatment(kind),
         "reason": kind.reason,
         "size": _size(kind),
         "note": _note(kind),
@@ -112,8 +112,8 @@ def _row(kind: ModuleKind) -> dict[str, Any]:
     }
 
 
-def _first_choice(kind: ModuleKind) -> str:
-    """What a fresh tick means: LoRA, but embeddings and heads in full, as the study trained them."""
+def _default_treatment(kind: ModuleKind) -> str:
+    """The default treatment of a new tick: LoRA; for embeddings and heads, full training, as in the study."""
     order = ("full", "lora") if kind.group == "embedding" else ("lora", "full")
     return next((item for item in order if item in kind.treatments), "")
 
@@ -127,7 +127,7 @@ def _note(kind: ModuleKind) -> str:
     if kind.tied_to:
         return f"Tied to {kind.tied_to}: one weight for both."
     if not kind.treatments:
-        return kind.reason or "Takes no training."
+        return kind.reason or "Cannot be trained."
     shape = " × ".join(f"{part:,}" for part in kind.shape)
     number = len(kind.modules)
     where = f"{number} × " if number > 1 else ""
@@ -143,7 +143,7 @@ def _fact(module_map: ModuleMap) -> str:
 
 
 def _short(tick: Tick) -> dict[str, Any]:
-    """A tick as JSON, its empty fields left out."""
+    """A tick as JSON, without its empty fields."""
     values = {"name": tick.name, "treatment": tick.treatment}
     for key in ("r", "lora_alpha", "lr", "layers"):
         if getattr(tick, key):

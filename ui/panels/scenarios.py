@@ -1,4 +1,4 @@
-"""Run scenarios: a set, its scenarios as they resolve on the Train tab's model, how long they take, and the start."""
+"""Run scenarios: choose a set, see its scenarios on the Train tab's model and how long they take, start them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.common.progress import Canceled
 from trainer.config.schema import RunConfig
-from trainer.service.experiments import MAX_SEEDS, MAX_TITLE, SETS, Offer, Request, Scenario
+from trainer.service.experiments import MAX_SEEDS, MAX_TITLE, SETS, Request, Scenario, ScenarioPlan
 from trainer.service.lab import Lab
 from ui import form
 from ui.components import component
 from ui.data_checks import Checks
 from ui.form import Form
-from ui.handlers import DIRECT, QUEUED, told
+from ui.handlers import DIRECT, QUEUED, show_errors
 from ui.panels.live_run import digest
 from ui.views import HTML, comparison, data_report
 
 render = HTML.macros("page.html")
-BASIS = render("quiet", "With the model, the data and the settings of the Train tab, all but its ticks.")
+BASIS = render("quiet", "Uses the model, data and settings of the Train tab, but not its ticks.")
 WAITING = "The scenarios appear once the Train tab has read its model."
 
 
 class ScenariosPanel:
-    """Builds the panel inside the block that is open. `offers.value` lists the keys that were left out."""
+    """Builds the panel inside the current block. `checklist.value` holds the keys that were unticked."""
 
     def __init__(self, lab: Lab, train_form: Form, checks: Checks) -> None:
         self.lab, self.form, self.checks = lab, train_form, checks
@@ -40,12 +40,12 @@ class ScenariosPanel:
             self.set = gr.Dropdown(
                 names, value="six", label="Set", elem_id="scenario-set", elem_classes=["setting", "wide"]
             )
-            # without bounds of its own: Gradio's refusal reaches nobody, `_seeds` says what is wrong
+            # no bounds here: Gradio's own error would not be shown; `_seeds` says what is wrong
             self.seeds = gr.Number(1, label="Seeds", elem_id="scenario-seeds", **common)
             self.equal = gr.Checkbox(False, label="Equal budget", elem_id="scenario-equal", **common)
-            self.name = gr.Textbox("", label="Name", placeholder="the set’s", max_lines=1, max_length=MAX_TITLE,
+            self.name = gr.Textbox("", label="Name", placeholder="the set’s name", max_lines=1, max_length=MAX_TITLE,
                                    elem_id="scenario-name", elem_classes=["setting", "wide"])  # fmt: skip
-        self.offers = component(
+        self.checklist = component(
             "scenarios_panel.js", '<div class="offers"></div>', "scenario-offers", value="[]", label="Scenarios",
             content="{}",
         )  # fmt: skip
@@ -70,36 +70,36 @@ class ScenariosPanel:
                 self.remove = gr.Button("Remove this set", size="sm", elem_id="own-remove")
 
     def wire(self, tab: gr.Tab, pick: gr.HTML, compared: gr.Textbox) -> Any:
-        """Wire the panel. Returns the event of a start, after which `pick` names the new experiment."""
-        settings: list[Any] = [self.set, self.seeds, self.equal, self.offers]
-        shown = [self.offers, self.total, self.start, self.seen]
+        """Wire the panel. Returns the start event, after which `pick` names the new experiment."""
+        settings: list[Any] = [self.set, self.seeds, self.equal, self.checklist]
+        shown = [self.checklist, self.total, self.start, self.seen]
         tab.select(self.choices, None, self.set, **DIRECT).then(
             self.show, [self.seen, *settings, *self.form.inputs], shown, **DIRECT
         )
-        self.set.change(lambda: "[]", None, self.offers, **DIRECT)
+        self.set.change(lambda: "[]", None, self.checklist, **DIRECT)
         gr.on(
             [item.change for item in settings], self.show, [self.seen, *settings, *self.form.inputs], shown,
             trigger_mode="always_last", **DIRECT,
         )  # fmt: skip
         self.add.click(
-            told(self.add_own),
+            show_errors(self.add_own),
             [self.own_set, self.own_title, *self.form.inputs],
             [self.set, self.own_title],
             **QUEUED,
         )
-        self.remove.click(told(self.remove_own), self.own_set, self.set, **QUEUED)
+        self.remove.click(show_errors(self.remove_own), self.own_set, self.set, **QUEUED)
         self.cancel.click(self.checks.cancel, None, None, **DIRECT)
         return self.start.click(
-            told(self.started), [self.name, *settings, *self.form.inputs],
+            show_errors(self.started), [self.name, *settings, *self.form.inputs],
             [pick, self.name, compared, self.checked], **QUEUED,
         )  # fmt: skip
 
     def choices(self) -> Any:
-        """The sets to choose from: built in, then own."""
+        """The sets to choose from: built-in, then the user's own."""
         return gr.update(choices=[*((item.title, item.key) for item in SETS), *self.lab.own_sets.all()])
 
     def show(self, seen: Any, set_name: Any, seeds: Any, equal: Any, left_out: Any, *values: Any) -> list[Any]:
-        """What the scenarios mean on this model, and how long they take; skipped if the page shows it already."""
+        """What the scenarios mean on this model, and how long they take; skipped if the page already shows it."""
         try:
             config = self._config(values)
             if service.models.known(self.lab, config.model) is None:
@@ -116,25 +116,25 @@ class ScenariosPanel:
         return [gr.update(content=json.dumps(content)), total, gr.update(value=title, interactive=count > 0), now]
 
     def _content(self, config: RunConfig, request: Request) -> tuple[dict[str, Any], str, int]:
-        offers = service.experiments.offers(self.lab, config, request)
-        by_key = {offer.scenario.key: offer for offer in offers}
+        plans = service.experiments.plan_scenarios(self.lab, config, request)
+        by_key = {planned.scenario.key: planned for planned in plans}
         rows = [
             _row(item, by_key.get(item.key)) for item in service.experiments.scenarios(self.lab, config, request.set)
         ]
-        count = sum(offer.runs for offer in offers) * request.seeds
-        needed = service.experiments.seconds(self.lab, config, offers, request.seeds)
+        count = sum(planned.runs for planned in plans) * request.seeds
+        needed = service.experiments.seconds(self.lab, config, plans, request.seeds)
         known = f"about {formatting.duration(needed)} in all" if needed is not None else ""
-        unknown = "how long is unknown until the first run has run" if count else "nothing to run: tick a scenario"
+        unknown = "the duration is known after the first run" if count else "nothing to run: tick a scenario"
         return {"rows": rows}, render("quiet", f"{count} runs, {known or unknown}."), count
 
     def started(
         self, request: gr.Request, name: Any, set_name: Any, seeds: Any, equal: Any, left_out: Any, *values: Any
     ) -> Iterator[list[Any]]:
-        """Queue the experiment and choose it in the list. To check the data may take a while."""
+        """Queue the experiment and select it in the list. Checking the data may take a while."""
         config = self._config(values)
         chosen = Request(str(set_name), equal is True, _seeds(seeds), _keys(left_out), str(name or ""))
         try:
-            made = yield from self.checks.follow(
+            experiment = yield from self.checks.follow(
                 request,
                 lambda monitor: service.experiments.start(self.lab, config, chosen, monitor=monitor),
                 lambda *done: [gr.skip(), gr.skip(), gr.skip(), data_report.progress(*done)],
@@ -144,14 +144,14 @@ class ScenariosPanel:
             if not isinstance(error, Canceled):
                 raise
         else:
-            yield [json.dumps({"experiment": made.id}), "", "", ""]
+            yield [json.dumps({"experiment": experiment.id}), "", "", ""]
 
     def add_own(self, set_name: Any, title: Any, *values: Any) -> list[Any]:
         config, _ = self.form.read(values)
         if config is None:
-            raise UserError("The Train tab's settings cannot be read.", "Look there for what is wrong.", "data")
+            raise UserError("The Train tab's settings cannot be read.", "See there what is wrong.", "data")
         self.lab.own_sets.add(str(set_name or ""), str(title or ""), config.modules)
-        gr.Info("Added. The set is in the list of sets now.", duration=5)
+        gr.Info("Added. The set is now in the list.", duration=5)
         return [self.choices(), ""]
 
     def remove_own(self, set_name: Any) -> Any:
@@ -159,38 +159,38 @@ class ScenariosPanel:
         return gr.update(**(self.choices() | {"value": "six"}))
 
     def _config(self, values: tuple[Any, ...]) -> RunConfig:
-        """The Train tab's settings. Raises UserError where something of them but the ticks is wrong."""
+        """The Train tab's settings. Raises UserError if anything but the ticks is wrong."""
         config, issues = self.form.read(values)
         issues = [issue for issue in issues if not issue.field.startswith("modules")]
         if config is None or issues:
-            told_issues = (f"{form.label(issue.field)}: {issue.problem} {issue.fix}".strip(": ") for issue in issues)
-            raise UserError("The Train tab's settings have problems.", " ".join(told_issues), "data")
+            problems = (f"{form.label(issue.field)}: {issue.problem} {issue.fix}".strip(": ") for issue in issues)
+            raise UserError("The Train tab's settings have problems.", " ".join(problems), "data")
         return config
 
 
-def _row(item: Scenario, offer: Offer | None) -> dict[str, Any]:
-    """A scenario of the list, as text that the script writes."""
-    row: dict[str, Any] = {"key": item.key, "title": item.title, "on": offer is not None and offer.runs}
-    row |= {"free": offer is None or offer.runs, "said": "Left out.", "receipts": [], "issues": []}
-    if offer is None:
+def _row(item: Scenario, planned: ScenarioPlan | None) -> dict[str, Any]:
+    """One row of the checklist, as text for the script."""
+    row: dict[str, Any] = {"key": item.key, "title": item.title, "on": planned is not None and planned.runs}
+    row |= {"free": planned is None or planned.runs, "said": "Left out.", "receipts": [], "issues": []}
+    if planned is None:
         return row
-    value = offer.to_json()
+    value = planned.to_json()
     row["said"] = comparison.account(value)
-    if not offer.same_as:
-        row["issues"] = [f"{issue.problem} {issue.fix}".strip() for issue in offer.issues]
+    if not planned.same_as:
+        row["issues"] = [f"{issue.problem} {issue.fix}".strip() for issue in planned.issues]
         row["receipts"] = [
             {"tick": receipt.tick, "text": f"{receipt.treatment}: {receipt.note}", "ok": receipt.matched > 0}
-            for receipt in offer.plan.receipts
+            for receipt in planned.plan.receipts
         ]
     return row
 
 
 def _keys(value: Any) -> frozenset[str]:
     try:
-        found = json.loads(value or "[]")
+        keys = json.loads(value or "[]")
     except (TypeError, ValueError, RecursionError):
         return frozenset()
-    return frozenset(key for key in found if isinstance(key, str)) if isinstance(found, list) else frozenset()
+    return frozenset(key for key in keys if isinstance(key, str)) if isinstance(keys, list) else frozenset()
 
 
 def _seeds(value: Any) -> int:

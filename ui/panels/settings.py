@@ -1,4 +1,4 @@
-"""Settings: the study's values in sight, the rarely used ones folded away."""
+"""The settings: common ones in view, the others under More settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUANTIZATION = "model.quantization"
 
 
 def build_settings(form: Form) -> gr.UploadButton:
-    """The settings that most runs touch, and the fold with all others. Returns the button that loads them all."""
+    """Build all settings but those of the data. Returns the button that loads a configuration file."""
     with gr.Column(elem_id="main-settings", elem_classes="grid bare"):
         form.add("training.num_train_epochs")
         form.add("training.learning_rate")
@@ -26,27 +26,28 @@ def build_settings(form: Form) -> gr.UploadButton:
         form.add("training.per_device_train_batch_size")
         form.add("training.gradient_accumulation_steps")
         form.add("training.max_length")
-        form.add("training.full_learning_rate", placeholder="a tenth of the other")
+        form.add("training.full_learning_rate", placeholder="a tenth of the learning rate")
     with gr.Accordion("More settings", open=False, elem_id="more-settings"):
         _build_rest(form)
         return gr.UploadButton("Load a configuration (JSON)", file_types=[".json"], size="sm", elem_id="load-config")
 
 
-def quantization(found: CheckpointFormat | None, value: str) -> Any:
-    """The choice of quantization for a model: none where its checkpoint is quantized and used as it is."""
+def quantization(checkpoint: CheckpointFormat | None, value: str) -> Any:
+    """The quantization choices for a model: fixed if its checkpoint is quantized and used as it is."""
     choices = [(CHOICES[item], item) for item in get_args(Quantization)]
-    if found is None:
+    if checkpoint is None:
         return gr.update(value=value, choices=choices, interactive=True, info=settings()[QUANTIZATION].explanation)
-    if found.used_as_is:
-        only = [(found.title, found.quantization)]
-        return gr.update(value=found.quantization, choices=only, interactive=False, info=found.describe())
-    return gr.update(value=value, choices=choices, interactive=found.handling == "dequantized", info=found.describe())
+    if checkpoint.used_as_is:
+        only = [(checkpoint.title, checkpoint.quantization)]
+        return gr.update(value=checkpoint.quantization, choices=only, interactive=False, info=checkpoint.describe())
+    dequantized = checkpoint.handling == "dequantized"
+    return gr.update(value=value, choices=choices, interactive=dequantized, info=checkpoint.describe())
 
 
 def _build_rest(form: Form) -> None:
     with gr.Column(elem_classes="grid bare"):
         for path in ("title", "model.revision", "model.quantization", "model.dtype"):
-            form.add(path, **({"placeholder": "what it trains"} if path == "title" else {}))
+            form.add(path, **({"placeholder": "the trained modules"} if path == "title" else {}))
         form.add("model.new_tokens", placeholder="<|first|> <|second|>")
         form.add("adapter.train_new_tokens")
     gr.HTML(render("part", "Adapter"), apply_default_css=False)

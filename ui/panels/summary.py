@@ -1,4 +1,4 @@
-"""The summary beside Train: what the configuration trains, what it needs, and what is wrong with it."""
+"""The summary above Train: what the configuration trains, what it needs, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def build(waiting: str) -> gr.HTML:
 def summary(
     plan: Plan | None, issues: Sequence[Issue], refused: bool = False, waiting: str = "", progress: str = ""
 ) -> Markup:
-    """The summary as HTML. `refused`: Train was pressed and started nothing. `progress`: of the check of the data."""
-    shown = [(_sentence(issue), _cure(issue)) for issue in issues]
+    """The summary as HTML. `refused`: Train was pressed but did not start. `progress`: of the data check."""
+    shown = [(_sentence(issue), _fix_button(issue)) for issue in issues]
     return render("summary", plan, _facts(plan) if plan is not None else {}, shown, refused, waiting, progress)
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
-    """What the plan says besides its figures."""
+    """What the plan says besides its numbers."""
     return {
-        "says": (_room(plan), _checkpoint(plan)),
+        "notes": (_room(plan), _checkpoint(plan)),
         "speed": [(LABELS[f"training.{name}"], reason) for name, reason in plan.performance.why.items()],
-        # ticks that reach no module of this model: they change nothing, and the person must know
+        # ticks that match no module of this model have no effect, which the user must know
         "unmatched": [receipt.tick for receipt in plan.receipts if receipt.note.startswith("matches nothing")],
-        "warnings": [(f"{issue.problem} {issue.fix}", _cure(issue)) for issue in plan.warnings],
+        "warnings": [(f"{issue.problem} {issue.fix}", _fix_button(issue)) for issue in plan.warnings],
     }
 
 
 def _room(plan: Plan) -> str:
-    """What the device has, and the largest batch and length that fit."""
+    """The device's memory, and the largest batch and length that fit."""
     device = plan.device
     if not device.room:
         return ""
@@ -54,23 +54,23 @@ def _room(plan: Plan) -> str:
     state = f" ({what} busy now)" if device.busy else f" free on this {what}" if device.free else f" on this {what}"
     has = formatting.size(device.room) + state
     batch, longest = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
-    found = [f"{batch:,} × {plan.length:,}"] * (batch > 0) + [f"1 × {longest:,}"] * (
+    options = [f"{batch:,} × {plan.length:,}"] * (batch > 0) + [f"1 × {longest:,}"] * (
         longest > plan.length or not batch
     )
-    fits = f"largest that fits: batch {', or '.join(found)}" if batch or longest else "nothing fits"
+    fits = f"largest that fits: batch {', or '.join(options)}" if batch or longest else "nothing fits"
     return f"{has} · {fits}"
 
 
 def _checkpoint(plan: Plan) -> str:
-    """What a quantized checkpoint is, and how the run holds it."""
+    """The format of a quantized checkpoint, and how the run holds it."""
     if not plan.checkpoint:
         return ""
-    way = f" Loading peaks at {formatting.size(plan.loading)}." if plan.loading else ""
-    return f"{plan.checkpoint['says']}{way}"
+    peak = f" Loading peaks at {formatting.size(plan.loading)}." if plan.loading else ""
+    return f"{plan.checkpoint['says']}{peak}"
 
 
-def _cure(issue: Issue) -> dict[str, str]:
-    """A button that fills in the values that solve a problem; empty where none surely do."""
+def _fix_button(issue: Issue) -> dict[str, str]:
+    """The button that sets the values which solve a problem; empty if there are none."""
     if not issue.changes:
         return {}
     values = " and ".join(f"{form.label(path).lower()} to {_shown(value)}" for path, value in issue.changes.items())

@@ -1,7 +1,7 @@
-"""One password for the whole app: a login page, a session cookie, and tries that get slower.
+"""One password for the whole app: a login page, a session cookie, and throttled attempts.
 
-Gradio's own `auth=` leaves several of its routes open; here nothing is reached without a session but the
-login itself and the call by which Gradio sees that it has started.
+Gradio's own `auth=` leaves several of its routes open. Here, nothing can be reached without a session except the
+login itself and the request by which Gradio checks that it has started.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ COOKIE = "lab_session"
 OPEN = ("/gradio_api/startup-events", "/robots.txt")
 SESSION_SECONDS = 30 * 86_400
 MAX_FORM_BYTES = 4096
-FREE_TRIES = 3
-LONGEST_DELAY = 300.0
+FREE_ATTEMPTS = 3
+MAX_DELAY = 300.0
 MAX_ADDRESSES = 4096
 
 
 class Throttle:
-    """Failed tries by address: the first few are free, then the wait doubles. Memory is capped."""
+    """Failed attempts by address: the first few are free, then the delay doubles. Memory is capped."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def wait(self, address: str) -> float:
-        """Seconds that this address has to wait before its next try."""
+        """Seconds that this address has to wait before its next attempt."""
         return max(0.0, self._failed.get(address, (0, 0.0))[1] - self._clock())
 
     def fail(self, address: str) -> None:
-        """Count a failed try. The address that failed longest ago is forgotten where there are too many."""
-        tries = self._failed.pop(address, (0, 0.0))[0] + 1
-        delay = min(2.0 ** min(tries - FREE_TRIES, 20), LONGEST_DELAY) if tries >= FREE_TRIES else 0.0
-        self._failed[address] = (tries, self._clock() + delay)
+        """Count a failed attempt. If there are too many addresses, the one that failed longest ago is forgotten."""
+        attempts = self._failed.pop(address, (0, 0.0))[0] + 1
+        delay = min(2.0 ** min(attempts - FREE_ATTEMPTS, 20), MAX_DELAY) if attempts >= FREE_ATTEMPTS else 0.0
+        self._failed[address] = (attempts, self._clock() + delay)
         if len(self._failed) > MAX_ADDRESSES:
             self._failed.popitem(last=False)
 
@@ -56,13 +56,13 @@ class Throttle:
 
 
 class Login:
-    """ASGI middleware: asks for the password until a request brings the cookie of a session."""
+    """ASGI middleware: asks for the password unless a request has a valid session cookie."""
 
     def __init__(self, app: App, password: str, throttle: Throttle | None = None) -> None:
         self.app = app
         self._digest = _digest(password)
         self._throttle = throttle or Throttle()
-        # a new key with every start of the app: sessions end with it
+        # a new key at every start, which ends all sessions
         self._signer = TimestampSigner(secrets.token_bytes(32), salt=COOKIE, digest_method=hashlib.sha256)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
@@ -72,15 +72,15 @@ class Login:
         request, path = Request(scope, receive), scope["path"]
         if path.rstrip("/") == "/login" and request.method == "POST":
             response = await self._log_in(request)
-        elif path in OPEN or self._knows(request.cookies.get(COOKIE, "")):
+        elif path in OPEN or self._is_valid(request.cookies.get(COOKIE, "")):
             await self.app(scope, receive, send)
             return
         else:
-            response = _ask(request, 401)
+            response = _login_required(request, 401)
         await response(scope, receive, send)
 
-    def _knows(self, token: str) -> bool:
-        """Whether the token was handed out by this app, and not too long ago."""
+    def _is_valid(self, token: str) -> bool:
+        """Whether this app issued the token, and not too long ago."""
         try:
             self._signer.unsign(token, max_age=SESSION_SECONDS)
         except (BadSignature, UnicodeError):
@@ -88,16 +88,18 @@ class Login:
         return True
 
     async def _log_in(self, request: Request) -> Response:
-        address = _network(request)
+        address = _client_address(request)
         wait = self._throttle.wait(address)
         if wait > 0:
             seconds = str(round(wait) + 1)
-            return _ask(request, 429, f"Too many tries. Try again in {seconds} seconds.", {"retry-after": seconds})
+            return _login_required(
+                request, 429, f"Too many attempts. Try again in {seconds} seconds.", {"retry-after": seconds}
+            )
         password = await _read_password(request)
-        # nothing is awaited between the two checks and the count, so tries side by side are counted, too
+        # nothing is awaited between these checks and the count, so that concurrent attempts are counted
         if self._throttle.wait(address) > 0 or not hmac.compare_digest(_digest(password), self._digest):
             self._throttle.fail(address)
-            return _ask(request, 401, "This is not the password.")
+            return _login_required(request, 401, "Wrong password.")
         self._throttle.succeed(address)
         return _welcome(request, self._signer.sign(secrets.token_urlsafe(16)).decode())
 
@@ -106,8 +108,8 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _network(request: Request) -> str:
-    """The caller's address; of IPv6 the /64, since one machine may use all of it."""
+def _client_address(request: Request) -> str:
+    """The caller's address; for IPv6 its /64 network, since one machine may use all of it."""
     text = request.client.host if request.client else ""
     try:
         address = ipaddress.ip_address(text)
@@ -117,9 +119,9 @@ def _network(request: Request) -> str:
 
 
 async def _read_password(request: Request) -> str:
-    """The form's password; empty where the form is none or too long."""
+    """The password in the form; empty if the form is invalid or too long."""
 
-    async def start() -> AsyncGenerator[bytes, None]:
+    async def limited() -> AsyncGenerator[bytes, None]:
         left = MAX_FORM_BYTES
         async for chunk in request.stream():
             left -= len(chunk)
@@ -128,24 +130,24 @@ async def _read_password(request: Request) -> str:
             yield chunk
 
     try:
-        # not `request.form()`, which takes any number of bytes, and files
-        form = await FormParser(request.headers, start(), max_fields=10).parse()
+        # not `request.form()`, which accepts any number of bytes, and files
+        form = await FormParser(request.headers, limited(), max_fields=10).parse()
     except (MultiPartException, ClientDisconnect, UnicodeError):
         return ""
     password = form.get("password", "")
     return password if isinstance(password, str) else ""
 
 
-def _ask(request: Request, status: int, text: str = "", headers: dict[str, str] | None = None) -> Response:
-    """The login page for a browser, a sentence for a program."""
+def _login_required(request: Request, status: int, text: str = "", headers: dict[str, str] | None = None) -> Response:
+    """The login page for a browser, plain text for a program."""
     headers = {"cache-control": "no-store", **(headers or {})}
     if _is_browser(request):
         return HTMLResponse(HTML.render("login.html", problem=text), status, headers)
-    return PlainTextResponse(text or "A password is needed: post it to /login.", status, headers)
+    return PlainTextResponse(text or "A password is required: POST it to /login.", status, headers)
 
 
 def _welcome(request: Request, token: str) -> Response:
-    """Set the cookie; a browser goes on to the page, a program gets `{"success": true}`."""
+    """Set the cookie; a browser is redirected to the page, a program gets `{"success": true}`."""
     response = RedirectResponse("./", 303) if _is_browser(request) else JSONResponse({"success": True})
     is_https = request.headers.get("x-forwarded-proto", request.scope.get("scheme")) == "https"
     response.set_cookie(COOKIE, token, secure=is_https, httponly=True, samesite="strict")

@@ -1,5 +1,4 @@
-"""gr.Blocks with one gate for every handler: called by name or by index, its inputs are checked first, and
-its failures come in words."""
+"""gr.Blocks with one gate for every handler: it validates the inputs, and shows failures as messages."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ import gradio as gr
 from gradio import utils
 
 from trainer.common.errors import UserError
-from ui.handlers import UNEXPECTED, as_message
+from ui.handlers import UNEXPECTED, error_message
 
 MAX_TEXT = 1_000_000
 MAX_DEPTH = 24
@@ -20,10 +19,10 @@ MAX_ITEMS = 50_000
 
 
 class SafeBlocks(gr.Blocks):
-    """The page. Handlers may rely on inputs of bounded size that name no file but an upload."""
+    """The page. Handlers can rely on inputs of bounded size that refer to no file other than an upload."""
 
     def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
-        """Gradio calls this with what the request brought, before anything else looks at it."""
+        """Called by Gradio with the request's values before anything else uses them."""
         if block_fn.fn is None or len(inputs) != len(block_fn.inputs):
             raise UserError("This is not how the page calls the app.", "Reload the page.", "data")
         check_values(inputs)
@@ -34,40 +33,40 @@ class SafeBlocks(gr.Blocks):
         try:
             return await super().process_api(*arguments, **keywords)
         except UserError as error:
-            raise as_message(str(error)) from error
+            raise error_message(str(error)) from error
         except gr.Error as error:
-            # Gradio's own ones quote the value as it came, and fill the log
-            raise (as_message(error.message) if error.print_exception else error) from None
+            # Gradio's own errors quote the raw value, and fill the log
+            raise (error_message(error.message) if error.print_exception else error) from None
         except (StopAsyncIteration, StopIteration):
             raise
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            raise as_message(UNEXPECTED) from error
+            raise error_message(UNEXPECTED) from error
 
 
 def check_values(values: Any) -> None:
-    """Refuse values that are too large or too deep, or that name a file which was not uploaded. Raises UserError."""
-    waiting, seen = [(values, 0)], 0
-    while waiting:
-        value, depth = waiting.pop()
+    """Raise UserError for values that are too large or too deep, or that name a file which was not uploaded."""
+    pending, seen = [(values, 0)], 0
+    while pending:
+        value, depth = pending.pop()
         seen += 1
         if depth > MAX_DEPTH or seen > MAX_ITEMS or (isinstance(value, str) and len(value) > MAX_TEXT):
             raise UserError("This request is larger or deeper than any the page makes.", "Send less.", "data")
         if isinstance(value, dict):
             _check_file(value)
-            waiting += [(item, depth + 1) for item in value.values()]
+            pending += [(item, depth + 1) for item in value.values()]
         elif isinstance(value, list | tuple):
-            waiting += [(item, depth + 1) for item in value]
+            pending += [(item, depth + 1) for item in value]
 
 
 def _check_file(value: dict[str, Any]) -> None:
-    """Gradio takes any object with these keys for a file, and fetches those that are addresses."""
+    """Gradio treats any object with these keys as a file, and downloads URLs."""
     if "path" in value and ("meta" in value or "url" in value) and not is_upload(value):
-        raise UserError("This names a file that was not uploaded.", "Upload the file.", "data")
+        raise UserError("This refers to a file that was not uploaded.", "Upload the file.", "data")
 
 
 def is_upload(value: Any) -> bool:
-    """Whether the value is Gradio's account of a file that lies in the uploads folder."""
+    """Whether the value is Gradio's description of a file in the uploads folder."""
     if not isinstance(value, dict) or value.get("meta") != {"_type": "gradio.FileData"}:
         return False
     path, url = value.get("path"), value.get("url")
@@ -78,7 +77,7 @@ def is_upload(value: Any) -> bool:
 
 
 def check_kind(block: Any, value: Any) -> None:
-    """Refuse a value that its component never has. Raises UserError."""
+    """Raise UserError for a value that its component can never have."""
     if isinstance(block, gr.HTML) and isinstance(value, dict):
         value = value.get("value")  # gr.HTML may send its value among its properties
     if value is None:
@@ -93,7 +92,7 @@ def check_kind(block: Any, value: Any) -> None:
     elif isinstance(block, gr.Number):
         fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53
     else:
-        fits = True  # gr.JSON of the endpoints, which `parsing` reads
+        fits = True  # gr.JSON of the endpoints, which validation reads
     if not fits:
         raise UserError(
             f"{block.label or 'This input'} does not take this kind of value.", "Reload the page.", "data"

@@ -1,10 +1,10 @@
-"""Who may ask what of the app: pages that it served itself, a short list of paths, requests of bounded size.
+"""Which requests the app accepts: only from pages that it served itself, for listed paths, of bounded size.
 
-A web page elsewhere can point its own name at this machine (DNS rebinding) or post to it from another
-origin; both carry a foreign name in `Host` or `Origin`. Gradio serves more than the page needs: what is
-not listed in `SERVED` does not exist here, and of files only finished zips of the exports folder do.
+A web page elsewhere can point its own host name at this machine (DNS rebinding) or post to it from another origin;
+both show up as a foreign name in `Host` or `Origin`. Gradio serves more than the page needs: paths that are not in
+`SERVED` do not exist here, and the only files are finished zips in the exports folder.
 
-Our own: Starlette's TrustedHost and CORS middleware let foreign origins' posts and uploads through, and limit
+Our own: Starlette's TrustedHost and CORS middleware let posts and uploads from foreign origins through, and limit
 neither paths nor sizes.
 """
 
@@ -30,7 +30,7 @@ App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  compared with, not bound to
-READING = ("GET", "HEAD", "OPTIONS")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MAX_BODY_BYTES = 4_000_000
 UPLOAD = "/gradio_api/upload"
 FILE = "/gradio_api/file="
@@ -40,12 +40,12 @@ SERVED = re.compile(
     r"|user|login_check)/?|(run|api|call|heartbeat)/.*|file=.*)"
 )
 UNREADABLE = (RecursionError, UnicodeError, LookupError, FnIndexInferError)
-"""What Gradio raises before any handler runs: the request is no good."""
+"""What Gradio raises for a malformed request, before any handler runs."""
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
 
 
 class Refused(Exception):
-    """A request that the app does not answer: status and one sentence."""
+    """A request that the app rejects: status and message."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -53,7 +53,7 @@ class Refused(Exception):
 
 
 class Guard:
-    """ASGI middleware: refuses foreign hosts and origins, unlisted paths, other files, oversized bodies."""
+    """ASGI middleware: rejects foreign hosts and origins, unlisted paths, other files, oversized bodies."""
 
     def __init__(self, app: App, hosts: Iterable[str], exports_dir: Path, stores: tuple[Path, ...]) -> None:
         self.app = app
@@ -61,7 +61,7 @@ class Guard:
         self.exports_dir = exports_dir.resolve()
         self.stores = stores
         self.incoming = 0
-        """Bytes of uploads under way."""
+        """Bytes of uploads in progress."""
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -69,7 +69,7 @@ class Guard:
             return
         try:
             if scope["type"] != "http":
-                raise Refused(404, "There is nothing here.")
+                raise Refused(404, "Not found.")
             headers = header_map(scope)
             check_host(headers, self.hosts, scope.get("server"))
             check_origin(scope["method"], headers)
@@ -90,16 +90,16 @@ class Guard:
                 self.incoming -= uploading
 
     async def _pass_on(self, scope: Scope, receive: Any, send: Any) -> None:
-        """Let the app answer; where it fails before its first word, answer in its place, in a sentence."""
+        """Let the app respond; if it fails before it sends anything, respond with a message instead."""
         started = False
 
-        async def noting(message: Any) -> None:
+        async def tracked_send(message: Any) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await self.app(scope, receive, noting)
+            await self.app(scope, receive, tracked_send)
         except Exception as error:
             if started:
                 raise
@@ -110,58 +110,58 @@ class Guard:
             await PlainTextResponse(UNEXPECTED, 500)(scope, receive, send)
 
     def check_path(self, path: str) -> None:
-        """Refuse what is not served. Raises Refused."""
+        """Raise Refused for a path that is not served."""
         if not SERVED.fullmatch(path):
-            raise Refused(404, "There is nothing here.")
+            raise Refused(404, "Not found.")
         if path.startswith(FILE) and not is_export(path.removeprefix(FILE), self.exports_dir):
             raise Refused(403, "Only finished downloads are served.")
 
 
 def header_map(scope: Scope) -> dict[str, str]:
-    """Headers by name; of a header sent twice, both values in one, which then matches nothing."""
-    found: dict[str, str] = {}
+    """Headers by name; the values of a repeated header are joined, so that they match nothing."""
+    headers: dict[str, str] = {}
     for key, value in scope["headers"]:
         name, text = key.decode("latin-1").lower(), value.decode("latin-1")
-        found[name] = f"{found[name]}, {text}" if name in found else text
-    return found
+        headers[name] = f"{headers[name]}, {text}" if name in headers else text
+    return headers
 
 
 def check_host(headers: dict[str, str], hosts: frozenset[str], server: Any) -> None:
-    """Refuse a Host that is none of this app's names. Raises Refused.
+    """Raise Refused if the Host is not one of the app's names.
 
-    An app that listens on every address is known by the one at which the request came in.
+    If the app listens on all addresses, the address that the request arrived at counts as one.
     """
     match = _HOST.fullmatch(headers.get("host", "").lower())
     name = (match[1] or match[2]) if match else ""
     arrived = server[0] if server and hosts.intersection(WILDCARDS) else None
     if not name or name in WILDCARDS or not (name in LOCAL or name in hosts or name == arrived):
-        raise Refused(400, "This name is not one of the app's. Start it with --allow-host NAME to be known by it.")
+        raise Refused(400, "The app does not serve this host name. Start it with --allow-host NAME to allow it.")
 
 
 def check_origin(method: str, headers: dict[str, str]) -> None:
-    """Refuse what another site's page sends. Raises Refused."""
+    """Raise Refused for requests from another site's pages."""
     origin = headers.get("origin")
-    foreign = origin is not None and _place(origin) != _place(f"http://{headers['host']}")
-    elsewhere = method not in READING and headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    foreign = origin is not None and _host_and_port(origin) != _host_and_port(f"http://{headers['host']}")
+    elsewhere = method not in SAFE_METHODS and headers.get("sec-fetch-site") in ("cross-site", "same-site")
     if foreign or elsewhere:
-        raise Refused(403, "This app answers only the pages that it served itself.")
+        raise Refused(403, "This app only accepts requests from its own pages.")
 
 
 def check_size(scope: Scope, headers: dict[str, str]) -> int:
-    """Bytes that the request's body has. Raises Refused where they are unknown or too many."""
-    if scope["method"] in READING:
+    """Bytes of the request's body. Raises Refused if unknown or too many."""
+    if scope["method"] in SAFE_METHODS:
         return 0
     length = headers.get("content-length", "")
     if not re.fullmatch(r"\d{1,15}", length):
-        raise Refused(411, "The request must say how long it is.")
+        raise Refused(411, "The request needs a Content-Length.")
     is_upload = scope["path"].rstrip("/") == UPLOAD
     if int(length) > (MAX_UPLOAD_BYTES if is_upload else MAX_BODY_BYTES):
-        raise Refused(413, "This is larger than the app takes.")
+        raise Refused(413, "The request is too large.")
     return int(length)
 
 
 def is_export(path: str, exports_dir: Path) -> bool:
-    """Whether `path` is a whole zip that lies in the exports folder itself."""
+    """Whether `path` is a finished zip directly in the exports folder."""
     if "\0" in path or len(path) > 4096:
         return False
     file = Path(path)
@@ -169,8 +169,8 @@ def is_export(path: str, exports_dir: Path) -> bool:
     return is_plain and file.is_file() and file.resolve().parent == exports_dir
 
 
-def _place(address: str) -> tuple[str, int | None]:
-    """Name and port of an address; the ports of the web's schemes count as none."""
+def _host_and_port(address: str) -> tuple[str, int | None]:
+    """Host name and port of a URL; None for the default ports of http and https."""
     try:
         parts = urlsplit(address)
         port = parts.port

@@ -1,4 +1,4 @@
-// The picture of the model's blocks beside the ticks: drawn for every map, painted after every tick.
+// The picture of the model's blocks next to the ticks: drawn for every map, painted after every tick.
 import { make } from "./lib.js";
 import { edgesOf, linesOf, pieces, SIGNS, stateOf, TREATED, widthOf } from "./picture_layout.js";
 
@@ -16,7 +16,7 @@ const picture = {
   patterns: new Map(),
   /** @type {Record<string, string>} */
   tied: {},
-  /** @type {(name: string) => void} leads to the row with the tick */
+  /** @type {(name: string) => void} shows the row with the tick */
   show: () => {},
 };
 
@@ -25,7 +25,7 @@ const picture = {
 /**
  * @param {HTMLElement} place
  * @param {Section[]} sections
- * @param {(name: string) => void} show what a click on a unit does
+ * @param {(name: string) => void} show called when a unit is clicked
  */
 export function drawPicture(place, sections, show) {
   Object.assign(picture, { units: [], spoken: [], patterns: new Map(), tied: {}, show });
@@ -63,7 +63,7 @@ function drawPattern(section, pattern) {
       : null,
     pattern.note ? make("p", { class: "why" }, pattern.note) : null,
     ...pattern.rows.map((row) => make("div", { class: "rank" }, ...row.map((number) => boxes[number]))),
-    pattern.aside.length ? make("div", { class: "aside" }, "also in here: ", ...pattern.aside.map((unit) => drawUnit(pattern, unit))) : null);
+    pattern.aside.length ? make("div", { class: "aside" }, "also here: ", ...pattern.aside.map((unit) => drawUnit(pattern, unit))) : null);
   picture.patterns.set(node, { section, pattern, boxes });
   return node;
 }
@@ -115,12 +115,12 @@ function drawUnit(pattern, unit) {
   return node;
 }
 
-/** @param {string} name as the model has it; it may break between its pieces */
+/** @param {string} name the module's name, which may wrap between its parts */
 function realName(name) {
   return make("span", { class: "real" }, ...pieces(name).flatMap((piece, index) => (index ? [make("wbr"), piece] : [piece])));
 }
 
-// ---- lines of the flow, over the boxes wherever these came to lie
+// ---- lines of the data flow, drawn over the boxes
 
 export function drawFlow() {
   for (const [node, { section, pattern, boxes }] of picture.patterns) {
@@ -160,7 +160,7 @@ function drawLines(lines, base) {
   return svg;
 }
 
-// ---- painting: after every tick, every receipt
+// ---- painting: after every tick and match report
 
 /**
  * @param {Training["ticks"]} ticks
@@ -180,7 +180,7 @@ export function paintPicture(ticks, receipts) {
   for (const item of picture.spoken) item.node.textContent = sayUnit(item, training);
 }
 
-// ---- the same in words, for those who listen
+// ---- the same in words, for screen readers
 
 /**
  * @param {Section} section

@@ -1,11 +1,10 @@
-// Draws a chart of plotly.js and changes it in place, which keeps its zoom. The page brings plotly.js for gr.Plot; it
-// comes a moment later.
+// Draws a plotly.js chart and updates it in place, which keeps its zoom. plotly.js is loaded by a gr.Plot, a moment later.
 import { find, read } from "./lib.js";
 
 const place = find(element, ".chart");
 const REMOVED = ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "pan2d", "zoom2d"];
 const CONFIG = { displaylogo: false, modeBarButtonsToRemove: REMOVED };
-const PAUSE = 100; // milliseconds until the next look for plotly.js, or for a place to draw in
+const PAUSE = 100; // milliseconds between checks for plotly.js and a visible place
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let waiting;
 
@@ -19,7 +18,7 @@ function draw(tries) {
   } else if (tries > 0) waiting = setTimeout(() => draw(tries - 1), PAUSE);
 }
 
-// its place changes with the window and with what opens beside it
+// its size changes with the window and with what opens next to it
 new ResizeObserver(() => {
   if (place.offsetWidth && place.matches(".js-plotly-plot")) window.Plotly?.Plots.resize(place);
 }).observe(place);

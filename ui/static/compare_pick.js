@@ -1,4 +1,4 @@
-// The choice of what to compare: one experiment, or any runs. props.value: {"experiment": id} or {"runs": [ids]}.
+// Chooses what to compare: one experiment, or any runs. props.value: {"experiment": id} or {"runs": [ids]}.
 import { find, focus, make, matches, read } from "./lib.js";
 
 /** @typedef {"experiments" | "runs"} Kind */

@@ -1,4 +1,4 @@
-// The table of a comparison: means of scenarios or single runs, and the CSV of the runs.
+// The table of a comparison: scenario means or single runs, and their CSV.
 import { find, make, read } from "./lib.js";
 import { sortedTable } from "./table.js";
 
@@ -18,7 +18,7 @@ const drawTable = sortedTable(element, {
 });
 
 function draw() {
-  const single = content.runs.length === content.groups.length; // one seed each: no means to show
+  const single = content.runs.length === content.groups.length; // one run each: no means to show
   find(element, "label").hidden = single;
   const columns = content.columns.map((column) => ({ ...column, class: column.key === "name" ? "is-title" : "number" }));
   drawTable(columns, every.checked || single ? content.runs : content.groups);

@@ -1,8 +1,8 @@
-// What every component shares: elements, JSON from Python, words to search for, and the order of values.
+// Helpers that components share: elements, JSON from Python, searching and sorting.
 
 /**
- * An element with attributes, listeners (`onclick`) and children. Attributes that are false or null, and children that
- * are null, are left out.
+ * Create an element with attributes, listeners (`onclick`) and children. Attributes that are false or null, and children
+ * that are null, are left out.
  * @template {keyof HTMLElementTagNameMap} Tag
  * @param {Tag} tag
  * @param {Record<string, any>} [attributes]
@@ -21,7 +21,7 @@ export function make(tag, attributes = {}, ...children) {
 }
 
 /**
- * The element of a template that a script cannot do without.
+ * Find an element that must exist.
  * @template {keyof HTMLElementTagNameMap} [Tag="div"]
  * @param {ParentNode} root
  * @param {string} selector
@@ -35,7 +35,7 @@ export function find(root, selector, _tag) {
 }
 
 /**
- * Put the focus back on the input with a value, where a list that was drawn again still has it.
+ * Restore the focus to the input with a value, if a redrawn list still has it.
  * @param {ParentNode} root
  * @param {string} value
  */
@@ -45,7 +45,7 @@ export function focus(root, value) {
 }
 
 /**
- * JSON that Python sent, or `fallback` where it sent none or what cannot be read.
+ * Parse JSON from Python; `fallback` if it is empty or invalid.
  * @template Content
  * @param {string | null | undefined} json
  * @param {Content} fallback
@@ -70,7 +70,7 @@ export function matches(query, text) {
 }
 
 /**
- * Compare two values for sorting: numbers by size, text by its numbers and letters. Missing values come last both ways.
+ * Compare two values for sorting: numbers by value, text in natural order. Missing values always come last.
  * @param {unknown} first
  * @param {unknown} second
  * @param {boolean} down
@@ -85,7 +85,7 @@ export function compare(first, second, down) {
 }
 
 /**
- * A number as a person types it: 0.0002 is 2e-4. Text stays as it is.
+ * A number in its shortest form: 0.0002 is 2e-4. Text stays as it is.
  * @param {string | number | null | undefined} value
  */
 export function typed(value) {
@@ -95,7 +95,7 @@ export function typed(value) {
 }
 
 /**
- * What the browser keeps under a key; null where it keeps nothing.
+ * The value stored in the browser under a key; null if there is none.
  * @param {string} key
  */
 export function recall(key) {
@@ -114,6 +114,6 @@ export function remember(key, value) {
   try {
     localStorage.setItem(key, value);
   } catch {
-    // a browser that keeps nothing forgets it with the page
+    // without storage, it is forgotten with the page
   }
 }

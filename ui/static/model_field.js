@@ -1,8 +1,8 @@
 // The Model field, an ARIA combobox. props.value is the chosen name.
 import { find, make, matches, read } from "./lib.js";
 
-const PAUSE = 250; // milliseconds without a key before the hub is asked
-const MIN_QUERY = 2; // letters that are worth a search
+const PAUSE = 250; // milliseconds without a keystroke before the hub is searched
+const MIN_QUERY = 2; // shortest query worth a search
 const input = find(element, "input", "input");
 const popup = find(element, ".popup");
 const list = find(element, "[role=listbox]");
@@ -12,9 +12,9 @@ const note = find(element, "p");
 let here = [];
 /** @type {FoundModels} */
 let found = {};
-let isSearch = false; // whether the text is a search, and not yet the value
+let isSearch = false; // whether the text is a query rather than the value
 /** @type {{ row: HTMLElement, name: string }[]} */
-let options = []; // the rows that are shown, in order
+let options = []; // the visible rows, in order
 let active = -1;
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let timer;
@@ -91,7 +91,7 @@ function close() {
   point(-1);
 }
 
-// ---- what a person does
+// ---- user input
 
 /** @param {string} name */
 function choose(name) {
@@ -124,8 +124,8 @@ input.addEventListener("input", () => {
   open();
   draw();
   clearTimeout(timer);
-  const wanted = query();
-  if (wanted.length >= MIN_QUERY) timer = setTimeout(() => trigger("search", { query: wanted }), PAUSE);
+  const text = query();
+  if (text.length >= MIN_QUERY) timer = setTimeout(() => trigger("search", { query: text }), PAUSE);
 });
 input.addEventListener("keydown", (event) => {
   if (event.isComposing) return;
@@ -136,7 +136,7 @@ input.addEventListener("keydown", (event) => {
   } else if (event.key === "Escape" && isOpen()) show();
   else {
     if (event.key === "Tab" && active >= 0) choose(options[active].name);
-    return; // Tab goes on to the next field, and letters are typed
+    return; // Tab moves to the next field, and letters are typed
   }
   event.preventDefault();
   event.stopPropagation();

@@ -1,11 +1,11 @@
-// The modules panel. props.value: the ticks as JSON, the only place of the selection; `map` and `receipts` are read only.
+// The modules panel. props.value: the ticks as JSON, which hold the selection; `map` and `receipts` are read-only.
 import { drawFlow, drawPicture, paintPicture } from "./block_picture.js";
 import { find, make, read, recall, remember, typed } from "./lib.js";
 import { TREATED } from "./picture_layout.js";
 import { adjustTick, inOrder, isPreset, OWN, setTick } from "./ticks.js";
 
 const PICTURE_KEY = "lab-picture";
-const WIDE = 1400; // pixels: from here on the picture has room beside the ticks
+const WIDE = 1400; // pixels from which the picture fits next to the ticks
 const root = find(element, ".modules");
 const head = find(element, ".fact");
 const frame = find(element, ".picture");
@@ -19,17 +19,17 @@ let map = { state: "" };
 let rows = new Map();
 /** @type {Map<string, Tick>} */
 let ticks = new Map();
-/** @type {Record<string, Receipt>} */
+/** @type {Record<string, MatchReport>} */
 let receipts = {};
 /** @type {Set<string>} */
-let open = new Set(); // names whose own settings are shown
+let open = new Set(); // names whose own settings are expanded
 
 function save() {
   props.value = JSON.stringify(inOrder(ticks, rows.keys()));
   paint();
 }
 
-// ---- what a person does
+// ---- user input
 
 /**
  * @param {string} name
@@ -81,7 +81,7 @@ function adjust(name, key, value) {
   save();
 }
 
-/** @param {string} name a click in the picture leads to the row with the tick */
+/** @param {string} name clicked in the picture: show the row with its tick */
 function showRow(name) {
   const row = rows.get(name);
   if (!row) return;
@@ -201,7 +201,7 @@ function drawExtras(data) {
   });
 }
 
-// ---- painting: after every tick, every receipt
+// ---- painting: after every tick and match report
 
 function paint() {
   if (map.state !== "ready") return;
@@ -238,7 +238,7 @@ function paintRow({ data, node, box, choice, note, more, extras }) {
   }
 }
 
-// names of a preset that this model lacks keep their rows, with the receipt that says so
+// a preset's names that this model lacks keep their rows, with the match report that says so
 function paintMissing() {
   const place = find(root, ".missing");
   for (const [name, row] of rows)
@@ -256,7 +256,7 @@ function paintMissing() {
 function paintPreset() {
   const preset = map.presets?.find((item) => isPreset(ticks, item));
   find(root, "#preset", "select").value = preset ? preset.key : "";
-  find(root, ".presets .note").textContent = preset ? preset.note : "Ticks of your own. A preset replaces them.";
+  find(root, ".presets .note").textContent = preset ? preset.note : "Your own ticks. A preset replaces them.";
 }
 
 function readTicks() {

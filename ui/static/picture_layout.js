@@ -1,33 +1,33 @@
-// The block picture apart from the page: what is trained of a unit, and the lines between the boxes.
+// The DOM-free part of the block picture: what is trained of a unit, and the lines between boxes.
 
 /** @type {Record<Treatment, string>} */
 export const TREATED = { lora: "LoRA", full: "Full" };
 /** @type {Record<string, string>} */
 export const SIGNS = { add: "+", mix: "⋯" };
 
-/** @typedef {{ left: number, right: number, top: number, bottom: number, x: number, y: number }} Box `x`, `y`: middle */
+/** @typedef {{ left: number, right: number, top: number, bottom: number, x: number, y: number }} Box `x`, `y`: center */
 /** @typedef {{ from: Box, to: Box, rows: [number, number], skip: boolean, join?: boolean, out?: boolean }} Edge
- * `skip`: it passes by other boxes; `join`: it ends at a sign; `out`: it leaves the block */
+ * `skip`: it passes other boxes; `join`: it ends at a sign; `out`: it leaves the block */
 /** @typedef {{ d: string, tip: [number, number, number, number] | null }} Line SVG path; x, y, dx, dy of its arrowhead */
 
 // ---- sizes
 
 /**
- * Pixels that a name, and slices side by side, take before they share a line with others.
+ * Pixels that a name, or slices side by side, need to share a line with others.
  * @param {Unit} unit
  */
 export const widthOf = (unit) => Math.min(150, Math.max(unit.slices.length ? 140 : 62, 10 + 6.6 * unit.name.length));
 
 /**
- * A long name in pieces: it may break behind its dots and underscores.
+ * A long name in pieces: it may wrap after dots and underscores.
  * @param {string} name
  */
 export const pieces = (name) => name.split(/(?<=[._])/);
 
-// ---- lines of the flow
+// ---- lines of the data flow
 
 /**
- * The lines of a pattern over boxes, wherever these came to lie.
+ * The lines of a pattern, between boxes at any position.
  * @param {Pattern} pattern
  * @param {(Box | null)[]} places of its parts
  * @param {{ middle: number, width: number, isStack: boolean }} frame `isStack`: the pattern is one of a stack's layers
@@ -45,31 +45,31 @@ export function edgesOf(pattern, places, { middle, width, isStack }) {
   for (const row of pattern.rows.flat())
     for (const take of pattern.parts[row].takes) {
       const [first, last] = [rank.get(take) ?? -1, rank.get(row) ?? 0];
-      if (take < 0 && last === 0 && !isStack) continue; // the line between the sections leads to it
+      if (take < 0 && last === 0 && !isStack) continue; // the line between sections leads to it
       const from = take < 0 ? input : place(take);
       const join = pattern.parts[row].role in SIGNS;
       edges.push({ from, to: place(row), join, skip: last - first > 1, rows: [first, last] });
     }
   const last = pattern.rows.length - 1;
-  const giver = rank.get(pattern.gives) ?? last;
-  if (pattern.gives >= 0 && (pattern.layers.length || giver < last)) {
+  const source = rank.get(pattern.gives) ?? last;
+  if (pattern.gives >= 0 && (pattern.layers.length || source < last)) {
     const bottom = Math.max(...pattern.rows[last].map((number) => place(number).bottom)) + 12;
     const out = { x: middle, left: middle - 1, right: middle + 1, top: bottom, y: bottom, bottom };
-    edges.push({ from: place(pattern.gives), to: out, out: true, skip: giver < last, rows: [giver, last + 1] });
+    edges.push({ from: place(pattern.gives), to: out, out: true, skip: source < last, rows: [source, last + 1] });
   }
   return edges;
 }
 
 /**
  * @param {Edge[]} edges
- * @param {number} lanes that the left margin has room for
+ * @param {number} lanes that fit into the left margin
  * @returns {Line[]}
  */
 export function linesOf(edges, lanes) {
   const passing = edges.filter((edge) => edge.skip);
   passing.sort((first, second) => first.rows[0] - second.rows[0] || first.rows[1] - second.rows[1]);
   /** @type {number[]} */
-  const taken = []; // lane -> the row down to which it is taken
+  const taken = []; // lane -> the row down to which it is occupied
   const around = passing.map((edge) => {
     let lane = taken.findIndex((until) => until <= edge.rows[0]);
     if (lane < 0) lane = taken.length;
@@ -115,8 +115,8 @@ function lineTo({ from, to, join, out }) {
 
 // ---- what is trained
 
-/** @typedef {{ ticks: Map<string, Tick>, receipts: Record<string, Receipt>, tied: Record<string, string> }} Training
- * `tied`: names by the name that is tied to them */
+/** @typedef {{ ticks: Map<string, Tick>, receipts: Record<string, MatchReport>, tied: Record<string, string> }} Training
+ * `tied`: name -> the name it is tied to */
 
 /**
  * What is trained of a unit in the layers of its pattern.
@@ -144,7 +144,7 @@ export function stateOf({ name, fused, pattern }, training) {
 }
 
 /**
- * The tick that decides: its own, its fused module's, or full training of the weight that it is tied to.
+ * The name whose tick applies: its own, its fused module's, or that of a fully trained tied weight.
  * @param {string} name
  * @param {string | undefined} fused
  * @param {Training} training

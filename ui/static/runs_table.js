@@ -1,4 +1,4 @@
-// The table of all runs: search, sort, choose one. props.value is the chosen run's id.
+// The table of all runs: search, sort, select one. props.value is the selected run's id.
 import { find, make, matches, read } from "./lib.js";
 import { overflow, sortedTable } from "./table.js";
 
@@ -17,7 +17,7 @@ const COLUMNS = [
 const search = find(element, "input[type=search]", "input");
 const empty = find(element, ".empty");
 /** @type {Run[] | null} */
-let runs = null; // not read yet
+let runs = null; // not loaded yet
 
 /** @type {(columns: import("./table.js").Column[], rows: Run[]) => void} */
 const drawTable = sortedTable(element, {
@@ -63,9 +63,9 @@ function paint() {
 }
 
 function draw() {
-  const found = (runs ?? []).filter((run) => matches(search.value, words(run)));
-  drawTable(COLUMNS, found);
-  const [title, text] = note(found.length);
+  const matching = (runs ?? []).filter((run) => matches(search.value, words(run)));
+  drawTable(COLUMNS, matching);
+  const [title, text] = note(matching.length);
   empty.hidden = !runs || !title;
   find(empty, "strong").textContent = title;
   find(empty, "span").textContent = text;
@@ -73,17 +73,17 @@ function draw() {
 }
 
 /**
- * What is said below the table: a title and a sentence.
- * @param {number} found
+ * The note below the table: a title and a sentence.
+ * @param {number} count
  */
-function note(found) {
-  if (overflow(found)) return [overflow(found), "Search to find the others."];
-  if (found) return ["", ""];
+function note(count) {
+  if (overflow(count)) return [overflow(count), "Search to find the others."];
+  if (count) return ["", ""];
   if (runs?.length) return ["No run matches", "Search for another word of its name, model, modules or state."];
-  return ["No run yet", "Start one on the Train tab; it is kept here with its settings and its adapter."];
+  return ["No run yet", "Start one on the Train tab; it is kept here with its settings and adapter."];
 }
 
-// runs that are over are sent once, open ones as they go on
+// ended runs are sent once, open ones whenever they change
 function readRuns() {
   runs = props.ended ? [...read(props.ended, []), ...read(props.open, [])] : null;
 }

@@ -1,4 +1,4 @@
-// The scenarios of a set, each with a box to leave it out. props.value: the keys left out, as a JSON list.
+// The scenarios of a set, each with a checkbox. props.value: the keys that were unticked, as a JSON list.
 import { find, make, read } from "./lib.js";
 
 const root = find(element, ".offers");
@@ -15,8 +15,8 @@ function setIncluded(key, on) {
 }
 
 /**
- * @param {Offer} row
- * @param {boolean} isOpen whether its receipts are
+ * @param {ScenarioRow} row
+ * @param {boolean} isOpen whether its match report is
  */
 function section(row, isOpen) {
   const receipts = row.receipts.map(({ tick, text, ok }) =>
@@ -25,12 +25,12 @@ function section(row, isOpen) {
     make("strong", {}, row.title), make("p", {}, row.said),
     row.issues.length ? make("ul", { class: "nothing" }, ...row.issues.map((issue) => make("li", {}, issue))) : null,
     receipts.length
-      ? make("details", { open: isOpen }, make("summary", {}, "Receipts"), make("ul", {}, ...receipts))
+      ? make("details", { open: isOpen }, make("summary", {}, "Match report"), make("ul", {}, ...receipts))
       : null);
 }
 
 /**
- * @param {Offer} row
+ * @param {ScenarioRow} row
  * @param {boolean} isOpen
  */
 function line(row, isOpen) {
@@ -42,7 +42,7 @@ function line(row, isOpen) {
 }
 
 function draw() {
-  const content = read(props.content, /** @type {{ notice?: string, rows?: Offer[] }} */ ({}));
+  const content = read(props.content, /** @type {{ notice?: string, rows?: ScenarioRow[] }} */ ({}));
   const open = new Set([...root.querySelectorAll("details[open]")].map((node) => node.closest("div")?.dataset.key));
   if (content.notice) root.replaceChildren(make("p", { class: "nothing" }, content.notice));
   else root.replaceChildren(...(content.rows ?? []).map((row) => line(row, open.has(row.key))));

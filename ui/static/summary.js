@@ -1,11 +1,11 @@
-// Keeps the memory's breakdown as open as the person left it: the summary is drawn again after every tick.
+// Keeps the memory breakdown open or closed as the user left it: the summary is redrawn after every tick.
 let open = false;
 
 element.addEventListener("toggle", ({ target }) => {
   if (target instanceof HTMLDetailsElement && target.isConnected) open = target.open;
 }, true);
 
-// a problem's button says which settings solve it
+// a problem's button holds the settings that solve it
 element.addEventListener("click", ({ target }) => {
   const button = target instanceof Element ? target.closest("button.cure") : null;
   if (button instanceof HTMLElement) trigger("click", { changes: button.dataset.changes });

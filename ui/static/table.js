@@ -1,4 +1,4 @@
-// A table that is sorted by a click on any of its columns: all runs, and those of a comparison.
+// A table that can be sorted by any column, for all runs and for comparisons.
 import { compare, find, focus, make } from "./lib.js";
 
 const MAX_ROWS = 500; // drawn at once; a browser takes seconds for ten thousand
@@ -35,7 +35,7 @@ export function sortedTable(root, { sort, value, cell, decorate }) {
 
   /** @param {Column[]} newColumns */
   function setColumns(newColumns) {
-    // a header is replaced only by another: a click that has begun on it must find it at its end
+    // headers are only replaced if they change: otherwise a click in progress would be lost
     if (JSON.stringify(newColumns) === JSON.stringify(columns)) return;
     columns = newColumns;
     head.replaceChildren(...columns.map(header));
@@ -75,7 +75,7 @@ export function sorted(rows, { key, down }, value) {
 }
 
 /**
- * A click on the column that sorts turns its order round; one on another starts with what one looks for there.
+ * Clicking the sorted column reverses its order; another column starts with its default order.
  * @param {Sort} sort
  * @param {Column} column
  * @returns {Sort}
@@ -85,7 +85,7 @@ export function nextSort(sort, column) {
 }
 
 /**
- * What is to be said of so many rows that were found, if they are too many to draw.
- * @param {number} found
+ * A note if there are too many rows to draw.
+ * @param {number} count
  */
-export const overflow = (found) => (found > MAX_ROWS ? `The first ${MAX_ROWS} of ${found} runs` : "");
+export const overflow = (count) => (count > MAX_ROWS ? `The first ${MAX_ROWS} of ${count} runs` : "");

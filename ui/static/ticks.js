@@ -1,20 +1,20 @@
-// Rules of the ticks, apart from the page: what a tick replaces, their order, and whether they are a preset.
+// Rules for ticks, without the DOM: what a tick replaces, their order, and whether they are a preset.
 
-/** What a tick may set for its kind alone.
+/** Settings that a tick can override for its kind.
  * @type {("r" | "lora_alpha" | "lr" | "layers")[]} */
 export const OWN = ["r", "lora_alpha", "lr", "layers"];
 
 /** @typedef {Map<string, Tick>} Ticks by name */
 
 /**
- * Tick a kind. A fused module and its slices are two ways to the same weights: the newer tick stays.
+ * Tick a kind. A fused module and its slices train the same weights, so the newer tick replaces the older one.
  * @param {Ticks} ticks changed in place
  * @param {Iterable<ModuleRow>} rows
  * @param {string} name
  * @param {Treatment} treatment
  */
 export function setTick(ticks, rows, name, treatment) {
-  const layers = ticks.get(name)?.layers; // rank, alpha and learning rate of one treatment do not fit the other
+  const layers = ticks.get(name)?.layers; // rank, alpha and learning rate do not carry over to another treatment
   ticks.set(name, { name, treatment, ...(layers && { layers }) });
   const all = [...rows];
   const parent = all.find((row) => row.name === name)?.slice_of;
@@ -22,7 +22,7 @@ export function setTick(ticks, rows, name, treatment) {
 }
 
 /**
- * Set a value of one tick from what was typed; an empty text takes it back.
+ * Set a value of one tick from typed text; empty text removes it.
  * @param {Ticks} ticks changed in place
  * @param {string} name
  * @param {"r" | "lora_alpha" | "lr" | "layers"} key
@@ -38,7 +38,7 @@ export function adjustTick(ticks, name, key, value) {
 }
 
 /**
- * Ticks in the order of the rows, whatever was ticked first; then those without a row.
+ * Ticks in row order, followed by those without a row.
  * @param {Ticks} ticks
  * @param {Iterable<string>} names of the rows
  */

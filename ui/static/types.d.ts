@@ -1,12 +1,12 @@
-// What gr.HTML gives a script, and the JSON that Python sends. For the type check alone.
+// What gr.HTML provides to a script, and the JSON that Python sends. Only for type checking.
 
 /** The component's root. */
 declare const element: HTMLElement;
-/** Its value and its other props, all of them texts. A new `value` goes back to Python. */
+/** Its value and other props, all strings. A new `value` is sent to Python. */
 declare const props: Record<string, string>;
-/** Calls `run` whenever Python has set one of these props. */
+/** Calls `run` whenever Python sets one of these props. */
 declare function watch(names: string | string[], run: () => void): void;
-/** Raises an event that Python listens to. */
+/** Fires an event for Python. */
 declare function trigger(event: string, data?: Record<string, unknown>): void;
 
 interface Figure { data?: object[]; layout?: object }
@@ -27,7 +27,7 @@ interface Tick {
   name: string; treatment: Treatment;
   r?: string | number; lora_alpha?: string | number; lr?: string | number; layers?: string | number;
 }
-interface Receipt { note: string; ok: boolean; layers?: number[] | null }
+interface MatchReport { note: string; ok: boolean; layers?: number[] | null }
 interface Preset { key: string; title: string; note: string; ticks: Tick[] }
 interface ModuleRow {
   name: string; treatments: Treatment[]; first: Treatment | ""; note: string;
@@ -57,7 +57,7 @@ interface Run { id: string; state: string; shown: Record<string, string>; [key: 
 interface Result { color: string; raw: Record<string, unknown>; shown: Record<string, string> }
 interface Results { columns: { key: string; title: string }[]; groups: Result[]; runs: Result[]; csv: string }
 interface Choice { id: string; name: string; state: string; note: string }
-interface Offer {
+interface ScenarioRow {
   key: string; title: string; said: string; on: boolean; free: boolean; issues: string[];
   receipts: { tick: string; text: string; ok: boolean }[];
 }

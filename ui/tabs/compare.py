@@ -1,4 +1,4 @@
-"""The Compare tab: choose runs or an experiment, see curves, figures, prices, verdict, take the report along."""
+"""The Compare tab: choose runs or an experiment; see curves, table, costs and verdict; download the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.service.experiments import AXES, CURVES, MAX_COMPARED, OPEN, PRICES
 from trainer.service.lab import Lab
 from ui import download
 from ui.components import chart, component
-from ui.handlers import DIRECT, QUEUED, inform, told
+from ui.handlers import DIRECT, QUEUED, inform, show_errors
 from ui.panels.live_run import digest
 from ui.panels.scenarios import ScenariosPanel
 from ui.tabs.train import TrainTab
@@ -27,12 +27,12 @@ placeholder="Search runs" autocomplete="off"></div><div class="scroll singles"><
 TABLE = """<div class="runs results"><div class="results-top"><label><input type="checkbox" class="every"> Every run
 </label><button type="button" class="link csv">Download CSV</button></div>
 <div class="scroll"><table><thead><tr></tr></thead><tbody></tbody></table></div></div>"""
-FIGURES = 13
-"""Components that `refresh` fills."""
+OUTPUTS = 13
+"""Number of components that `refresh` fills."""
 
 
 class CompareTab:
-    """Builds the tab; the choice comes from the browser and is checked every time."""
+    """Builds the tab; the choice comes from the browser and is validated every time."""
 
     def __init__(self, lab: Lab, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
         self.lab = lab
@@ -88,9 +88,9 @@ class CompareTab:
             self.refresh, choice, shown, trigger_mode="always_last", **DIRECT,
         )  # fmt: skip
         self.curve.change(lambda curve: gr.update(visible=curve == "loss"), self.curve, self.width, **DIRECT)
-        after(self.stop.click(told(self.stopped), self.pick, None, **QUEUED))
-        after(self.resume.click(told(self.resumed), self.pick, None, **QUEUED))
-        download.wire(self.fetch, told(self.report), self.pick, "compare-file")
+        after(self.stop.click(show_errors(self.stopped), self.pick, None, **QUEUED))
+        after(self.resume.click(show_errors(self.resumed), self.pick, None, **QUEUED))
+        download.wire(self.fetch, show_errors(self.report), self.pick, "compare-file")
         after(self.panel.wire(tab, self.pick, self.seen))
         train.scenarios.click(
             lambda: [gr.Tabs(selected="compare"), gr.Accordion(open=True), gr.Timer(active=True)],
@@ -98,7 +98,7 @@ class CompareTab:
         )  # fmt: skip
 
     def list_all(self, seen: str) -> list[Any]:
-        """Experiments and runs to choose from, unless they are those that the page has."""
+        """Experiments and runs to choose from; skipped if the page already has them."""
         experiments = [
             comparison.experiment_row(self.lab.experiments.summary(item)) for item in self.lab.experiments.all()
         ]
@@ -107,7 +107,7 @@ class CompareTab:
         return [gr.skip(), gr.skip()] if digest(lists) == seen else [gr.update(lists=lists), digest(lists)]
 
     def refresh(self, value: Any, curve: Any, axis: Any, width: Any, price: Any, seen: Any) -> list[Any]:
-        """Everything about the choice; what the page shows already is skipped."""
+        """Everything about the choice; skipped if the page already shows it."""
         try:
             names = self._names(value)
             version = service.experiments.version(self.lab, names)
@@ -116,42 +116,42 @@ class CompareTab:
         options: list[Any] = [_one_of(curve, CURVES), _one_of(axis, AXES), _steps(width), _one_of(price, PRICES)]
         now = digest(json.dumps([names, options, version]))
         if now == seen:
-            return [gr.skip()] * FIGURES
+            return [gr.skip()] * OUTPUTS
         try:
-            found, experiment = service.experiments.compare(self.lab, names)
-            return [*self._filled(found, experiment, *options), now]
-        except UserError as error:  # a run was deleted meanwhile
+            compared, experiment = service.experiments.compare(self.lab, names)
+            return [*self._filled(compared, experiment, *options), now]
+        except UserError as error:  # a run was deleted in the meantime
             return self._nothing(comparison.notice(error), seen)
 
     def _filled(
-        self, found: Comparison, experiment: Experiment | None, curve: str, axis: str, width: int, price: str
+        self, compared: Comparison, experiment: Experiment | None, curve: str, axis: str, width: int, price: str
     ) -> list[Any]:
         summary = self.lab.experiments.summary(experiment) if experiment else None
         states = summary["states"] if summary else {}
         can_stop = any(states.get(state) for state in OPEN)
         can_resume = any(count for state, count in states.items() if state not in (*OPEN, "finished"))
-        has_runs, has_losses = bool(found.rows), any(group.losses for group in found.groups)
-        figure = service.experiments.curves_figure(self.lab, found, curve, axis, width) if has_runs else {}
-        prices = price_figure(found, price) if has_losses else {}
+        has_runs, has_losses = bool(compared.rows), any(group.losses for group in compared.groups)
+        figure = service.experiments.curves_figure(self.lab, compared, curve, axis, width) if has_runs else {}
+        prices = price_figure(compared, price) if has_losses else {}
         return [
-            comparison.head(found, summary),
+            comparison.head(compared, summary),
             gr.update(visible=True),
             gr.update(visible=can_stop, value="Stop all now" if "stopping" in states else "Stop all"),
             gr.update(visible=can_resume),
             gr.update(visible=has_runs),
             gr.update(figure=json.dumps(figure)),
             gr.update(visible=has_runs),
-            gr.update(content=json.dumps(comparison.table(found))),
+            gr.update(content=json.dumps(comparison.table(compared))),
             gr.update(visible=has_losses),
             gr.update(figure=json.dumps(prices)),
-            comparison.details(found, experiment),
+            comparison.details(compared, experiment),
             gr.update(interactive=has_runs),
         ]
 
     def _nothing(self, head: str, seen: Any) -> list[Any]:
         hidden, now = gr.update(visible=False), digest(head)
         if now == seen:
-            return [gr.skip()] * FIGURES
+            return [gr.skip()] * OUTPUTS
         return [head, hidden, gr.skip(), gr.skip(), hidden, gr.skip(), hidden, gr.skip(), hidden, gr.skip(), "",
                 gr.skip(), now]  # fmt: skip
 
@@ -167,17 +167,17 @@ class CompareTab:
     def _experiment(self, value: Any) -> str:
         choice = _choice(value)
         if not choice.get("experiment"):
-            raise UserError("No experiment is chosen.", "Choose one in the list.", "data")
+            raise UserError("No experiment is selected.", "Choose one in the list.", "data")
         return str(choice["experiment"])
 
     def _names(self, value: Any) -> list[str]:
-        """Ids of what is chosen. Raises UserError where it is nothing, or nothing the page sends."""
+        """Ids of the selection. Raises UserError if it is empty or invalid."""
         choice = _choice(value)
         runs = choice.get("runs")
         if choice.get("experiment"):
             return [str(choice["experiment"])]
         if not isinstance(runs, list) or not runs:
-            raise UserError("Nothing is chosen.", "Tick two runs or more, or choose an experiment.", "data")
+            raise UserError("Nothing is selected.", "Tick two or more runs, or choose an experiment.", "data")
         if len(runs) > MAX_COMPARED:
             raise UserError(f"{len(runs)} runs are too many.", f"Choose at most {MAX_COMPARED}.", "data")
         return [str(run) for run in runs]
@@ -185,14 +185,14 @@ class CompareTab:
 
 def _choice(value: Any) -> dict[str, Any]:
     try:
-        found = json.loads(value or "{}")
+        choice = json.loads(value or "{}")
     except (TypeError, ValueError, RecursionError):
-        found = {}
-    return found if isinstance(found, dict) else {}
+        choice = {}
+    return choice if isinstance(choice, dict) else {}
 
 
 def _one_of(value: Any, known: dict[str, str]) -> str:
-    """The value, if it is one of these; else the first of them."""
+    """The value if it is one of `known`, else the first of them."""
     return value if isinstance(value, str) and value in known else next(iter(known))
 
 

@@ -1,4 +1,4 @@
-"""The Runs tab: every run in one table, and what can be done with the chosen one."""
+"""The Runs tab: all runs in one table, and actions on the selected run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from trainer.service.lab import Lab
 from trainer.service.runs import ACTIVE, ENDED, MAX_TITLE
 from ui import download
 from ui.components import component
-from ui.handlers import DIRECT, QUEUED, inform, told
+from ui.handlers import DIRECT, QUEUED, inform, show_errors
 from ui.panels.live_run import digest, parts
-from ui.tabs.train import TrainTab, wanting
+from ui.tabs.train import TrainTab, model_input_values
 from ui.views import HTML
 
 TEMPLATE = """<div class="runs">
@@ -33,7 +33,7 @@ NOTHING = render("nothing")
 
 
 class RunsTab:
-    """Builds the tab; handlers get a run's id from the browser and check it every time."""
+    """Builds the tab; handlers get the run's id from the browser and validate it every time."""
 
     def __init__(self, lab: Lab, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
         self.lab = lab
@@ -62,7 +62,7 @@ class RunsTab:
                 self.really = gr.Button("Delete for good", variant="stop", size="sm", elem_id="run-really")
                 self.keep = gr.Button("Keep it", size="sm")
         self.timer = gr.Timer(1.5, active=False)
-        # what the page shows already; the browser keeps it, so that an answer lost on the way is sent again
+        # what the page already shows; the browser keeps it, so that a lost response is sent again
         self.rows = gr.Textbox("", label="Rows shown", visible="hidden")
         self.seen = gr.Textbox("", label="Facts shown", visible="hidden")
         self.asked = gr.Textbox("", label="Run to delete", visible="hidden")
@@ -81,40 +81,42 @@ class RunsTab:
         after(tab.select(lambda: gr.Timer(active=True), None, self.timer, **DIRECT))
         after(self.timer.tick(lambda: None, None, None, **DIRECT))
         chosen.change(self.show, [chosen, self.seen], facts, **DIRECT).then(
-            self.named, chosen, [self.name, self.sure], **DIRECT
+            self.show_name, chosen, [self.name, self.sure], **DIRECT
         )
         self.open.click(
-            told(self.opened), chosen, [live.shown, tabs, self.timer], **QUEUED
+            show_errors(self.opened), chosen, [live.shown, tabs, self.timer], **QUEUED
         ).success(live.refresh, [live.shown, live.seen], live.outputs, **DIRECT)  # fmt: skip
-        train.show_after(self.reuse.click(told(self.reused), chosen, [*train.named, tabs, self.timer], **QUEUED))
-        after(self.stop.click(told(self.stopped), chosen, None, **QUEUED))
-        after(self.resume.click(told(self.resumed), chosen, None, **QUEUED))
-        after(self.first.click(told(self.put_first), chosen, None, **QUEUED))
-        after(self.train_on.click(told(self.trained_longer), [chosen, self.epochs], None, **QUEUED))
+        train.show_after(
+            self.reuse.click(show_errors(self.reused), chosen, [*train.model_inputs, tabs, self.timer], **QUEUED)
+        )
+        after(self.stop.click(show_errors(self.stopped), chosen, None, **QUEUED))
+        after(self.resume.click(show_errors(self.resumed), chosen, None, **QUEUED))
+        after(self.first.click(show_errors(self.put_first), chosen, None, **QUEUED))
+        after(self.train_on.click(show_errors(self.trained_longer), [chosen, self.epochs], None, **QUEUED))
         for event in (self.rename.click, self.name.submit):
-            after(event(told(self.renamed), [chosen, self.name], None, **QUEUED))
-        self.delete.click(told(self.ask), chosen, [self.sure, self.question, self.asked], **QUEUED)
+            after(event(show_errors(self.renamed), [chosen, self.name], None, **QUEUED))
+        self.delete.click(show_errors(self.ask), chosen, [self.sure, self.question, self.asked], **QUEUED)
         self.keep.click(lambda: gr.update(visible=False), None, self.sure, **DIRECT)
-        after(self.really.click(told(self.deleted), [chosen, self.asked], [chosen, self.sure], **QUEUED))
-        download.wire(self.fetch, told(self.exported), chosen, "run-file")
+        after(self.really.click(show_errors(self.deleted), [chosen, self.asked], [chosen, self.sure], **QUEUED))
+        download.wire(self.fetch, show_errors(self.exported), chosen, "run-file")
 
     def list_runs(self, seen: str) -> list[Any]:
-        """What the page has not got of the table's rows: those of runs that are over, and those of open ones."""
-        known, self._texts = self._texts, {}
-        found: dict[str, list[str]] = {"ended": [], "open": []}
+        """Rows that the page does not have yet: of ended runs, and of open runs."""
+        previous, self._texts = self._texts, {}
+        texts_by_state: dict[str, list[str]] = {"ended": [], "open": []}
         for row in self.lab.store.summaries():
-            old = known.get(row["id"])
+            old = previous.get(row["id"])
             kept = self._texts[row["id"]] = old if old and old[0] is row else (row, json.dumps(_row(row)))
-            found["ended" if row["state"] in ENDED else "open"].append(kept[1])
-        rows = {name: f"[{','.join(texts)}]" for name, texts in found.items()}
-        names = [digest(text) for text in rows.values()]
+            texts_by_state["ended" if row["state"] in ENDED else "open"].append(kept[1])
+        rows = {name: f"[{','.join(texts)}]" for name, texts in texts_by_state.items()}
+        digests = [digest(text) for text in rows.values()]
         news: dict[str, Any] = {
-            name: rows[name] for name, now, had in zip(rows, names, parts(seen, 2), strict=True) if now != had
+            name: rows[name] for name, now, had in zip(rows, digests, parts(seen, 2), strict=True) if now != had
         }
-        return [gr.update(**news), "|".join(names)] if news else [gr.skip(), gr.skip()]
+        return [gr.update(**news), "|".join(digests)] if news else [gr.skip(), gr.skip()]
 
     def show(self, run_id: str | None, seen: Any) -> list[Any]:
-        """Facts and buttons of the chosen run."""
+        """Facts and buttons of the selected run."""
         try:
             run = self._run(run_id)
         except UserError:
@@ -141,8 +143,8 @@ class RunsTab:
             now,
         ]
 
-    def named(self, run_id: str | None) -> list[Any]:
-        """The chosen run's name in its box, and no question left open."""
+    def show_name(self, run_id: str | None) -> list[Any]:
+        """Put the selected run's name into its box, and hide the delete confirmation."""
         try:
             return [self._run(run_id).title, gr.update(visible=False)]
         except UserError:
@@ -152,12 +154,12 @@ class RunsTab:
         return [self._run(run_id).id, gr.Tabs(selected="train"), gr.Timer(active=False)]
 
     def reused(self, run_id: str | None) -> list[Any]:
-        """The chosen run's configuration for the Train tab, without its title."""
+        """The selected run's configuration for the Train tab, without its title."""
         run = self._run(run_id)
         if run.config is None:
             raise UserError(run.problem, "Choose another run.", "data")
-        wanted = wanting(replace(run.config, title=""))
-        return [*wanted, gr.Tabs(selected="train"), gr.Timer(active=False)]
+        values = model_input_values(replace(run.config, title=""))
+        return [*values, gr.Tabs(selected="train"), gr.Timer(active=False)]
 
     def stopped(self, run_id: str | None) -> None:
         inform(service.runs.stop(self.lab, self._run(run_id).id))
@@ -173,7 +175,7 @@ class RunsTab:
 
     def trained_longer(self, run_id: str | None, epochs: float | None) -> None:
         if not isinstance(epochs, int | float) or epochs <= 0:
-            raise UserError("The number of epochs is empty.", "Write how many more to train.", "data")
+            raise UserError("The number of epochs is empty.", "Enter how many more to train.", "data")
         service.runs.resume(self.lab, self._run(run_id).id, epochs)
 
     def renamed(self, run_id: str | None, title: str | None) -> None:
@@ -186,18 +188,18 @@ class RunsTab:
 
     def deleted(self, run_id: str | None, asked: str | None) -> list[Any]:
         if run_id != asked:
-            raise UserError("Another run was chosen meanwhile.", "Press Delete again.", "data")
+            raise UserError("Another run has been selected in the meantime.", "Press Delete again.", "data")
         self.lab.store.delete(self._run(run_id).id)
         return ["", gr.update(visible=False)]
 
     def _run(self, run_id: str | None) -> Any:
         if not run_id:
-            raise UserError("No run is chosen.", "Choose one in the table.", "data")
+            raise UserError("No run is selected.", "Select one in the table.", "data")
         return self.lab.store.get(str(run_id))
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """What the table needs of a summary: raw values to sort by, texts to show."""
+    """A summary as the table needs it: raw values to sort by, texts to show."""
     keys = ("id", "state", "name", "model", "modules", "loss", "eval_loss", "trainable", "created")
     shown = {
         "loss": formatting.loss(row["loss"]),
@@ -210,12 +212,12 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _facts(row: dict[str, Any]) -> Markup:
-    says = (
+    notes = (
         row["model"],
         f"step {row['step']:,} of {row['steps']:,}" if row["steps"] else "",
         f"best eval loss {formatting.loss(row['best_eval_loss'])}" if row["best_eval_loss"] is not None else "",
         f"adapter {formatting.size(row['adapter_bytes'])}" if row["adapter_bytes"] else "",
         row["id"],
     )
-    kind = "unchanged" if row.get("unchanged") else row["state"]  # the index of an earlier version has no such key
-    return render("facts", row, says, kind)
+    kind = "unchanged" if row.get("unchanged") else row["state"]  # an index from an earlier version lacks the key
+    return render("facts", row, notes, kind)

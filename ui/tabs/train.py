@@ -1,4 +1,4 @@
-"""The Train tab: model, modules, data, settings, summary, Train, and the live side beside them."""
+"""The Train tab: model, modules, data, settings, summary, Train, and the live panel."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from trainer.service.lab import Lab
 from trainer.service.planning import Plan
 from ui.data_checks import Checks
 from ui.form import TICKS, Form
-from ui.handlers import DIRECT, QUEUED, told
+from ui.handlers import DIRECT, QUEUED, show_errors
 from ui.panels import live_run, model_field, modules, settings
 from ui.panels.data import DataPanel
 from ui.panels.summary import build as build_summary
 from ui.panels.summary import summary
 from ui.views import data_report
 
-COUNTED = ("data.", "model.", "training.max_length", "training.seed")
-"""Settings that decide how many examples train."""
-READING = "The plan appears once a model's modules are read."
+DATA_SETTINGS = ("data.", "model.", "training.max_length", "training.seed")
+"""Settings that determine how many examples are trained on."""
+READING = "The plan appears once the model's modules have been read."
 
 
 class TrainTab:
@@ -44,7 +44,7 @@ class TrainTab:
                 with gr.Column(elem_classes="card", elem_id="settings"):
                     self.data = DataPanel(lab, self.form, self.checks)
                     config_file = settings.build_settings(self.form)
-                    self.wanted = gr.Textbox("", label="Configuration to show", visible="hidden")
+                    self.pending = gr.Textbox("", label="Configuration to show", visible="hidden")
                 with gr.Column(elem_classes="card", elem_id="go"):
                     self.summary = build_summary(READING)
                     button = gr.Button("Train", variant="primary", elem_id="train")
@@ -57,78 +57,78 @@ class TrainTab:
 
     def _wire(self, page: gr.Blocks, model: Any, config_file: Any, button: Any) -> None:
         form, plan_outputs = self.form, [self.panel, self.summary]
-        self.named = [model, form.components["model.revision"], self.wanted]
-        self.everything = [self.panel, self.summary, *(form.components[path] for path in form.filled)]
+        self.model_inputs = [model, form.components["model.revision"], self.pending]
+        self.model_outputs = [self.panel, self.summary, *(form.components[path] for path in form.filled)]
         for event in (page.load, model.change):
-            event(self.read_model, self.named, self.everything, trigger_mode="always_last", **QUEUED).then(
+            event(self.read_model, self.model_inputs, self.model_outputs, trigger_mode="always_last", **QUEUED).then(
                 self.plan, form.inputs, plan_outputs, **DIRECT
             )
-        self.show_after(config_file.upload(told(self.load_config), config_file, self.named, **QUEUED))
+        self.show_after(config_file.upload(show_errors(self.load_config), config_file, self.model_inputs, **QUEUED))
         page.load(self.live.refresh, [self.live.shown, self.live.seen], self.live.outputs, **DIRECT)
         gr.on(
             [item.change for path, item in form.components.items() if path != "model.name"],
             self.plan, form.inputs, plan_outputs, trigger_mode="always_last", **DIRECT,
         )  # fmt: skip
-        counted = [item.change for path, item in form.components.items() if path.startswith(COUNTED)]
-        gr.on([page.load, *counted], self.count, form.inputs, None, trigger_mode="always_last", **QUEUED).then(
-            self.plan, form.inputs, plan_outputs, **DIRECT
-        )
+        data_changes = [item.change for path, item in form.components.items() if path.startswith(DATA_SETTINGS)]
+        gr.on(
+            [page.load, *data_changes], self.count_examples, form.inputs, None, trigger_mode="always_last", **QUEUED
+        ).then(self.plan, form.inputs, plan_outputs, **DIRECT)
         self.summary.click(self.change, None, [form.components[path] for path in form.filled], **DIRECT)
         self.data.wire()
         self.cancel.click(self.checks.cancel, None, None, **DIRECT)
-        button.click(told(self.train), form.inputs, [self.summary, self.live.shown], **QUEUED).then(
+        button.click(show_errors(self.train), form.inputs, [self.summary, self.live.shown], **QUEUED).then(
             self.live.refresh, [self.live.shown, self.live.seen], self.live.outputs, **DIRECT
         )
 
     def show_after(self, event: Any) -> None:
-        """After an event that gave `named` a configuration: show all of it."""
-        event.success(self.read_model, self.named, self.everything, **QUEUED).then(
+        """After an event that set `model_inputs` to a configuration: show all of it."""
+        event.success(self.read_model, self.model_inputs, self.model_outputs, **QUEUED).then(
             self.plan, self.form.inputs, [self.panel, self.summary], **DIRECT
         )
 
     def load_config(self, path: str) -> list[str]:
-        """A configuration file's model and text, for `read_model`. Raises UserError with all that is wrong in it."""
+        """Values of `model_inputs` from a configuration file. Raises UserError with all its problems."""
         try:
-            return wanting(validation.load(Path(path)))
+            return model_input_values(validation.load(Path(path)))
         finally:
             Path(path).unlink(missing_ok=True)
 
-    def read_model(self, name: str | None, revision: str | None, wanted: str | None) -> Iterator[list[Any]]:
-        """Read a model's modules; then show the configuration that is wanted for it, or start from what fits it."""
+    def read_model(self, name: str | None, revision: str | None, pending: str | None) -> Iterator[list[Any]]:
+        """Read a model's modules, then show the pending configuration for it, or the default one."""
         name = (name or "").strip()
-        untouched = [gr.skip()] * len(self.form.filled)
+        unchanged = [gr.skip()] * len(self.form.filled)
         model = ModelConfig(name=name, revision=(revision or "").strip() or "main")
         if service.models.known(self.lab, model) is None:
-            yield [modules.update(modules.reading(name)), summary(None, (), waiting=READING), *untouched]
+            yield [modules.update(modules.reading(name)), summary(None, (), waiting=READING), *unchanged]
         try:
             if not name:
                 raise UserError("No model is chosen.", "Choose the demo, a folder, or write a hub id owner/name.")
-            found = service.models.module_map(self.lab, model)
+            module_map = service.models.module_map(self.lab, model)
         except UserError as error:
-            yield [modules.update(modules.failed(error)), gr.skip(), *untouched]
+            yield [modules.update(modules.failed(error)), gr.skip(), *unchanged]
             return
-        loaded = _wanted(wanted, model)
-        shown = loaded or service.planning.starting_config(model, found)
+        loaded = _pending_config(pending, model)
+        shown = loaded or service.planning.starting_config(model, module_map)
         values = dict(zip(self.form.filled, self.form.fill(shown, whole=loaded is not None), strict=True))
-        values[settings.QUANTIZATION] = settings.quantization(found.checkpoint, shown.model.quantization)
-        yield [modules.update(modules.payload(found), shown.modules), gr.skip(), *values.values()]
+        values[settings.QUANTIZATION] = settings.quantization(module_map.checkpoint, shown.model.quantization)
+        yield [modules.update(modules.payload(module_map), shown.modules), gr.skip(), *values.values()]
 
     def plan(self, *values: Any) -> list[Any]:
-        """Receipts and summary of what the page shows. Light: arithmetic over a map that is read already."""
-        plan, issues, waiting = self._judge(values)
+        """Match reports and summary for what the page shows. Fast: the module map has been read already."""
+        plan, issues, waiting = self._plan(values)
         if plan is None:
             return [gr.skip(), summary(None, issues, waiting=waiting)]
-        return [gr.update(receipts=modules.receipts(plan.receipts)), summary(plan, issues)]
+        return [gr.update(receipts=modules.match_reports(plan.receipts)), summary(plan, issues)]
 
-    def count(self, *values: Any) -> None:
-        """Read data that take no time, so that the plan knows how many steps the run takes."""
+    def count_examples(self, *values: Any) -> None:
+        """Read data that are quick to read, so that the plan knows how many steps the run takes."""
         config, issues = self.form.read(values)
-        if config is not None and not any(issue.field.startswith(COUNTED) for issue in issues):
-            with contextlib.suppress(UserError):  # what is wrong, a look at the data says, and so does Train
+        if config is not None and not any(issue.field.startswith(DATA_SETTINGS) for issue in issues):
+            with contextlib.suppress(UserError):  # Look at the data and Train report the problem
                 service.data.read_if_quick(self.lab, config)
 
     def change(self, event: gr.EventData) -> list[Any]:
-        """Fill in the settings that a problem's button names."""
+        """Apply the settings of a problem's button."""
         try:
             changes = json.loads(event.changes)
         except (AttributeError, TypeError, ValueError, RecursionError):
@@ -136,11 +136,11 @@ class TrainTab:
         return self.form.change(changes if isinstance(changes, dict) else {})
 
     def train(self, request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        """Start a run, or show every problem at once and start nothing. To check the data may take a while."""
+        """Start a run, or show all problems and start nothing. Checking the data may take a while."""
         config, issues = self.form.read(values)
         if config is not None:
-            service.models.module_map(self.lab, config.model)  # waits while it is read; says why where it cannot be
-        plan, issues, _ = self._judge(values)
+            service.models.module_map(self.lab, config.model)  # waits for it; raises if it cannot be read
+        plan, issues, _ = self._plan(values)
         if config is None or plan is None or issues:
             yield [summary(plan, issues, refused=True), gr.skip()]
             return
@@ -160,28 +160,28 @@ class TrainTab:
         else:
             yield [summary(plan, ()), run.id]
 
-    def _judge(self, values: tuple[Any, ...]) -> tuple[Plan | None, list[Issue], str]:
-        """The plan, all problems, and, where there is no plan, what it waits for."""
+    def _plan(self, values: tuple[Any, ...]) -> tuple[Plan | None, list[Issue], str]:
+        """The plan, all problems, and, if there is no plan yet, what it waits for."""
         config, issues = self.form.read(values)
         if config is None or service.models.known(self.lab, config.model) is None:
             return None, issues, READING
         try:
             plan = service.planning.plan(self.lab, config)
-        except UserError as error:  # new tokens for a model without a tokenizer that could be read
+        except UserError as error:  # new tokens, but the model's tokenizer cannot be read
             return None, [*issues, Issue("model.new_tokens", error.problem, error.fix)], ""
         return plan, [*issues, *plan.issues], ""
 
 
-def wanting(config: RunConfig) -> list[str]:
-    """Values of `TrainTab.named` for a configuration that the page is to show."""
+def model_input_values(config: RunConfig) -> list[str]:
+    """Values of `TrainTab.model_inputs` that make the page show a configuration."""
     return [config.model.name, config.model.revision, json.dumps(config.to_json())]
 
 
-def _wanted(text: str | None, model: ModelConfig) -> RunConfig | None:
-    """The configuration that was loaded for this model, if there is one."""
+def _pending_config(text: str | None, model: ModelConfig) -> RunConfig | None:
+    """The configuration that was loaded for this model, if any."""
     try:
         config = validation.loads(text) if text else None
     except UserError:
-        return None  # only a page that was tampered with sends one that cannot be read
+        return None  # only a tampered page sends an unreadable one
     same = config is not None and (config.model.name, config.model.revision) == (model.name, model.revision)
     return config if same else None

@@ -1,4 +1,4 @@
-"""What the page shows, from the templates in `templates/`."""
+"""Views: HTML and figures for the page, from the templates in `templates/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model's block as a picture: what `block_picture.js` draws of a module map. The drawing follows every tick."""
+"""The picture of a model's blocks: the data from which `block_picture.js` draws a module map."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from trainer.service.models import INPUT, JOINS, Block, ModuleKind, ModuleMap, Part
 
 TITLES = {"attention": "Attention", "mlp": "MLP", "norm": "Norm", "embedding": "Embedding"}
-UNMEASURED = "The flow of data in these layers could not be followed, so their modules stand in the model's order."
-ELSEWHERE = "Read elsewhere in the model."
+UNMEASURED = "The data flow in these layers could not be traced, so their modules are in the model's order."
+ELSEWHERE = "Used elsewhere in the model."
 
 
 def picture(module_map: ModuleMap) -> list[dict[str, Any]]:
-    """Sections from the input to the head; the patterns of one stack of layers are drawn in one frame."""
+    """Sections from the input to the head; all patterns of one stack of layers share a frame."""
     sections: list[dict[str, Any]] = []
     for block in module_map.blocks:
         if not block.stack or not sections or sections[-1]["stack"] != block.stack:
@@ -27,7 +27,7 @@ def picture(module_map: ModuleMap) -> list[dict[str, Any]]:
 
 
 def ranges(numbers: tuple[int, ...]) -> str:
-    """Numbers of layers as a person writes them: 0–2, 5, or every 4th from 3."""
+    """Layer numbers in short: `0–2, 5`, or `every 4th from 3 to 31`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -60,7 +60,7 @@ def _pattern(block: Block, module_map: ModuleMap) -> dict[str, Any]:
 
 
 def _ranks(block: Block, nodes: list[int]) -> dict[int, int]:
-    """How many parts lie between a part and the input, at most: those of one rank stand side by side."""
+    """The longest path from the input to each part; parts of one rank are drawn side by side."""
     rank = {INPUT: -1}
     for number in nodes:
         rank[number] = 1 + max((rank[take] for take in block.parts[number].takes), default=-1)
@@ -68,7 +68,7 @@ def _ranks(block: Block, nodes: list[int]) -> dict[int, int]:
 
 
 def _lanes(lines: list[tuple[int, int]]) -> int:
-    """How many lines that pass by other parts run side by side, at most."""
+    """The largest number of lines that pass by other parts side by side."""
     passing = [(start, end) for start, end in lines if end - start > 1]
     return max((sum(start <= row < end for start, end in passing) for row, _ in passing), default=0)
 
@@ -88,7 +88,7 @@ def _part(part: Part, block: Block, module_map: ModuleMap) -> dict[str, Any]:
 
 
 def _says(part: Part, block: Block) -> str:
-    """What a part works on, in words, where that is more than what stands before it."""
+    """The inputs of a part, in words."""
     if not block.measured:
         return ""
     names = [*(_called(block, take) for take in part.takes), *part.outside]
@@ -106,12 +106,12 @@ def _called(block: Block, place: int) -> str:
 
 
 def _unit(name: str, block: Block, module_map: ModuleMap) -> dict[str, Any]:
-    """One kind as it is in these layers."""
+    """One kind as it appears in these layers."""
     kind = module_map.get(name)
     assert kind is not None
     inside = list(_inside(kind, block))
     shapes = {shape for _, shape in inside}
-    per_layer = len(inside) // (max(len(block.layers), 1) * block.kinds.count(name))  # a kind may stand twice
+    per_layer = len(inside) // (max(len(block.layers), 1) * block.kinds.count(name))  # a kind may appear twice
     slices = [
         {"name": part.name, "label": part.name.removeprefix(f"{name}."), "share": part.shape[0]}
         for part in module_map.slices(name)
@@ -128,7 +128,7 @@ def _unit(name: str, block: Block, module_map: ModuleMap) -> dict[str, Any]:
 
 
 def _inside(kind: ModuleKind, block: Block) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Modules of a kind in these layers, with their shapes; all of them outside the layers."""
+    """A kind's modules in these layers with their shapes; outside the layers, all its modules."""
     layers = tuple(f"{block.stack}.{number}." for number in block.layers)
     for module, shape in zip(kind.modules, kind.shapes, strict=True):
         if not block.stack or module.startswith(layers):
@@ -136,7 +136,7 @@ def _inside(kind: ModuleKind, block: Block) -> Iterator[tuple[str, tuple[int, ..
 
 
 def _holder(kind: ModuleKind) -> str:
-    """The module that holds a kind's bare parameters, with the number of its experts."""
+    """The module that holds a kind's bare parameters, with its number of experts."""
     name = kind.modules[0].split(".")[-2] if kind.class_name == "Parameter" else ""
     return f"{name} × {kind.shape[0]}" if len(kind.shape) == 3 else name
 

@@ -1,4 +1,4 @@
-"""What the Compare tab says: verdict, table, differences, receipts. Its HTML is in `templates/comparison.html`."""
+"""What the Compare tab shows: verdict, table, differences, match reports. HTML: `templates/comparison.html`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from markupsafe import Markup
 from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.service.experiments import COLORS, COLUMNS, SPREAD, Comparison, Experiment, Group, Row
-from trainer.service.experiments import shown as figure
+from trainer.service.experiments import shown as format_figure
 from ui.views import HTML
 
 render = HTML.macros("comparison.html")
@@ -21,14 +21,14 @@ def notice(error: UserError) -> Markup:
 
 
 def experiment_row(summary: dict[str, Any]) -> dict[str, Any]:
-    """An experiment in the list."""
+    """An experiment's row in the list."""
     left = f" · about {formatting.duration(summary['remaining'])} left" if summary["remaining"] is not None else ""
     note = f"{summary['finished']} of {summary['runs']} runs finished{left}"
     return {"id": summary["id"], "name": summary["name"], "state": summary["state"], "note": note}
 
 
 def run_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A run in the list."""
+    """A run's row in the list."""
     loss = f"eval loss {formatting.loss(row['eval_loss'])}" if row["eval_loss"] is not None else "no eval loss yet"
     note = " · ".join((row["model"], loss, formatting.moment(row["created"])))
     return {"id": row["id"], "name": row["name"], "state": row["state"], "note": note}
@@ -41,7 +41,7 @@ def head(found: Comparison, summary: dict[str, Any] | None) -> Markup:
 
 
 def table(found: Comparison) -> dict[str, Any]:
-    """Rows to sort and show, means of scenarios and single runs, and the CSV of the runs."""
+    """Columns and rows (scenario means, and single runs) for the table script, and the CSV of the runs."""
     columns = [{"key": "name", "title": "Scenario"}]
     columns += [{"key": key, "title": title.split(",")[0]} for key, title in COLUMNS.items()]
     groups = [_group(number, group) for number, group in enumerate(found.groups)]
@@ -51,11 +51,11 @@ def table(found: Comparison) -> dict[str, Any]:
 
 def _group(number: int, group: Group) -> dict[str, Any]:
     raw = {key: group.mean(key) for key in COLUMNS}
-    shown = {key: figure(key, value) for key, value in raw.items()}
+    shown = {key: format_figure(key, value) for key, value in raw.items()}
     for key in SPREAD:
         spread = group.spread(key)
         if spread is not None:
-            shown[key] += f" ± {figure(key, spread)}"
+            shown[key] += f" ± {format_figure(key, spread)}"
     name = group.name if len(group.rows) == 1 else f"{group.name} · {len(group.finished)} of {len(group.rows)} seeds"
     return {"color": _color(number), "raw": raw | {"name": name}, "shown": shown | {"name": name}}
 
@@ -63,7 +63,7 @@ def _group(number: int, group: Group) -> dict[str, Any]:
 def _run(number: int, row: Row) -> dict[str, Any]:
     raw = {key: getattr(row, key) for key in COLUMNS}
     name = f"{row.title} ({row.state})" if row.state != "finished" else row.title
-    shown = {key: figure(key, value) for key, value in raw.items()}
+    shown = {key: format_figure(key, value) for key, value in raw.items()}
     return {"color": _color(number), "raw": raw | {"name": name}, "shown": shown | {"name": name}}
 
 
@@ -72,19 +72,19 @@ def _color(number: int) -> str:
 
 
 def details(found: Comparison, experiment: Experiment | None) -> Markup:
-    """What differs between the configurations, every pair, and what each scenario matched."""
+    """Differences between the configurations, every pair, and what each scenario matched."""
     names = [group.name for group in found.groups]
     return render("details", found, names, experiment and [(item, account(item)) for item in experiment.scenarios])
 
 
 def account(item: dict[str, Any]) -> str:
-    """What a scenario is and what it costs, in sentences; plain text. `item`: as `Offer.to_json` has it."""
+    """What a scenario is and what it costs, as plain text. `item`: from `ScenarioPlan.to_json`."""
     if item.get("same_as"):
-        return f"Trains the same weights as “{item['same_as']}”, and so is offered once."
+        return f"Trains the same weights as “{item['same_as']}”, so it does not run."
     count = f"{item['trainable']:,} parameters train."
     return " ".join(filter(None, (item.get("note", ""), count, item.get("budget", ""))))
 
 
 def scenario(item: dict[str, Any]) -> Markup:
-    """A scenario with its receipts, as `Offer.to_json` has it."""
+    """A scenario with its match report; `item`: from `ScenarioPlan.to_json`."""
     return render("scenario", item, account(item))

@@ -1,4 +1,4 @@
-"""The histogram of lengths, with the maximum length as a line and what it cuts in another color."""
+"""The histogram of lengths: max_length is a line, and truncated lengths have another color."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from trainer.service.experiments import COLORS, layout, packed
 
 BELOW, ABOVE = COLORS[:2]
-"""Colors of lengths that fit into the maximum length, and of those that are cut."""
+"""Colors of lengths within max_length, and of lengths that are truncated."""
 
 
 def lengths_figure(tokens: Mapping[str, Any]) -> dict[str, Any]:
-    """Examples by their length in tokens. `tokens`: that part of the report on the data."""
+    """Examples by length in tokens. `tokens`: that part of the data report."""
     edges, counts = np.array(tokens["histogram"]["edges"]), np.array(tokens["histogram"]["counts"])
     longest, max_length = tokens["quantiles"]["most"], tokens["max_length"]
     names = [f"{first}–{last - 1} tokens" for first, last in itertools.pairwise(edges)]

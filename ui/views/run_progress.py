@@ -1,4 +1,4 @@
-"""A run as the page shows it: its name and state, how far it is, its newest figures, the end of its log."""
+"""A run as the page shows it: name and state, progress, latest figures, the end of the log."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from trainer.service.runs import History, Run, describe_ticks
 from ui.views import HTML
 
 SENTENCES = {
-    "queued": "Waits for its turn: another run has the device.",
-    "starting": "The worker starts and loads the model.",
-    "stopping": "Finishes its step and saves. Stop again to end it at once.",
-    "interrupted": "Its worker is gone. What it saved is kept; the Runs tab can resume it.",
-    "stopped": "Stopped. What it saved can be downloaded.",
+    "queued": "Waiting for the device, which another run is using.",
+    "starting": "The worker is starting and loading the model.",
+    "stopping": "Finishing the current step and saving. Stop again to kill it.",
+    "interrupted": "Its worker is gone. What it saved is kept: resume it on the Runs tab.",
+    "stopped": "Stopped. The adapter it saved can be downloaded.",
     "finished": "Finished. The adapter is ready.",
 }
 LOG_LINES = 60
@@ -37,7 +37,7 @@ def status(run: Run, state: str) -> Markup:
 
 
 def _steps(history: History, state: str, message: str) -> dict[str, Any]:
-    """How far the training is."""
+    """Progress of the training."""
     elapsed = history.elapsed()
     if state == "running" and history.latest.get("time"):
         elapsed += max(0.0, time.time() - history.latest["time"])
@@ -48,7 +48,7 @@ def _steps(history: History, state: str, message: str) -> dict[str, Any]:
         "most": history.steps,
         "share": min(history.step / history.steps, 1.0) if history.steps else 0.0,
         "kind": f" {state}{' busy' if state in ('starting', 'stopping') else ''}",
-        "says": (
+        "notes": (
             f"step {history.step:,} of {history.steps:,}" if history.steps else "no step yet",
             f"elapsed {formatting.duration(elapsed)}" if elapsed else "",
             f"about {formatting.duration(left)} left" if left is not None else "",
@@ -59,7 +59,7 @@ def _steps(history: History, state: str, message: str) -> dict[str, Any]:
 
 
 def _download(done: dict[str, float]) -> dict[str, Any]:
-    """How far the download of a hub model is: files, bytes, speed, time left."""
+    """Progress of a hub download: files, bytes, speed, time left."""
     share = done["bytes"] / done["total"]
     left = (done["total"] - done["bytes"]) / done["speed"] if done["speed"] else None
     return {
@@ -68,26 +68,26 @@ def _download(done: dict[str, float]) -> dict[str, Any]:
         "most": 100,
         "share": share,
         "kind": " starting",
-        "says": (
+        "notes": (
             f"{formatting.size(done['bytes'])} of {formatting.size(done['total'])}",
             f"{done['files']:,.0f} of {done['of']:,.0f} files",
             f"{formatting.size(done['speed'])}/s" if done["speed"] else "waiting for the hub",
             f"about {formatting.duration(left)} left" if left is not None else "",
         ),
-        "message": "Downloads the model, once.",
+        "message": "Downloading the model, once.",
         "message_kind": "starting",
     }
 
 
 def figures(run: Run) -> Markup:
-    """The newest figures and the end of the log."""
+    """The latest figures and the end of the log."""
     history, latest = run.history, run.history.latest
     predicted = run.plan().get("memory_predicted")
-    known = latest.get("perplexity") is not None and latest.get("eval_accuracy") is not None
+    has_quality = latest.get("perplexity") is not None and latest.get("eval_accuracy") is not None
     quality = (
         f"Perplexity {formatting.decimals(latest['perplexity'])}, "
-        f"{formatting.percent(latest['eval_accuracy'])} of the tokens right"
-        if known
+        f"{formatting.percent(latest['eval_accuracy'])} of the tokens correct"
+        if has_quality
         else ""
     )
     planned = f"of ≈ {formatting.size(predicted)}" if predicted else ""

@@ -215,13 +215,13 @@ def _operation(node: Any) -> str:
 
 
 def _parents(node: Any) -> list[Any]:
-    """Parent nodes that carry data; weights, which end in an AccumulateGrad, are left out."""
+    """Parent nodes that carry data; without weights, which end in an AccumulateGrad."""
     parents = [parent for parent, _ in node.next_functions if parent is not None]
     return [parent for parent in parents if parent.next_functions]
 
 
 def stack_of(layer: str) -> str:
-    """The list of layers that holds this one; empty for what is no layer."""
+    """The list of layers that holds this one; empty if it is not a layer."""
     head, _, number = layer.rpartition(".")
     return head if number.isdigit() else ""
 

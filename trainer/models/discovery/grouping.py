@@ -48,7 +48,7 @@ class Grouping:
         self.brands = sorted(brands, key=len, reverse=True)
         """Prefixes of the class names of the model and its inner models, which are brand names, not field terms."""
         self.towers: list[str] = []
-        """Modules that text never runs through, as the survey found them; empty before it."""
+        """Modules that text never runs through, as found by probing; empty before."""
 
     def depth_in_tower(self, name: str) -> int:
         """Parts of the path from the tower on that it lies in, layer numbers left out; 0 outside towers."""

@@ -12,7 +12,7 @@ def short_names(kinds: list[tuple[Path, int, int]]) -> list[str]:
 
     Paths of a lower rank choose first, and no end of theirs goes to a higher rank: `q_proj` never means
     something that cannot be trained while there is a `q_proj` that can. Kinds with one and the same path
-    (of several classes, say) get #2, #3 ... behind the name.
+    (of several classes, say) get #2, #3 ... after the name.
     """
     best: dict[Path, tuple[int, int]] = {}
     for path, rank, least in kinds:

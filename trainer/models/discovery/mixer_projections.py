@@ -1,9 +1,9 @@
 """What the rows of a mixer's input projections are: state-space mixers and linear attention with a convolution.
 
-Such a mixer lets its tokens meet in two places, a short causal convolution and a recurrent state. So the
+Such a mixer mixes tokens in two places, a short causal convolution and a recurrent state. So the
 convolution is set to pass on the same token (`now`), then the token before (`late`), and for each row a
-gradient tells whether the second output depends on it at the second token (`own`) and at the first
-(`cross`). A row that passes the convolution loses `own` under `late`. That tells apart:
+gradient shows whether the second output depends on it at the second token (`own`) and at the first
+(`cross`). A row that passes the convolution loses `own` under `late`. This distinguishes:
 
     z   the gate: past the convolution, and its own token only
     dt  the time step (`b`, the strength, of linear attention): past the convolution, into the state
@@ -76,7 +76,7 @@ class MixerFinder:
 
 
 def convolution(module: nn.Module) -> nn.Conv1d | None:
-    """The one convolution over tokens, channel by channel, that a mixer holds; None if this is no mixer."""
+    """The one convolution over tokens, channel by channel, of a mixer; None if this is not a mixer."""
     convs = [child for child in module.children() if isinstance(child, nn.Conv1d)]
     depthwise = [conv for conv in convs if conv.groups == conv.in_channels and conv.kernel_size[0] > 1]
     return depthwise[0] if len(convs) == len(depthwise) == 1 else None
@@ -152,7 +152,7 @@ class Probe:
         yield self.mixer, "A_log", -2.0
         yield self.mixer, "dt_bias", -4.0
         for key, parameter in self.mixer.named_parameters(recurse=False):
-            if parameter.numel() > REAL_LIMIT and key != "A_log":  # a stand-in of zeros
+            if parameter.numel() > REAL_LIMIT and key != "A_log":  # a placeholder of zeros
                 yield self.mixer, key, self.skeleton.noise.take(*parameter.shape) / parameter.shape[-1] ** 0.5
 
 
@@ -184,7 +184,7 @@ def roles(probe: Probe) -> Masks | None:
 
 
 def _written(probe: Probe, written: torch.Tensor, reading: torch.Tensor, now: Reach) -> Masks:
-    """What the state is written with, told apart; with k and v, what reads it is called q instead of C."""
+    """Distinguishes what the state is written with; with k and v, what reads it is called q instead of C."""
     blind = probe.reach(0, reading)
     if blind is None:
         return {}
@@ -205,7 +205,7 @@ def _written(probe: Probe, written: torch.Tensor, reading: torch.Tensor, now: Re
 def _factors(probe: Probe, gate: torch.Tensor, product: torch.Tensor) -> Masks:
     """B and x of a gated convolution, where C is the gate.
 
-    The two enter as a product, and nothing but their order tells which is which: models list B first.
+    The two enter as a product, and only their order distinguishes them: models list B first.
     """
     places = product.nonzero().flatten()
     x = product.clone()

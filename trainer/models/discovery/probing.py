@@ -56,7 +56,7 @@ class ProbeResult:
     """The setting of CAUSAL that makes logits depend on later tokens, if any."""
 
     def has(self, seen: set[str], name: str) -> bool:
-        """Whether the module `name` is among the `seen`; true of all where nothing is known."""
+        """Whether the module `name` is among the `seen`; True for all if nothing is known."""
         return self.failure != "" or one_name(self.twins.get(name, name)) in seen
 
     def has_parameter(self, seen: set[str], module: str, key: str) -> bool:
@@ -173,7 +173,7 @@ def _gradients(skeleton: Skeleton, logits: torch.Tensor) -> tuple[set[str], set[
         node = waiting.pop()
         if node is not None and node not in nodes:
             nodes.add(node)
-            waiting += [behind for behind, _ in node.next_functions]
+            waiting += [parent for parent, _ in node.next_functions]
     leaves = {id(node.variable) for node in nodes if hasattr(node, "variable")}
     outputs = {name for name, output in skeleton.outputs.items() if output.requires_grad and output.grad_fn in nodes}
     return outputs, {name for name, p in skeleton.model.named_parameters() if p.requires_grad and id(p) in leaves}

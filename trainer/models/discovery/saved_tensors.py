@@ -43,7 +43,7 @@ def kept_by_activation(name: str | None, dtype: torch.dtype) -> int:
 
 
 def kept_by_norm(model: PreTrainedModel, hidden: int, dtype: torch.dtype) -> int:
-    """Bytes per number that a norm over the hidden states keeps; a float32 copy where none is found."""
+    """Bytes per element that a norm over the hidden states saves; a float32 copy if no norm is found."""
     sizes = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.dim() == 1}
     plain = _plain_norms(model, hidden)
     for name, module in model.named_modules():
@@ -83,7 +83,7 @@ def _kept(module: nn.Module, values: torch.Tensor) -> int:
 
 
 def _experts_per_token(text: PretrainedConfig) -> int:
-    """Experts that compute each token; 1 where there are none."""
+    """Experts that compute each token; 1 if there are none."""
     if text.model_type == "llama4_text":  # all of them do, and what is not wanted is multiplied by zero
         return max(1, _whole(text.num_local_experts))
     return max(1, *(_whole(getattr(text, name, None)) for name in _EXPERTS_PER_TOKEN))

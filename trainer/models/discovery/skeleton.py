@@ -106,7 +106,7 @@ class Skeleton:
             self.replay, self.override = False, {}
 
     def _replace(self, name: str, module: nn.Module) -> bool:
-        """Give a module its stand-in; False for one that is to run as it is, with weights."""
+        """Give a module its stand-in; False if it must run unchanged, with weights."""
         own = [parameter for parameter in module._parameters.values() if parameter is not None]
         if not own:
             return False
@@ -169,7 +169,7 @@ class Skeleton:
         return forward
 
     def _experts(self, own: list[nn.Parameter]) -> Forward:
-        """As wide as its input, or, where it holds one weight only, what that weight maps the input to."""
+        """As wide as its input, or, if it has a single weight, as wide as that weight's output."""
         stacks = [parameter for parameter in own if parameter.dim() > 1]
         image = {size: self.noise.take(size) for size in stacks[0].shape[1:]}
 
@@ -248,7 +248,7 @@ def _looks_up(module: nn.Embedding, native: Forward, args: tuple[Any, ...], kwar
 
 
 def _with_gradient(y: torch.Tensor) -> torch.Tensor:
-    """A tensor that has a gradient and is no leaf, so that a model may change it in place."""
+    """A tensor that has a gradient and is not a leaf, so that a model may modify it in place."""
     return y if y.requires_grad else y.requires_grad_().clone()
 
 
@@ -259,7 +259,7 @@ def _holds_experts(own: list[nn.Parameter]) -> bool:
 
 
 def _trace(value: torch.Tensor) -> torch.Tensor:
-    """A number that depends on a tensor: of a large stand-in, one of its equal elements."""
+    """A number that depends on a tensor; for a large stand-in, one of its equal elements."""
     return value.mean() if value.numel() <= REAL_LIMIT else value[(0,) * value.dim()]
 
 
@@ -277,8 +277,8 @@ def _materialize(
         _materialize(child, owner, replaced, done)
     for name, parameter in module._parameters.items():
         if parameter is not None:
-            stands = id(module) in replaced or parameter.numel() > REAL_LIMIT
-            module._parameters[name] = done.setdefault(id(parameter), _real(parameter, stands))
+            is_stand_in = id(module) in replaced or parameter.numel() > REAL_LIMIT
+            module._parameters[name] = done.setdefault(id(parameter), _real(parameter, is_stand_in))
     stale = False
     for name, buffer in module._buffers.items():
         if buffer is not None and buffer.is_meta:
@@ -288,11 +288,11 @@ def _materialize(
         try:
             owner._init_weights(module)
         except (RuntimeError, AttributeError):
-            return  # it wanted to write into a stand-in's weight
+            return  # it tried to write to a stand-in's weight
 
 
-def _real(parameter: nn.Parameter, stands: bool) -> nn.Parameter:
-    if stands:
+def _real(parameter: nn.Parameter, is_stand_in: bool) -> nn.Parameter:
+    if is_stand_in:
         expanded = nn.Parameter(torch.zeros(()).expand(parameter.shape), parameter.requires_grad)
         expanded._is_hf_initialized = True  # type: ignore[attr-defined]
         return expanded

@@ -61,7 +61,7 @@ def treat_parameter(
 
 
 def _lora_obstacle(peft: PeftNames, name: str, module: nn.Module, group: str, probed: ProbeResult) -> str:
-    """Why LoRA would not work on a module; empty where it does."""
+    """Why LoRA would not work on a module; empty if it does."""
     parent, _, leaf = name.rpartition(".")
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return "LoRA is offered on linears and embeddings, not on convolutions."
