@@ -23,14 +23,14 @@ def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> 
     page.wait_for_selector(".offers section >> nth=11")
     offers = page.locator(".offers > div")
     assert offers.count() == 12, "six scenarios, each in both readings"
-    assert "the same weights as" in offers.nth(3).inner_text()
+    assert "same weights" in offers.nth(3).inner_text()
     assert offers.nth(3).locator("input").is_disabled()
     page.wait_for_function("document.querySelector('#scenario-run').innerText === 'Run 8 runs'")
     page.locator("#scenario-equal input").check()
     offers.filter(has_text="the budget of").first.wait_for()
     page.locator("#scenario-equal input").uncheck()
     page.locator("#scenario-seeds input").fill("0")
-    page.wait_for_selector('.offers:has-text("Seeds must be between 1 and 20")')
+    page.wait_for_selector('.offers:has-text("between 1 and 20")')
     assert page.locator("#scenario-run").is_disabled()
     page.locator("#scenario-seeds input").fill("1")
     page.wait_for_selector(".offers section >> nth=11")
@@ -42,9 +42,7 @@ def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> 
     page.wait_for_function("document.querySelector('#compare-head h2')?.innerText === 'Two <b>readings</b>'")
     wait_for(lambda: [row["state"] for row in client.predict(api_name="/runs")[:2]] == ["finished"] * 2, 240)
     page.wait_for_selector("#compare-head .pill.finished")
-    page.wait_for_function(
-        "document.querySelector('#compare-head .verdict').innerText.includes('lowest held-out loss')"
-    )
+    page.wait_for_function("document.querySelector('#compare-head .verdict').innerText.includes('lowest')")
     page.wait_for_function("document.querySelector('#compare-chart .chart').data?.length === 2")
     assert page.locator("#compare-table tbody tr").count() == 2
     page.locator("#compare-axis label").nth(1).click()
@@ -75,6 +73,6 @@ def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> 
     page.locator("#compare-resume").click()
     page.wait_for_selector("#compare-head .pill:is(.queued, .running)")
     assert page.locator("#compare-resume").is_hidden()
-    assert client.predict(made["id"], api_name="/stop") == "Stopping 6 runs."
+    assert "6 runs" in client.predict(made["id"], api_name="/stop")
     page.wait_for_selector("#compare-head .pill.stopped")
     client.close()

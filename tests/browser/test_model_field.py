@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -88,7 +89,7 @@ def test_a_model_is_found_and_chosen_and_without_the_hub_the_field_still_works(s
     page.get_by_text("On the Hugging Face hub").wait_for()
     assert names(page) == ["own/small", "meta/Small-8B"]
     options = page.locator("#model-list [role=option]").all_inner_texts()
-    assert "135 M parameters · apache-2.0" in options[0]
+    assert "135 M" in options[0] and "apache-2.0" in options[0]
     assert "llama3.1 · gated" in options[1]
     page.keyboard.press("ArrowDown")
     chosen = page.locator("#model-list [aria-selected=true]")
@@ -102,11 +103,11 @@ def test_a_model_is_found_and_chosen_and_without_the_hub_the_field_still_works(s
     page.keyboard.press("Enter")
     assert field.input_value() == "own/small"
     page.locator(".fact", has_text="llama").wait_for()
-    page.get_by_text("The model is downloaded first: 1").wait_for()
+    page.get_by_text("downloaded first: 1").wait_for()
 
     station.hub.silent = 90.0
     field.fill("phi")
-    page.get_by_text("The hub cannot be reached").wait_for()
+    page.get_by_text("cannot be reached").wait_for()
     assert names(page) == ["phi3"]
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Tab")
@@ -115,5 +116,4 @@ def test_a_model_is_found_and_chosen_and_without_the_hub_the_field_still_works(s
 
     field.fill("lama")
     page.keyboard.press("Enter")
-    page.get_by_text("There is no model folder “lama” in /").wait_for()
-    page.get_by_text("Did you mean llama?").wait_for()
+    page.get_by_text(re.compile("“lama” in /.*llama\\?", re.S)).wait_for()

@@ -46,7 +46,7 @@ def test_a_run_takes_the_first_gpu_that_is_free_of_those_it_may_see(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-x")
     held.append(file_locks.acquire(devices.lock_path("cuda:0")))
     process = train(waiting)
-    wait_for(lambda: "Waiting for cuda:0 or cuda:1" in (waiting / "events.jsonl").read_text(), 30)
+    wait_for(lambda: "cuda:0 or cuda:1" in (waiting / "events.jsonl").read_text(), 30)
     assert held[0] is not None
     held[0].close()
     assert process.wait(timeout=30) == 0

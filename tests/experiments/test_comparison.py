@@ -88,10 +88,10 @@ def test_pairs_are_compared_seed_by_seed() -> None:
     assert (pair.better, pair.worse, pair.seeds) == ("a", "b", 3)
     assert pair.difference == pytest.approx(0.11)
     assert pair.half_width == pytest.approx(4.30265273 * 0.01 / 3**0.5)
-    assert pair.sentence == "a beats b by 0.110 ± 0.025 (95 %, 3 seeds)."
+    assert all(part in pair.sentence for part in ("a beats b", "0.110 ± 0.025", "95 %", "3 seeds"))
     assert compare_pair("a", "b", {"a": {1: 1.0}, "b": {2: 1.0}}) is None
-    assert "One seed cannot show" in str(compare_pair("a", "b", {"a": {1: 1.0}, "b": {1: 2.0}}).sentence)  # type: ignore[union-attr]
-    assert "no difference that these seeds can show" in Pair("a", "b", 0.01, 0.05, 3).sentence
+    assert "One seed" in str(compare_pair("a", "b", {"a": {1: 1.0}, "b": {1: 2.0}}).sentence)  # type: ignore[union-attr]
+    assert "no difference" in Pair("a", "b", 0.01, 0.05, 3).sentence
 
 
 def test_an_interval_holds_as_often_as_it_says() -> None:
@@ -113,8 +113,8 @@ def test_the_pareto_front_holds_what_nothing_beats() -> None:
 def test_a_real_difference_and_its_price(tmp_path: Path) -> None:
     found = three_against_three(RunStore(tmp_path), [1.5, 1.61, 1.69])
     assert [group.name for group in found.groups] == ["Big", "Small"]
-    assert found.verdict[0].startswith("Big has the lowest held-out loss: 1.1000 on average over 3 seeds")
-    assert found.verdict[1].startswith("Big beats Small by 0.500 ± 0.025")
+    assert found.verdict[0].startswith("Big") and "1.1000" in found.verdict[0] and "3 seeds" in found.verdict[0]
+    assert "Big beats Small" in found.verdict[1] and "0.500 ± 0.025" in found.verdict[1]
     assert found.front("trainable") == ["Small", "Big"]
     assert set(found.differences) == {"modules"}
     assert found.differences["modules"] == ["LoRA q_proj, o_proj, down_proj", "LoRA o_proj"]
@@ -125,8 +125,8 @@ def test_a_real_difference_and_its_price(tmp_path: Path) -> None:
 
 def test_no_difference_is_said_as_such_with_what_it_saves(tmp_path: Path) -> None:
     found = three_against_three(RunStore(tmp_path), [1.05, 1.05, 1.28])
-    assert "no difference that these seeds can show" in found.verdict[1]
-    assert any("Small does as well, as far as these seeds show, with 31 % of" in line for line in found.verdict)
+    assert "no difference" in found.verdict[1]
+    assert any(line.startswith("Small") and "31 %" in line for line in found.verdict)
 
 
 def test_what_does_not_compare_is_named(tmp_path: Path, module_map: ModuleMap) -> None:
@@ -138,11 +138,11 @@ def test_what_does_not_compare_is_named(tmp_path: Path, module_map: ModuleMap) -
     found = compare(store, [first, second, queued, first])
     assert len(found.rows) == 3
     told = " ".join(found.warnings)
-    assert "Not finished, so left out of the verdict: C (queued)." in told
-    assert "The model differs" in told
-    assert "different numbers of steps: 20, 40" in told
+    assert "C (queued)" in told
+    assert "model differs" in told
+    assert "steps: 20, 40" in told
     assert "run 3 seeds" in " ".join(found.verdict)
-    with pytest.raises(UserError, match="There is no run"):
+    with pytest.raises(UserError, match="no run"):
         compare(store, [first, "../../etc"])
 
 

@@ -26,7 +26,7 @@ def test_a_worker_killed_anywhere_goes_on_from_a_whole_checkpoint(bench: Bench) 
         else:
             time.sleep(chance.random())
         bench.kill(run)
-        bench.page_shows(run, "failed", "killed the worker", "per_device_train_batch_size from 4 to 2")
+        bench.page_shows(run, "failed", "killed", "per_device_train_batch_size from 4 to 2")
         left = sorted((run.folder / "checkpoints").glob("checkpoint-*"))
         assert any(map(checkpoints.is_complete, left)), "an older one is always whole"
         lifecycle.resume_run(bench.run(run))
@@ -70,9 +70,9 @@ def test_the_app_killed_then_both(bench: Bench) -> None:
     bench.until(waiting, "stopped")
     lifecycle.resume_run(bench.run(run))
     bench.until_step(run, bench.run(run).history.step + 2)
-    assert lifecycle.stop_run(bench.run(run)).startswith("Stopping")
-    assert lifecycle.stop_run(bench.run(run)) == "Killed."
-    bench.page_shows(run, "stopped", "Killed by a second stop")
+    assert "Stopping" in lifecycle.stop_run(bench.run(run))
+    assert "Killed" in lifecycle.stop_run(bench.run(run))
+    bench.page_shows(run, "stopped", "second stop")
 
 
 def test_two_apps_and_twenty_starts_at_once(bench: Bench) -> None:

@@ -78,7 +78,7 @@ def _fields(part: str) -> tuple[dataclasses.Field[object], ...]:
     return dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
 
 
-def test_what_a_process_prints_is_redacted_in_pieces_and_in_tracebacks(tmp_path: Path) -> None:
+def test_what_a_process_prints_is_redacted_in_pieces_and_in_tracebacks() -> None:
     code = f"""
 import logging, sys
 from trainer.common import redaction
