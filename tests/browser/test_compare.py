@@ -14,8 +14,7 @@ from trainer.config.schema import default_config
 from trainer.planning.scenarios import SIX
 
 
-def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> None:
-    client = Client(app, verbose=False)
+def test_from_own_scenarios_to_a_report(page: Any, client: Client, tmp_path: Path) -> None:
     page.get_by_text("More settings").click()
     page.locator("#training-max_steps").get_by_role("textbox").fill("2")
     page.locator("#training-eval_steps").get_by_role("textbox").fill("2")
@@ -40,7 +39,7 @@ def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> 
     page.locator("#scenario-name").get_by_role("textbox").fill("Two <b>readings</b>")
     page.locator("#scenario-run").click()
     page.wait_for_function("document.querySelector('#compare-head h2')?.innerText === 'Two <b>readings</b>'")
-    wait_for(lambda: [row["state"] for row in client.predict(api_name="/runs")[:2]] == ["finished"] * 2, 240)
+    wait_for(lambda: [row["state"] for row in client.predict(api_name="/runs")[:2]] == ["finished"] * 2)
     page.wait_for_selector("#compare-head .pill.finished")
     page.wait_for_function("document.querySelector('#compare-head .verdict').innerText.includes('lowest')")
     page.wait_for_function("document.querySelector('#compare-chart .chart').data?.length === 2")
@@ -75,4 +74,3 @@ def test_from_own_scenarios_to_a_report(page: Any, app: str, tmp_path: Path) -> 
     assert page.locator("#compare-resume").is_hidden()
     assert "6 runs" in client.predict(made["id"], api_name="/stop")
     page.wait_for_selector("#compare-head .pill.stopped")
-    client.close()

@@ -89,8 +89,7 @@ def test_columns_are_picked_and_a_file_of_no_use_says_so(page: Page, tmp_path: P
         page.wait_for_function("most => document.querySelector('#data-card').scrollWidth <= most", arg=width)
 
 
-def test_a_long_check_is_shown_and_can_be_broken_off(page: Page, app: str, tmp_path: Path) -> None:
-    client = Client(app, verbose=False)
+def test_a_long_check_is_shown_and_can_be_broken_off(page: Page, client: Client, tmp_path: Path) -> None:
     runs = client.predict(api_name="/runs")
     long, short = tmp_path / "long.jsonl", tmp_path / "short.jsonl"
     row = json.dumps({"question": "Where is it?", "answer": "There, where it was. " * 9}) + "\n"
@@ -112,7 +111,6 @@ def test_a_long_check_is_shown_and_can_be_broken_off(page: Page, app: str, tmp_p
     page.keyboard.press("Escape")
     assert page.locator("#summary .issues").count() == 0
     assert len(client.predict(api_name="/runs")) == len(runs), "nothing was started"
-    client.close()
     choose(page, "#data-upload", short)
     page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('short')")
     page.locator("#data-open").click()

@@ -17,9 +17,7 @@ def short(title: str, epochs: float) -> dict[str, Any]:
     return replace(config, training=replace(config.training, num_train_epochs=epochs, eval_steps=100)).to_json()
 
 
-def test_order_longer_training_names_and_deletion(page: Any, app: str) -> None:
-    client = Client(app, verbose=False)
-
+def test_order_longer_training_names_and_deletion(page: Any, client: Client) -> None:
     def state(run: str) -> str:
         return str(client.predict(run, api_name="/run")["state"])
 
@@ -34,8 +32,8 @@ def test_order_longer_training_names_and_deletion(page: Any, app: str) -> None:
     )
     page.get_by_role("tab", name="Runs").click()
     press("Gamma", "#run-first")
-    wait_for(lambda: state(first) == "finished", 120)
-    wait_for(lambda: state(third) in ("starting", "running"), 60)
+    wait_for(lambda: state(first) == "finished")
+    wait_for(lambda: state(third) in ("starting", "running"))
     assert state(second) == "queued", "the one put first goes first"
     page.locator(".runs tbody tr", has_text="Alpha").locator("input").check()
     page.locator("#run-epochs input").fill("0.02")
@@ -43,7 +41,7 @@ def test_order_longer_training_names_and_deletion(page: Any, app: str) -> None:
     wait_for(lambda: state(first) == "queued")
     press("Beta", "#run-stop")
     press("Gamma", "#run-stop")
-    wait_for(lambda: state(first) == "finished", 120)
+    wait_for(lambda: state(first) == "finished")
     assert client.predict(first, api_name="/run")["step"] == 12, "six steps, and six more"
     page.locator(".runs tbody tr", has_text="Beta").locator("input").check()
     name = page.locator("#run-name textarea, #run-name input")
@@ -58,4 +56,3 @@ def test_order_longer_training_names_and_deletion(page: Any, app: str) -> None:
     press("Gamma", "#run-reuse")
     epochs = page.locator("#training-num_train_epochs").get_by_role("textbox")
     wait_for(lambda: epochs.input_value() == "5")
-    client.close()

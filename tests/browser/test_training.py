@@ -18,7 +18,7 @@ from gradio_client import Client
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.support.lab import wait_for
+from tests.support.lab import PATIENCE, wait_for
 from trainer import demo
 from trainer.config.schema import RunConfig, default_config
 from trainer.planning.scenarios import scenario
@@ -104,8 +104,7 @@ def test_a_double_click_on_train_starts_one_run(page: Any) -> None:
     page.wait_for_selector(".runs tbody .pill.stopped")
 
 
-def test_the_same_through_gradio_client(app: str, tmp_path: Path) -> None:
-    client = Client(app, verbose=False, download_files=str(tmp_path))
+def test_the_same_through_gradio_client(client: Client, tmp_path: Path) -> None:
     config = short_demo().to_json()
     kinds = client.predict("demo", api_name="/modules")["kinds"]
     assert {"q_proj", "down_proj", "lm_head"} <= {kind["name"] for kind in kinds}
@@ -113,20 +112,19 @@ def test_the_same_through_gradio_client(app: str, tmp_path: Path) -> None:
     assert plan["trainable"] > 0
     assert plan["issues"] == []
     run = client.predict(config, api_name="/train")
-    wait_for(lambda: client.predict(run, api_name="/run")["state"] == "finished", 120)
+    wait_for(lambda: client.predict(run, api_name="/run")["state"] == "finished")
     assert client.predict(run, api_name="/run")["step"] == STEPS
     assert client.predict(api_name="/runs")[0]["id"] == run
     check_adapter(Path(client.predict(run, api_name="/export")), tmp_path / "adapter")
     with pytest.raises(Exception, match="lora_alpha"):
         client.predict(config | {"adapter": {"lora_alfa": 1}}, api_name="/plan")
-    client.close()
 
 
 def test_the_same_on_the_command_line(tmp_path: Path) -> None:
     def lab(*words: str, code: int = 0) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "trainer", "--runs-dir", str(tmp_path / "runs"), *words],
-            cwd=ROOT, capture_output=True, text=True, timeout=300,
+            cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
             env=os.environ | {"LAB_DEVICE_LOCKS": str(tmp_path)},
         )  # fmt: skip
         assert done.returncode == code, done.stderr

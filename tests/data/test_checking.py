@@ -17,6 +17,7 @@ import pytest
 
 from tests.support import tiny
 from tests.support.data_files import CHAT, PAIR, keep, lines, texts
+from tests.support.lab import PATIENCE
 from trainer.cli import main as command
 from trainer.common import disk_cache
 from trainer.common.errors import UserError
@@ -159,7 +160,7 @@ def test_two_processes_may_make_the_same_thing(tmp_path: Path) -> None:
     for job in jobs:
         job.start()
     for job in jobs:
-        job.join(30)
+        job.join(PATIENCE)
     assert [job.exitcode for job in jobs] == [0] * 4
     assert len(list((tmp_path / "cache").iterdir())) == 1
 

@@ -64,7 +64,7 @@ def test_the_app_killed_then_both(bench: Bench) -> None:
     bench.kill(run)
     bench.page_shows(run, "interrupted", "resume")
     bench.app()
-    wait_for(lambda: bench.state(waiting) == "starting", 10)
+    wait_for(lambda: bench.state(waiting) == "starting")
     assert bench.state(run) == "interrupted"
     assert lifecycle.stop_run(bench.run(waiting)), "a stop is never refused"
     bench.until(waiting, "stopped")
@@ -92,7 +92,7 @@ def test_two_apps_and_twenty_starts_at_once(bench: Bench) -> None:
     assert sorted(states) == ["queued"] * 19 + ["running"]
     os.kill(first.pid, signal.SIGKILL)
     lifecycle.stop_run(bench.run(order[0]))
-    wait_for(lambda: bench.state(order[-1]) == "starting", 20)
+    wait_for(lambda: bench.state(order[-1]) == "starting")
     assert bench.state(order[1]) == "queued", "the one put first goes first, and the other app took over"
     for run in runs:
         lifecycle.stop_run(bench.run(run))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.bench import ROOT, Bench
-from tests.support.lab import wait_for
+from tests.support.lab import PATIENCE, wait_for
 from trainer.common.errors import UserError
 from trainer.runs import lifecycle
 from trainer.service import exports
@@ -55,7 +55,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_the_app(small_disk: Bench) 
     wait_for(lambda: checkpoints.bytes_of_newest(run.folder / "checkpoints"))
     bench.acknowledge(run)
     filling = fill(bench.folder)
-    bench.until(run, "failed", 30)
+    bench.until(run, "failed")
     bench.page_shows(run, "failed", "disk", "Free some space")
     assert bench.run(run).history.cause == "disk"
     assert app.poll() is None
@@ -74,7 +74,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_the_app(small_disk: Bench) 
 def test_an_export_to_a_full_disk_leaves_nothing_behind(small_disk: Bench) -> None:
     bench = small_disk
     run = bench.create(steps=2, state="starting")
-    assert bench.worker(run).wait(timeout=90) == 0
+    assert bench.worker(run).wait(PATIENCE) == 0
     filling = fill(bench.folder)
     folder = bench.lab.settings.exports_dir
     with pytest.raises(UserError, match="Free some space") as caught:
@@ -98,7 +98,7 @@ def test_what_torch_says_of_a_refused_write_is_a_disk_that_is_full(limit: str, b
     )
     places = {"LAB_MODELS_DIR": str(bench.models_dir), "LAB_DATA_DIR": str(bench.lab.settings.data_dir)}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(run.folder)], cwd=ROOT, env=os.environ | places, timeout=90
+        [sys.executable, "-c", code, str(run.folder)], cwd=ROOT, env=os.environ | places, timeout=PATIENCE
     )
     assert done.returncode == 1
     if limit == "a checkpoint":
@@ -114,7 +114,7 @@ def test_no_room_for_a_checkpoint_is_told_before_it_is_begun(small_disk: Bench) 
     bench = small_disk
     run = bench.create(save_steps=4, state="starting")
     fill(bench.folder, leave=1_000_000)
-    assert bench.worker(run).wait(timeout=90) == 1
+    assert bench.worker(run).wait(PATIENCE) == 1
     bench.page_shows(run, "failed", "disk", "checkpoint needs")
 
 
@@ -128,7 +128,7 @@ def test_a_device_out_of_memory_names_what_to_lower_and_frees_it(bench: Bench) -
     )
     places = {"LAB_MODELS_DIR": str(bench.models_dir), "LAB_DATA_DIR": str(bench.lab.settings.data_dir)}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(run.folder)], cwd=ROOT, env=os.environ | places, timeout=90
+        [sys.executable, "-c", code, str(run.folder)], cwd=ROOT, env=os.environ | places, timeout=PATIENCE
     )
     assert done.returncode == 1
     bench.page_shows(
@@ -152,13 +152,13 @@ def test_the_system_kills_a_worker_for_memory(bench: Bench) -> None:
         app = bench.app()
         bench.until_step(run, 1)
         (group / "cgroup.procs").write_text(str(bench.worker_of(run)))
-        bench.until(run, "failed", 30)
+        bench.until(run, "failed")
         bench.page_shows(run, "failed", "memory", "max_length from 64 to 32")
         assert app.poll() is None
         bench.until_step(after, 1)
     finally:
         bench.close()
-        wait_for(lambda: not (group / "cgroup.procs").read_text(), 10)
+        wait_for(lambda: not (group / "cgroup.procs").read_text())
         group.rmdir()
 
 
@@ -174,10 +174,10 @@ def test_model_and_data_vanish_in_the_middle_of_a_run(bench: Bench, tmp_path: Pa
     shutil.rmtree(bench.lab.settings.data_dir)
     wait_for(lambda: bench.run(run).history.step >= 5)
     lifecycle.stop_run(bench.run(run))
-    assert worker.wait(timeout=60) == 3
+    assert worker.wait(PATIENCE) == 3
     bench.page_shows(run, "stopped", "adapter")
     assert (run.adapter / "adapter_model.safetensors").is_file()
     again = bench.worker(bench.run(run))
-    assert again.wait(timeout=60) == 1
+    assert again.wait(PATIENCE) == 1
     bench.page_shows(run, "failed")
     assert bench.run(run).history.cause in ("model", "data")

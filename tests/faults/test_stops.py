@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tests.faults.bench import ROOT, Bench
-from tests.support.lab import wait_for
+from tests.support.lab import PATIENCE, wait_for
 from trainer.common import file_locks
 from trainer.runs import lifecycle
 from trainer.runs.store import Run
@@ -40,7 +40,7 @@ def test_sigterm_in_any_phase_saves_what_there_is_and_ends(phase: str, bench: Be
             wait_for(lambda: says(run, f'"type": "{phase}"' if phase == "eval" else phase))
         bench.acknowledge(run)
         os.kill(worker.pid, signal.SIGTERM)
-    assert worker.wait(timeout=60) == 3
+    assert worker.wait(PATIENCE) == 3
     bench.page_shows(run, "stopped")
     saved = checkpoints.newest_complete(run.folder / "checkpoints")
     assert (saved is not None) == (phase in ("eval", "saving"))
@@ -51,7 +51,7 @@ def test_sigterm_in_any_phase_saves_what_there_is_and_ends(phase: str, bench: Be
 
 def test_a_finished_run_trains_longer_and_its_first_configuration_stays(bench: Bench) -> None:
     run = bench.create(steps=3)
-    assert bench.worker(run).wait(timeout=90) == 0
+    assert bench.worker(run).wait(PATIENCE) == 0
     first = (run.folder / "config.json").read_bytes()
     command = [sys.executable, "-m", "trainer", "--runs-dir", str(run.folder.parent)]
     command += ["--models-dir", str(bench.models_dir), "resume", run.id]
@@ -75,5 +75,5 @@ def test_a_second_ctrl_c_ends_it_at_once(bench: Bench) -> None:
     while not says(run, '"stopping"'):
         assert worker.poll() is None
     os.kill(worker.pid, signal.SIGINT)
-    assert worker.wait(timeout=5) == 3
+    assert worker.wait(PATIENCE) == 3
     bench.page_shows(run, "stopped", "second stop")

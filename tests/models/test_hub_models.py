@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support import hub, tiny
-from tests.support.lab import small_config
+from tests.support.lab import PATIENCE, small_config
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import ModelConfig, Tick
 from trainer.models import search
@@ -253,7 +253,7 @@ def test_a_run_that_was_killed_in_its_download_goes_on_with_the_same_commit(
     assert run.history.commit == commit and run.history.state == "interrupted"
     served.pause, served.sent = 0.0, 0
     resumed = command("resume", run.id)
-    said = resumed.communicate(timeout=240)[0]
+    said = resumed.communicate(PATIENCE)[0]
     assert resumed.returncode == 0, said
     assert served.sent < weights(served)
     events, _ = read(run.folder / "events.jsonl")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.support.lab import open_lab
+from tests.support.lab import PATIENCE, open_lab
 from trainer.cli import main as command_line
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import ModelConfig, RunConfig, Tick, default_config
@@ -392,6 +392,8 @@ def test_the_advice_to_convert_works(models_dir: Path, tmp_path: Path, monkeypat
     advice = told(Path("models/mine"))
     assert "from_pretrained('models/mine'" in advice
     code = advice.split('python -c "')[1].split('" and put')[0]
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert told(tmp_path / "converted") == ""

@@ -52,7 +52,7 @@ def test_a_run_from_the_queue_to_an_adapter_that_works_everywhere(lab: Lab, tmp_
     wait_for(lambda: state_of(lab, run.id) == "running")
     assert state_of(lab, second.id) == "queued", "one run per device at a time"
     assert "queue" in runs.stop(lab, second.id)
-    wait_for(lambda: state_of(lab, run.id) == "finished", 90)
+    wait_for(lambda: state_of(lab, run.id) == "finished")
     history = lab.store.get(run.id).history
     assert history.train.curve("loss")[0].tolist() == list(range(1, 9))
     steps, losses = history.evals.curve("eval_loss")
@@ -114,7 +114,7 @@ def test_a_killed_worker_is_told_as_it_is(lab: Lab, tmp_path: Path) -> None:
     worker = file_locks.holder(run.folder / "lock")
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
-    wait_for(lambda: state_of(lab, run.id) == "failed", 5)
+    wait_for(lambda: state_of(lab, run.id) == "failed")
     history = lab.store.get(run.id).history
     assert history.cause == "oom"
     assert history.step >= 3

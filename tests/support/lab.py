@@ -15,6 +15,9 @@ from trainer.planning.plan import Plan
 from trainer.service import Lab, Settings, models, planning
 from trainer.service.data import keep_data
 
+PATIENCE = 180.0
+"""Seconds to wait for what takes one on an idle machine. A test that passes never waits so long."""
+
 
 def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) -> RunConfig:
     """A run of a few steps of the tiny Phi-3 on a small file."""
@@ -59,12 +62,12 @@ def plan_of(config: RunConfig, models_dir: Path) -> Plan:
     return planning.plan(command_lab(models_dir), config)
 
 
-def wait_for(ready: Callable[[], Any], seconds: float = 120.0) -> Any:
+def wait_for(ready: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """The first true answer of `ready`; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         answer = ready()
         if answer:
             return answer
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise AssertionError(f"not within {seconds} s")
