@@ -10,7 +10,6 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from tests.faults.bench import Bench
-from tests.support.lab import PATIENCE
 
 
 def test_a_loss_that_is_no_number_ends_the_run(bench: Bench, models_dir: Path, tmp_path: Path) -> None:
@@ -21,7 +20,7 @@ def test_a_loss_that_is_no_number_ends_the_run(bench: Bench, models_dir: Path, t
     save_file(tensors, weights, {"format": "pt"})
     bench.models_dir = tmp_path / "models"
     run = bench.create(state="starting")
-    assert bench.worker(run).wait(PATIENCE) == 1
+    assert bench.worker(run).wait() == 1
     bench.page_shows(run, "failed", "step 1", "learning rate")
     history = bench.run(run).history
     assert history.cause == "nonfinite"
