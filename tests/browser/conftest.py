@@ -11,7 +11,9 @@ from playwright import sync_api
 
 from tests.browser import chromium
 from tests.support import app_process
-from tests.support.lab import PATIENCE
+from tests.support.app_process import App
+from tests.support.lab import PATIENCE, small_config
+from trainer.config.schema import RunConfig
 
 FLAGS = [
     "--no-sandbox",
@@ -24,10 +26,22 @@ FLAGS = [
 
 
 @pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[str]:
-    """The address of a running app with an empty runs folder."""
+def running_app(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[App]:
+    """An app with an empty runs folder."""
     with app_process.running(tmp_path_factory.mktemp("app"), "--models-dir", str(models_dir)) as running:
-        yield running.address
+        yield running
+
+
+@pytest.fixture
+def app(running_app: App) -> str:
+    """Its address."""
+    return running_app.address
+
+
+@pytest.fixture
+def small(running_app: App, tmp_path: Path) -> RunConfig:
+    """A run of a few steps of the tiny Phi-3, which take no time, on a file that the app has."""
+    return small_config(running_app.folder / "runs" / "data", tmp_path / "rows.jsonl")
 
 
 @pytest.fixture
@@ -47,16 +61,23 @@ def browser() -> Iterator[sync_api.Browser]:
         opened.close()
 
 
+@pytest.fixture(scope="session")
+def context(browser: sync_api.Browser) -> Iterator[sync_api.BrowserContext]:
+    """One for all pages: what it has cached need not be loaded again."""
+    opened = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    opened.set_default_timeout(PATIENCE * 1000)
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
-def page(app: str, browser: sync_api.Browser) -> Iterator[sync_api.Page]:
+def page(app: str, context: sync_api.BrowserContext) -> Iterator[sync_api.Page]:
     """The page at 1440 × 900, its modules read."""
-    yield from opened_page(browser, app)
+    yield from opened_page(context, app)
 
 
-def opened_page(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
+def opened_page(context: sync_api.BrowserContext, address: str) -> Iterator[sync_api.Page]:
     """Requests to elsewhere and errors of scripts fail the test."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(PATIENCE * 1000)
     opened = context.new_page()
     faults: list[str] = []
     opened.on("request", lambda request: faults.extend(_foreign(request.url, address)))
@@ -65,7 +86,8 @@ def opened_page(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Pa
     opened.wait_for_selector(".modules .row")
     opened.wait_for_selector(".summary dl")
     yield opened
-    context.close()
+    opened.evaluate("localStorage.clear()")
+    opened.close()
     assert faults == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,25 @@ from typing import Any
 
 from gradio_client import Client
 
-from tests.support.lab import wait_for
-from trainer.config.schema import default_config
+from tests.support.lab import endless, wait_for
+from trainer.config.schema import RunConfig
 from trainer.planning.scenarios import SIX
 
 
-def test_from_own_scenarios_to_a_report(page: Any, client: Client, tmp_path: Path) -> None:
+def load(page: Any, config: RunConfig, folder: Path) -> None:
+    """Fill the form with a configuration."""
+    (folder / "run.json").write_text(json.dumps(config.to_json()))
+    with page.expect_file_chooser() as chooser:
+        page.locator("#load-config").click()
+    chooser.value.set_files(folder / "run.json")
+    steps = page.locator("#training-max_steps").get_by_role("textbox")
+    wait_for(lambda: steps.input_value() == str(config.training.max_steps))
+    page.locator(".fact", has_text="phi3").wait_for()
+
+
+def test_from_own_scenarios_to_a_report(page: Any, client: Client, small: RunConfig, tmp_path: Path) -> None:
     page.get_by_text("More settings").click()
-    page.locator("#training-max_steps").get_by_role("textbox").fill("2")
-    page.locator("#training-eval_steps").get_by_role("textbox").fill("2")
+    load(page, small, tmp_path)
     page.locator("#run-scenarios").click()
     page.wait_for_selector(".offers section >> nth=11")
     offers = page.locator(".offers > div")
@@ -63,7 +74,7 @@ def test_from_own_scenarios_to_a_report(page: Any, client: Client, tmp_path: Pat
     alone.close()
     ids = [row["id"] for row in client.predict(api_name="/runs")[:2]]
     assert len(client.predict(ids, api_name="/compare")["pairs"]) == 1
-    config = replace(default_config(), modules=SIX[0].modules).to_json()
+    config = replace(endless(small), modules=SIX[0].modules).to_json()
     made = client.predict(config, "layers", True, 2, api_name="/scenarios")
     assert [item["title"] for item in made["scenarios"]] == ["First third", "Middle third", "Last third"]
     page.locator(".experiments label", has_text="Thirds").click()
@@ -73,4 +84,3 @@ def test_from_own_scenarios_to_a_report(page: Any, client: Client, tmp_path: Pat
     page.wait_for_selector("#compare-head .pill:is(.queued, .running)")
     assert page.locator("#compare-resume").is_hidden()
     assert "6 runs" in client.predict(made["id"], api_name="/stop")
-    page.wait_for_selector("#compare-head .pill.stopped")

@@ -34,7 +34,7 @@ def row(name: str, license: str = "mit", **values: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def station(tmp_path: Path, models_dir: Path, browser: Any) -> Iterator[Station]:
+def station(tmp_path: Path, models_dir: Path, context: Any) -> Iterator[Station]:
     """A page of an app that takes a stand-in for the hub, and has trained the tiny Llama before."""
     shutil.copytree(models_dir / "llama", tmp_path / "hub" / "own" / "small" / "main")
     config = RunConfig(model=ModelConfig("llama"), modules=(Tick("q_proj"),))
@@ -47,7 +47,7 @@ def station(tmp_path: Path, models_dir: Path, browser: Any) -> Iterator[Station]
         ]
         options = ("--models-dir", str(models_dir))
         with app_process.running(tmp_path, *options, **hub.environment(stand_in.url, tmp_path / "home")) as app:
-            for page in opened_page(browser, app.address):
+            for page in opened_page(context, app.address):
                 yield Station(page, stand_in)
 
 

@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support import tiny
 from trainer.config.schema import default_config
 
@@ -23,36 +21,37 @@ def summary_after(page: Page, act: Any) -> str:
     return str(page.inner_text("#go .summary"))
 
 
-def test_everything_is_in_sight_without_scrolling(page: Page) -> None:
+def test_everything_is_in_sight_without_scrolling_and_nothing_scrolls_sideways(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollHeight") <= 900
     assert page.evaluate("document.documentElement.scrollWidth") <= 1440
     for place in ('input[data-name="q_proj"]', 'input[data-name="lm_head"]', "#go .summary", "#train", "#col-live"):
         box = page.locator(place).bounding_box()
         assert box["y"] >= 0 and box["y"] + min(box["height"], 300) <= 900, place
+    for width in (1024, 420):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_tick_changes_the_summary_and_shows_its_receipt(page: Page) -> None:
+def test_a_tick_changes_the_summary_and_shows_what_it_matched(page: Page) -> None:
     box = page.locator('input[data-name="q_proj"]')
     assert box.is_checked()
     row = page.locator(".modules .row", has=box)
     assert re.search(r"(\d+) of \1 layers.* rows 0–\d+ of qkv_proj", row.inner_text())
     assert "Trainable" in summary_after(page, box.uncheck)
     assert "Part of qkv_proj" in row.inner_text()
+    # a fused module and its slice are never ticked together
+    page.locator('input[data-name="qkv_proj"]').check()
+    assert not box.is_checked()
+    page.locator('input[data-name="k_proj"]').check()
+    assert not page.locator('input[data-name="qkv_proj"]').is_checked()
 
 
-def test_names_that_match_nothing_stay_with_their_receipt(page: Page) -> None:
+def test_names_that_match_nothing_stay_and_say_so(page: Page) -> None:
     text = summary_after(page, lambda: page.select_option("#preset", "4"))
     assert "fc1, fc2 match nothing" in text
     missing = page.locator(".group.missing")
     assert missing.locator(".row").count() == 2
     assert "gate_up_proj and down_proj" in missing.inner_text()
-
-
-def test_a_fused_module_and_its_slice_are_never_ticked_together(page: Page) -> None:
-    page.locator('input[data-name="qkv_proj"]').check()
-    assert not page.locator('input[data-name="q_proj"]').is_checked()
-    page.locator('input[data-name="k_proj"]').check()
-    assert not page.locator('input[data-name="qkv_proj"]').is_checked()
 
 
 def test_train_with_problems_starts_nothing_and_shows_them_all(page: Page) -> None:
@@ -72,12 +71,6 @@ def test_a_model_that_cannot_be_read_says_why(page: Page) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector(".notice.failed")
     assert "<b>no</b> model”" in page.inner_text(".notice.failed")
-
-
-@pytest.mark.parametrize("width", [420, 1024])
-def test_narrow_pages_do_not_scroll_sideways(page: Page, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 900})
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_an_empty_page_says_what_to_do(page: Page) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) ->
     )
 
 
+def endless(config: RunConfig) -> RunConfig:
+    """The same run with more steps than anybody waits for."""
+    return replace(config, training=replace(config.training, max_steps=100_000))
+
+
 def open_lab(tmp_path: Path, models_dir: Path) -> Lab:
     """The app's lab, but that models and data are read in this process, which has imported torch already."""
     lab = Lab(Settings(runs_dir=tmp_path / "runs", models_dir=models_dir))
@@ -69,5 +75,5 @@ def wait_for(ready: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         answer = ready()
         if answer:
             return answer
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise AssertionError(f"not within {seconds} s")
