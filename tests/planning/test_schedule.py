@@ -90,12 +90,16 @@ class StopAtOnce(TrainerCallback):  # type: ignore[misc]
         raise Begun
 
 
-GRID = product((1, 65, 1000), (7, 64), (1, 8), (1.1,))
-"""Examples, micro-batch, accumulation, epochs."""
+QUICK = ((65, 7, 8, 1.1), (65, 64, 1, 1.1), (1000, 7, 1, 1.1), (1000, 64, 8, 1.1))
+GRID = tuple(product((1, 65, 1000), (7, 64), (1, 8), (1.1, 3)))
+"""Examples, micro-batch, accumulation, epochs. `make test` takes each number of the first three once."""
 
 
-def test_all_of_the_grid_counts_as_transformers_counts(tmp_path: Path) -> None:
-    for examples, micro, accumulation, epochs in GRID:
+@pytest.mark.parametrize("grid", [QUICK, pytest.param(GRID, marks=pytest.mark.full)], ids=len)
+def test_all_of_the_grid_counts_as_transformers_counts(
+    grid: tuple[tuple[int, int, int, float], ...], tmp_path: Path
+) -> None:
+    for examples, micro, accumulation, epochs in grid:
         values: dict[str, Any] = {
             "per_device_train_batch_size": micro,
             "gradient_accumulation_steps": accumulation,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,7 +14,8 @@ from tests.support.lab import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "a long enough password"
-get, post, options = (partial(send, timeout=PATIENCE) for send in (httpx.get, httpx.post, httpx.options))
+http = httpx.Client(timeout=PATIENCE)
+get, post, options = http.get, http.post, http.options
 
 
 @pytest.fixture(scope="module")
