@@ -57,7 +57,7 @@ def run_out_of_memory() -> None:
     def full(*_: Any, **__: Any) -> NoReturn:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
-    loop.load_model = full
+    loop.load_model = full  # type: ignore[attr-defined]
 
 
 def _work(folder: str, environment: dict[str, str], prepare: Preparation) -> None:

@@ -253,7 +253,7 @@ def test_a_run_that_was_killed_in_its_download_goes_on_with_the_same_commit(
     assert run.history.commit == commit and run.history.state == "interrupted"
     served.pause, served.sent = 0.0, 0
     resumed = command("resume", run.id)
-    said = resumed.communicate(PATIENCE)[0]
+    said = resumed.communicate(timeout=PATIENCE)[0]
     assert resumed.returncode == 0, said
     assert served.sent < weights(served)
     events, _ = read(run.folder / "events.jsonl")
