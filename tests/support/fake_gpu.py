@@ -95,7 +95,7 @@ def _like_a_gpu() -> Iterator[None]:
         yield
 
 
-def _dropout(value: torch.Tensor, p: float = 0.5, training: bool = True, *_: Any) -> torch.Tensor:
+def _dropout(value: torch.Tensor, p: float = 0.5, training: bool = True, **_: Any) -> torch.Tensor:
     return torch.native_dropout(value, p, True)[0] if training and p else value
 
 
