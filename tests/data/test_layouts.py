@@ -55,7 +55,7 @@ def frame(orient: str) -> bytes:
     """What pandas writes."""
     import pandas
 
-    return str(pandas.DataFrame(ROWS).to_json(orient=orient)).encode()  # type: ignore[call-overload]
+    return str(pandas.DataFrame(ROWS).to_json(orient=orient)).encode()
 
 
 def packed(**columns: Any) -> bytes:
