@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gradio_client import Client
+
+from tests.support.lab import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[1]
 RUN = "import sys; from lora_module_lab import main; sys.exit(main())"
@@ -56,9 +57,10 @@ def page(folder: Path) -> Iterator[Client]:
         [sys.executable, "-c", RUN, "app"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    yield Client(process.stdout.readline().split()[-1], verbose=False)
+    address = process.stdout.readline().split()[-1]
+    yield Client(address, verbose=False, httpx_kwargs={"timeout": PATIENCE})
     process.terminate()
-    process.wait(timeout=20)
+    process.wait(PATIENCE)
 
 
 def test_the_wheel_holds_one_package_with_everything_that_the_program_reads(site: Path) -> None:
@@ -77,10 +79,10 @@ def test_the_installed_app_trains_the_demo_in_processes_of_the_package(page: Cli
     data = {"source": "file", "path": rows.name, "eval_fraction": 0}
     config = {"modules": [{"name": "q_proj"}], "data": data, "training": {"max_steps": 1}}
     run = page.predict(config, api_name="/train")
-    deadline = time.monotonic() + 100
-    while page.predict(run, api_name="/run")["state"] != "finished":
-        assert time.monotonic() < deadline, (folder / "runs" / run / "worker.log").read_text()
-        time.sleep(0.2)
+    wait_for(lambda: page.predict(run, api_name="/run")["state"] in ("finished", "failed"))
+    assert page.predict(run, api_name="/run")["state"] == "finished", (
+        folder / "runs" / run / "worker.log"
+    ).read_text()
     assert (folder / "runs" / run / "adapter" / "adapter_model.safetensors").is_file()
 
 

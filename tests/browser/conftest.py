@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gradio_client import Client
 from playwright import sync_api
 
 from tests.browser import chromium
+from tests.support import app_process
+from tests.support.app_process import App
+from tests.support.lab import PATIENCE, small_config
+from trainer.config.schema import RunConfig
 
-ROOT = Path(__file__).parents[2]
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -23,30 +23,33 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
-PATIENCE = 60_000
-"""Milliseconds to wait for what a busy machine may take long for."""
 
 
 @pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[str]:
-    """The address of a running app with an empty runs folder."""
-    folder = tmp_path_factory.mktemp("app")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "app.py", "--port", str(port), "--runs-dir", str(folder / "runs")]
-    process = subprocess.Popen(
-        [*command, "--models-dir", str(models_dir)],
-        cwd=ROOT,
-        env=os.environ | {"LAB_DEVICE_LOCKS": str(folder / "locks")},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert "running on" in process.stdout.readline()
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(timeout=20)
+def running_app(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[App]:
+    """An app with an empty runs folder."""
+    with app_process.running(tmp_path_factory.mktemp("app"), "--models-dir", str(models_dir)) as running:
+        yield running
+
+
+@pytest.fixture
+def app(running_app: App) -> str:
+    """Its address."""
+    return running_app.address
+
+
+@pytest.fixture
+def small(running_app: App, tmp_path: Path) -> RunConfig:
+    """A run of a few steps of the tiny Phi-3, which take no time, on a file that the app has."""
+    return small_config(running_app.folder / "runs" / "data", tmp_path / "rows.jsonl")
+
+
+@pytest.fixture
+def client(app: str, tmp_path: Path) -> Iterator[Client]:
+    """The app's API."""
+    opened = Client(app, verbose=False, download_files=str(tmp_path), httpx_kwargs={"timeout": PATIENCE})
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")
@@ -58,20 +61,33 @@ def browser() -> Iterator[sync_api.Browser]:
         opened.close()
 
 
+@pytest.fixture(scope="session")
+def context(browser: sync_api.Browser) -> Iterator[sync_api.BrowserContext]:
+    """One for all pages: what it has cached need not be loaded again."""
+    opened = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    opened.set_default_timeout(PATIENCE * 1000)
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
-def page(app: str, browser: sync_api.Browser) -> Iterator[sync_api.Page]:
-    """The page at 1440 × 900, its modules read. Requests to elsewhere and errors of scripts fail the test."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
+def page(app: str, context: sync_api.BrowserContext) -> Iterator[sync_api.Page]:
+    """The page at 1440 × 900, its modules read."""
+    yield from opened_page(context, app)
+
+
+def opened_page(context: sync_api.BrowserContext, address: str) -> Iterator[sync_api.Page]:
+    """Requests to elsewhere and errors of scripts fail the test."""
     opened = context.new_page()
-    opened.set_default_timeout(PATIENCE)
     faults: list[str] = []
-    opened.on("request", lambda request: faults.extend(_foreign(request.url, app)))
+    opened.on("request", lambda request: faults.extend(_foreign(request.url, address)))
     opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.goto(app)
+    opened.goto(address)
     opened.wait_for_selector(".modules .row")
     opened.wait_for_selector(".summary dl")
     yield opened
-    context.close()
+    opened.evaluate("localStorage.clear()")
+    opened.close()
     assert faults == []
 
 

@@ -29,15 +29,15 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
         "document.querySelector('#data-file textarea, #data-file input')?.value.includes('more.csv')"
     )
     page.locator("#train").click()
-    page.wait_for_selector('#summary .issues.refused:has-text("13 of 54 rows cannot be used")')
+    page.wait_for_selector('#summary .issues.refused:has-text("13 of 54 rows")')
     page.locator("#data-open").click()
     page.wait_for_selector("#data-example .example")
     overview = page.inner_text("#data-overview")
-    assert "Recognized as questions and answers: the columns question and answer" in overview
+    assert "columns question and answer" in overview
     assert "54" in overview
     problems = page.inner_text("#data-problems")
-    assert "13 of 54 rows cannot be used" in problems
-    assert "12 × the answer is empty: lines 41, 42," in problems and "1 × not valid JSON" in problems
+    assert "13 of 54 rows" in problems
+    assert "12 ×" in problems and "lines 41, 42," in problems and "1 × not valid JSON" in problems
     page.get_by_text("and 4 more").click()
     assert page.inner_text("#data-problems details").endswith("49, 50, 51, 52")
     assert page.locator("#data-example .t.counts").count() > 3
@@ -51,10 +51,10 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     page.wait_for_function("document.querySelector('#training-max_length input').value !== '128'")
     page.locator("#data-bad_rows input").click()
     page.get_by_role("option", name="train without them").click()
-    page.wait_for_selector('#data-problems:has-text("They are left out")')
+    page.wait_for_selector('#data-problems:has-text("left out")')
     page.keyboard.press("Escape")
     page.wait_for_selector("#data-sheet", state="hidden")
-    assert "41 rows · questions and answers" in page.inner_text("#data-line")
+    assert "41 rows" in page.inner_text("#data-line")
     page.set_viewport_size({"width": 420, "height": 900})
     page.wait_for_function("['#go', '#settings'].every((name) => document.querySelector(name).offsetWidth <= 420)")
     page.set_viewport_size({"width": 1440, "height": 900})
@@ -67,13 +67,13 @@ def test_columns_are_picked_and_a_file_of_no_use_says_so(page: Page, tmp_path: P
     file.write_text("".join(json.dumps({"frage": f"Wo ist {n}?", "antwort": "Hier."}) + "\n" for n in range(8)))
     page.locator("#data-source label", has_text="File").click()
     page.locator("#data-open").click()
-    page.wait_for_selector('#data-progress:has-text("No data is chosen")')
+    page.wait_for_selector('#data-progress:has-text("No data")')
     page.keyboard.press("Escape")
     page.wait_for_selector("#data-sheet", state="hidden")
     choose(page, "#data-upload", file)
     page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('fremd')")
     page.locator("#data-open").click()
-    page.wait_for_selector('#data-problems:has-text("make no known shape")')
+    page.wait_for_selector('#data-problems:has-text("no known shape")')
     page.get_by_text("Pick the columns by hand").click()
     for name, column in (("prompt", "frage"), ("completion", "antwort")):
         page.locator(f"#data-{name}_column input").click()
@@ -89,8 +89,7 @@ def test_columns_are_picked_and_a_file_of_no_use_says_so(page: Page, tmp_path: P
         page.wait_for_function("most => document.querySelector('#data-card').scrollWidth <= most", arg=width)
 
 
-def test_a_long_check_is_shown_and_can_be_broken_off(page: Page, app: str, tmp_path: Path) -> None:
-    client = Client(app, verbose=False)
+def test_a_long_check_is_shown_and_can_be_broken_off(page: Page, client: Client, tmp_path: Path) -> None:
     runs = client.predict(api_name="/runs")
     long, short = tmp_path / "long.jsonl", tmp_path / "short.jsonl"
     row = json.dumps({"question": "Where is it?", "answer": "There, where it was. " * 9}) + "\n"
@@ -112,7 +111,6 @@ def test_a_long_check_is_shown_and_can_be_broken_off(page: Page, app: str, tmp_p
     page.keyboard.press("Escape")
     assert page.locator("#summary .issues").count() == 0
     assert len(client.predict(api_name="/runs")) == len(runs), "nothing was started"
-    client.close()
     choose(page, "#data-upload", short)
     page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('short')")
     page.locator("#data-open").click()

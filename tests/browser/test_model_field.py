@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.browser.conftest import PATIENCE, ROOT
-from tests.support import hub
+from tests.browser.conftest import opened_page
+from tests.support import app_process, hub
 from trainer.config.schema import ModelConfig, RunConfig, Tick
 from trainer.runs.store import RunStore
 
@@ -37,39 +34,21 @@ def row(name: str, license: str = "mit", **values: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def station(tmp_path: Path, models_dir: Path, browser: Any) -> Iterator[Station]:
+def station(tmp_path: Path, models_dir: Path, context: Any) -> Iterator[Station]:
     """A page of an app that takes a stand-in for the hub, and has trained the tiny Llama before."""
     shutil.copytree(models_dir / "llama", tmp_path / "hub" / "own" / "small" / "main")
     config = RunConfig(model=ModelConfig("llama"), modules=(Tick("q_proj"),))
     RunStore(tmp_path / "runs").create(config, NoPlan(), state="stopped")  # type: ignore[arg-type]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
     with hub.serving(tmp_path / "hub") as stand_in:
         stand_in.found = [
             row("own/small", "apache-2.0", safetensors={"parameters": {"BF16": 135_000_000}, "total": 135_000_000}),
             row("meta/Small-8B", "llama3.1", gated="manual"),
             row("own/<b>small</b>"),
         ]
-        process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", address.rpartition(":")[2], "--runs-dir", str(tmp_path / "runs"),
-             "--models-dir", str(models_dir)],
-            cwd=ROOT, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"LAB_DEVICE_LOCKS": str(tmp_path)} | hub.environment(stand_in.url, tmp_path / "home"),
-        )  # fmt: skip
-        assert process.stdout is not None and "running on" in process.stdout.readline()
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(PATIENCE)
-        faults: list[str] = []
-        page.on("request", lambda request: faults.append(request.url) if address not in request.url else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(f"http://{address}")
-        page.wait_for_selector(".modules .row")
-        yield Station(page, stand_in)
-        page.close()
-        process.terminate()
-        process.wait(timeout=20)
-        assert [fault for fault in faults if not fault.startswith(("data:", "blob:"))] == []
+        options = ("--models-dir", str(models_dir))
+        with app_process.running(tmp_path, *options, **hub.environment(stand_in.url, tmp_path / "home")) as app:
+            for page in opened_page(context, app.address):
+                yield Station(page, stand_in)
 
 
 def names(page: Page) -> list[str]:
@@ -88,7 +67,7 @@ def test_a_model_is_found_and_chosen_and_without_the_hub_the_field_still_works(s
     page.get_by_text("On the Hugging Face hub").wait_for()
     assert names(page) == ["own/small", "meta/Small-8B"]
     options = page.locator("#model-list [role=option]").all_inner_texts()
-    assert "135 M parameters · apache-2.0" in options[0]
+    assert "135 M" in options[0] and "apache-2.0" in options[0]
     assert "llama3.1 · gated" in options[1]
     page.keyboard.press("ArrowDown")
     chosen = page.locator("#model-list [aria-selected=true]")
@@ -102,11 +81,11 @@ def test_a_model_is_found_and_chosen_and_without_the_hub_the_field_still_works(s
     page.keyboard.press("Enter")
     assert field.input_value() == "own/small"
     page.locator(".fact", has_text="llama").wait_for()
-    page.get_by_text("The model is downloaded first: 1").wait_for()
+    page.get_by_text("downloaded first: 1").wait_for()
 
     station.hub.silent = 90.0
     field.fill("phi")
-    page.get_by_text("The hub cannot be reached").wait_for()
+    page.get_by_text("cannot be reached").wait_for()
     assert names(page) == ["phi3"]
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Tab")
@@ -115,5 +94,4 @@ def test_a_model_is_found_and_chosen_and_without_the_hub_the_field_still_works(s
 
     field.fill("lama")
     page.keyboard.press("Enter")
-    page.get_by_text("There is no model folder “lama” in /").wait_for()
-    page.get_by_text("Did you mean llama?").wait_for()
+    page.get_by_text(re.compile("“lama” in /.*llama\\?", re.S)).wait_for()

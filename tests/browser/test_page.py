@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support import tiny
 from trainer.config.schema import default_config
 
@@ -23,36 +21,37 @@ def summary_after(page: Page, act: Any) -> str:
     return str(page.inner_text("#go .summary"))
 
 
-def test_everything_is_in_sight_without_scrolling(page: Page) -> None:
+def test_everything_is_in_sight_without_scrolling_and_nothing_scrolls_sideways(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollHeight") <= 900
     assert page.evaluate("document.documentElement.scrollWidth") <= 1440
     for place in ('input[data-name="q_proj"]', 'input[data-name="lm_head"]', "#go .summary", "#train", "#col-live"):
         box = page.locator(place).bounding_box()
         assert box["y"] >= 0 and box["y"] + min(box["height"], 300) <= 900, place
+    for width in (1024, 420):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_tick_changes_the_summary_and_shows_its_receipt(page: Page) -> None:
+def test_a_tick_changes_the_summary_and_shows_what_it_matched(page: Page) -> None:
     box = page.locator('input[data-name="q_proj"]')
     assert box.is_checked()
     row = page.locator(".modules .row", has=box)
-    assert re.search(r"(\d+) of \1 layers, as rows 0–\d+ of qkv_proj", row.inner_text())
+    assert re.search(r"(\d+) of \1 layers.* rows 0–\d+ of qkv_proj", row.inner_text())
     assert "Trainable" in summary_after(page, box.uncheck)
     assert "Part of qkv_proj" in row.inner_text()
-
-
-def test_names_that_match_nothing_stay_with_their_receipt(page: Page) -> None:
-    text = summary_after(page, lambda: page.select_option("#preset", "4"))
-    assert "fc1, fc2 match nothing in this model." in text
-    missing = page.locator(".group.missing")
-    assert missing.locator(".row").count() == 2
-    assert "matches nothing: phi3 has no fc1: its MLP is gate_up_proj and down_proj" in missing.inner_text()
-
-
-def test_a_fused_module_and_its_slice_are_never_ticked_together(page: Page) -> None:
+    # a fused module and its slice are never ticked together
     page.locator('input[data-name="qkv_proj"]').check()
-    assert not page.locator('input[data-name="q_proj"]').is_checked()
+    assert not box.is_checked()
     page.locator('input[data-name="k_proj"]').check()
     assert not page.locator('input[data-name="qkv_proj"]').is_checked()
+
+
+def test_names_that_match_nothing_stay_and_say_so(page: Page) -> None:
+    text = summary_after(page, lambda: page.select_option("#preset", "4"))
+    assert "fc1, fc2 match nothing" in text
+    missing = page.locator(".group.missing")
+    assert missing.locator(".row").count() == 2
+    assert "gate_up_proj and down_proj" in missing.inner_text()
 
 
 def test_train_with_problems_starts_nothing_and_shows_them_all(page: Page) -> None:
@@ -62,9 +61,7 @@ def test_train_with_problems_starts_nothing_and_shows_them_all(page: Page) -> No
     page.click("#train")
     page.wait_for_selector(".issues.refused")
     text = page.inner_text(".issues.refused")
-    assert (
-        "2 problems" in text and 'Learning rate: "fast" is not a number' in text and "Rank r: 0 is too small" in text
-    )
+    assert "2 problems" in text and 'Learning rate: "fast"' in text and "Rank r: 0" in text
     assert rate.input_value() == "fast"
     assert page.locator("#live-status .pill").count() == 0
 
@@ -73,20 +70,14 @@ def test_a_model_that_cannot_be_read_says_why(page: Page) -> None:
     page.get_by_label("Model", exact=True).fill("<b>no</b> model")
     page.keyboard.press("Enter")
     page.wait_for_selector(".notice.failed")
-    assert "<b>no</b> model” is not a model name." in page.inner_text(".notice.failed")
-
-
-@pytest.mark.parametrize("width", [420, 1024])
-def test_narrow_pages_do_not_scroll_sideways(page: Page, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 900})
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert "<b>no</b> model”" in page.inner_text(".notice.failed")
 
 
 def test_an_empty_page_says_what_to_do(page: Page) -> None:
     assert "press Train" in page.inner_text("#live-status")
     page.get_by_role("tab", name="Runs").click()
     page.wait_for_selector("#runs-table .empty:visible")
-    assert "Start one on the Train tab" in page.inner_text("#runs-table .empty")
+    assert "Train tab" in page.inner_text("#runs-table .empty")
 
 
 def test_a_loaded_configuration_is_shown_whole_and_a_broken_one_says_all(page: Page, tmp_path: Path) -> None:
@@ -121,7 +112,7 @@ def test_the_memory_s_parts_stay_open_while_ticks_change(page: Page) -> None:
     page.wait_for_timeout(100)
     assert parts.is_visible()
     assert "activations" in parts.inner_text()
-    assert re.search(r"free on this machine · largest that fits: batch [\d,]+ × 128", text)
+    assert re.search(r"largest that fits: batch [\d,]+ × 128", text)
     page.click(".summary .memory summary")
     assert not parts.is_visible()
 
@@ -133,8 +124,8 @@ def test_few_rows_are_warned_of_and_one_click_gives_enough_steps(page: Page, tmp
     chooser.value.set_files(tiny.save_rows(tmp_path / "rows.jsonl", 50))
     cure = page.locator("#summary .cure")
     cure.wait_for()
-    assert "48 training examples make only 6 steps with a batch of 8 and 1 epoch" in page.inner_text("#summary")
-    assert cure.inner_text() == "Set batch size to 4 and epochs to 3"
+    assert re.search("48 .* 6 steps .* 8 and 1 epoch", page.inner_text("#summary"))
+    assert re.findall(r"\d+", cure.inner_text()) == ["4", "3"], "batch size and epochs"
     page.locator("#adapter-r").get_by_role("textbox").fill("8")
     cure.click()
     cure.wait_for(state="detached")
@@ -153,4 +144,4 @@ def test_a_tick_takes_a_learning_rate_of_its_own(page: Page) -> None:
     assert rate.input_value() == "2e-4"
     rate.fill("7")
     rate.press("Tab")
-    page.locator("#summary .issues", has_text="q_proj, lr: 7 is too large. Use at most 1.").wait_for()
+    page.locator("#summary .issues", has_text="q_proj, lr: 7 ").wait_for()

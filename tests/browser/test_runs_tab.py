@@ -7,18 +7,13 @@ from typing import Any
 
 from gradio_client import Client
 
-from tests.support.lab import wait_for
-from trainer.config.schema import default_config
-from trainer.planning.scenarios import scenario
+from tests.support.lab import endless, wait_for
+from trainer.config.schema import RunConfig
 
 
-def short(title: str, epochs: float) -> dict[str, Any]:
-    config = replace(default_config(), modules=scenario("5").modules, title=title)
-    return replace(config, training=replace(config.training, num_train_epochs=epochs, eval_steps=100)).to_json()
-
-
-def test_order_longer_training_names_and_deletion(page: Any, app: str) -> None:
-    client = Client(app, verbose=False)
+def test_order_longer_training_names_and_deletion(page: Any, client: Client, small: RunConfig) -> None:
+    def start(title: str, config: RunConfig) -> str:
+        return str(client.predict(replace(config, title=title).to_json(), api_name="/train"))
 
     def state(run: str) -> str:
         return str(client.predict(run, api_name="/run")["state"])
@@ -28,23 +23,23 @@ def test_order_longer_training_names_and_deletion(page: Any, app: str) -> None:
         page.locator("#run-actions h2", has_text=title).wait_for()
         page.locator(button).click()
 
-    first, second, third = (
-        client.predict(short(title, epochs), api_name="/train")
-        for title, epochs in (("Alpha", 0.02), ("Beta", 5), ("Gamma", 5))
-    )
+    six_steps = replace(small, training=replace(small.training, max_steps=-1, num_train_epochs=0.4))
+    beta = start("Beta", endless(small))
+    start("Gamma", endless(replace(small, training=replace(small.training, num_train_epochs=5))))
+    alpha = start("Alpha", six_steps)
     page.get_by_role("tab", name="Runs").click()
-    press("Gamma", "#run-first")
-    wait_for(lambda: state(first) == "finished", 120)
-    wait_for(lambda: state(third) in ("starting", "running"), 60)
-    assert state(second) == "queued", "the one put first goes first"
-    page.locator(".runs tbody tr", has_text="Alpha").locator("input").check()
-    page.locator("#run-epochs input").fill("0.02")
-    press("Alpha", "#run-train-longer")
-    wait_for(lambda: state(first) == "queued")
+    press("Alpha", "#run-first")
+    page.locator(".runs tbody tr", has_text="Alpha").locator(".pill.queued").wait_for()
     press("Beta", "#run-stop")
+    wait_for(lambda: state(alpha) != "queued")  # for ever, if Gamma had gone first
     press("Gamma", "#run-stop")
-    wait_for(lambda: state(first) == "finished", 120)
-    assert client.predict(first, api_name="/run")["step"] == 12, "six steps, and six more"
+    wait_for(lambda: state(alpha) == "finished")
+    assert client.predict(alpha, api_name="/run")["step"] == 6
+    page.locator(".runs tbody tr", has_text="Alpha").locator("input").check()
+    page.locator("#run-epochs input").fill("0.4")
+    press("Alpha", "#run-train-longer")
+    wait_for(lambda: client.predict(alpha, api_name="/run")["step"] == 12)  # six steps, and six more
+    wait_for(lambda: state(alpha) == "finished")
     page.locator(".runs tbody tr", has_text="Beta").locator("input").check()
     name = page.locator("#run-name textarea, #run-name input")
     wait_for(lambda: name.input_value() == "Beta")
@@ -54,8 +49,7 @@ def test_order_longer_training_names_and_deletion(page: Any, app: str) -> None:
     press("Delta", "#run-delete")
     page.locator("#run-really").click()
     page.locator(".runs tbody tr", has_text="Delta").wait_for(state="detached")
-    assert second not in {row["id"] for row in client.predict(api_name="/runs")}
+    assert beta not in {row["id"] for row in client.predict(api_name="/runs")}
     press("Gamma", "#run-reuse")
     epochs = page.locator("#training-num_train_epochs").get_by_role("textbox")
     wait_for(lambda: epochs.input_value() == "5")
-    client.close()

@@ -35,8 +35,8 @@ def test_every_problem_is_told_at_once_with_its_place_and_its_remedy() -> None:
         "training.seed",
         "trainin",
     }
-    assert told["adapter.lora_alfa"].fix == "Did you mean lora_alpha?"
-    assert told["trainin"].fix == "Did you mean training?"
+    assert "lora_alpha" in told["adapter.lora_alfa"].fix
+    assert "training" in told["trainin"].fix
     assert all(issue.problem and issue.fix for issue in caught.value.issues)
 
 

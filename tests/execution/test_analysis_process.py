@@ -44,7 +44,7 @@ def test_new_tokens_without_a_tokenizer_are_a_problem_of_the_form(lab: Lab, mode
     values = {path: component.value for path, component in tab.form.components.items()}
     values |= {"model.name": "mute", "model.new_tokens": "<|pirate|>"}
     _, summary = tab.plan(*values.values())
-    assert "The tokenizer of mute cannot be loaded" in summary
+    assert "tokenizer of mute" in summary
 
 
 def test_a_closed_lab_leaves_no_process_and_starts_none(tmp_path: Path) -> None:

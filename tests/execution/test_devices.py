@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.security.test_export import NoPlan
-from tests.support.lab import wait_for
+from tests.support.lab import PATIENCE, wait_for
 from trainer.common import devices, file_locks
 from trainer.config.schema import RunConfig
 from trainer.execution.scheduler import Scheduler
@@ -41,15 +41,15 @@ def test_a_run_takes_the_first_gpu_that_is_free_of_those_it_may_see(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     assert devices.devices() == ("cuda:0",)
     held = [file_locks.acquire(devices.lock_path("cuda:0"))]
-    assert train(run).wait(timeout=30) == 0
+    assert train(run).wait(PATIENCE) == 0
     assert "trains on GPU-x" in (run / "worker.log").read_text()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-x")
     held.append(file_locks.acquire(devices.lock_path("cuda:0")))
     process = train(waiting)
-    wait_for(lambda: "Waiting for cuda:0 or cuda:1" in (waiting / "events.jsonl").read_text(), 30)
+    wait_for(lambda: "cuda:0 or cuda:1" in (waiting / "events.jsonl").read_text())
     assert held[0] is not None
     held[0].close()
-    assert process.wait(timeout=30) == 0
+    assert process.wait(PATIENCE) == 0
     assert "trains on 2" in (waiting / "worker.log").read_text()
 
 
@@ -68,7 +68,7 @@ def test_a_worker_sees_its_own_gpu_alone_from_its_first_breath(
         run = store.create(RunConfig(), NoPlan())  # type: ignore[arg-type]
         scheduler.kick()
         wait_for(lambda: "GPU-b" in seen_by_workers())
-        wait_for(lambda: run.history.refresh().recorded == "failed", 60)  # there is no such GPU, and no such plan
+        wait_for(lambda: run.history.refresh().recorded == "failed")  # there is no such GPU, and no such plan
     finally:
         scheduler.close()
         held.close()

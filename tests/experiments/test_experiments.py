@@ -81,14 +81,14 @@ def test_stop_and_resume_as_one_and_what_is_missing_is_made_again(
     lab: Lab, config: RunConfig, tmp_path: Path
 ) -> None:
     made = start(lab, config, Request("two", seeds=2))
-    assert runs.stop(lab, made.id) == "Stopping 4 runs."
+    assert "4 runs" in runs.stop(lab, made.id)
     assert states(lab, made) == ["stopped"] * 4
     shutil.rmtree(lab.store.folder / made.runs[1])
     assert states(lab, made)[1] == "not made"
     assert any("are missing" in line for line in compare(lab, [made.id])[0].warnings)
     other = open_lab(tmp_path, lab.settings.models_dir)
-    assert resume(other, made.id) == "4 runs are queued again."
-    assert resume(other, made.id) == "0 runs are queued again."
+    assert resume(other, made.id).startswith("4 runs")
+    assert resume(other, made.id).startswith("0 runs")
     again = lab.experiments.get(made.id)
     assert states(lab, again) == ["queued"] * 4
     assert [old == new for old, new in zip(made.runs, again.runs, strict=True)] == [True, False, True, True]
@@ -106,14 +106,14 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     (tmp_path / "run.json").write_text(json.dumps(longer.to_json()))
     assert main([*folders(lab), "scenarios", str(tmp_path / "run.json"), "--set", "two"]) == 0
     told = capsys.readouterr().out
-    assert "3 of 3 layers" in told.partition("2 runs, duration known after the first run")[0]
+    assert "3 of 3 layers" in told.partition("2 runs, duration")[0]
     assert told.count("finished    ") == 2
     (made,) = lab.experiments.all()
     assert states(lab, made) == ["finished"] * 2
     compared, experiment = compare(lab, [made.id])
     assert experiment == made
     assert [group.name for group in compared.groups] == ["o_proj", "down_proj"]
-    assert "lowest held-out loss" in compared.verdict[0]
+    assert "lowest" in compared.verdict[0]
     assert (
         compared.rows[0].adapter_bytes
         == (lab.store.get(made.runs[0]).adapter / "adapter_model.safetensors").stat().st_size
@@ -150,13 +150,13 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(lab: Lab, config: RunConfi
     for number in (0, -1, MAX_SEEDS + 1):
         with pytest.raises(UserError, match="between 1 and"):
             start(lab, config, Request("two", seeds=number))
-    with pytest.raises(UserError, match="There is no set"):
+    with pytest.raises(UserError, match="no set"):
         start(lab, config, Request("../two"))
-    with pytest.raises(UserError, match="None of these scenarios can run"):
+    with pytest.raises(UserError, match="None of these"):
         start(lab, replace(config, training=replace(config.training, max_length=9999)), Request("two"))
     with pytest.raises(InvalidConfig):
         start(lab, replace(config, training=replace(config.training, seed=2**32 - 1)), Request("two", seeds=2))
-    with pytest.raises(InvalidConfig, match="There is no data file"):
+    with pytest.raises(InvalidConfig, match="no data file"):
         start(lab, replace(config, data=replace(config.data, path="gone.jsonl")), Request("two"))
     assert lab.store.ids() == lab.experiments.ids() == []
     for act in (lab.experiments.get, partial(resume, lab), lab.experiments.stop):
@@ -197,4 +197,4 @@ def test_the_command_line_lists_compares_and_writes_reports(
     assert (tmp_path / "r.html").stat().st_size > 4e6
     assert "Not finished" in (tmp_path / "r.md").read_text()
     assert main([*places, "compare", "nothing"]) == 2
-    assert "There is no run" in capsys.readouterr().err
+    assert "no run" in capsys.readouterr().err

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from tests.support.lab import open_lab, small_config, wait_for
+from tests.support.lab import PATIENCE, open_lab, small_config, wait_for
 from trainer.common import file_locks
 from trainer.config.schema import RunConfig
+from trainer.execution import worker
 from trainer.planning.plan import Plan
 from trainer.runs import event_log
 from trainer.runs.history import ACTIVE
@@ -25,8 +27,62 @@ from trainer.service import planning
 ROOT = Path(__file__).parents[2]
 ENDLESS = 100_000
 """Steps of a run that only ends by a fault."""
-PAGE_SECONDS = 2.0
-"""The page's timer ticks once a second, so that this is within 3 s on the page."""
+PAGE_SECONDS = 10.0
+"""The page's timer ticks once a second. The rest is for a machine that is busy."""
+
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["trainer.training.loop", "tests.faults.bench"])
+"""A process that has imported what a worker needs, and forks workers that need not: the app's spares do the same."""
+
+Preparation = Callable[[], object]
+
+
+def no_preparation() -> None:
+    pass
+
+
+def limit_files(size: int) -> None:
+    """RLIMIT_FSIZE: the kernel refuses to let a file grow larger."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def run_out_of_memory() -> None:
+    """The one mock: torch's own error, raised where a GPU raises it."""
+    import torch
+
+    from trainer.training import loop
+
+    def full(*_: Any, **__: Any) -> NoReturn:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    loop.load_model = full  # type: ignore[attr-defined]
+
+
+def _work(folder: str, environment: dict[str, str], prepare: Preparation) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    prepare()
+    sys.exit(worker.main([folder]))
+
+
+class Worker:
+    """A worker of its own process."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], prepare: Preparation) -> None:
+        self._process = FORKS.Process(target=_work, args=(str(folder), environment, prepare))
+        self._process.start()
+        self.pid: int = self._process.pid or 0
+        self.kill = self._process.kill
+
+    def wait(self, timeout: float = PATIENCE) -> int | None:
+        """Its exit code, once it ended."""
+        self._process.join(timeout)
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
 
 
 class Bench:
@@ -35,7 +91,7 @@ class Bench:
     def __init__(self, folder: Path, models_dir: Path) -> None:
         self.folder, self.models_dir = folder, models_dir
         self.lab = open_lab(folder, models_dir)
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[subprocess.Popen[str] | Worker] = []
         self.seen: dict[str, bytes] = {}
         self._plans: dict[RunConfig, Plan] = {}
 
@@ -52,15 +108,23 @@ class Bench:
         assert process.stdout.readline() == "ready\n"
         return process
 
-    def worker(self, run: Run, **environment: str) -> subprocess.Popen[str]:
-        return self._start("trainer.execution.worker", str(run.folder), **environment)
+    def worker(self, run: Run, prepare: Preparation = no_preparation) -> Worker:
+        """A worker that begins at once; `prepare` runs in its process before."""
+        process = Worker(run.folder, self._environment(), prepare)
+        self.processes.append(process)
+        return process
 
-    def _start(self, module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def slow_worker(self, run: Run) -> subprocess.Popen[str]:
+        """A worker that has everything to import yet."""
+        return self._start("trainer.execution.worker", str(run.folder))
+
+    def _environment(self) -> dict[str, str]:
         places = {"LAB_MODELS_DIR": str(self.models_dir), "LAB_DATA_DIR": str(self.lab.settings.data_dir)}
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=ROOT, env=os.environ | places | environment, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        return dict(os.environ) | places
+
+    def _start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", module, *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, env=self._environment(), stdout=subprocess.PIPE, text=True)
         self.processes.append(process)
         return process
 
@@ -70,7 +134,7 @@ class Bench:
     def state(self, run: Run) -> str:
         return self.run(run).history.state
 
-    def until(self, run: Run, state: str, seconds: float = 120) -> None:
+    def until(self, run: Run, state: str, seconds: float = PATIENCE) -> None:
         wait_for(lambda: self.state(run) == state, seconds)
 
     def until_step(self, run: Run, step: int) -> None:
@@ -92,7 +156,7 @@ class Bench:
         process = self.worker_of(run)
         self.acknowledge(run)
         os.kill(process, signal.SIGKILL)
-        wait_for(lambda: file_locks.holder(run.folder / "lock") != process, 5)
+        wait_for(lambda: file_locks.holder(run.folder / "lock") != process)
 
     def page_shows(self, run: Run, state: str, *words: str) -> None:
         """The page tells of `state` in time, with the words, and offers what can be done."""
@@ -136,7 +200,3 @@ def trains(run: Run) -> Callable[[], bool]:
     """Whether new steps arrive."""
     before = run.history.refresh().step
     return lambda: run.history.refresh().step > before + 1
-
-
-def nap(seconds: float) -> None:
-    time.sleep(seconds)

@@ -8,7 +8,7 @@ import signal
 import time
 
 from tests.faults.bench import Bench, starts_of, trains
-from tests.support.lab import wait_for
+from tests.support.lab import PATIENCE, wait_for
 from trainer.common import file_locks
 from trainer.runs import lifecycle
 from trainer.training import checkpoints
@@ -18,7 +18,7 @@ def test_a_worker_killed_anywhere_goes_on_from_a_whole_checkpoint(bench: Bench) 
     run = bench.create(save_steps=2)
     bench.app()
     chance = random.Random(7)
-    for moment in ("random", "checkpoint", "random"):
+    for moment in ("random", "checkpoint"):
         before = bench.run(run).history.step
         bench.until_step(run, before + 4)
         if moment == "checkpoint":
@@ -26,19 +26,20 @@ def test_a_worker_killed_anywhere_goes_on_from_a_whole_checkpoint(bench: Bench) 
         else:
             time.sleep(chance.random())
         bench.kill(run)
-        bench.page_shows(run, "failed", "killed the worker", "per_device_train_batch_size from 4 to 2")
+        bench.page_shows(run, "failed", "killed", "per_device_train_batch_size from 4 to 2")
+        assert bench.run(run).history.cause == "oom"
         left = sorted((run.folder / "checkpoints").glob("checkpoint-*"))
         assert any(map(checkpoints.is_complete, left)), "an older one is always whole"
         lifecycle.resume_run(bench.run(run))
     bench.until_step(run, bench.run(run).history.step + 2)
     steps = bench.run(run).history.train.curve("loss")[0].tolist()
     assert steps == list(range(1, len(steps) + 1)), "no step is missing"
-    assert starts_of(run) == 4
+    assert starts_of(run) == 3
 
 
 def _wait_for_half_a_checkpoint(bench: Bench, run: object) -> None:
     folder = bench.lab.store.get(run.id).folder / "checkpoints"  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if any(not (path / checkpoints.MARKER).exists() for path in folder.glob("checkpoint-*")):
             return
@@ -64,15 +65,15 @@ def test_the_app_killed_then_both(bench: Bench) -> None:
     bench.kill(run)
     bench.page_shows(run, "interrupted", "resume")
     bench.app()
-    wait_for(lambda: bench.state(waiting) == "starting", 10)
+    wait_for(lambda: bench.state(waiting) == "starting")
     assert bench.state(run) == "interrupted"
     assert lifecycle.stop_run(bench.run(waiting)), "a stop is never refused"
     bench.until(waiting, "stopped")
     lifecycle.resume_run(bench.run(run))
     bench.until_step(run, bench.run(run).history.step + 2)
-    assert lifecycle.stop_run(bench.run(run)).startswith("Stopping")
-    assert lifecycle.stop_run(bench.run(run)) == "Killed."
-    bench.page_shows(run, "stopped", "Killed by a second stop")
+    assert "Stopping" in lifecycle.stop_run(bench.run(run))
+    assert "Killed" in lifecycle.stop_run(bench.run(run))
+    bench.page_shows(run, "stopped", "second stop")
 
 
 def test_two_apps_and_twenty_starts_at_once(bench: Bench) -> None:
@@ -92,7 +93,7 @@ def test_two_apps_and_twenty_starts_at_once(bench: Bench) -> None:
     assert sorted(states) == ["queued"] * 19 + ["running"]
     os.kill(first.pid, signal.SIGKILL)
     lifecycle.stop_run(bench.run(order[0]))
-    wait_for(lambda: bench.state(order[-1]) == "starting", 20)
+    wait_for(lambda: bench.state(order[-1]) == "starting")
     assert bench.state(order[1]) == "queued", "the one put first goes first, and the other app took over"
     for run in runs:
         lifecycle.stop_run(bench.run(run))

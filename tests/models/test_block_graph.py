@@ -187,12 +187,12 @@ def _inputs(model: nn.Module, modules: list[list[str]], disturbed: str = "") -> 
     handles = []
 
     def noted(number: int) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
             seen.setdefault(number, next(iter([*args, *kwargs.values()])).detach().clone())
 
         return hook
 
-    def moved(module: nn.Module, args: Any, output: Any) -> Any:
+    def moved(_module: nn.Module, _args: Any, output: Any) -> Any:
         first, *rest = output if isinstance(output, tuple) else (output,)
         first = first + torch.linspace(-1, 2, first.shape[-1])
         return (first, *rest) if isinstance(output, tuple) else first

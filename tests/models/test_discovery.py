@@ -290,7 +290,7 @@ def check_gated_queries(
     """A gate works on its own token, and when it is shut, nothing is left of any token."""
     outputs: list[torch.Tensor] = []
     parent = model.get_submodule(name.rpartition(".")[0])
-    handle = parent.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
+    handle = parent.register_forward_hook(lambda _module, _args, output: outputs.append(output[0]))
     logits(model, config)
     changed = {}
     for role, part in parts.items():
@@ -315,7 +315,7 @@ def check_gated(model: PreTrainedModel, config: PretrainedConfig, name: str, par
     """Half as much of the `up` rows is half way to none at all; of the `gate` rows it is not."""
     outputs: list[torch.Tensor] = []
     parent = model.get_submodule(name.rpartition(".")[0])
-    handle = parent.register_forward_hook(lambda module, args, output: outputs.append(output))
+    handle = parent.register_forward_hook(lambda _module, _args, output: outputs.append(output))
     bent = {}
     for role, part in parts.items():
         outputs.clear()
@@ -337,7 +337,7 @@ def logits(model: PreTrainedModel, config: PretrainedConfig) -> torch.Tensor:
 
 @contextmanager
 def disturbed(model: PreTrainedModel, name: str, part: ModuleKind, token: int) -> Iterator[None]:
-    def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    def hook(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor:
         output = output.clone()
         for start, end in part.rows or ():
             output[..., token, start:end] += torch.linspace(-2, 3, end - start)
@@ -350,7 +350,7 @@ def disturbed(model: PreTrainedModel, name: str, part: ModuleKind, token: int) -
 
 @contextmanager
 def shut(model: PreTrainedModel, name: str, part: ModuleKind) -> Iterator[None]:
-    def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    def hook(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor:
         output = output.clone()
         for start, end in part.rows or ():
             output[..., start:end] = -1000.0
@@ -363,7 +363,7 @@ def shut(model: PreTrainedModel, name: str, part: ModuleKind) -> Iterator[None]:
 
 @contextmanager
 def scaled(model: PreTrainedModel, name: str, part: ModuleKind, factor: float) -> Iterator[None]:
-    def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    def hook(_module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor:
         output = output.clone()
         for start, end in part.rows or ():
             output[..., start:end] *= factor
@@ -490,9 +490,9 @@ def backward(model: nn.Module, model_type: str) -> None:
 @pytest.mark.parametrize(
     ("model_type", "setting", "value", "fix"),
     [
-        ("bert", "is_decoder", False, "Set “is_decoder” to true"),
-        ("xlm", "causal", False, "Set “causal” to true"),
-        ("xlnet", "attn_type", "bi", 'Set “attn_type” to "uni"'),
+        ("bert", "is_decoder", False, "is_decoder"),
+        ("xlm", "causal", False, "causal"),
+        ("xlnet", "attn_type", "bi", 'attn_type.*"uni"'),
         ("gpt_neox", "is_decoder", False, ""),
     ],
 )
@@ -501,5 +501,5 @@ def test_a_model_whose_tokens_see_later_ones_is_refused(
 ) -> None:
     config = tiny_config(model_type)
     setattr(config, setting, value)
-    with pytest.raises(UserError, match=f"attend to later ones.*{fix}") if fix else nullcontext():
+    with pytest.raises(UserError, match=f"later.*{fix}") if fix else nullcontext():
         assert discover(config, "mine").kinds

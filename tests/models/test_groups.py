@@ -178,18 +178,20 @@ def test_all_linears_of_a_dense_model_are_not_warned_of() -> None:
 
 def test_attention_only_says_what_the_mlp_holds() -> None:
     phi = real_map("microsoft/Phi-3-medium-128k-instruct")
-    assert warned(phi, *lora(phi, "attention")) == ["Attention only: the MLP holds 79 % of the parameters."]
-    with_head = warned(phi, Tick("q_proj"), Tick("lm_head", "full"))
-    assert with_head == ["No MLP module is ticked: the MLP holds 79 % of the parameters."]
+    (only,) = warned(phi, *lora(phi, "attention"))
+    assert only.startswith("Attention") and "MLP holds 79 %" in only
+    (with_head,) = warned(phi, Tick("q_proj"), Tick("lm_head", "full"))
+    assert with_head.startswith("No MLP") and "MLP holds 79 %" in with_head
     qwen = real_map("Qwen/Qwen3-30B-A3B")
-    assert warned(qwen, *lora(qwen, "attention")) == ["Attention only: the MLP holds 95 % of the parameters."]
+    (only,) = warned(qwen, *lora(qwen, "attention"))
+    assert "MLP holds 95 %" in only
 
 
 def test_modules_of_few_layers_are_counted() -> None:
     nemotron = real_map("nvidia/Nemotron-H-8B-Base-8K")
     few, share = warned(nemotron, *lora(nemotron, "attention"))
-    assert few == "The ticks reach 4 of 52 layers: q_proj, k_proj, v_proj and o_proj exist in no other."
-    assert share == "Attention only: the MLP holds 52 % of the parameters."
+    assert "4 of 52 layers" in few and "q_proj, k_proj, v_proj and o_proj" in few
+    assert "MLP holds 52 %" in share
     phi = real_map("microsoft/Phi-3-medium-128k-instruct")
     chosen = [Tick(tick.name, layers="last 8") for tick in lora(phi, "attention", "mlp")]
     assert warned(phi, *chosen) == []  # layers that a person chose are no surprise
@@ -204,16 +206,15 @@ def test_modules_of_few_layers_are_counted() -> None:
 def test_mlp_ticks_beside_the_routed_experts() -> None:
     qwen = real_map("Qwen/Qwen3-Next-80B-A3B-Instruct")
     shared = lora(qwen, "mlp", experts=False)
-    assert warned(qwen, *shared) == [
-        "The MLP ticks reach the shared experts only: the routed experts hold 97 % of the parameters and stay frozen."
-    ]
+    (warning,) = warned(qwen, *shared)
+    assert "routed experts hold 97 %" in warning
 
 
 def test_lora_on_experts_and_recurrent_mixers() -> None:
     qwen = real_map("Qwen/Qwen3-Next-80B-A3B-Instruct")
     experts, mixers = warned(qwen, *lora(qwen, "attention", "mlp"))
-    assert experts.startswith("Each of the 512 experts gets its own factors: 99 % of the trainable parameters.")
-    assert mixers.startswith("in_proj_qkvz, in_proj_ba and out_proj belong to recurrent mixers.")
+    assert "512 experts" in experts and "99 %" in experts
+    assert mixers.startswith("in_proj_qkvz, in_proj_ba and out_proj") and "recurrent" in mixers
     lower = [Tick(t.name, r=1) if t.name in ("gate_up_proj", "experts.down_proj") else t for t in lora(qwen, "mlp")]
     assert warned(qwen, *lower) == []
     mamba = tiny_map("mamba")  # nothing but recurrent mixers: no choice to race

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support import hub, tiny
-from tests.support.lab import small_config
+from tests.support.lab import PATIENCE, small_config
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import ModelConfig, Tick
 from trainer.models import search
@@ -133,17 +133,17 @@ def test_a_disk_without_room_is_said_before_anything_is_downloaded(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_200_000))
     found = issues(tmp_path)
-    assert "own/small needs 144 kB more on this machine" in found and "has 1.20 MB free" in found
+    assert "144 kB" in found and "1.20 MB" in found, "what it needs, what is free"
     with pytest.raises(InvalidConfig, match="HF_HOME"):
         fetched(tmp_path)
     assert served.sent == 0
 
 
 def test_what_the_hub_refuses_is_said_in_a_sentence(served: hub.StandIn, tmp_path: Path) -> None:
-    assert "The hub has no model own/none" in issues(tmp_path, ModelConfig("own/none"))
-    assert "own/small has no such revision" in issues(tmp_path, ModelConfig(NAME, "v9"))
+    assert "no model own/none" in issues(tmp_path, ModelConfig("own/none"))
+    assert "no such revision" in issues(tmp_path, ModelConfig(NAME, "v9"))
     served.gated.add(NAME)
-    with pytest.raises(UserError, match=r"gated.*terms\. Accept them on huggingface.co/own/small.*HF_TOKEN"):
+    with pytest.raises(UserError, match=r"gated.*huggingface.co/own/small.*HF_TOKEN"):
         load_config(MODEL, tmp_path / "models")
 
 
@@ -152,11 +152,10 @@ def test_pickles_on_the_hub_are_refused_with_the_revision_that_has_safetensors(
 ) -> None:
     main = served.folder / NAME / "main"
     (main / "model.safetensors").unlink()
-    assert "has its weights as pytorch_model.bin only" in issues(tmp_path)
-    assert "Convert them" in issues(tmp_path)
+    assert "pytorch_model.bin only" in issues(tmp_path) and "Convert" in issues(tmp_path)
     shutil.copytree(models_dir / "llama", served.folder / NAME / "refs--pr--3")
     served.conversions[NAME] = 3
-    assert "set Revision to refs/pr/3" in issues(tmp_path)
+    assert "refs/pr/3" in issues(tmp_path)
     converted = replace(MODEL, revision="refs/pr/3")
     assert issues(tmp_path, converted) == ""
     assert fetched(tmp_path, converted).model.revision == served.commit(NAME, "refs/pr/3")
@@ -168,7 +167,7 @@ def test_a_repository_that_lacks_a_shard_is_refused(served: hub.StandIn, tmp_pat
     places = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (main / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     found = issues(tmp_path)
-    assert "is missing 1 of its 2 weight files: model-00002-of-00002.safetensors" in found
+    assert "1 of its 2" in found and "model-00002-of-00002.safetensors" in found
     assert "authors" in found
 
 
@@ -177,9 +176,9 @@ def test_without_the_hub_the_cache_serves_and_what_it_lacks_is_said(
 ) -> None:
     load_config(MODEL, tmp_path / "models")  # as the page does: config.json alone
     hub.use_here("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
-    found = issues(tmp_path)
-    assert "has no weights. Its download is incomplete, and the hub cannot be reached." in found
-    assert "is not on this machine, and the hub cannot be reached" in issues(tmp_path, ModelConfig("own/other"))
+    found, other = issues(tmp_path), issues(tmp_path, ModelConfig("own/other"))
+    assert "incomplete" in found and "cannot be reached" in found
+    assert "not on this machine" in other and "cannot be reached" in other
     hub.use_here(served.url, tmp_path / "cache", monkeypatch)
     commit = fetched(tmp_path).model.revision
     hub.use_here("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
@@ -254,7 +253,7 @@ def test_a_run_that_was_killed_in_its_download_goes_on_with_the_same_commit(
     assert run.history.commit == commit and run.history.state == "interrupted"
     served.pause, served.sent = 0.0, 0
     resumed = command("resume", run.id)
-    said = resumed.communicate(timeout=240)[0]
+    said = resumed.communicate(timeout=PATIENCE)[0]
     assert resumed.returncode == 0, said
     assert served.sent < weights(served)
     events, _ = read(run.folder / "events.jsonl")

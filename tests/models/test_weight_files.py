@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.support.lab import open_lab
+from tests.support.lab import PATIENCE, open_lab
 from trainer.cli import main as command_line
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import ModelConfig, RunConfig, Tick, default_config
@@ -88,7 +88,7 @@ def test_checkpoints_of_other_layouts_are_whole(models_dir: Path, tmp_path: Path
     experts.save_pretrained(tmp_path / "moe", save_original_format=False)
     assert told(tmp_path / "moe") == ""
     without(O_PROJ, "lm_head.weight")(tmp_path / "moe")
-    assert f"lack {O_PROJ}, lm_head.weight, which" in told(tmp_path / "moe")
+    assert f"lack {O_PROJ}, lm_head.weight" in told(tmp_path / "moe")
 
 
 def only(ending: str) -> Callable[[Path], None]:
@@ -213,54 +213,54 @@ ONE = "model-00002-of-00003.safetensors"
 O_PROJ = "model.layers.0.self_attn.o_proj.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
-    "pytorch": (only("pytorch_model.bin"), ["has its weights as pytorch_model.bin only", "Convert"]),
-    "pth": (only("model.pth"), ["has its weights as model.pth only"]),
-    "gguf": (only("mine-Q8_0.gguf"), ["mine-Q8_0.gguf only", "gguf_file='mine-Q8_0.gguf'", "original repository"]),
-    "consolidated": (only("consolidated.safetensors"), ["consolidated.safetensors only", "vendor's own format"]),
+    "pytorch": (only("pytorch_model.bin"), ["pytorch_model.bin only", "Convert"]),
+    "pth": (only("model.pth"), ["model.pth only"]),
+    "gguf": (only("mine-Q8_0.gguf"), ["mine-Q8_0.gguf only", "gguf_file='mine-Q8_0.gguf'"]),
+    "consolidated": (only("consolidated.safetensors"), ["consolidated.safetensors only", "vendor"]),
     "another name": (only("weights.safetensors"), ["weights.safetensors only", "rename weights.safetensors"]),
-    "adapter": (only("adapter_model.safetensors"), ["This is an adapter"]),
-    "missing shards": (remove(ONE, "model-00003-of-00003.safetensors"), ["is missing 2 of its 3 weight files", ONE]),
-    "no index": (remove(INDEX), [f"mine lacks {INDEX}, which says", f"Download {INDEX} from"]),
-    "broken index": (write(INDEX, '{"weight_map": '), [f"The {INDEX} of mine is damaged"]),
-    "index of pickles": (write(INDEX, '{"weight_map": {"a": "x.bin"}}'), ["names files that are not safetensors"]),
-    "pointer": (write(ONE, POINTER), [f"{ONE} is a Git LFS pointer of", "git lfs pull"]),
-    "pointer of a tokenizer": (write("tokenizer.json", POINTER), ["tokenizer.json of mine is a Git LFS pointer"]),
-    "half downloaded": (half_downloaded, ["is missing 1 of its 3", "A download left one file unfinished"]),
-    "truncated": (cut, [f"{ONE} was cut off: it holds", "that its header describes"]),
-    "truncated in its header": (cut_in_header, [f"{ONE} ends within its header, after 100 B"]),
-    "too long": (lengthen, [f"{ONE} holds", "its header describes"]),
+    "adapter": (only("adapter_model.safetensors"), ["adapter"]),
+    "missing shards": (remove(ONE, "model-00003-of-00003.safetensors"), ["2 of its 3", ONE]),
+    "no index": (remove(INDEX), [f"lacks {INDEX}", f"Download {INDEX}"]),
+    "broken index": (write(INDEX, '{"weight_map": '), [INDEX, "damaged"]),
+    "index of pickles": (write(INDEX, '{"weight_map": {"a": "x.bin"}}'), ["not safetensors"]),
+    "pointer": (write(ONE, POINTER), [ONE, "Git LFS pointer", "git lfs pull"]),
+    "pointer of a tokenizer": (write("tokenizer.json", POINTER), ["tokenizer.json", "Git LFS pointer"]),
+    "half downloaded": (half_downloaded, ["1 of its 3", "unfinished"]),
+    "truncated": (cut, [ONE, "cut off"]),
+    "truncated in its header": (cut_in_header, [ONE, "100 B"]),
+    "too long": (lengthen, [f"{ONE} holds", "header"]),
     "empty": (write(ONE, ""), [f"{ONE} is empty"]),
-    "a page": (write(ONE, "<!doctype html><html>Not found</html>"), [f"{ONE} is a web page"]),
-    "noise": (write(ONE, "\x01" * 500), [f"{ONE} is not a safetensors file"]),
-    "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ["mine has no tokenizer"]),
-    "other vocabulary": (other_vocabulary, ["model.embed_tokens.weight is 300 × 32 in the file, but 320 × 32"]),
-    "more layers": (more_layers, ["lack model.layers.3.", "14 more, which its config.json asks for"]),
-    "foreign shard": (foreign_shard, ["which its config.json asks for"]),
-    "one weight less": (without(O_PROJ), [f"lack {O_PROJ}, which its config.json asks for"]),
-    "no last norm": (without("model.norm.weight"), ["lack model.norm.weight, which"]),
+    "a page": (write(ONE, "<!doctype html><html>Not found</html>"), [ONE, "web page"]),
+    "noise": (write(ONE, "\x01" * 500), [ONE, "not a safetensors"]),
+    "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), ["no tokenizer"]),
+    "other vocabulary": (other_vocabulary, ["model.embed_tokens.weight", "300 × 32", "320 × 32"]),
+    "more layers": (more_layers, ["lack model.layers.3.", "14 more"]),
+    "foreign shard": (foreign_shard, ["lack model.layers."]),
+    "one weight less": (without(O_PROJ), [f"lack {O_PROJ},"]),
+    "no last norm": (without("model.norm.weight"), ["lack model.norm.weight,"]),
     "no embedding": (without("model.embed_tokens.weight", O_PROJ), ["model.embed_tokens.weight", O_PROJ]),
-    "other names": (rewritten(renamed), ["are not those of a llama model: transformer.embed_tokens.weight"]),
-    "transposed": (rewritten(transposed), ["stored transposed", f"{DOWN} is 48 × 32 in the file, but 32 × 48"]),
-    "half a tokenizer": (write("tokenizer.json", "{"), ["The tokenizer.json of mine is not valid JSON", "again"]),
-    "no byte of it": (write("tokenizer.json", ""), ["The tokenizer.json of mine is empty. Download it again."]),
-    "half its config": (write("tokenizer_config.json", '{"a'), ["The tokenizer_config.json of mine is not valid"]),
-    "another tokenizer": (with_token("zebra"), ["has ids up to 1,279, but", "has 300 rows"]),
-    "padding beyond": (with_token("<pad>"), ["has ids up to 1,279, but", "has 300 rows"]),
-    "some shards, no index": (remove(INDEX, ONE), ["mine has 2 of 3 shards, and lacks " + INDEX, "the other shards"]),
-    "a broken link": (dangling, [f"{SINGLE} of mine is a link to a file that is not there, such as ../.."]),
-    "a folder": (folder_for_weights, [f"{SINGLE} of mine is a folder, not weights"]),
-    "a subfolder": (into_subfolder, [f"in a subfolder only, where they are not read: inner/{ONE[:6]}"]),
-    "a pickle by config": (pickled_by_config, ["names 'adapter_model.bin' as its weights"]),
+    "other names": (rewritten(renamed), ["llama", "transformer.embed_tokens.weight"]),
+    "transposed": (rewritten(transposed), ["transposed", DOWN, "48 × 32", "32 × 48"]),
+    "half a tokenizer": (write("tokenizer.json", "{"), ["tokenizer.json", "not valid JSON"]),
+    "no byte of it": (write("tokenizer.json", ""), ["tokenizer.json", "empty"]),
+    "half its config": (write("tokenizer_config.json", '{"a'), ["tokenizer_config.json", "not valid JSON"]),
+    "another tokenizer": (with_token("zebra"), ["1,279", "300 rows"]),
+    "padding beyond": (with_token("<pad>"), ["1,279", "300 rows"]),
+    "some shards, no index": (remove(INDEX, ONE), ["2 of 3 shards", INDEX]),
+    "a broken link": (dangling, [SINGLE, "link", "../.."]),
+    "a folder": (folder_for_weights, [SINGLE, "folder"]),
+    "a subfolder": (into_subfolder, ["subfolder", f"inner/{ONE[:6]}"]),
+    "a pickle by config": (pickled_by_config, ["adapter_model.bin"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_what_is_wrong_is_said(name: str, folder: Path) -> None:
-    damage, sentences = DAMAGES[name]
+    damage, words = DAMAGES[name]
     assert told(folder) == ""
     damage(folder)
     found = told(folder)
-    assert all(sentence in found for sentence in sentences), found
+    assert all(word in found for word in words), found
 
 
 def test_all_that_is_wrong_is_said_at_once(folder: Path) -> None:
@@ -269,21 +269,16 @@ def test_all_that_is_wrong_is_said_at_once(folder: Path) -> None:
     (folder / "model-00003-of-00003.safetensors").unlink()
     remove("tokenizer.json", "tokenizer_config.json")(folder)
     found = told(folder)
-    for part in ("is missing 1 of its 3", "was cut off", "Git LFS pointer", "no tokenizer"):
+    for part in ("1 of its 3", "cut off", "Git LFS pointer", "no tokenizer"):
         assert part in found
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (POINTER, "The config.json of mine is a Git LFS pointer, not the file itself. Run `git lfs pull`"),
-        ("", "The config.json of mine is empty. Download it again."),
-        ("{", r"The config.json of mine is not valid JSON: .*char 1\)\. Download it again."),
-    ],
+    ("content", "word"), [(POINTER, "Git LFS pointer"), ("", "empty"), ("{", r"not valid JSON: .*char 1\)")]
 )
-def test_a_config_that_is_none_is_said(content: str, sentence: str, folder: Path) -> None:
+def test_a_config_that_is_none_is_said(content: str, word: str, folder: Path) -> None:
     (folder / "config.json").write_text(content)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=f"config.json of mine.*{word}"):
         load_config(ModelConfig(name="mine"), folder.parent)
 
 
@@ -292,12 +287,13 @@ def test_an_added_token_that_texts_need_not_use_is_a_warning(folder: Path) -> No
     with_token("<|user|>")(folder)
     found = examined(folder)
     assert found.issues == ()
-    assert "has the token <|user|>, for which the model's embedding has no row" in found.warnings[0].problem
+    assert "<|user|>" in found.warnings[0].problem
 
 
 def test_an_index_that_is_a_pointer_is_said_once(folder: Path) -> None:
     (folder / INDEX).write_text(POINTER)
-    assert told(folder) == f"model.name: {INDEX} of mine is a Git LFS pointer. Run `git lfs pull` in its folder."
+    (issue,) = examined(folder).issues
+    assert issue.field == "model.name" and INDEX in issue.problem and "git lfs pull" in issue.fix
 
 
 def test_an_index_that_counts_other_weights_is_a_warning(folder: Path) -> None:
@@ -305,7 +301,7 @@ def test_an_index_that_counts_other_weights_is_a_warning(folder: Path) -> None:
     (folder / INDEX).write_text(json.dumps(value | {"metadata": {"total_size": 9_900_000_000}}))
     found = examined(folder)
     assert found.issues == ()
-    assert "counts 9.90 GB of weights" in found.warnings[0].problem
+    assert "9.90 GB" in found.warnings[0].problem
 
 
 def test_links_and_folders_that_are_never_read_do_no_harm(folder: Path) -> None:
@@ -366,7 +362,8 @@ def test_a_config_alone_can_be_planned_and_not_trained(
     assert command_line.main(["plan", "run.json", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["trainable"] > 0
-    assert [issue["problem"] for issue in plan["issues"]] == ["mine has no weights.", "mine has no tokenizer."]
+    weights, tokenizer = (issue["problem"] for issue in plan["issues"])
+    assert "weights" in weights and "tokenizer" in tokenizer
     assert command_line.main(["train", "run.json"]) == 2
     for damage in (only("pytorch_model.bin"), dangling, folder_for_weights):
         for path in folder.glob("*model*"):
@@ -379,7 +376,7 @@ def test_an_unknown_name_says_where_it_was_looked_for_and_what_is_alike(folder: 
     with pytest.raises(UserError) as caught:
         locate(ModelConfig(name="Mein"), folder.parent)
     assert str(folder.parent.resolve()) in caught.value.problem
-    assert "Did you mean mine?" in caught.value.fix
+    assert "mine?" in caught.value.fix
 
 
 def test_the_advice_to_convert_works(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,6 +392,8 @@ def test_the_advice_to_convert_works(models_dir: Path, tmp_path: Path, monkeypat
     advice = told(Path("models/mine"))
     assert "from_pretrained('models/mine'" in advice
     code = advice.split('python -c "')[1].split('" and put')[0]
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert told(tmp_path / "converted") == ""

@@ -231,12 +231,9 @@ def test_where_nothing_fits_the_fix_is_one_that_helps(capsys: pytest.CaptureFixt
         assert "· nothing fits" in summary(plan, ())
         return warning.fix
 
-    assert told("o_proj") == "Choose a smaller model."
-    assert told("*down_proj") == "Choose a smaller model, or fully train fewer modules."
-    experts = told("q_proj gate_up_proj down_proj", "mixtral")
-    assert re.match(
-        "Lower the rank of gate_up_proj and down_proj, or untick them: their LoRA takes .* MB with", experts
-    )
+    assert "smaller model" in told("o_proj") and "fewer" not in told("o_proj")
+    assert "fewer modules" in told("*down_proj")
+    assert re.search("rank of gate_up_proj and down_proj.* MB", told("q_proj gate_up_proj down_proj", "mixtral"))
 
 
 def test_below_the_first_trained_layer_nothing_is_kept() -> None:
@@ -265,7 +262,7 @@ def test_a_weight_that_layers_share_counts_once() -> None:
     )
 
 
-def test_tensor_sizes_add_up_to_the_adapter(folder: Path) -> None:
+def test_tensor_sizes_add_up_to_the_adapter() -> None:
     plan = make_plan(run_config("phi3", f"{ALL} *lm_head"), discover(meter.config("phi3"), "phi3"))
     module_map = discover(meter.config("phi3"), "phi3")
     sizes = [n for target in plan.targets for n in tensor_sizes(target, AdapterConfig(r=8), module_map)]
@@ -320,7 +317,8 @@ def test_a_gpu_is_asked_for_its_memory_once_a_second(nvml: Nvml, monkeypatch: py
     assert devices.device().room == 0, "what the driver does not tell is not made up"
 
 
-def test_a_gpu_has_one_lock_by_whatever_name_it_is_seen(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("nvml")
+def test_a_gpu_has_one_lock_by_whatever_name_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def locked(visible: str, device: str) -> str:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         return devices.lock_path(device).name

@@ -141,11 +141,11 @@ def names(events: Events) -> list[str]:
     return next(event["names"] for event in events if event["type"] == "names")
 
 
-LEVERS: list[dict[str, Any]] = [
-    {"every_n_layers": 1},
+SETTINGS: list[dict[str, Any]] = [
     {"every_n_layers": 2},
-    {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1},
     {"torch_compile": True},
+    {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1},
+    {"every_n_layers": 1},
     {"optim": "adamw_torch"},
 ]
 
@@ -153,17 +153,20 @@ LEVERS: list[dict[str, Any]] = [
 NOISE = {"float32": 1e-5, "bfloat16": 1e-3}
 """Relative differences of losses, gradient norms and accuracies that another order of sums explains."""
 
+# in bfloat16 what recomputes and what compiles; the others are exact in one number format if they are in another
+IN_BFLOAT16: list[Any] = [("bfloat16", SETTINGS[:2]), pytest.param("bfloat16", SETTINGS[2:], marks=pytest.mark.full)]
 
-@pytest.mark.parametrize("dtype", list(NOISE))
-def test_no_lever_changes_what_is_learned(
-    dtype: Any, config: RunConfig, train: Train, monkeypatch: pytest.MonkeyPatch
+
+@pytest.mark.parametrize(("dtype", "settings"), [("float32", SETTINGS), *IN_BFLOAT16])
+def test_no_performance_setting_changes_what_is_learned(
+    dtype: Any, settings: list[dict[str, Any]], config: RunConfig, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.training.compilation.BACKEND", "eager")  # traced as for a GPU; nothing is built
     config = replace(config, model=replace(config.model, dtype=dtype))
     plain = train(config)
     assert len(figures(plain)) == 3
     assert figures(plain)[0][0] != figures(plain)[2][0]
-    for changes in LEVERS:
+    for changes in settings:
         agree(train(config, **changes), plain, NOISE[dtype])
 
 
@@ -199,11 +202,11 @@ def test_what_cannot_be_compiled_trains_as_it_is(
     plain = figures(train(config))
     monkeypatch.setattr("trainer.training.compilation.BACKEND", "no such compiler")
     events = train(config, torch_compile=True)
-    assert any("Layers are not compiled" in event.get("text", "") for event in events)
+    assert any("not compiled" in event.get("text", "") for event in events)
     assert figures(events) == plain
 
 
-def test_a_run_that_goes_on_keeps_its_levers(
+def test_a_resumed_run_keeps_its_performance_settings(
     config: RunConfig, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It begins on a roomy machine, and goes on where nothing is free."""

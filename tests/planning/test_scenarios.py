@@ -46,7 +46,7 @@ def test_the_six_on_a_fused_model_have_two_readings(maps: dict[str, ModuleMap]) 
     assert not offers(maps["phi3"], "six", without=("3",))["4"].runs, "what was left out does not come in by its twin"
     written = found["5w"]
     assert {target.module.rpartition(".")[2] for target in written.plan.targets} == {"o_proj", "down_proj"}
-    assert "only o_proj and down_proj match" in written.scenario.note
+    assert "o_proj and down_proj" in written.scenario.note
     meant = {target.module.rpartition(".")[2] for target in found["5"].plan.targets}
     assert meant == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
 
@@ -74,7 +74,7 @@ def test_thirds_share_the_layers_out(maps: dict[str, ModuleMap]) -> None:
         for offer in offers(maps["phi3"], "layers").values()
     ]
     assert thirds == [{"0"}, {"1"}, {"2"}]
-    with pytest.raises(UserError, match="too few for thirds"):
+    with pytest.raises(UserError, match="thirds"):
         offers(replace(maps["phi3"], layers=2, index={}), "layers")
 
 
@@ -118,7 +118,7 @@ def test_own_sets_are_kept_by_name(tmp_path: Path) -> None:
         Scenario("only q", "only q", "", (Tick("q_proj", r=4),)),
     )
     assert OwnSets(tmp_path).find("Mine <b>").make(discover(tiny.config("phi3"), "x")) == again
-    with pytest.raises(UserError, match="There are six, groups, kinds, layers, Mine <b>"):
+    with pytest.raises(UserError, match="six, groups, kinds, layers, Mine <b>"):
         sets.find("nope")
     sets.remove("Mine <b>")
     assert sets.all() == {}

@@ -37,13 +37,13 @@ def test_fifty_rows_with_the_defaults_move_the_adapter_and_are_warned_of(lab: An
     (tmp_path / "run.json").write_text(json.dumps(job))
     file = tiny.save_rows(tmp_path / "rows.jsonl", 50)
     printed = lab("train", str(tmp_path / "run.json"), "--data-file", str(file))
-    assert "make only 1 step with a batch of 64" in printed
+    assert "1 step with a batch of 64" in printed
     assert "step      1" in printed and "lr 1e-4" in printed, "one step at the full rate"
     (run,) = RunStore(tmp_path / "runs").all()
     assert not run.history.unchanged
     moved = load_file(run.adapter / "adapter_model.safetensors")
     assert all(bool(value.any()) for name, value in moved.items() if "lora_B" in name)
-    assert any("too few to learn much" in line for line in run.history.log)
+    assert any("too few" in line for line in run.history.log)
 
     options = next(line.split() for line in printed.splitlines() if line.startswith("    --set"))
     (tmp_path / "run.json").write_text(json.dumps(run.config.to_json() if run.config else {}))
@@ -59,13 +59,13 @@ def test_a_run_that_changed_nothing_says_so(lab: Any, tmp_path: Path) -> None:
     config = small_config(tmp_path / "runs" / "data", tmp_path / "rows.jsonl", steps=2)
     config = replace(config, modules=(Tick("lm_head", "full", lr=1e-30),))
     (tmp_path / "run.json").write_text(json.dumps(config.to_json()))
-    reason = (
-        "The adapter did not change: its updates were too small to change a float32 number. Raise the learning rate."
-    )
-    assert f"finished {reason}" in lab("train", str(tmp_path / "run.json"))
+    printed = lab("train", str(tmp_path / "run.json"))
     store = RunStore(tmp_path / "runs")
     (run,) = store.all()
-    assert (run.history.state, run.history.message, run.history.unchanged) == ("finished", reason, True)
+    reason = run.history.message
+    assert "did not change" in reason and "learning rate" in reason
+    assert f"finished {reason}" in printed
+    assert (run.history.state, run.history.unchanged) == ("finished", True)
     assert reason in lab("runs", "--json")
     assert f'<span class="message unchanged">{reason}</span>' in run_progress.status(run, "finished")
     assert any("did not change" in warning for warning in compare(store, [run.id]).warnings)

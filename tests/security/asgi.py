@@ -41,7 +41,7 @@ def ask(  # noqa: PLR0913  the parts of a request
     return sent[0]["status"], answered, b"".join(message.get("body", b"") for message in sent[1:])
 
 
-async def inside(scope: Any, receive: Any, send: Any) -> None:
+async def inside(_scope: Any, _receive: Any, send: Any) -> None:
     """An app behind the guards: answers everything with 200."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"inside"})

@@ -131,5 +131,5 @@ def test_a_session_ends_and_its_cookie_cannot_be_made_or_changed(app: Login, mon
         assert ask(app, headers={"cookie": wrong})[0] == 401
     assert ask(app, headers={"cookie": cookie})[0] == 200
     then = int(time.time()) + auth.SESSION_SECONDS + 5
-    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda self: then)
+    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: then)
     assert ask(app, headers={"cookie": cookie})[0] == 401

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import app
+from tests.support.lab import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "a long enough password"
@@ -25,7 +26,7 @@ def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
         env=kept | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 

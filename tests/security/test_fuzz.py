@@ -163,7 +163,7 @@ def test_an_event_with_an_endless_number_costs_nothing(key: str, tmp_path: Path)
 class Here(LocalAnalysis):
     """The analysis process's answers without its process: what fails unexpectedly is told as it tells it."""
 
-    def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:
+    def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:  # noqa: ARG002
         folders = Folders(self.models_dir, self.data_dir, lambda *_: None)
         found = analysis_process.answer(folders, request, arguments)
         if "problem" in found:

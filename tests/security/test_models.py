@@ -93,7 +93,7 @@ def test_a_config_that_names_a_kernel_of_the_hub_is_refused_with_the_reason(
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
     folder_with(tmp_path, {"model_type": "llama", **extra})
-    with pytest.raises(UserError, match="would run code from the model"):
+    with pytest.raises(UserError, match="run code"):
         locations.load_config(ModelConfig(name="model"), tmp_path)
 
 
@@ -221,7 +221,7 @@ def test_what_is_listed_can_be_chosen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("revision", ["../../x", "/etc", "a..b", "", "-x", "a b", "x" * 300])
 def test_a_revision_is_a_name(revision: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a valid revision"):
+    with pytest.raises(UserError, match="valid revision"):
         locations.locate(ModelConfig(name="owner/name", revision=revision), tmp_path)
 
 
@@ -232,7 +232,7 @@ def test_a_folder_in_the_working_folder_cannot_shadow_a_hub_id(
     assert locations.locate(ModelConfig(name="owner/name"), tmp_path / "models")[0] == "owner/name"
     folder_with(tmp_path, {"model_type": "llama"}, "owner")
     (tmp_path / "owner/name").mkdir()
-    with pytest.raises(UserError, match="hides the hub model"):
+    with pytest.raises(UserError, match="hides"):
         locations.locate(ModelConfig(name="owner/name"), tmp_path / "models")
 
 
@@ -247,14 +247,14 @@ def test_an_index_may_name_only_safetensors_of_its_own_folder(name: Any, tmp_pat
     locations.check_weights(ModelConfig(name="model"), tmp_path)
     index["weight_map"]["b"] = name
     (folder / INDEX).write_text(json.dumps(index))
-    with pytest.raises(UserError, match="not safetensors in its own folder"):
+    with pytest.raises(UserError, match="own folder"):
         locations.check_weights(ModelConfig(name="model"), tmp_path)
 
 
 def test_an_adapter_that_leads_to_another_model_is_refused(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, {"model_type": "llama"})
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/somewhere/else"}')
-    with pytest.raises(UserError, match="an adapter, not a model"):
+    with pytest.raises(UserError, match="adapter"):
         locations.check_weights(ModelConfig(name="model"), tmp_path)
 
 

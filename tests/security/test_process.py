@@ -2,77 +2,50 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.support import app_process
+from tests.support.app_process import App
+from tests.support.lab import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 PASSWORD = "a long enough password"
-
-
-def start(folder: Path, *arguments: str, **environment: str) -> tuple[subprocess.Popen[str], str, Path]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "app.py", "--port", str(port), "--runs-dir", str(folder / "runs"), *arguments]
-    log = folder / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"LAB_DEVICE_LOCKS": str(folder / "locks")} | environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    deadline = time.monotonic() + 120
-    while "running on" not in log.read_text():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return process, f"http://127.0.0.1:{port}", log
+http = httpx.Client(timeout=PATIENCE)
+get, post, options = http.get, http.post, http.options
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """An open app on this machine: its address and its folder."""
-    folder = tmp_path_factory.mktemp("open")
-    process, address, _ = start(folder)
-    yield address, folder
-    process.terminate()
-    process.wait(timeout=20)
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """An open app on this machine."""
+    with app_process.running(tmp_path_factory.mktemp("open")) as app:
+        yield app
 
 
 @pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, subprocess.Popen[str]]]:
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """An app on every address, with a password."""
-    folder = tmp_path_factory.mktemp("locked")
-    process, address, log = start(folder, "--host", "0.0.0.0", "--allow-host", "lab.example", LAB_PASSWORD=PASSWORD)
-    yield address, log, process
-    process.terminate()
-    process.wait(timeout=20)
+    options = ("--host", "0.0.0.0", "--allow-host", "lab.example")
+    with app_process.running(tmp_path_factory.mktemp("locked"), *options, LAB_PASSWORD=PASSWORD) as app:
+        yield app
 
 
-def test_it_listens_on_this_machine_only(lab: tuple[str, Path]) -> None:
-    port = int(lab[0].rpartition(":")[2])
+def test_it_listens_on_this_machine_only(lab: App) -> None:
+    port = int(lab.address.rpartition(":")[2])
     listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     places = {fields[1] for fields in listening if fields[3] == "0A" and fields[1].endswith(f":{port:04X}")}
     assert places == {f"0100007F:{port:04X}"}
 
 
-def test_no_file_of_the_machine_is_served(lab: tuple[str, Path]) -> None:
-    address, folder = lab
+def test_no_file_of_the_machine_is_served(lab: App) -> None:
+    address, folder = lab.address, lab.folder
     exports = folder / "runs" / "exports"
     (exports / "a.zip").write_bytes(b"PK")
     (folder / "runs" / "data" / "b.jsonl").write_text("{}")
-    assert httpx.get(f"{address}/gradio_api/file={exports / 'a.zip'}").content == b"PK"
+    assert get(f"{address}/gradio_api/file={exports / 'a.zip'}").content == b"PK"
     paths = [
         *("README.md", "app.py", "trainer/lab.py", ".gitignore", ".git/config", "runs", "models", "../etc/passwd"),
         *(ROOT / "README.md", ROOT / ".git/HEAD", folder / "runs/data/b.jsonl", folder / "log", "/etc/passwd"),
@@ -80,39 +53,37 @@ def test_no_file_of_the_machine_is_served(lab: tuple[str, Path]) -> None:
     ]
     for path in paths:
         for route in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/", "gradio_api/proxy="):
-            answer = httpx.get(f"{address}/{route}{path}")
+            answer = get(f"{address}/{route}{path}")
             assert answer.status_code in (400, 403, 404), (route, path)
             assert len(answer.content) < 200
 
 
-def test_an_upload_is_not_served_back(lab: tuple[str, Path]) -> None:
-    address, folder = lab
-    answer = httpx.post(f"{address}/gradio_api/upload", files={"files": ("../../x.html", b"<script>")})
+def test_an_upload_is_not_served_back(lab: App) -> None:
+    address, folder = lab.address, lab.folder
+    answer = post(f"{address}/gradio_api/upload", files={"files": ("../../x.html", b"<script>")})
     assert answer.status_code == 200
     path = Path(answer.json()[0])
     assert folder / "runs" / "uploads" in path.parents
-    assert httpx.get(f"{address}/gradio_api/file={path}").status_code == 403
+    assert get(f"{address}/gradio_api/file={path}").status_code == 403
 
 
-def test_hosts_and_origins(lab: tuple[str, Path]) -> None:
-    address, _ = lab
+def test_hosts_and_origins(lab: App) -> None:
+    address = lab.address
     join = f"{address}/gradio_api/queue/join"
-    assert httpx.get(address, headers={"host": "evil.example"}).status_code == 400
-    assert httpx.post(join, json={}, headers={"origin": "http://evil.example"}).status_code == 403
-    upload = httpx.post(
-        f"{address}/gradio_api/upload", files={"files": b"x"}, headers={"origin": "http://evil.example"}
-    )
+    assert get(address, headers={"host": "evil.example"}).status_code == 400
+    assert post(join, json={}, headers={"origin": "http://evil.example"}).status_code == 403
+    upload = post(f"{address}/gradio_api/upload", files={"files": b"x"}, headers={"origin": "http://evil.example"})
     assert upload.status_code == 403
-    assert httpx.post(join, json={}, headers={"origin": address}).status_code == 422
+    assert post(join, json={}, headers={"origin": address}).status_code == 422
     # Gradio answers a preflight by itself; for origins elsewhere it allows nothing, and the request is refused anyway
     preflight = {"origin": "http://evil.example", "access-control-request-method": "POST"}
-    assert httpx.options(join, headers=preflight).headers.get("access-control-allow-origin") is None
+    assert options(join, headers=preflight).headers.get("access-control-allow-origin") is None
     for origin in ("http://localhost:3000", "null"):
-        assert httpx.get(f"{address}/config", headers={"origin": origin}).status_code == 403
+        assert get(f"{address}/config", headers={"origin": origin}).status_code == 403
 
 
-def test_bodies_that_no_parser_likes_get_a_sentence(lab: tuple[str, Path]) -> None:
-    address, _ = lab
+def test_bodies_that_no_parser_likes_get_a_sentence(lab: App) -> None:
+    address = lab.address
     bodies = [
         *(
             b"[" * 100_000,
@@ -127,27 +98,26 @@ def test_bodies_that_no_parser_likes_get_a_sentence(lab: tuple[str, Path]) -> No
     ]
     for body in bodies:
         for route in ("run/predict", "queue/join", "call/plan", "run/plan", "run/nothing", "cancel", "reset"):
-            answer = httpx.post(
+            answer = post(
                 f"{address}/gradio_api/{route}",
                 content=body,
                 headers={"content-type": "application/json"},
-                timeout=20,
             )
             assert answer.status_code < 600
             assert "Traceback" not in answer.text
             assert 'File "' not in answer.text
-    assert httpx.get(f"{address}/config").status_code == 200
+    assert get(f"{address}/config").status_code == 200
 
 
-def test_a_password_guards_every_address(locked: tuple[str, Path, subprocess.Popen[str]]) -> None:
+def test_a_password_guards_every_address(locked: App) -> None:
     from gradio_client import Client
 
-    address, log, _ = locked
+    address = locked.address
     for path in ("/", "/config", "/gradio_api/info", "/gradio_api/heartbeat/x", "/assets/x", "/theme.css"):
-        assert httpx.get(address + path).status_code == 401
+        assert get(address + path).status_code == 401
     for path in ("run/runs", "queue/join", "upload", "cancel", "reset", "call/runs"):
-        assert httpx.post(f"{address}/gradio_api/{path}", json={"data": []}).status_code == 401
-    with httpx.Client(base_url=address) as browser:
+        assert post(f"{address}/gradio_api/{path}", json={"data": []}).status_code == 401
+    with httpx.Client(timeout=PATIENCE, base_url=address) as browser:
         assert browser.post("/login", data={"password": "wrong"}).status_code == 401
         assert browser.post("/login", data={"password": PASSWORD}).status_code == 200
         assert browser.get("/config").status_code == 200
@@ -155,12 +125,12 @@ def test_a_password_guards_every_address(locked: tuple[str, Path, subprocess.Pop
         assert browser.get("/config", headers={"host": "evil.example"}).status_code == 400
     client = Client(address, auth=("", PASSWORD), verbose=False)
     assert client.predict(api_name="/runs") == []
-    assert PASSWORD not in log.read_text()
+    assert PASSWORD not in locked.log.read_text()
 
 
-def test_no_process_shows_the_password(locked: tuple[str, Path, subprocess.Popen[str]]) -> None:
+def test_no_process_shows_the_password(locked: App) -> None:
     """Not on a command line, and not in the environment of the helper and the workers."""
-    process = locked[2]
+    process = locked.process
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     found = 0
     for threads in Path(f"/proc/{process.pid}/task").iterdir():
@@ -173,9 +143,9 @@ def test_no_process_shows_the_password(locked: tuple[str, Path, subprocess.Popen
     assert PASSWORD.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
 
 
-def test_tries_get_slower_whatever_address_they_claim(locked: tuple[str, Path, subprocess.Popen[str]]) -> None:
+def test_tries_get_slower_whatever_address_they_claim(locked: App) -> None:
     """The last test here: it leaves this machine's address waiting."""
-    with httpx.Client(base_url=locked[0]) as browser:
+    with httpx.Client(timeout=PATIENCE, base_url=locked.address) as browser:
         claims = [{"x-forwarded-for": f"203.0.113.{number}"} for number in range(8)]
         answers = [browser.post("/login", data={"password": "x"}, headers=claim).status_code for claim in claims]
     assert answers[:3] == [401] * 3

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.lab import PATIENCE
 from trainer.common import redaction
 from trainer.common.errors import InvalidConfig
 from trainer.config import validation
@@ -78,7 +79,7 @@ def _fields(part: str) -> tuple[dataclasses.Field[object], ...]:
     return dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
 
 
-def test_what_a_process_prints_is_redacted_in_pieces_and_in_tracebacks(tmp_path: Path) -> None:
+def test_what_a_process_prints_is_redacted_in_pieces_and_in_tracebacks() -> None:
     code = f"""
 import logging, sys
 from trainer.common import redaction
@@ -90,7 +91,7 @@ sys.stdout.writelines(["three {TOKEN}"])
 logging.warning("four %s", "{TOKEN}")
 raise ValueError("five {TOKEN}")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     for word in ("one", "two", "three"):
         assert word in done.stdout
     for word in ("four", "five", "Traceback"):
@@ -109,7 +110,7 @@ worker._log_to(Path({str(log)!r}))
 print("an odd secret")
 1 / 0
 """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, timeout=60, check=False)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, timeout=PATIENCE, check=False)
     assert redaction.HIDDEN in log.read_text()
     assert "ZeroDivisionError" in log.read_text()
     assert "an odd secret" not in log.read_text()

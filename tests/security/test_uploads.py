@@ -63,7 +63,7 @@ BAD_LINES = {
     b'{"a":' * 100_000 + b"\n": "nested deeper",
     line({**GOOD, "deep": json.loads("[" * 40 + "]" * 40)}): "nested deeper",
     b'{"a": ' + b"9" * 5000 + b"}\n": "too many digits",
-    line({**GOOD, "text": "x" * 1_100_000}): "longer than 1,000,000 bytes",
+    line({**GOOD, "text": "x" * 1_100_000}): "1,000,000 bytes",
     line({"instruction": "a\0b", "response": "c"}): "NUL",
     line({"a\0b": "c", **GOOD}): "NUL",
     b'{"instruction": "\\ud800", "response": "c"}\n': "half a character",
@@ -101,7 +101,7 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
         ("a.jsonl.zst", line(GOOD), "cannot be unpacked"),
         ("a.jsonl.gz", packed(packed(line(GOOD))), "not a text file"),
         ("a.txt.gz", packed(b"x" * 50_000_000), "longer than"),
-        ("a.parquet.gz", packed(b"PAR1"), "of an unknown type"),
+        ("a.parquet.gz", packed(b"PAR1"), "unknown type"),
         ("a.txt", bytes(range(256)), "not a text file"),
         ("a.json", b"[" * 100_000, "nested deeper"),
         ("a.json", b"[" + b"9" * 5000 + b"]", "too many digits"),
@@ -121,9 +121,9 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n" + b"x" * 50_000_000, "longer than"),
         ("a.csv", b'a,b\n"' + b"x\n" * 5_000_000, "More than 10,000 rows"),
         ("a.csv", b'a,b\nc,"d', "not valid CSV"),
-        ("a.csv", b"text,text\na,b\n", "names no usable columns"),
-        ("a.csv", b",".join([b"a%d" % number for number in range(300)]), "names no usable columns"),
-        ("a.csv", b"question,answer\na,b,c\n", "it has 3 fields, and the first line names 2"),
+        ("a.csv", b"text,text\na,b\n", "usable columns"),
+        ("a.csv", b",".join([b"a%d" % number for number in range(300)]), "usable columns"),
+        ("a.csv", b"question,answer\na,b,c\n", "3 fields"),
         ("a.csv", "question,answer\né,b\n".encode() + b"\xff,b\n", "not UTF-8"),
         ("a.tsv", b'question\tanswer\n"a"b\tc\n', "not valid TSV"),
         ("a.parquet", b"PAR1" + bytes(100) + b"PAR1", "not a Parquet file"),
@@ -131,7 +131,7 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
         ("a.jsonl", b"", "empty"),
         ("a.csv", b"", "empty"),
         ("a.jsonl", b"\n" * 3, "empty"),
-        ("a.pkl", b"cos\nsystem\n(S'echo'\ntR.", "of an unknown type"),
+        ("a.pkl", b"cos\nsystem\n(S'echo'\ntR.", "unknown type"),
     ],
 )
 def test_a_broken_file_gets_one_clear_sentence(name: str, content: bytes, reason: str, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_nested_columns_of_parquet_are_read_and_capped(tmp_path: Path) -> None:
 def test_rows_and_text_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jsonl").write_bytes(line(GOOD) * 20)
     monkeypatch.setattr(limits, "MAX_ROWS", 19)
-    with pytest.raises(UserError, match="more than 19 rows"):
+    with pytest.raises(UserError, match="19 rows"):
         read(tmp_path, "a.jsonl")
     monkeypatch.setattr(limits, "MAX_ROWS", 20)
     assert len(read(tmp_path, "a.jsonl")) == 20
@@ -195,7 +195,7 @@ def test_rows_and_text_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name, content in {"b.jsonl.gz": gzip.compress(line(GOOD) * 20), "b.jsonl": line(GOOD) * 20}.items():
         (tmp_path / name).write_bytes(content)
     for name in ("b.jsonl", "b.json", "b.txt", "b.jsonl.gz"):
-        with pytest.raises(UserError, match="Use a part of it"):
+        with pytest.raises(UserError, match="a part of it"):
             read(tmp_path, name)
 
 
@@ -241,7 +241,7 @@ def test_a_data_set_is_an_id_of_the_hub_and_no_path(
         "x" * 250,
     ],
 )
-def test_names_are_made_harmless(name: str, tmp_path: Path) -> None:
+def test_names_are_made_harmless(name: str) -> None:
     safe = uploads.safe_name(name)
     assert files.FILE_NAME.fullmatch(safe)
     assert not safe.startswith(("-", "."))
@@ -265,7 +265,7 @@ def test_uploads_have_a_size_and_a_quota(upload: Path, tmp_path: Path, monkeypat
     with pytest.raises(UserError, match="quota"):
         uploads.keep_data(other, tmp_path / "data")
     monkeypatch.setattr(uploads, "MAX_UPLOAD_BYTES", 10)
-    with pytest.raises(UserError, match="not a file of at most"):
+    with pytest.raises(UserError, match="file of at most"):
         uploads.keep_data(upload, tmp_path / "data")
     assert [path.name for path in (tmp_path / "data").iterdir()] == [name]
 

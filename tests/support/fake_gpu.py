@@ -95,19 +95,19 @@ def _like_a_gpu() -> Iterator[None]:
         yield
 
 
-def _dropout(value: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+def _dropout(value: torch.Tensor, p: float = 0.5, training: bool = True, **_: Any) -> torch.Tensor:
     return torch.native_dropout(value, p, True)[0] if training and p else value
 
 
-def _attention(  # noqa: PLR0913  the signature of scaled_dot_product_attention
+def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
+    *,
     is_causal: bool = False,
     scale: float | None = None,
-    enable_gqa: bool = False,
+    **_: Any,
 ) -> torch.Tensor:
     """Flash attention without a mask, memory-efficient attention with one; both in bfloat16."""
     query, key, value = (tensor.to(torch.bfloat16) for tensor in (query, key, value))

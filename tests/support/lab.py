@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan
 from trainer.service import Lab, Settings, models, planning
 from trainer.service.data import keep_data
+
+PATIENCE = 180.0
+"""Seconds to wait for what takes one on an idle machine. A test that passes never waits so long."""
 
 
 def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) -> RunConfig:
@@ -39,6 +43,11 @@ def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) ->
     )
 
 
+def endless(config: RunConfig) -> RunConfig:
+    """The same run with more steps than anybody waits for."""
+    return replace(config, training=replace(config.training, max_steps=100_000))
+
+
 def open_lab(tmp_path: Path, models_dir: Path) -> Lab:
     """The app's lab, but that models and data are read in this process, which has imported torch already."""
     lab = Lab(Settings(runs_dir=tmp_path / "runs", models_dir=models_dir))
@@ -59,12 +68,12 @@ def plan_of(config: RunConfig, models_dir: Path) -> Plan:
     return planning.plan(command_lab(models_dir), config)
 
 
-def wait_for(ready: Callable[[], Any], seconds: float = 120.0) -> Any:
+def wait_for(ready: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """The first true answer of `ready`; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         answer = ready()
         if answer:
             return answer
-        time.sleep(0.1)
+        time.sleep(0.02)
     raise AssertionError(f"not within {seconds} s")

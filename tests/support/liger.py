@@ -106,6 +106,7 @@ def both_ways(kind: str, folder: Path) -> dict[str, Any]:
         model=ModelConfig(name=kind, quantization="nf4", dtype="float32"),
         modules=ticks,
         adapter=AdapterConfig(r=4, lora_alpha=8, lora_dropout=0.0),
+        data=replace(config.data, eval_fraction=0.03),
         training=replace(config.training, per_device_train_batch_size=1, max_length=32),
     )
     return {way: train(config, folder, liger=way == "liger") for way in ("plain", "liger")}

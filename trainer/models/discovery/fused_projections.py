@@ -67,7 +67,7 @@ class SliceFinder:
                 if not values.any() or _affine(self.skeleton, name, y, values, call):
                     self.found[name] = parts
 
-    def _mlp(self, ys: dict[str, torch.Tensor], output: torch.Tensor, call: Callable[[], torch.Tensor]) -> None:
+    def _mlp(self, ys: dict[str, torch.Tensor], _output: torch.Tensor, call: Callable[[], torch.Tensor]) -> None:
         for name, y in ys.items():
             parts = _gated_parts(self.skeleton, name, y, call) if y.shape[-1] % 2 == 0 else None
             if parts:

@@ -193,7 +193,7 @@ class Skeleton:
             if first not in shown:
                 shown[first] = None
                 modules[first].register_forward_hook(
-                    lambda module, args, output, key=first: shown.__setitem__(key, output)
+                    lambda _module, _args, output, key=first: shown.__setitem__(key, output)
                 )
 
             def forward(*args: Any, key: str = first, **kwargs: Any) -> Any:
