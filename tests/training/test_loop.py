@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -101,6 +102,23 @@ def test_quantized_bases_train_every_treatment(kind: str, quantization: Any, con
     seldom = train(replace(config, training=replace(config.training, eval_steps=4)))
     assert losses(often) == losses(seldom)
     assert evals(often)[-1] < evals(often)[0]
+
+
+def test_a_routers_loss_is_logged_apart(config: RunConfig, train: Train, models_dir: Path, tmp_path: Path) -> None:
+    """The training loss is what the eval loss is: it does not move with the weight of the routers' loss."""
+    folder = tmp_path / "models" / "moe"
+    shutil.copytree(models_dir / "moe", folder)
+    adapter = replace(config.adapter, lora_dropout=0.0)
+    config = replace(config, model=ModelConfig(name="moe", quantization="none"), modules=(Tick("q_proj"),))
+    first = {}
+    for weight in (0.001, 1.0):
+        value = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(value | {"router_aux_loss_coef": weight}))
+        events = train(replace(config, adapter=adapter), tmp_path / "models")
+        first[weight] = next(event for event in events if event["type"] == "metrics")
+    assert first[1.0]["loss"] == pytest.approx(first[0.001]["loss"], rel=1e-4)
+    assert first[1.0]["router_loss"] == pytest.approx(1000 * first[0.001]["router_loss"], rel=1e-3)
+    assert first[1.0]["router_loss"] > 0.1
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -20,7 +20,7 @@ from trainer.common import atomic
 FILE = "metrics.f64"
 FIGURES = (
     "time", "epoch", "loss", "learning_rate", "grad_norm", "accuracy", "tokens", "tokens_per_second", "memory",
-    "elapsed", "eval_loss", "perplexity", "eval_accuracy",
+    "elapsed", "eval_loss", "perplexity", "eval_accuracy", "router_loss",
 )  # fmt: skip
 COLUMNS = ("start", "end", "eval", "step", *FIGURES)
 """Bytes of events.jsonl from `start` to `end`; `eval` is 1 for an eval, 0 for a training step."""

@@ -86,6 +86,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             learning_rate=logs.get("learning_rate"),
             grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
             accuracy=logs.get("mean_token_accuracy"),
+            **({"router_loss": logs["router_loss"]} if "router_loss" in logs else {}),
             tokens=tokens,
             tokens_per_second=(tokens - self._tokens) / max(now - self._last, 1e-6),
             memory=max(0, memory_peak() - self._before),

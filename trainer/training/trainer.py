@@ -159,6 +159,8 @@ class _ModulesTrainer(Trainer):  # type: ignore[misc]
     _right: Any = 0
     _counted: Any = 0
     """Correctly predicted tokens and counted tokens of the step so far, on the device."""
+    _router: Any = 0
+    """Weighted loss of a mixture of experts' routers (load balancing) of the step so far, on the device."""
     _sums: torch.Tensor | None = None
     """(negative log likelihood, correct predictions, tokens) of the eval so far, in float64."""
 
@@ -257,13 +259,19 @@ class _ModulesSFTTrainer(_ModulesTrainer, SFTTrainer):  # type: ignore[misc]
         loss = -found.log_probs.sum() / (count if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
         if self.aux_loss_enabled:  # a mean over the batch, where the other is a share of the step's sum
             steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-            loss = loss + self.router_aux_loss_coef * found.aux_loss / steps
+            router = self.router_aux_loss_coef * found.aux_loss / steps
+            self._router = self._router + router.detach()
+            loss = loss + router
         return (loss, found) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *values: Any, **keywords: Any) -> None:
         if "loss" in logs:
             logs["mean_token_accuracy"] = float(self._right / max(int(self._counted), 1))
             self._right = self._counted = 0
+            if self.aux_loss_enabled:  # logged apart, so that training and eval loss are the same quantity
+                logs["router_loss"] = float(self._router)
+                logs["loss"] -= logs["router_loss"]
+                self._router = 0
         super().log(logs, *values, **keywords)
 
     def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:

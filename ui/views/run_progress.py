@@ -92,8 +92,10 @@ def figures(run: Run) -> Markup:
     )
     planned = f"of ≈ {formatting.size(predicted)}" if predicted else ""
     best = f"best {formatting.loss(history.best_eval_loss)}" if history.best_eval_loss is not None else ""
+    router = latest.get("router_loss")
+    balance = f"router loss {formatting.loss(router)}, not included" if router is not None else ""
     items = (
-        ("Train loss", formatting.loss(latest.get("loss")), "", ""),
+        ("Train loss", formatting.loss(latest.get("loss")), "", balance),
         ("Eval loss", formatting.loss(latest.get("eval_loss")), best, quality),
         ("Learning rate", formatting.learning_rate(latest.get("learning_rate")), "", ""),
         ("Gradient norm", formatting.decimals(latest.get("grad_norm")), "", ""),
