@@ -167,3 +167,99 @@ def test_the_preview_shows_every_character_once() -> None:
     assert "".join(piece for _, _, piece in found) == text
     assert sum(size for _, size, _ in found) == len(ids)
     assert "<|assistant|>" in [piece for _, _, piece in found]
+
+
+THINKING = {"role": "assistant", "content": "No.", "reasoning_content": "Let me see."}
+DROPPING = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|eot|>{% endfor %}"
+EMPTY_BLOCK = (  # earlier reasoning becomes an empty block
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}<think>"
+    "{{ m.reasoning_content if loop.last else '' }}</think>{% endif %}{{ m.content }}<|eot|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [templates.QWEN3, templates.DEEPSEEK, DROPPING, EMPTY_BLOCK])
+def test_reasoning_that_a_template_drops_is_counted_or_kept(template: str) -> None:
+    messages = {"messages": [USER, THINKING, MORE, THINKING]}
+    as_is = masker(template).one(messages)
+    kept = masker(template, reasoning="keep").one(messages)
+    assert as_is.dropped.count("reasoning") == 2 - as_is.text.count("Let me see.") > 0
+    assert not kept.dropped
+    assert kept.kinds.count(("reasoning", True)) == 2
+    for answer in counted(kept):
+        assert answer.count("Let me see.") == answer.count("No.") == answer.count("</think>") == 1
+        assert answer.index("Let me see.") < answer.index("</think>") < answer.index("No.")
+    assert kept.text.count("<think>") == 2
+
+
+def test_what_a_template_leaves_out_is_listed_by_kind() -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Ulm"}}}
+    calls = {"role": "assistant", "content": "Let me look.", "tool_calls": [call]}
+    tool = {"type": "function", "function": {"name": "forecast", "parameters": {}}}
+    silent = (
+        "{% for m in messages if m.role != 'tool' %}<|{{ m.role }}|>"
+        "{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}{% else %}{{ m.content }}{% endif %}<|eot|>"
+        "{% endfor %}"
+    )
+    found = masker(silent).one({"messages": [USER, calls, {"role": "tool", "content": "rain"}, NO], "tools": [tool]})
+    assert sorted(found.dropped) == [
+        "text beside tool calls", "tool call arguments", "tool descriptions", "tool result",
+    ]  # fmt: skip
+
+
+ENDS = {  # what ends an answer, and whether the model can learn it
+    "special": ("<|eot|>", True),
+    "spaces": ("\n\n", False),
+    "nothing": ("", False),
+    "text": (" END.", False),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_run_never_teaches_a_model_not_to_stop(name: str) -> None:
+    end, special = ENDS[name]
+    template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}" + end + "{% endfor %}"
+    template += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    auto = masker(template)
+    found = counted(auto.one({"messages": [USER, YES, MORE, NO]}))
+    written = end.strip("\n")
+    assert found == [f"Yes.{written}", f"No.{written}" + ("" if special else "</s>")]
+    assert auto.end is not None
+    assert auto.end["special"] == special
+    as_is = counted(masker(template, answer_end="template").one({"messages": [USER, YES, MORE, NO]}))
+    assert as_is == [f"Yes.{written}", f"No.{written}"]
+
+
+OBJECTS = "{{ c.function.name }} {{ c.function.arguments | tojson }}"
+TEXTS = "{{ c.function.name + ' ' + c.function.arguments }}"
+
+
+@pytest.mark.parametrize("arguments", [OBJECTS, TEXTS])
+@pytest.mark.parametrize("parts", [False, True])
+def test_templates_get_arguments_and_content_in_the_form_they_take(arguments: str, parts: bool) -> None:
+    content = "{% for p in m.content %}{{ p.text }}{% endfor %}" if parts else "{{ m.content }}"
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>"
+        + content
+        + "{% for c in m.tool_calls or [] %}"
+        + arguments
+        + "<|eom|>{% else %}<|eot|>{% endfor %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    call = {"type": "function", "id": "c1", "function": {"name": "weather", "arguments": {"city": "Ulm"}}}
+    calls = {"role": "assistant", "content": "", "tool_calls": [call]}
+    tool = {"role": "tool", "tool_call_id": "c1", "content": "rain"}
+    found = counted(masker(template).one({"messages": [USER, calls, tool, NO]}))
+    assert found == ['weather {"city": "Ulm"}<|eom|>', "No.<|eot|>"]
+
+
+def test_a_text_has_one_bos_and_one_eos() -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_bos_token = True
+    plain = choose(DataConfig(template="plain"), tokenizer, {})
+    for text in ("<s>the cat</s>", "the cat", "the cat</s>\n", "<s>the cat </s></s>"):
+        found = LossMasker(plain, DataConfig()).one({"text": text})
+        ((ids, ranges),) = Encoder(tokenizer, plain)([found], [True])
+        assert ids.count(tokenizer.eos_token_id) == 1
+        assert ids[-1] == tokenizer.eos_token_id
+        assert ids.count(tokenizer.bos_token_id) <= 1
+        assert ranges == [(1, len(ids))]

@@ -12,6 +12,7 @@ from trainer.data.conversations import BadRow, Message
 LOST = "the chat template leaves an answer out"
 MARKUP = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,30}\]")
 """What looks like a special token."""
+EMPTY = re.compile(r"<think>\s*</think>")
 LEAST = 3
 """Characters of a generation prompt that are enough to recognize it."""
 CONTEXT = 24
@@ -150,6 +151,7 @@ class ReasoningFrame:
 
     def around(self, reasoning: str, opening: str, prompted: bool) -> str:
         """The reasoning with its frame; `opening` is what the template writes before content without reasoning."""
+        opening = EMPTY.sub("", opening, 1).strip()
         closing = self.closing if self.closing.endswith(opening) else self.closing + opening
         return ("" if prompted or self.prompt else self.opening) + reasoning + closing
 
