@@ -118,7 +118,7 @@ def test_a_long_check_is_shown_and_can_be_broken_off(page: Page, client: Client,
 
 
 def test_who_is_who_is_chosen_and_what_is_not_used_is_listed(page: Page, tmp_path: Path) -> None:
-    file = tmp_path / "parley.jsonl"
+    file = tmp_path / "talk.jsonl"
     said = [{"role": who, "content": f"{who} speaks", "mood": "glad"} for who in ("sailor", "pirate", "parrot")]
     file.write_text("".join(json.dumps({"messages": said, "source": "ship", "id": n}) + "\n" for n in range(9)))
     page.locator("#data-source label", has_text="File").click()
