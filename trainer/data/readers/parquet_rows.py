@@ -11,6 +11,7 @@ from trainer.data.readers import limits
 from trainer.data.readers.limits import MAX_COLUMNS, MAX_ROW_BYTES, MAX_VALUES, PROBLEM, Row, sized
 
 BATCH_BYTES = 4 * 2**20
+LARGE = 2 * BATCH_BYTES
 FIRST_ROWS = 16
 UNFOLDED_BYTES, UNFOLDED_TIMES = 512 * 2**20, 1000
 """Text that any file may hold, and how many times its own size a larger one may."""
@@ -56,15 +57,21 @@ def _unfolded(file: Any) -> Iterator[Row]:
     first = next(file.iter_batches(batch_size=FIRST_ROWS), None)
     size = _decoded(first).nbytes // max(first.num_rows, 1) if first is not None else 0
     for batch in file.iter_batches(batch_size=max(1, min(1000, BATCH_BYTES // max(size, 1)))):
-        if batch.nbytes <= 2 * BATCH_BYTES:
-            yield from batch.to_pylist(maps_as_pydicts="lossy")
-            continue
-        for place in range(batch.num_rows):
-            row = _decoded(batch.slice(place, 1))
-            if row.nbytes > 4 * MAX_ROW_BYTES:
-                yield {PROBLEM: f"it is larger than {MAX_ROW_BYTES:,} characters or {MAX_VALUES:,} values"}
-            else:
-                yield from row.to_pylist(maps_as_pydicts="lossy")
+        yield from _rows_of(batch, 1000)
+
+
+def _rows_of(batch: Any, most: int) -> Iterator[Row]:
+    """The rows of a batch, `most` at once; fewer where they are large."""
+    for start in range(0, batch.num_rows, most):
+        part = batch.slice(start, most)
+        if most <= FIRST_ROWS or part.nbytes <= LARGE:  # a dictionary counts in full before it is decoded
+            part = _decoded(part)
+        if most > 1 and part.nbytes > LARGE:
+            yield from _rows_of(part, FIRST_ROWS if most > FIRST_ROWS else 1)
+        elif part.nbytes > LARGE:
+            yield {PROBLEM: f"it is larger than {MAX_ROW_BYTES:,} characters or {MAX_VALUES:,} values"}
+        else:
+            yield from part.to_pylist(maps_as_pydicts="lossy")
 
 
 def _decoded(batch: Any) -> Any:
