@@ -115,7 +115,7 @@ def picked_columns(picks: dict[str, str], names: tuple[str, ...]) -> Columns:
     found = detect_columns(names)
     if not any(picks[name] for name in ("messages", "prompt", "completion", "text")):
         return replace(found, input=picks["input"] or found.input, system=picks["system"] or found.system)
-    return Columns(**picks, tools=found.tools, media=found.media, picked=True)
+    return Columns(**picks, tools=found.tools, media=found.media, is_message=False, picked=True)
 
 
 def text_of(row: Row, column: str) -> str:
