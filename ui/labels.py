@@ -27,7 +27,7 @@ LABELS = {
     "data.held_out": "Held-out file or split",
     "data.assistant_role": "Assistant's name",
     "data.roles": "Who is who",
-    "data.preference_rows": "Rows with good and bad answers",
+    "data.preference_rows": "Preference rows",
     "data.media": "Images, audio and files",
     "data.messages_column": "Conversations",
     "data.prompt_column": "Prompt",

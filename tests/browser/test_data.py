@@ -115,3 +115,28 @@ def test_a_long_check_is_shown_and_can_be_broken_off(page: Page, client: Client,
     page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('short')")
     page.locator("#data-open").click()
     page.wait_for_selector("#data-example .example")
+
+
+def test_who_is_who_is_chosen_and_what_is_not_used_is_listed(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "talk.jsonl"
+    said = [{"role": who, "content": f"{who} speaks", "mood": "glad"} for who in ("sailor", "pirate", "parrot")]
+    file.write_text("".join(json.dumps({"messages": said, "source": "ship", "id": n}) + "\n" for n in range(9)))
+    page.locator("#data-source label", has_text="File").click()
+    choose(page, "#data-upload", file)
+    page.wait_for_function(
+        "document.querySelector('#data-file textarea, #data-file input')?.value.includes('parley')"
+    )
+    page.locator("#data-open").click()
+    page.wait_for_selector('#data-problems:has-text("sailor (9 messages), pirate (9 messages), parrot (9 messages)")')
+    for name, role in (("sailor", "user"), ("pirate", "assistant"), ("parrot", "ignore")):
+        page.locator(f'#data-names select[name="{name}"]').select_option(role)
+    page.wait_for_selector("#data-example .example")
+    assert page.locator("#data-names select").count() == 0
+    shown = page.inner_text("#data-example .example")
+    assert "sailor speaks" in shown and "pirate speaks" in shown and "parrot" not in shown
+    overview = page.inner_text("#data-overview")
+    assert "sailor is the user; pirate is the assistant; parrot is ignored" in overview
+    assert "Not used: columns source (9 rows), id (9 rows); message field mood (18 messages)." in overview
+    page.locator("#data-roles input, #data-roles textarea").fill("")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#data-names select")

@@ -20,7 +20,7 @@ from trainer.data.chat_templates import choose
 from trainer.data.conversations import BadRow
 from trainer.data.loss_mask import LossMasker
 from trainer.data.preparation import rejected_rows_error
-from trainer.data.readers import files, hub_datasets, limits, uploads
+from trainer.data.readers import files, hub_datasets, limits, parquet_rows, uploads
 
 packed = partial(gzip.compress, mtime=0)
 """The same bytes in every process that collects these tests."""
@@ -111,9 +111,9 @@ def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
         ("a.json", b"[{},]", "not valid JSON"),
         ("a.json", b'{"a": 1}', "a is not text"),
         ("a.json", b'{"a": "' + b"x" * 50_000_000 + b'"}', "longer than"),
-        ("a.json", b'{"a": [' + b"[]," * 300_000 + b"[]]}", "More than 10,000 rows"),
+        ("a.json", b'{"a": [' + b"[]," * 20_000 + b"[]]}", "More than 10,000 rows"),
         ("a.json", b'{"a":' * 100_000, "nested deeper"),
-        ("a.json", b"{" + b",".join(b'"%d": 1' % n for n in range(300_000)) + b"}", "longer than"),
+        ("a.json", b"{" + b",".join(b'"%d": "%0100d"' % (n, n) for n in range(12_000)) + b"}", "longer than"),
         ("a.json", b"", "not hold a list"),
         ("a.json", b'["\xff"]', "not UTF-8"),
         ("a.jsonl", b'{"a": "' + b"x" * 50_000_000 + b'"}', "longer than"),
@@ -180,6 +180,22 @@ def test_nested_columns_of_parquet_are_read_and_capped(tmp_path: Path) -> None:
     assert (tmp_path / "c.parquet").stat().st_size < 1e6
     with pytest.raises(UserError, match="200 of 200 rows"):
         read(tmp_path, "c.parquet")
+
+
+def test_small_files_that_unfold_to_gigabytes_are_refused_before_they_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 20_000, pyarrow.int32()), ["x" * 900_000])
+    parquet.write_table(pyarrow.table({"text": same}), tmp_path / "a.parquet", compression="zstd")
+    numbers = pyarrow.array([pyarrow.nulls(20_000_000, pyarrow.int8())], pyarrow.list_(pyarrow.int8()))
+    parquet.write_table(pyarrow.table({"text": ["x"], "ids": numbers}), tmp_path / "b.parquet", compression="zstd")
+    monkeypatch.setattr(parquet_rows, "UNFOLDED_BYTES", 2**24)
+    for name, reason in (("a.parquet", "unfolds to far more"), ("b.parquet", "20,000 values in ids")):
+        assert (tmp_path / name).stat().st_size < 2000
+        assert reason in told(tmp_path, name, (tmp_path / name).read_bytes())
 
 
 def test_rows_and_text_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

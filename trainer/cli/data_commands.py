@@ -14,9 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from trainer.cli import data_text
-from trainer.common.errors import InvalidConfig
 from trainer.common.progress import ProgressMonitor
-from trainer.config import validation
+from trainer.config import overrides, validation
 from trainer.config.schema import RunConfig, default_config
 from trainer.service import data as data_service
 from trainer.service.data import HUB_ID
@@ -33,6 +32,8 @@ def add_command(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--model", help="model whose tokenizer and template are used (default: the configuration's, demo)"
     )
     data.add_argument("--config", type=Path, help="configuration with all other settings")
+    about = "another value for a setting, such as data.preference_rows=chosen; may be given several times"
+    data.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=about)
     data.add_argument("--max-length", type=int, help="maximum length of an example in tokens")
     data.add_argument("--show", type=int, default=0, metavar="N", help="show the first N examples, token by token")
     data.add_argument("--json", action="store_true")
@@ -69,10 +70,7 @@ def _config(options: argparse.Namespace) -> RunConfig:
     config = replace(
         config, model=replace(config.model, name=options.model or config.model.name), data=data, training=training
     )
-    issues = validation.validate(config)
-    if issues:
-        raise InvalidConfig(issues)
-    return config
+    return validation.from_json(overrides.apply(config.to_json(), overrides.from_options(options.set)))
 
 
 @contextlib.contextmanager

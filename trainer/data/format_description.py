@@ -23,7 +23,8 @@ def describe(seen: Counter[tuple[Shape, Columns]], reader: ConversationReader) -
         found += f", with {columns.input} behind the {columns.prompt}" if columns.input else ""
         found += f", {columns.history} as earlier turns" if columns.history else ""
     found += f", {columns.system} as the system message" if columns.system and shape != "text" else ""
-    return f"{how} as {SHAPES[shape]}: {found}. {reader.describe_names()}".rstrip()
+    names = reader.describe_names() if shape == "chat" else ""
+    return f"{how} as {SHAPES[shape]}: {found}. {names}".rstrip()
 
 
 def _chat(columns: Columns, reader: ConversationReader) -> str:

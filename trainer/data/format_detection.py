@@ -9,15 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from trainer.config.schema import DataConfig
-from trainer.data.columns import MEDIA, Columns, Shape, detect_columns, picked_columns
+from trainer.data.columns import MEDIA, Columns, Shape, detect_columns, filled_text, no_shape, picked_columns, text_of
 from trainer.data.conversations import ConversationReader, as_items, as_messages
 from trainer.data.messages import BadRow, Example, Message, Undecided, is_filled, parsed
 from trainer.data.preferences import last_answer_alone, rating, transcript
 from trainer.data.readers.limits import Row
 
-SHOWN_COLUMNS = 8
 PICKS = ("messages", "prompt", "input", "completion", "system", "text")
-MAX_KNOWN = 10_000
+MAX_KNOWN, MAX_NAMES = 10_000, 1000
+_CLOSER = " \t\r\n[{"
+"""What JSON and what may be empty begin with; nothing does, too."""
 _PLACE = re.compile(r"<(image|audio|video)>\n?")
 Found = tuple[Shape, list[Example], tuple[str, ...]]
 """The shape of a row, its examples, and the columns that went into them."""
@@ -33,6 +34,8 @@ class FormatDetector:
     def __init__(self, data: DataConfig) -> None:
         self._data = data
         self._known: dict[tuple[str, ...], Columns] = {}
+        self._pairs: dict[tuple[str, ...], Shape] = {}
+        """Shapes of rows that are mostly read at a glance, by their columns."""
         self._rest: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]] = {}
         self.reader = ConversationReader(data)
         self.seen: Counter[tuple[Shape, Columns]] = Counter()
@@ -52,17 +55,23 @@ class FormatDetector:
         columns = self._known.get(names)
         if columns is None:
             columns = self._known[names] = self._columns(names)
-        if columns.chosen or columns.rating:
+            if columns.is_plain_pair and len(self._pairs) < MAX_KNOWN:
+                self._pairs[names] = columns.pair
+        pair = self._pairs.get(names)
+        quick = self._plain_pair(row, columns, pair) if pair else None
+        if quick is not None:
+            shape, found, used = quick
+        elif columns.chosen or columns.rating:
             shape, found, used = self._preferred(row, columns)
         else:
             shape, found, used = self._read(row, columns)
         self.seen[shape, columns] += 1
-        if len(used) < len(names):
+        if len(used) != len(names):
             self._count_unused(row, names, used)
         return found
 
     def _columns(self, names: tuple[str, ...]) -> Columns:
-        if len(self.names) < 1000:
+        if len(self.names) < MAX_NAMES:
             self.names |= dict.fromkeys(names)
         if len(self._known) > MAX_KNOWN:
             self._known.clear()
@@ -75,10 +84,25 @@ class FormatDetector:
             if len(self._rest) > MAX_KNOWN:
                 self._rest.clear()
             rest = self._rest[names, used] = tuple(name for name in names if name not in used)
+        unused = self.unused
         for name in rest:
             value = row[name]
-            if value is not None and value != "" and is_filled(value) and len(self.unused) < 1000:
-                self.unused[name] += 1
+            if (value if type(value) is str else is_filled(value)) and (name in unused or len(unused) < MAX_NAMES):
+                unused[name] += 1
+
+    def _plain_pair(self, row: Row, columns: Columns, shape: Shape) -> Found | None:
+        """The example of a row with a question and an answer in plain text; None where a closer look is due."""
+        question, answer = row.get(columns.prompt), row.get(columns.completion)
+        if type(question) is not str or type(answer) is not str or question[:1] in _CLOSER or answer[:1] in _CLOSER:
+            return None
+        used: tuple[str, ...] = (columns.prompt, columns.completion)
+        if columns.input and (more := row.get(columns.input)):
+            if type(more) is not str or more.isspace():
+                return None
+            question = f"{question}\n\n{more}"
+            used = (columns.prompt, columns.completion, columns.input)
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return shape, [{"messages": messages}], used
 
     def _preferred(self, row: Row, columns: Columns) -> Found:
         """What is good in a row for preference training; an ordinary row is read as such."""
@@ -144,8 +168,8 @@ class FormatDetector:
         if columns.prompt and columns.completion:
             return self._pair(row, columns)
         if columns.text:
-            return "text", [{"text": _filled(row, columns.text, "the text")}], (columns.text,)
-        raise BadRow(_no_shape(row, columns))
+            return "text", [{"text": filled_text(row, columns.text, "the text")}], (columns.text,)
+        raise BadRow(no_shape(row, columns))
 
     def _chat(self, items: list[Any], row: Row, columns: Columns, used: tuple[str, ...]) -> Found:
         example, more = self._finished(self.reader.messages(items), row, columns)
@@ -184,7 +208,7 @@ class FormatDetector:
         if isinstance(value, dict) and "text" in value:
             value = value["text"]  # SQuAD's {"text": […], "answer_start": […]}
         if not isinstance(value, list):
-            value = [_filled({columns.completion: value}, columns.completion, "the answer")]
+            value = [filled_text({columns.completion: value}, columns.completion, "the answer")]
         texts = [item.get("text") if isinstance(item, dict) else item for item in value]
         if not all(isinstance(text, str) for text in texts if text is not None):
             raise BadRow(f"{columns.completion[:80]} is not text")
@@ -222,6 +246,7 @@ class FormatDetector:
         if tools:
             if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
                 raise BadRow(f"{columns.tools} is no list of tools")
+            tools = [tool if "name" not in tool else {"type": "function", "function": tool} for tool in tools]
             return {"messages": messages, "tools": tools}, (*used, columns.tools)
         return {"messages": messages}, used
 
@@ -252,28 +277,3 @@ def _unweighted(items: Sequence[Any]) -> list[Any]:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def text_of(row: Row, column: str) -> str:
-    """The text in a column. Raises BadRow where there is none."""
-    value = row.get(column)
-    if isinstance(value, str):
-        return value
-    if value is None:
-        raise BadRow(f"{column[:80]} is missing")
-    raise BadRow(f"{column[:80]} is not text")
-
-
-def _filled(row: Row, column: str, what: str) -> str:
-    text = text_of(row, column)
-    if not text.strip():
-        raise BadRow(f"{what} is empty")
-    return text
-
-
-def _no_shape(row: Row, columns: Columns) -> str:
-    if columns.prompt or columns.completion:
-        found, missing = (columns.prompt, "an answer") if columns.prompt else (columns.completion, "a prompt")
-        return f"it has {found[:80]}, but no column with {missing}"
-    names = ", ".join(list(row)[:SHOWN_COLUMNS])[:300] or "(none)"
-    return f"the columns {names} make no known shape, such as instruction and output, messages, or text"

@@ -77,7 +77,7 @@ class MessageReader:
         message: Message = {"role": role, "content": "".join(content.texts)}
         if len(item) > 2 or not key or content.calls or content.reasoning:
             self._add_fields(message, item, key, content)
-        if not key and "tool_calls" not in message:
+        if not key and "tool_calls" not in message and role != "tool":
             missing = next((name for name in TEXT_KEYS if name in item), "content")
             raise BadRow(f"a message has no {missing}")
         if content.results and not message["content"].strip() and role == "user":

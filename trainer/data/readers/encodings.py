@@ -39,17 +39,18 @@ def encoding_of(file: io.BufferedReader, is_table: bool) -> tuple[str, str]:
     total = valid = invalid = 0
     seen = set[int]()
     sample = b""
-    while total < SCANNED_BYTES and (line := file.readline(2**20)):
-        total += len(line)
-        if line.isascii():
-            continue
-        try:
-            line.decode()
-            valid += 1
-        except UnicodeDecodeError:
-            invalid += 1
-            seen.update(line)
-            sample = sample or _words(line)
+    while total < SCANNED_BYTES and (block := file.read(2**18) + file.readline(2**18)):
+        total += len(block)
+        for line in () if block.isascii() else block.splitlines():
+            if line.isascii():
+                continue
+            try:
+                line.decode()
+                valid += 1
+            except UnicodeDecodeError:
+                invalid += 1
+                seen.update(line)
+                sample = sample or _words(line)
     if invalid <= valid:
         return "utf-8", ""
     encoding = "latin-1" if seen & _NOT_IN_WINDOWS else "cp1252"
