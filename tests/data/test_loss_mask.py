@@ -12,6 +12,7 @@ from trainer.config.schema import DataConfig
 from trainer.data.chat_templates import choose
 from trainer.data.conversations import BadRow
 from trainer.data.encoding import Encoder
+from trainer.data.format_detection import FormatDetector
 from trainer.data.loss_mask import LossMasker, Rendered
 from trainer.data.preview import pieces
 
@@ -263,3 +264,11 @@ def test_a_text_has_one_bos_and_one_eos() -> None:
         assert ids[-1] == tokenizer.eos_token_id
         assert ids.count(tokenizer.bos_token_id) <= 1
         assert ranges == [(1, len(ids))]
+
+
+def test_nothing_is_put_between_a_prompt_and_its_completion() -> None:
+    rows = [{"prompt": "2 + 2 =", "completion": " 4"}, {"instruction": "Add.", "output": "4"}]
+    detector = FormatDetector(DataConfig())
+    plain = LossMasker(choose(DataConfig(template="plain"), tiny.tokenizer(), {}), DataConfig())
+    texts = [plain.one(example).text for row in rows for example in detector.examples(row)]
+    assert texts == ["2 + 2 = 4</s>", "Add.\n4</s>"]

@@ -124,7 +124,7 @@ class Template:
 
 
 def _refusal(error: Exception) -> BadRow:
-    reason = str(error).strip()
+    reason = str(error).strip().rstrip(".")
     if isinstance(error, TemplateError):
         return BadRow(f"the chat template refuses it: {reason[:160]}")
     return BadRow(f"the chat template cannot take it ({type(error).__name__}: {reason[:120]})")

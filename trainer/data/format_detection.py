@@ -189,11 +189,11 @@ class FormatDetector:
         asking: list[Message] = [{"role": "user", "content": question}]
         if isinstance(answer, str) and answer and not answer.isspace():
             example, more = self._finished([*history, *asking, *_answer(answer)], row, columns)
-            return columns.pair, [example], used + more
+            return columns.pair, [_verbatim(example, columns)], used + more
         found = [
             self._finished([*history, *asking, *_answer(text)], row, columns) for text in self._answers(row, columns)
         ]
-        return columns.pair, [example for example, _ in found], used + found[0][1]
+        return columns.pair, [_verbatim(example, columns) for example, _ in found], used + found[0][1]
 
     def _question(self, row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
         question = text_of(row, columns.prompt)
@@ -261,6 +261,11 @@ class FormatDetector:
                     self.reader.items.drop(MEDIA[name.strip().lower()])
                 messages = [message | {"content": _PLACE.sub("", message["content"])} for message in messages]
         return messages
+
+
+def _verbatim(example: Example, columns: Columns) -> Example:
+    """A prompt and its completion are one text; an instruction and its answer are not."""
+    return example | {"verbatim": True} if columns.pair == "prompt_completion" else example
 
 
 def _answer(text: str) -> list[Message]:

@@ -160,9 +160,10 @@ def issues(found: LoadedData, config: RunConfig) -> list[Issue]:
     usable = len(found.train.chosen)
     if found.bad and (config.data.bad_rows == "stop" or not usable):
         error = rejected_rows_error(found.bad, found.rows)
-        problems.append(
-            Issue("data", error.problem, error.fix if usable else "Fix them, or pick the columns by hand.")
-        )
+        fix = error.fix if usable else "Fix them, or pick the columns by hand."
+        if all("chat template" in item.reason for item in found.bad) and not usable:
+            fix = "Choose a model whose chat template takes them, or the template chatml or plain."
+        problems.append(Issue("data", error.problem, fix))
     if usable and not len(found.train.fitting(config.training.max_length).chosen):
         error = no_counted_tokens_error()
         problems.append(Issue("training.max_length", error.problem, error.fix))
