@@ -116,6 +116,13 @@ def test_roles_are_assigned_and_names_ignored(tmp_path: Path) -> None:
     assert "sailor is the user" in found.account["why"]
 
 
+@pytest.mark.parametrize("prompt", ["prompt", "instruction"])
+def test_a_closer_look_reads_the_same_as_a_glance(prompt: str, tmp_path: Path) -> None:
+    first, second = read(tmp_path, {prompt: "W?", "output": "a"}, {prompt: " W?", "output": "a"}).examples()
+    second["messages"][0]["content"] = "W?"
+    assert first == second
+
+
 MARKS = {
     "weight": (0, 1), "train": (False, True), "training": (False, True), "trainable": ("false", "true"),
     "loss": (False, True), "masked": (True, False), "mask": (1, 0),

@@ -102,7 +102,7 @@ class FormatDetector:
             question = f"{question}\n\n{more}"
             used = (columns.prompt, columns.completion, columns.input)
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        return shape, [{"messages": messages}], used
+        return shape, [_verbatim({"messages": messages}, shape)], used
 
     def _preferred(self, row: Row, columns: Columns) -> Found:
         """What is good in a row for preference training; an ordinary row is read as such."""
@@ -189,11 +189,11 @@ class FormatDetector:
         asking: list[Message] = [{"role": "user", "content": question}]
         if isinstance(answer, str) and answer and not answer.isspace():
             example, more = self._finished([*history, *asking, *_answer(answer)], row, columns)
-            return columns.pair, [_verbatim(example, columns)], used + more
+            return columns.pair, [_verbatim(example, columns.pair)], used + more
         found = [
             self._finished([*history, *asking, *_answer(text)], row, columns) for text in self._answers(row, columns)
         ]
-        return columns.pair, [_verbatim(example, columns) for example, _ in found], used + found[0][1]
+        return columns.pair, [_verbatim(example, columns.pair) for example, _ in found], used + found[0][1]
 
     def _question(self, row: Row, columns: Columns) -> tuple[str, tuple[str, ...]]:
         question = text_of(row, columns.prompt)
@@ -263,9 +263,9 @@ class FormatDetector:
         return messages
 
 
-def _verbatim(example: Example, columns: Columns) -> Example:
+def _verbatim(example: Example, shape: Shape) -> Example:
     """A prompt and its completion are one text; an instruction and its answer are not."""
-    return example | {"verbatim": True} if columns.pair == "prompt_completion" else example
+    return example | {"verbatim": True} if shape == "prompt_completion" else example
 
 
 def _answer(text: str) -> list[Message]:
