@@ -31,7 +31,7 @@ class AnswerFrame:
     """What ends an answer that is followed by more; empty where the next header alone does."""
     always: str
     """The generation prompt, where the template ends every text with it, whether one is asked for or not."""
-    ends: frozenset[str]
+    ends: tuple[str, ...]
     """Special tokens."""
 
     def start(self, gap: str, asked: str | None) -> int | None:
@@ -74,7 +74,7 @@ class AnswerFrame:
 
     def has_end_token(self, text: str) -> bool:
         """Whether a special token ends `text`."""
-        return any(text.endswith(token) for token in self.ends)
+        return text.endswith(self.ends)
 
     def _stops(self, text: str) -> list[int]:
         """Where in `text` something ends that is or looks like a special token."""
@@ -120,7 +120,7 @@ def frame_of(template: Template) -> AnswerFrame:
         after=after.rstrip().removesuffix(always).rstrip(),
         between=gap[: len(gap) - header].rstrip(),
         always=always,
-        ends=template.special_tokens,
+        ends=tuple(template.special_tokens),
     )
 
 

@@ -7,7 +7,7 @@ answer are located (`answer_spans.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -69,8 +69,9 @@ class LossMasker:
             return self._document(example["text"])
         messages = self._template.conversation(example)
         if self._template.kind == "plain":
-            found = self._chosen(*_plain(messages, self._eos, example.get("verbatim", False)), messages)
-            return replace(found, kinds=(("answer", bool(found.spans)),) * _count(messages))
+            text, answers = _plain(messages, self._eos, example.get("verbatim", False))
+            spans = self._chosen(text, answers, messages)
+            return Rendered(text, spans, kinds=(("answer", bool(spans)),) * len(answers))
         tools = example.get("tools")
         try:
             return self._noted(self._found(messages, tools, self._template.render(messages, tools)), example)
@@ -122,12 +123,9 @@ class LossMasker:
                 whole, answers = conversation.with_reasoning(answers, self._reasoning)
             dropped += conversation.dropped + ["reasoning"] * len(conversation.no_reasoning)
             no_reasoning = conversation.no_reasoning
-        found = self._chosen(*self._ended(whole, answers), messages)
-        kinds = tuple(
-            (kind, counts and not (kind == "reasoning" and number in no_reasoning))
-            for number, (kind, counts) in _kinds(found.spans, answers, messages)
-        )
-        return replace(found, dropped=tuple(dropped), kinds=kinds)
+        whole, places = self._ended(whole, answers)
+        spans = self._chosen(whole, places, messages)
+        return Rendered(whole, spans, tuple(dropped), kinds=_kinds(spans, answers, messages, no_reasoning))
 
     def _ended(self, whole: str, answers: list[Answer]) -> tuple[str, list[Span]]:
         """The text and the answers' places, the last of which ends with EOS where the template has no end token.
@@ -142,13 +140,13 @@ class LossMasker:
             return whole, spans
         return whole[: last.end] + self._eos, [*spans[:-1], (last.start, last.end + len(self._eos))]
 
-    def _chosen(self, text: str, spans: list[Span], messages: Sequence[Message]) -> Rendered:
+    def _chosen(self, text: str, spans: list[Span], messages: Sequence[Message]) -> tuple[Span, ...]:
         """What of the answers counts by the setting and by the messages' own weights."""
         if self._data.loss_on == "all":
-            return Rendered(text, ((0, len(text)),))
+            return ((0, len(text)),)
         answers = [message for message in messages if message["role"] == "assistant"]
         kept = [span for span, message in zip(spans, answers, strict=True) if message.get("weight") != 0]
-        return Rendered(text, tuple(kept[-1:] if self._data.loss_on == "last" else kept))
+        return tuple(kept[-1:] if self._data.loss_on == "last" else kept)
 
     @cached_property
     def _reasoning(self) -> ReasoningFrame:
@@ -181,21 +179,21 @@ def _count(messages: Sequence[Message]) -> int:
 
 
 def _kinds(
-    spans: Sequence[Span], answers: Sequence[Answer], messages: Sequence[Message]
-) -> Iterator[tuple[int, tuple[str, bool]]]:
-    """(number of the message, (kind, whether it counts)) of everything that the answers hold."""
+    spans: Sequence[Span], answers: Sequence[Answer], messages: Sequence[Message], no_reasoning: set[int]
+) -> tuple[tuple[str, bool], ...]:
+    """Kind of everything that the answers hold, and whether it counts."""
     starts = {start for start, _ in spans}
     everything = len(spans) == 1 and spans[0][0] == 0
+    found: list[tuple[str, bool]] = []
     for answer in answers:
         message = messages[answer.message]
         counts = everything or answer.start in starts
-        kinds = ["tool call" if "tool_calls" in message else "answer"]
-        if message.get("reasoning_content") or "</think>" in message["content"]:
-            kinds.append("reasoning")
-        if answer is answers[-1]:
-            kinds.append("last answer")
-        for kind in kinds:
-            yield answer.message, (kind, counts)
+        found.append(("tool call" if "tool_calls" in message else "answer", counts))
+        if "reasoning_content" in message or "</think>" in message["content"]:
+            found.append(("reasoning", counts and answer.message not in no_reasoning))
+    if answers:
+        found.append(("last answer", everything or answers[-1].start in starts))
+    return tuple(found)
 
 
 def _plain(messages: Sequence[Message], eos: str, verbatim: bool) -> tuple[str, list[Span]]:
