@@ -91,8 +91,12 @@ class Conversation:
             start = self.frame.start(gap, self._asked(number))
         if start is None:
             start = len(gap)
-        after = self.whole[last:bound]
-        length = self.frame.end(after, self._tail(number))
+        after, tail = self.whole[last:bound], self._tail(number)
+        length = self.frame.end(after, tail)
+        content = self.messages[number]["content"]
+        spaces = content[len(content.rstrip()) :]  # its own, before its end
+        if not length and spaces and after.startswith(spaces):
+            length = len(spaces) + self.frame.end(after[len(spaces) :], tail)
         return Answer(number, done + start, last + length, after[:length])
 
     def _asked(self, number: int) -> str:
@@ -109,7 +113,10 @@ class Conversation:
         text = self.template.render(with_marks, self.tools)
         own = [mark for mark, part in parts.items() if part.message == number]
         ends = [at + len(mark) for mark in own if (at := text.find(mark)) >= 0]
-        return text[max(ends) :] if ends else ""
+        tail = text[max(ends) :] if ends else ""
+        for mark in own:  # some write a tool's name twice: in the header and in the call
+            tail = tail.replace(mark, parts[mark].text)
+        return tail
 
     def with_reasoning(self, answers: Sequence[Answer], frame: ReasoningFrame) -> tuple[str, list[Answer]]:
         """The text and its answers with the reasoning put back that the template leaves out."""
