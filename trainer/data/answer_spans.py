@@ -109,7 +109,10 @@ class Conversation:
         text = self.template.render(with_marks, self.tools)
         own = [mark for mark, part in parts.items() if part.message == number]
         ends = [at + len(mark) for mark in own if (at := text.find(mark)) >= 0]
-        return text[max(ends) :] if ends else ""
+        tail = text[max(ends) :] if ends else ""
+        for mark in own:  # some write a tool's name twice: in the header and in the call
+            tail = tail.replace(mark, parts[mark].text)
+        return tail
 
     def with_reasoning(self, answers: Sequence[Answer], frame: ReasoningFrame) -> tuple[str, list[Answer]]:
         """The text and its answers with the reasoning put back that the template leaves out."""
