@@ -91,8 +91,12 @@ class Conversation:
             start = self.frame.start(gap, self._asked(number))
         if start is None:
             start = len(gap)
-        after = self.whole[last:bound]
-        length = self.frame.end(after, self._tail(number))
+        after, tail = self.whole[last:bound], self._tail(number)
+        length = self.frame.end(after, tail)
+        content = self.messages[number]["content"]
+        spaces = content[len(content.rstrip()) :]  # its own, before its end
+        if not length and spaces and after.startswith(spaces):
+            length = len(spaces) + self.frame.end(after[len(spaces) :], tail)
         return Answer(number, done + start, last + length, after[:length])
 
     def _asked(self, number: int) -> str:
