@@ -115,14 +115,14 @@ def _family(family: Family, strict: bool) -> Frame:
     return Frame(family.template, written, family.system, strict)
 
 
-def _qwen25(message: Message, last: bool) -> str:
+def _qwen25(message: Message, _: bool) -> str:
     calls = _calls(
         message, lambda name, given: f'\n<tool_call>\n{{"name": "{name}", "arguments": {given}}}\n</tool_call>'
     )
     return (str(message["content"]) + calls if message["content"] else calls.removeprefix("\n")) + "<|im_end|>"
 
 
-def _eom(message: Message, last: bool) -> str:
+def _eom(message: Message, _: bool) -> str:
     calls = _calls(message, lambda name, given: f"<|call|>{name} {given}")
     return str(message["content"]) + calls + ("<|eom|>" if calls else "<|eot|>")
 
@@ -142,7 +142,7 @@ def _channels(message: Message, last: bool) -> str:
     return "<|start|>assistant".join(parts)
 
 
-def _named(message: Message, last: bool) -> str:
+def _named(message: Message, _: bool) -> str:
     return (
         _calls(message, lambda name, given: f"[CALL]{name}[ARGS]{given}[/CALL:{name}]")
         + str(message["content"])
@@ -158,10 +158,10 @@ FRAMES = {
     "own end of calls": Frame(EOM, _eom, tools=True),
     "white space at the end": Frame(LINES, lambda message, last: str(message["content"]) + ("</s>" if last else "")),
     "no end": Frame(ENDLESS, _endless, tools=True),
-    "no reasoning": Frame(SILENT, lambda message, last: f"{message['content']}<|eot|>", reasoning=True),
+    "no reasoning": Frame(SILENT, lambda message, _: f"{message['content']}<|eot|>", reasoning=True),
     "opened reasoning": Frame(
         OPENED,
-        lambda message, last: f"{message.get('reasoning_content', '')}</think>{message['content']}<|eot|>",
+        lambda message, _: f"{message.get('reasoning_content', '')}</think>{message['content']}<|eot|>",
         reasoning=True,
     ),
     "channels": Frame(CHANNELS, _channels, tools=True, reasoning=True),
