@@ -33,7 +33,7 @@ def chat(question: str, answer: str) -> dict[str, Any]:
 
 def called(question: str, answer: str) -> dict[str, Any]:
     """A call of a tool, its result, and an answer that repeats it."""
-    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": {"for": question}}}
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": {}}}
     return {
         "messages": [
             {"role": "user", "content": question},
