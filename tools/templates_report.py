@@ -31,11 +31,7 @@ TEXT = """\
 # Chat templates: which tokens count
 
 Written by `python -m tools.templates_report` (transformers {transformers}, TRL {trl}).
-<<<<<<< HEAD
-`tests/data/test_template_proof.py` and `tests/real/test_real_tokenizers.py` hold it.
-=======
 `tests/data/test_template_proof.py` and `tests/real/test_real_tokenizers.py` test the same.
->>>>>>> wip-proof
 
 An answer counts from the first token after the generation prompt to its own end token: its reasoning, text and tool
 calls, and nothing that the user, the system or a tool wrote. Seven kinds of conversations are tried with every

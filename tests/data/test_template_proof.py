@@ -54,10 +54,5 @@ def test_of_random_conversations_exactly_what_the_assistant_writes_counts(name: 
 
 def written(frame: Frame, message: Message, how: Callable[[str], str], last: bool) -> str:
     """What the assistant writes for a message, `how` done to the edges of its texts."""
-<<<<<<< HEAD
-    texts = {key: how(message[key]) for key in ("content", "reasoning_content") if key in message}
-    return frame.written({**message, **texts}, last)
-=======
     texts: Message = {key: how(message[key]) for key in ("content", "reasoning_content") if key in message}
     return frame.written(message | texts, last)
->>>>>>> wip-proof
