@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -19,6 +19,12 @@ from ui.labels import CHOICES, LABELS
 from ui.views import HTML
 
 render = HTML.macros("summary.html")
+ACTIONS = {
+    "model.new_tokens": "Add them as new tokens",
+    "data.reasoning": "Keep the reasoning",
+    "data.answer_end": "End them with the EOS token",
+}
+"""What the button says that changes a setting of these, in place of "Set … to …"."""
 
 
 def build(waiting: str) -> gr.HTML:
@@ -30,7 +36,7 @@ def summary(
     plan: Plan | None, issues: Sequence[Issue], refused: bool = False, waiting: str = "", progress: str = ""
 ) -> Markup:
     """The summary as HTML. `refused`: Train was pressed but did not start. `progress`: of the data check."""
-    shown = [(_sentence(issue), _fix_button(issue)) for issue in issues]
+    shown = [(_sentence(issue), fix_button(issue.changes)) for issue in issues]
     return render("summary", plan, _facts(plan) if plan is not None else {}, shown, refused, waiting, progress)
 
 
@@ -41,7 +47,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "speed": [(LABELS[f"training.{name}"], reason) for name, reason in plan.performance.why.items()],
         # ticks that match no module of this model have no effect, which the user must know
         "unmatched": [receipt.tick for receipt in plan.receipts if receipt.note.startswith("matches nothing")],
-        "warnings": [(f"{issue.problem} {issue.fix}", _fix_button(issue)) for issue in plan.warnings],
+        "warnings": [(f"{issue.problem} {issue.fix}", fix_button(issue.changes)) for issue in plan.warnings],
     }
 
 
@@ -69,12 +75,13 @@ def _checkpoint(plan: Plan) -> str:
     return f"{plan.checkpoint['says']}{peak}"
 
 
-def _fix_button(issue: Issue) -> dict[str, str]:
+def fix_button(changes: Mapping[str, Any]) -> dict[str, str]:
     """The button that sets the values which solve a problem; empty if there are none."""
-    if not issue.changes:
+    if not changes:
         return {}
-    values = " and ".join(f"{form.label(path).lower()} to {_shown(value)}" for path, value in issue.changes.items())
-    return {"changes": json.dumps(dict(issue.changes)), "text": values}
+    values = " and ".join(f"{form.label(path).lower()} to {_shown(value)}" for path, value in changes.items())
+    text = ACTIONS.get(next(iter(changes)), f"Set {values}")
+    return {"changes": json.dumps(dict(changes)), "text": text}
 
 
 def _shown(value: Value) -> str:
