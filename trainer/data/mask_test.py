@@ -40,14 +40,15 @@ def mask_test(example: Example, template: Template, data: DataConfig, max_length
     """Compares a training example with serving, answer by answer.
 
     Returns {"whole", "answers", "more", "uncounted"}. `whole`: why there is no answer to test, else "". `more`:
-    answers beyond MOST_ANSWERS. `uncounted`: answers that do not count. `answers`: [{"message": its number from 1 on,
-    "kind": answer or tool call, "same": whether the training text up to the answer is the server's prompt, None if
-    there is no such prompt, "why": a sentence if it is not, "expected": whether the template's treatment of reasoning
-    explains it, "difference": {"before", "serving", "training", "after"}, "joins": the token that holds the prompt's end and the
-    answer's beginning, if there is one, "counted": what counts, "hidden":
-    characters of it that are not shown, "missing": kinds of content that are not in it, "end": the special token that
-    ends it, "is_eos", "cut": whether its end is beyond `max_length` tokens}]. Raises BadRow for a row that the
-    template refuses.
+    answers beyond MOST_ANSWERS. `uncounted`: answers that do not count. `answers`: [{
+    "message": its number, from 1 on; "kind": answer or tool call;
+    "same": whether the training text up to the answer is the server's prompt, None if there is no such prompt;
+    "why": a sentence if it is not; "expected": whether the template's treatment of reasoning explains it;
+    "difference": None or {"before", "serving", "training", "after"};
+    "joins": the answer's first token, if it begins within the prompt;
+    "counted": what counts; "hidden": how many characters of it are not shown; "missing": kinds of content not in it;
+    "end": the special token that ends it, or ""; "is_eos"; "cut": whether it goes on beyond `max_length` tokens}].
+    Raises BadRow for a row that the template refuses.
     """
     if "text" in example:
         return {"whole": "Plain text has no prompt: all of it counts.", "answers": [], "more": 0, "uncounted": 0}

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 from markupsafe import Markup
 
 from trainer.common import formatting
-from trainer.common.errors import Issue, Value
-from trainer.common.formatting import number_text
+from trainer.common.errors import Issue
 from trainer.service.planning import Plan
 from ui import form
 from ui.components import component
-from ui.labels import CHOICES, LABELS
+from ui.fix_button import fix_button
+from ui.labels import LABELS
 from ui.views import HTML
 
 render = HTML.macros("summary.html")
-ACTIONS = {
-    "model.new_tokens": "Add them as new tokens",
-    "data.reasoning": "Keep the reasoning",
-    "data.answer_end": "End them with the EOS token",
-}
-"""What the button says that changes a setting of these, in place of "Set … to …"."""
 
 
 def build(waiting: str) -> gr.HTML:
@@ -73,21 +66,6 @@ def _checkpoint(plan: Plan) -> str:
         return ""
     peak = f" Loading peaks at {formatting.size(plan.loading)}." if plan.loading else ""
     return f"{plan.checkpoint['says']}{peak}"
-
-
-def fix_button(changes: Mapping[str, Any]) -> dict[str, str]:
-    """The button that sets the values which solve a problem; empty if there are none."""
-    if not changes:
-        return {}
-    values = " and ".join(f"{form.label(path).lower()} to {_shown(value)}" for path, value in changes.items())
-    text = ACTIONS.get(next(iter(changes)), f"Set {values}")
-    return {"changes": json.dumps(dict(changes)), "text": text}
-
-
-def _shown(value: Value) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return number_text(value) if isinstance(value, int | float) else CHOICES.get(str(value), str(value))
 
 
 def _sentence(issue: Issue) -> str:

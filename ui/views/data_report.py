@@ -9,6 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from trainer.common import formatting
+from trainer.config.schema import RunConfig
+from ui.fix_button import fix_button
 from ui.labels import CHOICES, LABELS
 from ui.views import HTML
 
@@ -191,10 +193,10 @@ def example(value: Mapping[str, Any]) -> Markup:
 
 def _tokens(tokens: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for token in tokens:
-        yield f"{token['kind']}{' special' if token['special'] else ''}", list(_pieces(token["text"]))
+        yield f"{token['kind']}{' special' if token['special'] else ''}", list(pieces(token["text"]))
 
 
-def _pieces(content: str) -> Iterator[tuple[str, str]]:
+def pieces(content: str) -> Iterator[tuple[str, str]]:
     """Signs and texts in turn: what cannot be seen gets a sign before it, or instead of it."""
     for is_visible, run in groupby(content, lambda char: char.isprintable() or char == ZERO_WIDTH_JOINER):
         if is_visible:
