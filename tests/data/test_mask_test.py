@@ -69,7 +69,8 @@ def test_reasoning_that_only_one_side_has_is_named() -> None:
     call, answer, last = compared(THINKING_TOOLS, USER, thinking_call, RESULT, NO, USER, YES)["answers"]
     assert (call["kind"], call["same"], call["missing"]) == ("tool call", True, ["reasoning"])
     assert (answer["same"], answer["why"], answer["expected"]) == (False, DROPS, True)
-    assert "I need the weather." in answer["difference"]["serving"]
+    assert answer["difference"]["serving"] == "<think>\nI need the weather.\n</think>\n\n"
+    assert answer["difference"]["training"] == ""
     assert last["same"]
     first, second = compared(templates.QWEN3, USER, THOUGHT, USER, YES, reasoning="keep")["answers"]
     assert first["same"]

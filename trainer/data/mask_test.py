@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from trainer.config.schema import DataConfig
+from trainer.data.answer_frame import whole_markup
 from trainer.data.answer_parts import common_prefix, marked
 from trainer.data.chat_templates import Template, Tools
 from trainer.data.conversations import BadRow, Example, Message
@@ -172,6 +173,7 @@ def _letters(text: str) -> str:
 def _difference(serving: str, training: str) -> dict[str, str]:
     """Where two texts differ, with the text around."""
     start = common_prefix(serving, training)
+    start = min(whole_markup(text, start) for text in (serving, training))
     first, second = serving[start:], training[start:]
     end = common_prefix(first[::-1], second[::-1])
     after = first[len(first) - end :]

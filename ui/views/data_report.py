@@ -35,9 +35,7 @@ KINDS = {
 """What a model may be trained to write."""
 ON_PAGE = {
     "Set preference_rows to chosen": f"Choose “{CHOICES['chosen']}” under “{LABELS['data.preference_rows']}”",
-    "Keep it (reasoning: keep), train the last answers alone (loss_on: last)": (
-        f"Keep it, train the last answers alone (“{LABELS['data.loss_on']}”)"
-    ),
+    "Keep it (reasoning: keep)": "Keep it",
     "Set answer_end to auto.": f"Set “{LABELS['data.answer_end']}” to “{CHOICES['auto']}”.",
     "(loss_on: last)": f"(“{LABELS['data.loss_on']}: {CHOICES['last']}”)",
     "(reasoning: keep)": f"(“{LABELS['data.reasoning']}: {CHOICES['keep']}”)",
@@ -96,7 +94,8 @@ def kinds(found: Mapping[str, Mapping[str, int]]) -> str:
         for name, counts in sorted(found.items(), key=lambda item: list(KINDS).index(item[0]))
         if name != "last answer" or counts["messages"] < answers
     ]
-    return f"What counts: {' · '.join(parts)}" if parts else ""
+    parts[:1] = [f"{first} count" for first in parts[:1]]
+    return " · ".join(parts)
 
 
 def unused(report: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ def _verdict(answer: Mapping[str, Any]) -> tuple[str, str]:
         return "unknown", "No prompt to compare"
     if answer["same"]:
         return "good", SAME
-    return ("unknown", f"{DIFFERS}, as the template has it") if answer["expected"] else ("bad", DIFFERS)
+    return ("unknown", f"{DIFFERS}, as expected") if answer["expected"] else ("bad", DIFFERS)
 
 
 def _texts(difference: Mapping[str, str] | None) -> Iterator[tuple[str, Any, Any, Any]]:
