@@ -36,7 +36,7 @@ def summary(
 def _facts(plan: Plan) -> dict[str, Any]:
     """What the plan says besides its numbers."""
     return {
-        "notes": (_room(plan), _checkpoint(plan)),
+        "notes": (_room(plan), _checkpoint(plan), _new_rows(plan)),
         "speed": [(LABELS[f"training.{name}"], reason) for name, reason in plan.performance.why.items()],
         # ticks that match no module of this model have no effect, which the user must know
         "unmatched": [receipt.tick for receipt in plan.receipts if receipt.note.startswith("matches nothing")],
@@ -66,6 +66,11 @@ def _checkpoint(plan: Plan) -> str:
         return ""
     peak = f" Loading peaks at {formatting.size(plan.loading)}." if plan.loading else ""
     return f"{plan.checkpoint['says']}{peak}"
+
+
+def _new_rows(plan: Plan) -> str:
+    """Which rows of new tokens are trained; they have no tick of their own."""
+    return next((f"Trained, too: {report.note}." for report in plan.receipts if report.treatment == "rows"), "")
 
 
 def _sentence(issue: Issue) -> str:
