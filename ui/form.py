@@ -151,6 +151,14 @@ class Form:
             self._shown(config, path) if config is not None and path in changes else gr.skip() for path in self.filled
         ]
 
+    def fix(self, event: gr.EventData) -> list[Any]:
+        """As `change`, for the click of a `fix_button`."""
+        try:
+            changes = json.loads(event.changes)
+        except (AttributeError, TypeError, ValueError, RecursionError):
+            changes = {}  # only a tampered page sends an unreadable one
+        return self.change(changes if isinstance(changes, dict) else {})
+
     @property
     def filled(self) -> list[str]:
         """Paths that `fill` gives values for: all except the model itself and the ticks."""

@@ -8,6 +8,9 @@ from typing import Any
 
 from gradio_client import Client
 
+from tests.data.test_mask_test import CALLS, NO, RESULT, THINKING_TOOLS, USER, YES
+from tests.support import templates, tiny
+
 Page = Any
 
 
@@ -140,3 +143,48 @@ def test_who_is_who_is_chosen_and_what_is_not_used_is_listed(page: Page, tmp_pat
     page.locator("#data-roles input, #data-roles textarea").fill("")
     page.keyboard.press("Tab")
     page.wait_for_selector("#data-names select")
+
+
+def test_what_counts_is_compared_with_serving_and_chatml_gets_its_tokens(
+    page: Page, models_dir: Path, tmp_path: Path
+) -> None:
+    tiny.save_model(models_dir / "thinker", "llama")
+    templates.tokenizer(THINKING_TOOLS).save_pretrained(models_dir / "thinker")
+    tiny.save_model(models_dir / "base", "llama", chat=False)
+    file = tmp_path / "tools.jsonl"
+    call = {**CALLS, "reasoning_content": "I need the weather."}
+    row = {"messages": [USER, call, RESULT, NO, USER, YES]}
+    file.write_text((json.dumps(row) + "\n") * 20)
+    page.locator(".model-field input").fill("thinker")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('.modules:has-text("llama")')
+    page.locator("#data-source label", has_text="File").click()
+    choose(page, "#data-upload", file)
+    page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('tools')")
+    page.locator("#data-open").click()
+    page.wait_for_selector("#data-example .example")
+    counts = "Answers: 40 of 40 count · Tool calls: 20 of 20 · Reasoning: {} of 20 · Last answers: 20 of 20"
+    assert counts.format(0) in page.inner_text("#data-overview")
+    page.locator("#mask-test").click()
+    page.wait_for_selector(".mask-test")
+    assert page.locator(".mask-test .verdict").all_inner_texts() == [
+        "Same as in serving", "Differs from serving, as expected", "Same as in serving",
+    ]  # fmt: skip
+    assert page.locator(".mask-test .t.differs").first.inner_text().startswith("<think>")
+    page.get_by_role("button", name="Keep the reasoning").click()
+    page.wait_for_selector(f'#data-overview:has-text("{counts.format(20)}")')
+    assert page.locator(".mask-test").count() == 0, "a result is that of what is shown"
+    assert page.locator("#data-reasoning input").input_value() == "put it back"
+    page.keyboard.press("Escape")
+    page.locator(".model-field input").fill("base")
+    page.keyboard.press("Enter")
+    row = {"messages": [USER, YES]}
+    file.write_text((json.dumps(row) + "\n") * 20)
+    choose(page, "#data-upload", file)
+    page.locator("#data-open").click()
+    page.wait_for_selector('#data-problems:has-text("not tokens of this model")')
+    page.wait_for_selector(".modules .row", state="attached")
+    page.get_by_role("button", name="Add them as new tokens").click()
+    page.wait_for_selector('#data-problems:not(:has-text("not tokens of this model"))')
+    page.keyboard.press("Escape")
+    page.wait_for_selector('#summary:has-text("the 2 new rows of model.embed_tokens")')

@@ -36,6 +36,9 @@ def add_command(add: Callable[..., argparse.ArgumentParser]) -> None:
     data.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=about)
     data.add_argument("--max-length", type=int, help="maximum length of an example in tokens")
     data.add_argument("--show", type=int, default=0, metavar="N", help="show the first N examples, token by token")
+    data.add_argument(
+        "--test-mask", type=int, default=0, metavar="N", help="compare the first N examples with what a server does"
+    )
     data.add_argument("--json", action="store_true")
 
 
@@ -55,6 +58,8 @@ def inspect_data(options: argparse.Namespace) -> int:
             ("" if number else f"\n{data_text.legend(colors)}\n\n")
             + data_text.example_text(data_service.example(lab, config, str(number)), colors)
         )
+    for number in range(min(options.test_mask, trainable)):
+        print("\n" + data_text.mask_test_text(data_service.mask_test(lab, config, str(number))))
     return 0 if trainable else UNUSABLE
 
 

@@ -20,6 +20,9 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if report["shape"]:
         yield _visible(f"{report['rows']:,} rows of {SHAPES[report['shape']]}. {report['why']}")
         yield f"template: {report['template']['kind']} ({report['template']['why']})"
+        kinds = report["template"]["kinds"].items()
+        counts = ", ".join(f"{name} {item['counted']:,} of {item['messages']:,}" for name, item in kinds)
+        yield from [f"what counts: {counts}"] if counts else []
     yield from _unused(report)
     for group in report["bad_groups"]:
         lines = ", ".join(map(str, group["lines"][:LINES])) + (", …" if group["count"] > LINES else "")
@@ -63,6 +66,26 @@ def example_text(example: Mapping[str, Any], colors: bool) -> str:
     body = "".join(_runs(example["tokens"], colors))
     rest = f" … {example['hidden']} more tokens" if example["hidden"] else ""
     return f"{head}\n{body}{rest}\n"
+
+
+def mask_test_text(value: Mapping[str, Any]) -> str:
+    """One example, answer by answer, compared with what a server does."""
+    lines = [f"example {value['number'] + 1} of {value['of']}, compared with serving: {value['whole']}".rstrip()]
+    for answer in value["answers"]:
+        same = {True: "same as in serving", False: "differs from serving", None: "no prompt to compare"}
+        end = f"ends with {answer['end']}" if answer["end"] else "no end token"
+        end = "its end is cut off" if answer["cut"] else end
+        missing = f", left out: {', '.join(answer['missing'])}" if answer["missing"] else ""
+        lines.append(f"  {answer['kind']}, message {answer['message']}: {same[answer['same']]}, {end}{missing}")
+        lines += [f"    {answer['why']}"] if answer["why"] else []
+        for name in ("serving", "training") if answer["difference"] else ():
+            difference = answer["difference"]
+            lines.append(f"    {name}: …{difference['before']}⟦{difference[name]}⟧{difference['after']}…"[:400])
+        lines.append(f"    counts: {answer['counted'][:400]!r}")
+        lines += [f"    first token begins in the prompt: {answer['joins']!r}"] if answer["joins"] else []
+    lines += [f"  answers that do not count: {value['uncounted']}"] if value["uncounted"] else []
+    lines += [f"  answers not tested: {value['more']}"] if value["more"] else []
+    return "\n".join(_visible(line.replace("\n", "\\n")) for line in lines)
 
 
 def legend(colors: bool) -> str:

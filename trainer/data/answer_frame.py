@@ -95,7 +95,7 @@ def _is_header(text: str) -> bool:
     return MARKUP.search(text) is not None
 
 
-def _whole_markup(text: str, place: int) -> int:
+def whole_markup(text: str, place: int) -> int:
     """The start of the markup that `place` stands within; else `place`."""
     return next((match.start() for match in MARKUP.finditer(text) if match.start() < place < match.end()), place)
 
@@ -106,7 +106,7 @@ def frame_of(template: Template) -> AnswerFrame:
     ask: list[Message] = [{"role": "user", "content": question}]
     answered = [*ask, {"role": "assistant", "content": answer}]
     plain, asked = template.render(ask), template.render(ask, ask=True)
-    before = asked[_whole_markup(asked, common_prefix(plain, asked)) :]
+    before = asked[whole_markup(asked, common_prefix(plain, asked)) :]
     whole = template.render(answered)
     opening, found, after = whole.partition(answer)
     if not found:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from trainer.common.errors import Issue, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import ModelConfig, RunConfig
 from trainer.data import load_data, preview
+from trainer.data.mask_test import mask_test
 from trainer.data.quality_report import broken, issues, report
 from trainer.models.added_tokens import add_tokens
 from trainer.models.locations import files_stamp, load_config, load_tokenizer
@@ -53,6 +55,17 @@ def data_example(config: RunConfig, which: str, models_dir: Path, data_dir: Path
     """One training example, token by token. Raises UserError where there is none."""
     tokenizer, _ = _tokenizer(config.model, models_dir)
     return preview.examples(config, tokenizer, data_dir, which)
+
+
+def data_mask_test(config: RunConfig, which: str, models_dir: Path, data_dir: Path) -> dict[str, Any]:
+    """One training example against serving, see `mask_test`. Raises UserError where there is none."""
+    tokenizer, _ = _tokenizer(config.model, models_dir)
+    found, number = preview.find(config, tokenizer, data_dir, which)
+    part = found.train
+    row = part.tokens.dataset()[int(part.chosen[number])]["row"]
+    example = orjson.loads(part.checked.dataset()[row]["example"])
+    tested = mask_test(example, found.template, config.data, config.training.max_length)
+    return {"number": number, "of": len(part.chosen), **tested}
 
 
 def _tokenizer(model: ModelConfig, models_dir: Path) -> tuple[Any, int | None]:

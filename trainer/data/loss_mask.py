@@ -21,6 +21,8 @@ from trainer.data.left_out import left_out
 from trainer.data.message_forms import merged
 
 Span = tuple[int, int]
+JOINED = "messages of one role in a row are joined"
+"""A note: the template wants strict turns."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class LossMasker:
             return self._document(example["text"])
         messages = self._template.conversation(example)
         if self._template.kind == "plain":
-            text, answers = _plain(messages, self._eos, example.get("verbatim", False))
+            text, answers = plain_text(messages, self._eos, example.get("verbatim", False))
             spans = self._chosen(text, answers, messages)
             return Rendered(text, spans, kinds=(("answer", bool(spans)),) * len(answers))
         tools = example.get("tools")
@@ -80,7 +82,7 @@ class LossMasker:
             if len(joined) == len(messages):
                 raise
         found = self._found(joined, tools, self._template.render(joined, tools))
-        return self._noted(replace(found, notes=("messages of one role in a row are joined",)), example)
+        return self._noted(replace(found, notes=(JOINED,)), example)
 
     def _document(self, text: str) -> Rendered:
         """Plain text, which ends with one EOS; all of it counts."""
@@ -196,7 +198,7 @@ def _kinds(
     return tuple(found)
 
 
-def _plain(messages: Sequence[Message], eos: str, verbatim: bool) -> tuple[str, list[Span]]:
+def plain_text(messages: Sequence[Message], eos: str, verbatim: bool) -> tuple[str, list[Span]]:
     """The texts one after the other, each on a line of its own unless `verbatim`; answers end with one EOS."""
     text, spans = "", list[Span]()
     for message in messages:

@@ -22,12 +22,17 @@ def examples(config: RunConfig, tokenizer: Any, data_dir: Path, which: str, seed
 
     Raises UserError where there is none.
     """
+    found, number = find(config, tokenizer, data_dir, which, seed)
+    return _shown(found, number, tokenizer, config.training.max_length)
+
+
+def find(config: RunConfig, tokenizer: Any, data_dir: Path, which: str, seed: int = 0) -> tuple[LoadedData, int]:
+    """The data, and the number of one training example. Raises UserError where there is none."""
     found = load_data(config.data, tokenizer, config.training.max_length, config.training.seed, data_dir)
     part = found.train
     if not len(part.chosen):
         raise UserError("There is no example to show.", "See what is wrong with the rows.", "data")
-    number = _number(part, which, seed)
-    return _shown(found, number, tokenizer, config.training.max_length)
+    return found, _number(part, which, seed)
 
 
 def _number(part: DataSplit, which: str, seed: int) -> int:

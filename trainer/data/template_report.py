@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.common.errors import Issue
+from trainer.common.errors import Issue, Value
 from trainer.common.formatting import plural
 from trainer.config.schema import DataConfig
 from trainer.data.chat_templates import IM_END, IM_START
@@ -46,6 +46,7 @@ def template_warnings(value: Mapping[str, Any], data: DataConfig) -> Iterator[Is
             "data.reasoning",
             f"The chat template leaves out the reasoning of {plural(reasoning, 'answer')}.",
             "Keep it (reasoning: keep), train the last answers alone (loss_on: last), or go on without it.",
+            {"data.reasoning": "keep"},
         )
     if dropped:
         named = ", ".join(f"{count:,} × {kind}" for kind, count in dropped.items())
@@ -77,10 +78,12 @@ def _end_warnings(value: Mapping[str, Any], data: DataConfig) -> Iterator[Issue]
         written = f" ({end['text'].strip()!r})" if end["text"].strip() else ""
         if data.answer_end == "template" or not end["eos"]:
             fix = "Set answer_end to auto." if end["eos"] else "Choose a tokenizer with an EOS token."
+            changes: dict[str, Value] = {"data.answer_end": "auto"} if end["eos"] else {}
             yield Issue(
                 "data.answer_end",
                 f"The chat template ends answers with {what}{written}: the model does not learn to stop.",
                 fix,
+                changes,
             )
         else:
             yield Issue(

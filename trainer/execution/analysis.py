@@ -85,10 +85,17 @@ def _data_example(folders: Folders, config: dict[str, Any], which: str) -> dict[
     return data_example(validation.from_json(config), which, folders.models_dir, folders.data_dir)
 
 
+def _data_mask_test(folders: Folders, config: dict[str, Any], which: str) -> dict[str, Any]:
+    from trainer.data.inspection import data_mask_test
+
+    return data_mask_test(validation.from_json(config), which, folders.models_dir, folders.data_dir)
+
+
 REQUESTS: dict[str, Callable[..., Any]] = {
     "modules": _modules,
     "vocabulary": _vocabulary,
     "data_report": _data_report,
     "data_check": _data_check,
     "data_example": _data_example,
+    "data_mask_test": _data_mask_test,
 }

@@ -27,6 +27,7 @@ __all__ = [
     "check_room",
     "example",
     "keep_data",
+    "mask_test",
     "read_if_quick",
     "report",
     "size",
@@ -84,6 +85,12 @@ def report(lab: Lab, config: RunConfig, monitor: ProgressMonitor | None = None) 
 def example(lab: Lab, config: RunConfig, which: str) -> dict[str, Any]:
     """One training example, token by token: `which` is its number, random, longest or shortest."""
     result: dict[str, Any] = lab.data_analysis.call("data_example", config=config.to_json(), which=which)
+    return result
+
+
+def mask_test(lab: Lab, config: RunConfig, which: str) -> dict[str, Any]:
+    """One training example against what a server does, answer by answer: see `trainer.data.mask_test`."""
+    result: dict[str, Any] = lab.data_analysis.call("data_mask_test", config=config.to_json(), which=which)
     return result
 
 

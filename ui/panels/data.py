@@ -18,13 +18,13 @@ from ui.components import chart, component
 from ui.data_checks import Checks
 from ui.form import FILE, HUB, Form
 from ui.handlers import DIRECT, QUEUED, show_errors
-from ui.views import HTML, data_report
+from ui.views import HTML, data_report, mask_test
 from ui.views.length_chart import lengths_figure
 
 DATA_KINDS = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zst"]
 COLUMNS = ("messages", "prompt", "input", "completion", "system", "text")
 MENUS = [f"data.{name}_column" for name in COLUMNS] + ["data.template", "data.loss_on", "data.bad_rows"]
-MENUS += ["data.preference_rows", "data.media"]
+MENUS += ["data.reasoning", "data.answer_end", "data.preference_rows", "data.media"]
 BOXES = ["data.assistant_role", "data.roles", "data.system_prompt", "data.held_out", "data.eval_fraction"]
 """Settings of the sheet: a change of one updates the report, of a box when it loses focus."""
 MAX_FILES, MAX_NAMES = 32, 40
@@ -79,12 +79,14 @@ class DataPanel:
     def _build_left(self) -> None:
         form = self.form
         self.overview = gr.HTML("", apply_default_css=False, elem_id="data-overview")
-        self.problems = gr.HTML("", apply_default_css=False, elem_id="data-problems")
+        self.problems: Any = component("summary.js", "${value}", "data-problems")
         self.names = component("role_names.js", NAMES, "data-names", label="Who is who", content="{}")
         with gr.Column(elem_classes="grid bare", elem_id="data-choices"):
             form.add("data.bad_rows")
             form.add("data.loss_on")
             form.add("data.template")
+            form.add("data.reasoning")
+            form.add("data.answer_end")
             form.add("data.assistant_role", placeholder="assistant, gpt, …")
             form.add("data.preference_rows")
             form.add("data.media")
@@ -110,12 +112,14 @@ class DataPanel:
                                     ("longest", "Longest"))
             }  # fmt: skip
         self.example = gr.HTML("", apply_default_css=False, elem_id="data-example")
+        self.test = gr.Button("Test the mask", size="sm", visible=False, elem_id="mask-test")
+        self.tested = gr.HTML("", apply_default_css=False, elem_id="mask-tested")
 
     @property
     def _outputs(self) -> list[Any]:
         columns = [self.form.components[f"data.{name}_column"] for name in COLUMNS]
         return [self.progress, self.line, self.overview, self.problems, self.names, self.chart, self.suggest,
-                self.example, self.number, *columns]  # fmt: skip
+                self.example, self.number, self.test, self.tested, *columns]  # fmt: skip
 
     def wire(self) -> None:
         """Connect everything, once all settings of the page have their components."""
@@ -135,9 +139,12 @@ class DataPanel:
         for which, button in self.steps.items():
             button.click(
                 show_errors(lambda *values, which=which: self.step(which, *values)),
-                inputs, [self.example, self.number],
+                inputs, [self.example, self.number, self.tested],
                 trigger_mode="always_last", **QUEUED,
             )  # fmt: skip
+        self.test.click(show_errors(self.test_mask), inputs, self.tested, trigger_mode="always_last", **QUEUED)
+        filled = [form.components[path] for path in form.filled]
+        self.problems.fix(form.fix, None, filled, **DIRECT).then(self.refresh, **refresh)
         roles = form.components["data.roles"]
         self.names.change(_with_roles, [self.names, roles], [roles, self.names], **DIRECT).then(
             self.refresh, **refresh
@@ -177,7 +184,15 @@ class DataPanel:
         at = int(number) if number and number.isdigit() else 0
         which = {"previous": str(at - 1), "next": str(at + 1)}.get(which, which)
         found = service.data.example(self.lab, config, which)
-        return [data_report.example(found), str(found["number"])]
+        return [data_report.example(found), str(found["number"]), ""]
+
+    def test_mask(self, _opened: str | None, number: str | None, *values: Any) -> Any:
+        """The example that is shown, against what a server does."""
+        config, problem = self._config(values)
+        if config is None:
+            raise UserError(problem, "", "data")
+        shown = number if number and number.isdigit() else "0"
+        return mask_test.result(service.data.mask_test(self.lab, config, shown), config)
 
     def _waiting(self, stage: str, share: float) -> list[Any]:
         return [data_report.progress(stage, share), *[gr.skip()] * (len(self._outputs) - 1)]
@@ -185,7 +200,20 @@ class DataPanel:
     def _failed(self, problem: str) -> list[Any]:
         hidden = gr.update(visible=False)
         columns = [gr.skip()] * len(COLUMNS)
-        return [data_report.failed(problem), "", "", "", gr.update(content="{}"), hidden, hidden, "", "0", *columns]
+        return [
+            data_report.failed(problem),
+            "",
+            "",
+            "",
+            gr.update(content="{}"),
+            hidden,
+            hidden,
+            "",
+            "0",
+            hidden,
+            "",
+            *columns,
+        ]
 
     def _shown(self, report: dict[str, Any], config: RunConfig, number: str) -> list[Any]:
         tokens, example = report["tokens"], ""
@@ -199,12 +227,14 @@ class DataPanel:
             "",
             data_report.line(report),
             data_report.overview(report),
-            data_report.problems(report, config.data.bad_rows == "skip"),
+            data_report.problems(report, config),
             gr.update(content=json.dumps({"names": list(report["unknown_roles"].items())[:MAX_NAMES]})),
             gr.update(visible=bool(tokens), figure=json.dumps(lengths_figure(tokens) if tokens else {})),
             gr.update(value=f"Use the suggested maximum length: {suggested}", visible=differs),
             example,
             number,
+            gr.update(visible=bool(tokens)),
+            "",
             *[gr.update(choices=choices)] * len(COLUMNS),
         ]
 

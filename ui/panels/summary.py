@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +9,12 @@ import gradio as gr
 from markupsafe import Markup
 
 from trainer.common import formatting
-from trainer.common.errors import Issue, Value
-from trainer.common.formatting import number_text
+from trainer.common.errors import Issue
 from trainer.service.planning import Plan
 from ui import form
 from ui.components import component
-from ui.labels import CHOICES, LABELS
+from ui.fix_button import fix_button
+from ui.labels import LABELS
 from ui.views import HTML
 
 render = HTML.macros("summary.html")
@@ -30,18 +29,18 @@ def summary(
     plan: Plan | None, issues: Sequence[Issue], refused: bool = False, waiting: str = "", progress: str = ""
 ) -> Markup:
     """The summary as HTML. `refused`: Train was pressed but did not start. `progress`: of the data check."""
-    shown = [(_sentence(issue), _fix_button(issue)) for issue in issues]
+    shown = [(_sentence(issue), fix_button(issue.changes)) for issue in issues]
     return render("summary", plan, _facts(plan) if plan is not None else {}, shown, refused, waiting, progress)
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
     """What the plan says besides its numbers."""
     return {
-        "notes": (_room(plan), _checkpoint(plan)),
+        "notes": (_room(plan), _checkpoint(plan), _new_rows(plan)),
         "speed": [(LABELS[f"training.{name}"], reason) for name, reason in plan.performance.why.items()],
         # ticks that match no module of this model have no effect, which the user must know
         "unmatched": [receipt.tick for receipt in plan.receipts if receipt.note.startswith("matches nothing")],
-        "warnings": [(f"{issue.problem} {issue.fix}", _fix_button(issue)) for issue in plan.warnings],
+        "warnings": [(f"{issue.problem} {issue.fix}", fix_button(issue.changes)) for issue in plan.warnings],
     }
 
 
@@ -69,18 +68,9 @@ def _checkpoint(plan: Plan) -> str:
     return f"{plan.checkpoint['says']}{peak}"
 
 
-def _fix_button(issue: Issue) -> dict[str, str]:
-    """The button that sets the values which solve a problem; empty if there are none."""
-    if not issue.changes:
-        return {}
-    values = " and ".join(f"{form.label(path).lower()} to {_shown(value)}" for path, value in issue.changes.items())
-    return {"changes": json.dumps(dict(issue.changes)), "text": values}
-
-
-def _shown(value: Value) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return number_text(value) if isinstance(value, int | float) else CHOICES.get(str(value), str(value))
+def _new_rows(plan: Plan) -> str:
+    """Which rows of new tokens are trained; they have no tick of their own."""
+    return next((f"Trained, too: {report.note}." for report in plan.receipts if report.treatment == "rows"), "")
 
 
 def _sentence(issue: Issue) -> str:

@@ -5,10 +5,10 @@ element.addEventListener("toggle", ({ target }) => {
   if (target instanceof HTMLDetailsElement && target.isConnected) open = target.open;
 }, true);
 
-// a problem's button holds the settings that solve it
+// a problem's button, here and in the data's sheet, holds the settings that solve it
 element.addEventListener("click", ({ target }) => {
   const button = target instanceof Element ? target.closest("button.cure") : null;
-  if (button instanceof HTMLElement) trigger("click", { changes: button.dataset.changes });
+  if (button instanceof HTMLElement) trigger("fix", { changes: button.dataset.changes });
 });
 
 watch("value", () => {

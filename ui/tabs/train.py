@@ -46,7 +46,7 @@ class TrainTab:
                     config_file = settings.build_settings(self.form)
                     self.pending = gr.Textbox("", label="Configuration to show", visible="hidden")
                 with gr.Column(elem_classes="card", elem_id="go"):
-                    self.summary = build_summary(READING)
+                    self.summary: Any = build_summary(READING)
                     button = gr.Button("Train", variant="primary", elem_id="train")
                     self.cancel = gr.Button("Cancel", elem_id="train-cancel")
                     self.scenarios = gr.Button("Run scenarios…", size="sm", elem_id="run-scenarios")
@@ -73,7 +73,7 @@ class TrainTab:
         gr.on(
             [page.load, *data_changes], self.count_examples, form.inputs, None, trigger_mode="always_last", **QUEUED
         ).then(self.plan, form.inputs, plan_outputs, **DIRECT)
-        self.summary.click(self.change, None, [form.components[path] for path in form.filled], **DIRECT)
+        self.summary.fix(form.fix, None, [form.components[path] for path in form.filled], **DIRECT)
         self.data.wire()
         self.cancel.click(self.checks.cancel, None, None, **DIRECT)
         button.click(show_errors(self.train), form.inputs, [self.summary, self.live.shown], **QUEUED).then(
@@ -126,14 +126,6 @@ class TrainTab:
         if config is not None and not any(issue.field.startswith(DATA_SETTINGS) for issue in issues):
             with contextlib.suppress(UserError):  # Look at the data and Train report the problem
                 service.data.read_if_quick(self.lab, config)
-
-    def change(self, event: gr.EventData) -> list[Any]:
-        """Apply the settings of a problem's button."""
-        try:
-            changes = json.loads(event.changes)
-        except (AttributeError, TypeError, ValueError, RecursionError):
-            changes = {}  # a click elsewhere
-        return self.form.change(changes if isinstance(changes, dict) else {})
 
     def train(self, request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         """Start a run, or show all problems and start nothing. Checking the data may take a while."""

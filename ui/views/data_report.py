@@ -9,6 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from trainer.common import formatting
+from trainer.config.schema import RunConfig
+from ui.fix_button import fix_button
 from ui.labels import CHOICES, LABELS
 from ui.views import HTML
 
@@ -23,6 +25,22 @@ SHAPES = {
 }
 WAYS = {"bfd": "packed", "group_by_length": "grouped by length", "off": "padded"}
 TEMPLATES = {"model": "the model's template", "chatml": "ChatML", "plain": "plain prompt and answer"}
+KINDS = {
+    "answer": "Answers",
+    "tool call": "Tool calls",
+    "reasoning": "Reasoning",
+    "last answer": "Last answers",
+    "text": "Plain texts",
+}
+"""What a model may be trained to write."""
+ON_PAGE = {
+    "Set preference_rows to chosen": f"Choose “{CHOICES['chosen']}” under “{LABELS['data.preference_rows']}”",
+    "Keep it (reasoning: keep)": "Keep it",
+    "Set answer_end to auto.": f"Set “{LABELS['data.answer_end']}” to “{CHOICES['auto']}”.",
+    "(loss_on: last)": f"(“{LABELS['data.loss_on']}: {CHOICES['last']}”)",
+    "(reasoning: keep)": f"(“{LABELS['data.reasoning']}: {CHOICES['keep']}”)",
+}
+"""Settings as sentences name them, and as the page does."""
 STAGES = {
     "waiting": "Waiting for another check",
     "reading": "Reading the file",
@@ -65,7 +83,19 @@ def overview(report: Mapping[str, Any]) -> Markup:
         return Markup()
     template = report["template"]
     how = f"Rendered by {TEMPLATES[template['kind']]}: {template['why']}."
-    return render("overview", report["why"], how, _figures(report), unused(report))
+    return render("overview", report["why"], how, _figures(report), kinds(template["kinds"]), unused(report))
+
+
+def kinds(found: Mapping[str, Mapping[str, int]]) -> str:
+    """How many messages of each kind count, as a line."""
+    answers = sum(found[name]["messages"] for name in ("answer", "tool call") if name in found)
+    parts = [
+        f"{KINDS[name]}: {counts['counted']:,} of {counts['messages']:,}"
+        for name, counts in sorted(found.items(), key=lambda item: list(KINDS).index(item[0]))
+        if name != "last answer" or counts["messages"] < answers
+    ]
+    parts[:1] = [f"{first} count" for first in parts[:1]]
+    return " · ".join(parts)
 
 
 def unused(report: Mapping[str, Any]) -> str:
@@ -117,21 +147,31 @@ def _usable(report: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "all usable"
 
 
-def problems(report: Mapping[str, Any], skip: bool) -> Markup:
+def problems(report: Mapping[str, Any], config: RunConfig) -> Markup:
     """What keeps the run from starting, the bad rows by their reasons, and what may not be as intended."""
-    groups = report["bad_groups"]
-    issues = [_on_page(issue) for issue in report["issues"] if not (groups and issue["field"] == "data")]
+    groups, skip = report["bad_groups"], config.data.bad_rows == "skip"
+    issues = [issue for issue in report["issues"] if not (groups and issue["field"] == "data")]
     what = "They are left out." if skip else "Fix them, or train without them."
     head = f"{len(report['bad']):,} of {report['rows']:,} rows cannot be used. {what}"
     bad_rows = {"head": head, "groups": [_group(group) for group in groups]}
-    return render("problems", issues, bad_rows, skip, report["warnings"])
+    shown = [[_on_page(issue, report, config) for issue in found] for found in (issues, report["warnings"])]
+    return render("problems", shown[0], bad_rows, skip, shown[1])
 
 
-def _on_page(issue: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An issue whose fix names what the page has for it."""
-    choice = f"Choose “{CHOICES['chosen']}” under “{LABELS['data.preference_rows']}”"
-    fix = issue["fix"].replace("Set preference_rows to chosen", choice)
-    return {**issue, "fix": "Choose a role for each below." if issue["field"] == "data.roles" else fix}
+def _on_page(issue: Mapping[str, Any], report: Mapping[str, Any], config: RunConfig) -> Mapping[str, Any]:
+    """An issue whose fix names what the page has for it, with its button."""
+    fix = "Choose a role for each below." if issue["field"] == "data.roles" else on_page(issue["fix"])
+    changes = issue["changes"]
+    if issue["field"] == "model.new_tokens":
+        changes = {"model.new_tokens": [*config.model.new_tokens, *report["template"]["missing_tokens"]]}
+    return {**issue, "fix": fix, "button": fix_button(changes)}
+
+
+def on_page(sentence: str) -> str:
+    """A sentence with the page's names of settings."""
+    for text, name in ON_PAGE.items():
+        sentence = sentence.replace(text, name)
+    return sentence
 
 
 def _group(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,10 +192,10 @@ def example(value: Mapping[str, Any]) -> Markup:
 
 def _tokens(tokens: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for token in tokens:
-        yield f"{token['kind']}{' special' if token['special'] else ''}", list(_pieces(token["text"]))
+        yield f"{token['kind']}{' special' if token['special'] else ''}", list(pieces(token["text"]))
 
 
-def _pieces(content: str) -> Iterator[tuple[str, str]]:
+def pieces(content: str) -> Iterator[tuple[str, str]]:
     """Signs and texts in turn: what cannot be seen gets a sign before it, or instead of it."""
     for is_visible, run in groupby(content, lambda char: char.isprintable() or char == ZERO_WIDTH_JOINER):
         if is_visible:
