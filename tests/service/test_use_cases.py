@@ -15,6 +15,7 @@ import pytest
 from tests.support import tiny
 from tests.support.lab import open_lab
 from trainer.cli.main import main
+from trainer.common.errors import Issue
 from trainer.common.progress import ProgressMonitor
 from trainer.config import validation
 from trainer.config.schema import RunConfig
@@ -22,6 +23,7 @@ from trainer.execution.analysis import LocalAnalysis
 from trainer.planning.plan import make_plan
 from trainer.service import Lab, data, planning
 from ui.form import FILE, TICKS
+from ui.panels.summary import summary
 from ui.tabs.train import TrainTab
 
 
@@ -95,3 +97,11 @@ def test_one_click_on_train_plans_once_and_reads_the_data_once(
     assert run.id == run_id
     assert isinstance(run.config, RunConfig)
     assert run.plan()["steps"] == json.loads((run.folder / "plan.json").read_text())["steps"] == 1
+
+
+def test_why_train_started_nothing_stays_while_examples_are_counted(tab: TrainTab) -> None:
+    values = list(choose(tab, "demo").values())
+    refused = summary(None, [Issue("data", "13 of 54 rows cannot be used.", "Fix them.")], refused=True)
+    assert tab.plan_again(str(refused), *values)[1] == gr.skip()
+    planned = tab.plan(*values)[1]
+    assert tab.plan_again(str(planned), *values)[1] == planned

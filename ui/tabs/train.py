@@ -23,7 +23,7 @@ from ui.handlers import DIRECT, QUEUED, show_errors
 from ui.panels import live_run, model_field, modules, settings
 from ui.panels.data import DataPanel
 from ui.panels.summary import build as build_summary
-from ui.panels.summary import summary
+from ui.panels.summary import is_refusal, summary
 from ui.views import data_report
 
 DATA_SETTINGS = ("data.", "model.", "training.max_length", "training.seed")
@@ -72,7 +72,7 @@ class TrainTab:
         data_changes = [item.change for path, item in form.components.items() if path.startswith(DATA_SETTINGS)]
         gr.on(
             [page.load, *data_changes], self.count_examples, form.inputs, None, trigger_mode="always_last", **QUEUED
-        ).then(self.plan, form.inputs, plan_outputs, **DIRECT)
+        ).then(self.plan_again, [self.summary, *form.inputs], plan_outputs, **DIRECT)
         self.summary.fix(form.fix, None, [form.components[path] for path in form.filled], **DIRECT)
         self.data.wire()
         self.cancel.click(self.checks.cancel, None, None, **DIRECT)
@@ -119,6 +119,11 @@ class TrainTab:
         if plan is None:
             return [gr.skip(), summary(None, issues, waiting=waiting)]
         return [gr.update(receipts=modules.match_reports(plan.receipts)), summary(plan, issues)]
+
+    def plan_again(self, shown: str | None, *values: Any) -> list[Any]:
+        """As `plan`, once the examples are counted. Why Train refused to start stays: no setting has changed."""
+        reports, planned = self.plan(*values)
+        return [reports, gr.skip() if is_refusal(shown or "") else planned]
 
     def count_examples(self, *values: Any) -> None:
         """Read data that are quick to read, so that the plan knows how many steps the run takes."""
