@@ -57,7 +57,7 @@ class AnswerFrame:
     def end(self, gap: str, tail: str) -> int:
         """How much of `gap`, which comes after an answer's last text, belongs to the answer.
 
-        `tail`: what comes after it where it is the last message. Spaces behind the end token do not belong to it.
+        `tail`: what comes after it where it is the last message. Spaces after the end token do not belong to it.
         """
         end = tail.rstrip().removesuffix(self.always).rstrip()
         if not self.after and gap.startswith(end + self.between):  # some end only answers that are followed by more

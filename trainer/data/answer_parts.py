@@ -100,7 +100,7 @@ def aligned(text: str, with_marks: str, parts: Mapping[str, AnswerPart]) -> dict
 
 
 def _end_of(part: str, text: str, place: int, after: str, last: bool) -> int | None:
-    """Where a part ends that begins at `place` and has `after` behind it; None where it does not stand there."""
+    """Where a part ends that begins at `place` and is followed by `after`; None where it is not there."""
     end = place + len(part)
     if text.startswith(part, place) and text.startswith(after, end) and (not last or end + len(after) == len(text)):
         return end
@@ -113,7 +113,7 @@ def _end_of(part: str, text: str, place: int, after: str, last: bool) -> int | N
 def probed(
     messages: Sequence[Message], text: str, parts: Mapping[str, AnswerPart], render: Callable[[list[Message]], str]
 ) -> dict[str, Place]:
-    """As `aligned`, with two more renderings for each part: a letter before it, and one behind it."""
+    """As `aligned`, with two more renderings for each part: a letter before it, and one after it."""
     places: dict[str, Place] = {}
     for mark, part in parts.items():
         ends = common_prefix(text, render(_with_probe(messages, part, "{}" + PROBE)))

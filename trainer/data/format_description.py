@@ -20,7 +20,7 @@ def describe(seen: Counter[tuple[Shape, Columns]], reader: ConversationReader) -
         found = _chat(columns, reader)
     else:
         found = f"the columns {columns.prompt} and {columns.chosen or columns.completion}"
-        found += f", with {columns.input} behind the {columns.prompt}" if columns.input else ""
+        found += f", with {columns.input} after the {columns.prompt}" if columns.input else ""
         found += f", {columns.history} as earlier turns" if columns.history else ""
     found += f", {columns.system} as the system message" if columns.system and shape != "text" else ""
     names = reader.describe_names() if shape == "chat" else ""

@@ -1,7 +1,7 @@
 """Finds the characters of a rendered conversation that the loss counts, so that any template works.
 
 An answer counts from the first character after the generation prompt to the end token of its message. Two ways,
-the quick one first: every generation prompt in the text has its answer right behind it; or the texts of each
+the quick one first: every generation prompt in the text has its answer right after it; or the texts of each
 answer are located (`answer_spans.py`).
 """
 
@@ -115,7 +115,7 @@ class LossMasker:
         return replace(found, notes=(*found.notes, "the system message is at the start of the first user message"))
 
     def _found(self, messages: list[Message], tools: Tools, whole: str) -> Rendered:
-        answers = self._behind_prompts(messages, whole)
+        answers = self._after_prompts(messages, whole)
         dropped = left_out(messages, tools, whole)
         no_reasoning: set[int] = set()
         if answers is None:
@@ -158,8 +158,8 @@ class LossMasker:
     def _frame(self) -> AnswerFrame:
         return frame_of(self._template)
 
-    def _behind_prompts(self, messages: Sequence[Message], whole: str) -> list[Answer] | None:
-        """The answers where each stands right behind one of the generation prompts; else None."""
+    def _after_prompts(self, messages: Sequence[Message], whole: str) -> list[Answer] | None:
+        """The answers where each comes right after a generation prompt; else None."""
         before, after = self._frame.before, self._frame.after
         if not before or not after or whole.count(before) != _count(messages):
             return None

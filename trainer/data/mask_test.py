@@ -1,7 +1,7 @@
 """Tests a loss mask against serving: each answer's prompt is rebuilt the way a server builds it, and compared.
 
 A server renders the conversation before an answer with the template's generation prompt. A model learns the answer
-behind that prompt only if the training text up to the answer is the same.
+after that prompt only if the training text up to the answer is the same.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ SCHEMA = pa.schema(
     ]
 )
 """`row`: number in rows.arrow. `counts`: whether the loss counts the token. `first`, `last`: from the first
-counted token to behind the last one; `first` is `length` where none counts. `document`: whether it is plain text."""
+counted token to the one after the last; `first` is `length` where none counts. `document`: whether it is plain
+text."""
 
 
 @dataclass(frozen=True)

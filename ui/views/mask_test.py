@@ -17,7 +17,7 @@ SAME, DIFFERS = "Same as in serving", "Differs from serving"
 
 
 def result(value: Mapping[str, Any], config: RunConfig) -> Markup:
-    """What each answer of the example is trained behind and served behind, what counts, and how it ends."""
+    """The prompt of each answer in training and in serving, what counts, and how it ends."""
     answers = value["answers"]
     return render("result", value["whole"] or _head(answers), list(_notes(value, config)), [*map(_answer, answers)])
 
@@ -26,16 +26,16 @@ def _head(answers: list[Mapping[str, Any]]) -> str:
     same = sum(answer["same"] is True for answer in answers)
     if not answers:
         return "No answer of this example counts."
-    return f"{same:,} of {plural(len(answers), 'answer')} trained behind the prompt that a server builds."
+    return f"{same:,} of {plural(len(answers), 'answer')} trained on exactly the prompt that a server builds."
 
 
 def _notes(value: Mapping[str, Any], config: RunConfig) -> Iterator[str]:
     if config.data.loss_on == "all" and value["answers"]:
         yield "All tokens of this data count. Here are the answers alone."
     if value["uncounted"]:
-        yield f"{plural(value['uncounted'], 'answer')} of this example not trained on."
+        yield f"Not trained on: {plural(value['uncounted'], 'answer')} of this example."
     if value["more"]:
-        yield f"{plural(value['more'], 'more answer')} not tested."
+        yield f"Not tested: {plural(value['more'], 'more answer')}."
 
 
 def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _facts(answer: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
         yield f"Left out by the template: {', '.join(answer['missing'])}.", True
     if answer["joins"]:
         yield (
-            f"The first token, “{answer['joins']}”, begins in the prompt: a server's prompt has another there.",
+            f"The first token, “{answer['joins']}”, begins in the prompt; a server's prompt has a different token there.",
             True,
         )
     if answer["cut"]:

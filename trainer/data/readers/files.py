@@ -60,7 +60,7 @@ class DataFile:
         packed = suffixes[-1:] and suffixes[-1] in PACKED
         kind = suffixes[-2:-1] if packed else suffixes[-1:]
         if not kind or kind[0] not in KINDS or (packed and kind[0] == ".parquet"):
-            known = f"{', '.join(KINDS)}; the text kinds also with .gz or .zst behind"
+            known = f"{', '.join(KINDS)}; the text formats also with .gz or .zst at the end"
             raise UserError(f"{self.name} is of an unknown type.", f"Use {known}.", "data")
         return kind[0]
 
