@@ -75,7 +75,7 @@ def _facts(answer: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
         yield f"Left out by the template: {', '.join(answer['missing'])}.", True
     if answer["joins"]:
         yield (
-            f"The first token, “{answer['joins']}”, begins in the prompt; a server's prompt has a different token there.",
+            f"The first token, “{answer['joins']}”, begins in the prompt; a server has another token there.",
             True,
         )
     if answer["cut"]:
