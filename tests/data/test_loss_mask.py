@@ -9,12 +9,12 @@ import pytest
 from tests.support import templates, tiny
 from tests.support.templates import FAMILIES
 from trainer.config.schema import DataConfig
-from trainer.data.chat_templates import choose
-from trainer.data.conversations import BadRow
-from trainer.data.encoding import Encoder
-from trainer.data.format_detection import FormatDetector
-from trainer.data.loss_mask import LossMasker, Rendered
+from trainer.data.masking.chat_templates import choose
+from trainer.data.masking.encoding import Encoder
+from trainer.data.masking.loss_mask import LossMasker, Rendered
 from trainer.data.preview import pieces
+from trainer.data.rows.format_detection import FormatDetector
+from trainer.data.rows.messages import BadRow
 
 SYSTEM = {"role": "system", "content": "Answer briefly."}
 USER, MORE = {"role": "user", "content": "Is it? Yes. or No."}, {"role": "user", "content": "Yes.\n\nAnd  now?"}

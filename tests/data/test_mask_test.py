@@ -6,8 +6,8 @@ from typing import Any
 
 from tests.support import templates, tiny
 from trainer.config.schema import DataConfig
-from trainer.data.chat_templates import choose
-from trainer.data.mask_test import DROPS, FIRST, HEADER, KEPT, mask_test
+from trainer.data.masking.chat_templates import choose
+from trainer.data.masking.mask_test import DROPS, FIRST, HEADER, KEPT, mask_test
 
 SYSTEM, USER = {"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Is it?"}
 YES, NO = {"role": "assistant", "content": "Yes."}, {"role": "assistant", "content": "No."}

@@ -12,10 +12,10 @@ from tests.support import templates
 from tests.support.random_chats import FRAMES, Frame, conversation
 from tests.support.template_proof import KINDS, judge_of, shipped
 from trainer.config.schema import DataConfig
-from trainer.data.chat_templates import choose
-from trainer.data.conversations import Message
-from trainer.data.encoding import Encoder
-from trainer.data.loss_mask import LossMasker, Rendered
+from trainer.data.masking.chat_templates import choose
+from trainer.data.masking.encoding import Encoder
+from trainer.data.masking.loss_mask import LossMasker, Rendered
+from trainer.data.rows.messages import Message
 
 CONVERSATIONS = 100
 EDGES: tuple[Callable[[str], str], ...] = (str, str.strip, str.rstrip, lambda text: text.lstrip("\n"))

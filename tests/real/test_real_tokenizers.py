@@ -8,10 +8,10 @@ from transformers import AutoTokenizer
 from tests.support.template_proof import CALL, KINDS, RESULT, TOOL, Judge, answer, user
 from tools.real_model import TOKENIZERS
 from trainer.config.schema import DataConfig
-from trainer.data.chat_templates import choose
-from trainer.data.conversations import BadRow
-from trainer.data.encoding import Encoder
-from trainer.data.loss_mask import LossMasker
+from trainer.data.masking.chat_templates import choose
+from trainer.data.masking.encoding import Encoder
+from trainer.data.masking.loss_mask import LossMasker
+from trainer.data.rows.messages import BadRow
 
 CHAT = [
     {"role": "system", "content": "Answer briefly."},

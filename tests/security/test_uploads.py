@@ -16,11 +16,11 @@ import pytest
 from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig
 from trainer.data import check
-from trainer.data.chat_templates import choose
-from trainer.data.conversations import BadRow
-from trainer.data.loss_mask import LossMasker
+from trainer.data.masking.chat_templates import choose
+from trainer.data.masking.loss_mask import LossMasker
 from trainer.data.preparation import rejected_rows_error
 from trainer.data.readers import files, hub_datasets, limits, parquet_rows, uploads
+from trainer.data.rows.messages import BadRow
 
 packed = partial(gzip.compress, mtime=0)
 """The same bytes in every process that collects these tests."""

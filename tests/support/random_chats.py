@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.support.templates import FAMILIES, QWEN25, Family
-from trainer.data.conversations import Message
+from trainer.data.rows.messages import Message
 
 TEXTS = (
     "Yes.",

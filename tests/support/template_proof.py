@@ -17,11 +17,11 @@ import trl
 
 from tests.support import tiny
 from trainer.config.schema import DataConfig
-from trainer.data.answer_parts import common_prefix
-from trainer.data.chat_templates import Template, choose
-from trainer.data.conversations import BadRow, Message
-from trainer.data.encoding import Encoder
-from trainer.data.loss_mask import LossMasker, Rendered
+from trainer.data.masking.answer_parts import common_prefix
+from trainer.data.masking.chat_templates import Template, choose
+from trainer.data.masking.encoding import Encoder
+from trainer.data.masking.loss_mask import LossMasker, Rendered
+from trainer.data.rows.messages import BadRow, Message
 
 Range = tuple[int, int]
 SHIPPED = Path(trl.__file__).parent / "chat_templates"

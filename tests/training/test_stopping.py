@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.support import templates, tiny
 from tests.support.lab import small_config
 from trainer.config.schema import AdapterConfig, DataConfig, ModelConfig, Tick
-from trainer.data.chat_templates import choose
+from trainer.data.masking.chat_templates import choose
 from trainer.data.readers.uploads import keep_data
 from trainer.training import loop
 

@@ -22,13 +22,13 @@ from trainer.common import disk_cache
 from trainer.common.errors import Issue, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
-from trainer.data.conversations import BadRow, Example, Undecided
-from trainer.data.decisions import open_decisions
-from trainer.data.format_description import describe
-from trainer.data.format_detection import PICKS, FormatDetector, LeftOut
 from trainer.data.readers import hub_datasets, limits
 from trainer.data.readers.files import DataFile, find_files
 from trainer.data.readers.limits import PROBLEM, Row
+from trainer.data.rows.decisions import open_decisions
+from trainer.data.rows.format_description import describe
+from trainer.data.rows.format_detection import PICKS, FormatDetector, LeftOut
+from trainer.data.rows.messages import BadRow, Example, Undecided
 
 VERSION = 2
 ROWS, ACCOUNT = "rows.arrow", "account.json"

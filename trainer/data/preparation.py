@@ -14,9 +14,9 @@ from trainer.common.errors import Issue, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
 from trainer.data import lengths
-from trainer.data.chat_templates import Template, choose
 from trainer.data.checking import CheckedData, RejectedRow, check
 from trainer.data.chunks import chunked
+from trainer.data.masking.chat_templates import Template, choose
 from trainer.data.splits import split, without
 from trainer.data.tokenization import Tokens, tokenize
 from trainer.planning.schedule import Size

@@ -9,7 +9,7 @@ from typing import Any
 from trainer.common.errors import Issue, Value
 from trainer.common.formatting import plural
 from trainer.config.schema import DataConfig
-from trainer.data.chat_templates import IM_END, IM_START
+from trainer.data.masking.chat_templates import IM_END, IM_START
 from trainer.data.preparation import LoadedData
 
 

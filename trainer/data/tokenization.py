@@ -22,11 +22,11 @@ import pyarrow as pa
 from trainer.common import disk_cache
 from trainer.common.progress import Progress
 from trainer.config.schema import DataConfig
-from trainer.data.chat_templates import Template, choose
 from trainer.data.checking import BATCH, CheckedData, RejectedRow
-from trainer.data.conversations import BadRow, Example
-from trainer.data.encoding import Encoder
-from trainer.data.loss_mask import LossMasker, Rendered
+from trainer.data.masking.chat_templates import Template, choose
+from trainer.data.masking.encoding import Encoder
+from trainer.data.masking.loss_mask import LossMasker, Rendered
+from trainer.data.rows.messages import BadRow, Example
 
 VERSION = 3
 TOKENS, ACCOUNT = "tokens.arrow", "account.json"

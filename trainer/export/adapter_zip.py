@@ -15,7 +15,7 @@ from typing import Any
 from trainer.common import atomic, redaction
 from trainer.common.errors import UserError
 from trainer.common.templates import Templates
-from trainer.data.chat_templates import CHATML
+from trainer.data.masking.chat_templates import CHATML
 from trainer.runs.store import Run
 
 WEIGHTS = "adapter_model.safetensors"

@@ -10,9 +10,9 @@ from trainer import demo
 from trainer.common.errors import InvalidConfig, Issue
 from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import RunConfig, is_bundled
-from trainer.data.columns import SHAPES
 from trainer.data.readers.files import is_quick_to_read
 from trainer.data.readers.uploads import MAX_UPLOAD_BYTES, check_room, keep_data, take_upload
+from trainer.data.rows.columns import SHAPES
 from trainer.models.locations import HUB_ID
 from trainer.planning.schedule import Size
 from trainer.runs import duration_estimates
@@ -89,7 +89,7 @@ def example(lab: Lab, config: RunConfig, which: str) -> dict[str, Any]:
 
 
 def mask_test(lab: Lab, config: RunConfig, which: str) -> dict[str, Any]:
-    """One training example against what a server does, answer by answer: see `trainer.data.mask_test`."""
+    """One training example against what a server does, answer by answer: see `trainer.data.masking.mask_test`."""
     result: dict[str, Any] = lab.data_analysis.call("data_mask_test", config=config.to_json(), which=which)
     return result
 

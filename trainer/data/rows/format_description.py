@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from trainer.data.columns import SHAPES, Columns, Shape
-from trainer.data.conversations import ConversationReader
+from trainer.data.rows.columns import SHAPES, Columns, Shape
+from trainer.data.rows.conversations import ConversationReader
 
 
 def describe(seen: Counter[tuple[Shape, Columns]], reader: ConversationReader) -> str:

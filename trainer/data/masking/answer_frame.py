@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from trainer.data.answer_parts import MARK, common_prefix
-from trainer.data.chat_templates import Template
-from trainer.data.conversations import BadRow, Message
+from trainer.data.masking.answer_parts import MARK, common_prefix
+from trainer.data.masking.chat_templates import Template
+from trainer.data.rows.messages import BadRow, Message
 
 LOST = "the chat template leaves an answer out"
 MARKUP = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,30}\]")

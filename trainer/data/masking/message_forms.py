@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trainer.data.conversations import BadRow, Message
+from trainer.data.rows.messages import BadRow, Message
 
 Render = Callable[[list[Message], Any, bool], str]
 """(messages, tools, whether an answer is asked for) → text. Raises BadRow where the template refuses."""

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trainer.data.messages import BadRow
-from trainer.data.preferences import CHOSEN, RATINGS, REJECTED
 from trainer.data.readers.limits import Row
+from trainer.data.rows.messages import BadRow
+from trainer.data.rows.preferences import CHOSEN, RATINGS, REJECTED
 
 Shape = Literal["chat", "instruction", "question_answer", "prompt_completion", "text"]
 SHAPES: dict[str, str] = {

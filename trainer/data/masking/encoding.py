@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trainer.data.chat_templates import Template
-from trainer.data.loss_mask import Rendered, Span
+from trainer.data.masking.chat_templates import Template
+from trainer.data.masking.loss_mask import Rendered, Span
 
 Encoded = tuple[list[int], list[Span]]
 """input_ids, and the ranges of them that count, in rising order and apart from each other."""

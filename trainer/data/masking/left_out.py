@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from trainer.data.chat_templates import Tools
-from trainer.data.conversations import Message
+from trainer.data.masking.chat_templates import Tools
+from trainer.data.rows.messages import Message
 
 NAMES = {"system": "system message", "user": "user message", "tool": "tool result"}
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.data.messages import BadRow, Message
+from trainer.data.rows.messages import BadRow, Message
 
 CHOSEN = ("chosen", "chosen_response", "response_chosen", "answer_chosen", "preferred", "preferred_output")
 REJECTED = (

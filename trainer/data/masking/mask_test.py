@@ -12,13 +12,13 @@ from itertools import islice
 from typing import Any
 
 from trainer.config.schema import DataConfig
-from trainer.data.answer_frame import whole_markup
-from trainer.data.answer_parts import common_prefix, marked
-from trainer.data.chat_templates import Template, Tools
-from trainer.data.conversations import BadRow, Example, Message
-from trainer.data.encoding import Encoder
-from trainer.data.loss_mask import JOINED, LossMasker, Rendered, plain_text
-from trainer.data.message_forms import merged
+from trainer.data.masking.answer_frame import whole_markup
+from trainer.data.masking.answer_parts import common_prefix, marked
+from trainer.data.masking.chat_templates import Template, Tools
+from trainer.data.masking.encoding import Encoder
+from trainer.data.masking.loss_mask import JOINED, LossMasker, Rendered, plain_text
+from trainer.data.masking.message_forms import merged
+from trainer.data.rows.messages import BadRow, Example, Message
 
 MOST_ANSWERS = 40
 """Answers of one example that are tested: each needs the conversation rendered and tokenized once more."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from trainer.common.errors import Issue
 from trainer.common.formatting import plural
 from trainer.config.schema import DataConfig
-from trainer.data.conversations import ConversationReader
+from trainer.data.rows.conversations import ConversationReader
 
 SHOWN_NAMES = 8
 ALL_ANSWERS = "To train on all of them as they are, pick the columns by hand."

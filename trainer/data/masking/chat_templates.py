@@ -14,8 +14,8 @@ from jinja2.exceptions import TemplateError
 
 from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig
-from trainer.data.conversations import BadRow, Example, Message
-from trainer.data.message_forms import MessageForm, folded, form_of
+from trainer.data.masking.message_forms import MessageForm, folded, form_of
+from trainer.data.rows.messages import BadRow, Example, Message
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 CHATML = (

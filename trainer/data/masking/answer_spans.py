@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trainer.data.answer_frame import LOST, AnswerFrame, ReasoningFrame
-from trainer.data.answer_parts import AnswerPart, Place, aligned, marked, probed
-from trainer.data.chat_templates import Template, Tools
-from trainer.data.conversations import BadRow, Message
+from trainer.data.masking.answer_frame import LOST, AnswerFrame, ReasoningFrame
+from trainer.data.masking.answer_parts import AnswerPart, Place, aligned, marked, probed
+from trainer.data.masking.chat_templates import Template, Tools
+from trainer.data.rows.messages import BadRow, Message
 
 
 @dataclass

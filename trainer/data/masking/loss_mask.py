@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Any
 
 from trainer.config.schema import DataConfig
-from trainer.data.answer_frame import AnswerFrame, ReasoningFrame, frame_of, reasoning_frame
-from trainer.data.answer_spans import Answer, Conversation
-from trainer.data.chat_templates import Template, Tools
-from trainer.data.conversations import BadRow, Example, Message
-from trainer.data.left_out import left_out
-from trainer.data.message_forms import merged
+from trainer.data.masking.answer_frame import AnswerFrame, ReasoningFrame, frame_of, reasoning_frame
+from trainer.data.masking.answer_spans import Answer, Conversation
+from trainer.data.masking.chat_templates import Template, Tools
+from trainer.data.masking.left_out import left_out
+from trainer.data.masking.message_forms import merged
+from trainer.data.rows.messages import BadRow, Example, Message
 
 Span = tuple[int, int]
 JOINED = "messages of one role in a row are joined"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.data.conversations import Message
+from trainer.data.rows.messages import Message
 
 MARK = "Qz{}LabZq"
 """Stands for a text; plain letters, so that no template does anything to it."""

@@ -9,11 +9,20 @@ from dataclasses import replace
 from typing import Any
 
 from trainer.config.schema import DataConfig
-from trainer.data.columns import MEDIA, Columns, Shape, detect_columns, filled_text, no_shape, picked_columns, text_of
-from trainer.data.conversations import ConversationReader, as_items, as_messages
-from trainer.data.messages import BadRow, Example, Message, Undecided, is_filled, parsed
-from trainer.data.preferences import last_answer_alone, rating, transcript
 from trainer.data.readers.limits import Row
+from trainer.data.rows.columns import (
+    MEDIA,
+    Columns,
+    Shape,
+    detect_columns,
+    filled_text,
+    no_shape,
+    picked_columns,
+    text_of,
+)
+from trainer.data.rows.conversations import ConversationReader, as_items, as_messages
+from trainer.data.rows.messages import BadRow, Example, Message, Undecided, is_filled, parsed
+from trainer.data.rows.preferences import last_answer_alone, rating, transcript
 
 PICKS = ("messages", "prompt", "input", "completion", "system", "text")
 MAX_KNOWN, MAX_NAMES = 10_000, 1000

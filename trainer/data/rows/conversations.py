@@ -7,20 +7,17 @@ from typing import Any
 
 from trainer.config.rules import parse_roles
 from trainer.config.schema import DataConfig
-from trainer.data.messages import (
+from trainer.data.rows.messages import (
     ROLE_KEYS,
     TEXT_KEYS,
     BadRow,
-    Example,
     Message,
     MessageReader,
     Undecided,
     columns_as_items,
     parsed,
 )
-from trainer.data.role_names import COMMON, RoleNames
-
-__all__ = ["BadRow", "ConversationReader", "Example", "Message", "Undecided", "as_items", "as_messages"]
+from trainer.data.rows.role_names import COMMON, RoleNames
 
 KEYS = (("role", "content"), ("from", "value"))
 """What most conversations call a message's role and text."""
