@@ -9,7 +9,7 @@ run: $(VENV)/run
 	@exec $(BIN)/python app.py
 
 test: browser lint test-js
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not full and not real"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not real"
 
 test-all: browser lint test-js
 	$(BIN)/python -m pytest -m "not real"

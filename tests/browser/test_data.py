@@ -126,9 +126,7 @@ def test_who_is_who_is_chosen_and_what_is_not_used_is_listed(page: Page, tmp_pat
     file.write_text("".join(json.dumps({"messages": said, "source": "ship", "id": n}) + "\n" for n in range(9)))
     page.locator("#data-source label", has_text="File").click()
     choose(page, "#data-upload", file)
-    page.wait_for_function(
-        "document.querySelector('#data-file textarea, #data-file input')?.value.includes('parley')"
-    )
+    page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('talk')")
     page.locator("#data-open").click()
     page.wait_for_selector('#data-problems:has-text("sailor (9 messages), pirate (9 messages), parrot (9 messages)")')
     for name, role in (("sailor", "user"), ("pirate", "assistant"), ("parrot", "ignore")):

@@ -259,9 +259,11 @@ class DataPanel:
 
 def _with_roles(chosen: str, roles: str) -> list[Any]:
     """The setting with the roles that were chosen for names, as JSON; and nothing chosen any more."""
-    if not chosen:
+    try:
+        pairs = [f"{name}={role}" for name, role in json.loads(chosen)]
+    except (TypeError, ValueError):  # nothing chosen, or sent by something else than the page
         return [gr.skip(), gr.skip()]
-    return [", ".join(filter(None, [roles.strip().rstrip(","), *(f"{n}={r}" for n, r in json.loads(chosen))])), ""]
+    return [", ".join(filter(None, [roles.strip().rstrip(","), *pairs])), ""]
 
 
 def _upload_button(label: str, name: str) -> gr.UploadButton:
