@@ -57,7 +57,7 @@ def _balanced(order: Sequence[int], lengths: Sequence[int], count: int) -> list[
 
 
 def fill(lengths: np.ndarray, batch: int, max_length: int, seed: int = 0) -> dict[str, float]:
-    """Share of a batch's positions that are no padding: in random batches, in grouped ones, in packed ones.
+    """Share of positions that hold tokens rather than padding: in random, in length-grouped and in packed batches.
 
     Measured on a sample of batches.
     """

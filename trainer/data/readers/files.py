@@ -70,7 +70,7 @@ class DataFile:
         return _digest(self.path, found.st_size, found.st_mtime_ns)
 
     def rows(self) -> Rows:
-        """The rows. Raises UserError where the file is of no known kind, or broken as a whole."""
+        """The rows. Raises UserError if the file is of an unknown kind or damaged."""
         kind = self.kind
         if kind == ".parquet":
             return capped(parquet_rows(self.path, self.name, self._report), self.name)
