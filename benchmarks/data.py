@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 from trainer import demo  # noqa: E402
 from trainer.config.schema import DataConfig, RunConfig  # noqa: E402
-from trainer.data import CheckedData, check, prepare  # noqa: E402
+from trainer.data.checking import CheckedData, check  # noqa: E402
+from trainer.data.preparation import prepare  # noqa: E402
 from trainer.data.quality_report import report  # noqa: E402
 from trainer.data.tokenization import tokenize  # noqa: E402
 

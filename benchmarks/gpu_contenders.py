@@ -105,7 +105,7 @@ def ours(task: Task, folder: Path) -> Task:
     from transformers import set_seed
 
     from trainer.common import devices
-    from trainer.data import PreparedData
+    from trainer.data.preparation import PreparedData
     from trainer.models.discovery.discover import discover
     from trainer.models.locations import load_config
     from trainer.planning.memory import estimate, seen_by_torch

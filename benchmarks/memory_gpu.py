@@ -159,7 +159,7 @@ def _data(run: RunConfig) -> Any:
     import torch
     from datasets import Dataset
 
-    from trainer.data import PreparedData
+    from trainer.data.preparation import PreparedData
 
     training = run.training
     count = batch_size(training) * training.max_steps

@@ -23,7 +23,9 @@ from trainer.common import disk_cache
 from trainer.common.errors import UserError
 from trainer.config import overrides, validation
 from trainer.config.schema import DataConfig, RunConfig, TrainingConfig, default_config
-from trainer.data import check, lengths, load_data, prepare
+from trainer.data import lengths
+from trainer.data.checking import check
+from trainer.data.preparation import load_data, prepare
 from trainer.data.quality_report import report
 from trainer.data.readers import hub_datasets, uploads
 from trainer.data.splits import split

@@ -15,7 +15,7 @@ import zstandard
 from tests.support.data_files import keep, lines, read, texts
 from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig
-from trainer.data import check
+from trainer.data.checking import check
 
 
 def test_every_kind_of_file_says_the_same(tmp_path: Path) -> None:

@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import PeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, MambaConfig
 
 from tests.support.lab import small_config
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick
-from trainer.data import packing, prepare
+from trainer.data import packing
+from trainer.data.preparation import prepare
 from trainer.data.readers.uploads import keep_data
 from trainer.planning import schedule
 from trainer.training import loop
+from trainer.training.collation import Collator
 from trainer.training.preflight import packing_is_exact
 
 Events = list[dict[str, Any]]
@@ -181,3 +184,72 @@ def test_rows_are_few_full_and_never_too_long() -> None:
         assert max(sum(lengths[place] for place in row) for row in rows) <= longest
         assert len(rows) <= size
         assert len(rows) <= 1.3 * sum(lengths) / longest + 2, "best fit decreasing is near the least"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_on_a_gpu_a_run_has_one_shape_or_a_few(packed: bool) -> None:
+    random = np.random.default_rng(2)
+    layout = packing.Layout(4, 500, packed=packed, fixed=True)
+    collator = Collator(layout)
+    shapes = {tuple(collator.largest([example(random, 90)])["input_ids"].shape)}
+    for _ in range(30):
+        lengths = random.integers(1, 501, int(random.integers(1, 40))).tolist()
+        examples = [example(random, length) for length in lengths]
+        step = collator(examples)
+        shapes |= {tuple(tensors["input_ids"].shape) for tensors in step["micro_batches"]}
+        assert sum(step["counted"]) == sum(lengths) - len(lengths), "each token but the first of each example"
+        assert step["tokens"] == sum(lengths)
+        held = [ids for tensors in step["micro_batches"] for ids in tensors["input_ids"].flatten().tolist() if ids]
+        assert sorted(held) == sorted(ids for item in examples for ids in item["input_ids"].tolist())
+    widths = {width for _, width in shapes}
+    if packed:
+        assert shapes == {(4, 512)}
+    else:
+        assert len(widths) <= 8
+        assert max(widths) == 500, "a padded row has no positions beyond the maximum length"
+
+
+def example(random: np.random.Generator, length: int) -> dict[str, Any]:
+    return {"input_ids": random.integers(1, 300, length), "counts": np.ones(length, bool)}
+
+
+@pytest.mark.parametrize("way", ["bfd", "off"])
+def test_out_of_memory_is_not_the_end(
+    way: str, config: RunConfig, train: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A device that holds two rows at once, and on which seven were planned: the run learns what it learns anywhere,
+    says what happened, and a resumed run keeps to what fits."""
+    config = packed(replace(config, training=replace(config.training, per_device_train_batch_size=7)), way)
+    roomy = train(config)
+    refused: list[int] = []
+
+    def forward(model: Any, *values: Any, **keywords: Any) -> Any:
+        rows = keywords["input_ids"].shape[0]
+        if rows > 2:
+            refused.append(rows)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return native(model, *values, **keywords)
+
+    native = PeftModelForCausalLM.forward
+    monkeypatch.setattr(PeftModelForCausalLM, "forward", forward)
+    monkeypatch.setattr("trainer.training.steps.LargestFirst.on_train_begin", try_largest)
+    tight = train(config)
+    assert refused
+    assert len(refused) <= 3, "the size that fits is kept"
+    for left, right in zip(figures(roomy), figures(tight), strict=True):
+        assert left == pytest.approx(right, rel=2e-5)
+    texts = [event.get("text", "") for event in tight]
+    assert [text for text in texts if "Out of memory" in text]
+    assert next(place for place, event in enumerate(tight) if "Out of memory" in event.get("text", "")) < next(
+        place for place, event in enumerate(tight) if event["type"] in ("metrics", "eval")
+    )
+    plan = json.loads((newest(tmp_path) / "plan.json").read_text())
+    assert plan["levers"]["per_device_train_batch_size"] == 2
+
+
+def try_largest(callback: Any, *_: Any, **__: Any) -> None:
+    callback._steps.try_largest()
+
+
+def newest(folder: Path) -> Path:
+    return max(folder.glob("run-*"), key=lambda path: path.stat().st_mtime)

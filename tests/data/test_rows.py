@@ -12,7 +12,7 @@ from tests.support import tiny
 from tests.support.data_files import CHAT, PAIR, keep, lines, read, texts
 from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig, RunConfig
-from trainer.data import prepare
+from trainer.data.preparation import prepare
 from trainer.data.quality_report import report
 
 ASKED = [("user", "Where?"), ("assistant", "Here.")]

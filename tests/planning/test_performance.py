@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
@@ -17,6 +18,7 @@ from tests.support.lab import small_config
 from trainer.common import devices
 from trainer.common.devices import Device
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, default_config
+from trainer.data import packing
 from trainer.models.discovery.autocast import GpuAutocastWidening
 from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
@@ -57,11 +59,12 @@ def test_no_more_is_recomputed_than_memory_asks_for(medium: ModuleMap) -> None:
     for size in (160, 60, 45, 36, 20):
         plan = study(medium, gpu(size))
         assert plan.needed <= 0.85 * size * 1e9
-        assert plan.performance.per_device_train_batch_size * plan.performance.gradient_accumulation_steps == 64
+        apart = study(medium, gpu(size), packing="off").performance
+        assert apart.per_device_train_batch_size * apart.gradient_accumulation_steps == 64
 
 
 def test_micro_batches_are_what_is_quickest_in_memory(medium: ModuleMap) -> None:
-    roomy, tight = (study(medium, gpu(size)).performance for size in (160, 12))
+    roomy, tight = (study(medium, gpu(size), packing="off").performance for size in (160, 12))
     assert roomy.per_device_train_batch_size >= 8, "weights are read less often"
     assert tight.per_device_train_batch_size < 8
     assert study(medium, gpu(12)).warnings == (), "it fits"
@@ -71,6 +74,22 @@ def test_micro_batches_are_what_is_quickest_in_memory(medium: ModuleMap) -> None
     assert study(medium, replace(devices.CPU, total=10**12), **small).performance.per_device_train_batch_size == 1
     unknown = study(medium, Device("cuda:0", bfloat16=True), **small).performance
     assert (unknown.every_n_layers, unknown.per_device_train_batch_size) == (1, 1)
+
+
+@pytest.mark.parametrize("size", [160, 80, 48, 24])
+def test_a_gpu_computes_about_the_tokens_of_a_step_and_hardly_any_padding(medium: ModuleMap, size: float) -> None:
+    """Log-normal lengths, 487 tokens in the mean: rows planned from the mean hold what a step really has."""
+    lengths = np.minimum(np.random.default_rng(3).lognormal(5.9, 0.8, 6400).astype(int) + 1, 2048)
+    config = replace(default_config("phi3-medium"), modules=SIX[4].modules)
+    config = replace(config, training=replace(config.training, max_length=2048))
+    data = Size(len(lengths), float(lengths.mean()), int(lengths.max()))
+    plan = make_plan(config, medium, gpu(size), data=data)
+    rows = plan.performance.per_device_train_batch_size
+    layout = packing.Layout(rows, data.longest, packed=True, fixed=True)
+    steps = [lengths[at : at + 64].tolist() for at in range(0, len(lengths), 64)]
+    counts = [len(layout.micro_batches(step)) for step in steps]
+    assert np.mean(counts) == pytest.approx(plan.performance.gradient_accumulation_steps, rel=0.15)
+    assert lengths.sum() / sum(layout.positions(step) for step in steps) > 0.85
 
 
 def test_what_is_set_is_not_picked(medium: ModuleMap) -> None:

@@ -21,7 +21,7 @@ from trainer.common.progress import ProgressMonitor
 from trainer.config import validation
 from trainer.config.schema import DataConfig, Tick, default_config
 from trainer.config.validation import repair
-from trainer.data import check
+from trainer.data.checking import check
 from trainer.execution import analysis_process
 from trainer.execution.analysis import Folders, LocalAnalysis
 from trainer.models.locations import locate

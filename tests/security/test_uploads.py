@@ -15,7 +15,7 @@ import pytest
 
 from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig
-from trainer.data import check
+from trainer.data.checking import check
 from trainer.data.masking.chat_templates import choose
 from trainer.data.masking.loss_mask import LossMasker
 from trainer.data.preparation import rejected_rows_error

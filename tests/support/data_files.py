@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.schema import DataConfig
-from trainer.data import check
+from trainer.data.checking import check
 
 PAIR = {"instruction": "Where?", "response": "Here."}
 CHAT: dict[str, Any] = {

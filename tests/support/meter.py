@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralC
 
 from tests.support import tiny
 from trainer.config.schema import RunConfig
-from trainer.data import PreparedData
+from trainer.data.preparation import PreparedData
 from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan, make_plan
@@ -73,7 +73,7 @@ class Real:
         rows = _rows(run, padded)
         data = PreparedData(rows, None, (), (), np.asarray(rows["length"]))
         outputs = Outputs(folder, lambda *_, **__: None)
-        self.trainer = build_trainer(run, self.plan.performance, self.model, tiny.tokenizer(), data, outputs)
+        self.trainer: Any = build_trainer(run, self.plan.performance, self.model, tiny.tokenizer(), data, outputs)
         adapter.prepare(self.model, self.plan, compute_dtype(run.model))
 
     def saved(self) -> int:

@@ -20,7 +20,7 @@ from tests.support import exercise, wrappers
 from tests.support.lab import small_config
 from trainer.common.errors import UserError
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick
-from trainer.data import prepare
+from trainer.data.preparation import prepare
 from trainer.export.adapter_zip import model_card
 from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config

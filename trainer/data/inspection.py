@@ -12,8 +12,9 @@ import orjson
 from trainer.common.errors import Issue, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import ModelConfig, RunConfig
-from trainer.data import load_data, preview
+from trainer.data import preview
 from trainer.data.masking.mask_test import mask_test
+from trainer.data.preparation import load_data
 from trainer.data.quality_report import broken, issues, report
 from trainer.models.added_tokens import add_tokens
 from trainer.models.locations import files_stamp, load_config, load_tokenizer

@@ -1,7 +1,7 @@
-"""Packs several examples of a batch into one row: fewer rows, hardly any padding, the same batch.
+"""Lays the examples of an optimizer step out as micro-batches of rows: packed, or one example per row.
 
 Best fit decreasing finds how few rows of the maximum length will do, then the rows are made about equally long.
-Batches hold the same examples packed and unpacked, so steps, losses and learning rates stay what they were.
+A step holds the same examples packed and unpacked, so steps, losses and learning rates stay what they were.
 
 Our own: TRL packs the whole data set in advance, which changes the batches, and with them the number of steps.
 """
@@ -10,18 +10,60 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from trainer.planning.row_width import row_width
+
 MIN_SAVING = 0.1
-"""Share of all positions that packing must save to be worthwhile."""
-SAMPLED_BATCHES = 300
+"""Share of all positions that packing must save to be worthwhile where it does not also give rows a fixed width."""
+SAMPLED_STEPS = 100
 GROUPED_BATCHES = 50
 """Batches that transformers' length grouping sorts together."""
 
+MicroBatch = list[list[int]]
+"""For each row, the places of its examples within the step."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a step's examples become micro-batches."""
+
+    rows: int
+    """Rows of a micro-batch, at most."""
+    max_length: int
+    """Tokens of a row, at most."""
+    packed: bool = False
+    """Several examples share a row; else each has its own."""
+    fixed: bool = False
+    """Few shapes, for a GPU: packed micro-batches all have `rows` rows of the same width, the last ones of a step
+    perhaps empty; others have one of a few widths. Else a micro-batch is as wide as its longest row."""
+
+    def micro_batches(self, lengths: Sequence[int]) -> list[MicroBatch]:
+        """The micro-batches of a step with examples of these lengths, each at most `max_length`."""
+        made = rows(lengths, self.max_length) if self.packed else [[place] for place in range(len(lengths))]
+        parts = [made[at : at + self.rows] for at in range(0, len(made), self.rows)]
+        if self.packed and self.fixed:
+            parts[-1] = parts[-1] + [[] for _ in range(self.rows - len(parts[-1]))]
+        return parts
+
+    def width(self, longest: int) -> int:
+        """Tokens per row of a micro-batch whose longest row has `longest`."""
+        if not self.fixed:
+            return longest
+        return row_width(longest, self.max_length, self.packed)
+
+    def positions(self, lengths: Sequence[int]) -> int:
+        """Positions, padding included, that a step with examples of these lengths computes."""
+        parts = self.micro_batches(lengths)
+        return sum(
+            len(part) * self.width(max(sum(lengths[place] for place in row) for row in part)) for part in parts
+        )
+
 
 def rows(lengths: Sequence[int], max_length: int) -> list[list[int]]:
-    """Places of a batch's examples, row by row; no row is longer than `max_length`."""
+    """Places of a step's examples, row by row; no row is longer than `max_length`."""
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     fitted = _best_fit(order, lengths, max_length)
     balanced = _balanced(order, lengths, len(fitted))
@@ -56,32 +98,32 @@ def _balanced(order: Sequence[int], lengths: Sequence[int], count: int) -> list[
     return found
 
 
-def fill(lengths: np.ndarray, batch: int, max_length: int, seed: int = 0) -> dict[str, float]:
-    """Share of positions that hold tokens rather than padding: in random, in length-grouped and in packed batches.
+def fill(lengths: np.ndarray, batch: int, layout: Layout, seed: int = 0) -> dict[str, float]:
+    """Share of positions that hold tokens rather than padding: in random, in length-grouped and in packed steps.
 
-    Measured on a sample of batches.
+    Measured on a sample of steps of `batch` examples; `layout.packed` does not matter.
     """
-    lengths = np.minimum(lengths, max_length)
-    shuffled = np.random.default_rng(seed).permutation(lengths)[: batch * SAMPLED_BATCHES]
-    batches = [shuffled[at : at + batch] for at in range(0, len(shuffled), batch)]
-    total = int(shuffled.sum())
-    groups = [
-        np.sort(shuffled[at : at + batch * GROUPED_BATCHES])
-        for at in range(0, len(shuffled), batch * GROUPED_BATCHES)
-    ]
-    grouped = [group[at : at + batch] for group in groups for at in range(0, len(group), batch)]
+    lengths = np.minimum(lengths, layout.max_length)
+    shuffled = np.random.default_rng(seed).permutation(lengths)[: batch * SAMPLED_STEPS]
+    steps = _parts(shuffled, batch)
+    groups = [np.sort(group)[::-1] for group in _parts(shuffled, batch * GROUPED_BATCHES)]
+    grouped = [step for group in groups for step in _parts(group, batch)]
+    unpacked, packed = replace(layout, packed=False), replace(layout, packed=True)
+
+    def share(steps: list[np.ndarray], layout: Layout) -> float:
+        return int(shuffled.sum()) / sum(layout.positions(step.tolist()) for step in steps)
+
     return {
-        "off": total / sum(len(part) * int(part.max()) for part in batches),
-        "group_by_length": total / sum(len(part) * int(part.max()) for part in grouped),
-        "bfd": total / sum(_packed_size(part.tolist(), max_length) for part in batches),
+        "off": share(steps, unpacked),
+        "group_by_length": share(grouped, unpacked),
+        "bfd": share(steps, packed),
     }
 
 
-def _packed_size(lengths: list[int], max_length: int) -> int:
-    found = rows(lengths, max_length)
-    return len(found) * max(sum(lengths[place] for place in row) for row in found)
+def _parts(lengths: np.ndarray, size: int) -> list[np.ndarray]:
+    return [lengths[at : at + size] for at in range(0, len(lengths), size)]
 
 
-def is_worthwhile(filled: dict[str, float]) -> bool:
-    """Whether packing saves enough padding to be the default."""
-    return filled["bfd"] - filled["off"] >= MIN_SAVING
+def is_worthwhile(filled: dict[str, float], fixed: bool) -> bool:
+    """Whether to pack by default. `fixed` as in Layout: packed rows also give a GPU one shape."""
+    return filled["bfd"] - filled["off"] >= (0 if fixed else MIN_SAVING)

@@ -100,7 +100,7 @@ class PreparedData:
 
     @property
     def size(self) -> Size:
-        return Size(len(self.lengths), float(self.lengths.mean()))
+        return Size(len(self.lengths), float(self.lengths.mean()), int(self.lengths.max()))
 
 
 def load_data(

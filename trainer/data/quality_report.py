@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.common import devices
 from trainer.common.errors import Issue, UserError, Value
 from trainer.common.formatting import plural
 from trainer.common.progress import Progress
@@ -141,10 +142,12 @@ def _batches(part: DataSplit, training: TrainingConfig) -> dict[str, Any] | None
     found = part.fitting(training.max_length).column("length")
     if not len(found):
         return None
-    filled = packing.fill(found, training.per_device_train_batch_size, training.max_length, training.seed)
+    most = min(training.max_length, int(found.max()))
+    layout = packing.Layout(training.per_device_train_batch_size, most, fixed=devices.device().is_gpu)
+    filled = packing.fill(found, batch_size(training), layout, training.seed)
     way = training.packing
     if way == "auto":
-        way = "bfd" if packing.is_worthwhile(filled) else "off"
+        way = "bfd" if packing.is_worthwhile(filled, layout.fixed) else "off"
     return {"way": way, "fill": filled[way], "unpacked": filled["off"], "all": filled}
 
 

@@ -15,6 +15,7 @@ from trainer.config.schema import RunConfig
 from trainer.models.module_map import ModuleMap
 from trainer.planning.activations import FLOAT32, ActivationBytes, ActivationSetup, activations_by_layer, by_parameter
 from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
+from trainer.planning.row_width import widest
 from trainer.planning.targets import Target
 from trainer.planning.weight_memory import (
     WEIGHTS,
@@ -90,12 +91,15 @@ class Estimate:
 
         0 if not even the smallest fits.
         """
-        length = self.config.training.max_length
+        training = self.config.training
         room = int(room * (1 - TOLERANCE))
-        longest = self.module_map.max_positions or 1_048_576
-        tokens = _largest_fitting(lambda tokens: self.total(1, tokens) <= room, longest)
+
+        def fits(rows: int, max_length: int) -> bool:
+            return self.total(rows, widest(replace(training, max_length=max_length), self.setup.on_gpu)) <= room
+
+        tokens = _largest_fitting(lambda tokens: fits(1, tokens), self.module_map.max_positions or 1_048_576)
         return {
-            "per_device_train_batch_size": _largest_fitting(lambda batch: self.total(batch, length) <= room, 4096),
+            "per_device_train_batch_size": _largest_fitting(lambda rows: fits(rows, training.max_length), 4096),
             "max_length": tokens if tokens >= SHORTEST else 0,
         }
 

@@ -16,17 +16,9 @@ from trainer.config.schema import RunConfig
 from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleMap
 from trainer.planning.memory import Estimate
-from trainer.planning.schedule import batch_size
+from trainer.planning.micro_batches import choose_micro_batches
+from trainer.planning.schedule import Size, total_tokens
 
-MEMORY_RESERVE = 0.15
-"""Share of the device's memory to leave free, for fragmentation and errors of the estimate."""
-WEIGHT_READ_TOKENS = {"nf4": 400, "int8": 400, "none": 60}
-"""Cost of reading (NF4: dequantizing) all weights once per micro-batch, in tokens of compute time. From bandwidth and
-matmul rates of current GPUs (280 to 480 for NF4); only used to rank micro-batch sizes."""
-WORTHWHILE_SAVING = 0.02
-"""Share of a step's time that another micro-batch size must save."""
-MAX_MICRO_BATCH = 4096
-"""Largest micro-batch in examples."""
 COMPILE_MIN_FLOPS = 2e17
 """FLOPs of a run from which compiling pays for the minute it takes: a few minutes on a current GPU."""
 LIGER_TYPES = (
@@ -41,7 +33,9 @@ class PerformanceSettings:
     """The performance settings of one run."""
 
     per_device_train_batch_size: int
+    """Rows of a micro-batch, each one example or, packed, several."""
     gradient_accumulation_steps: int
+    """Micro-batches of a step; about as many where rows are packed."""
     every_n_layers: int = 0
     """Every n-th layer recomputes its activations in the backward pass: 1 means all, 0 none."""
     torch_compile: bool = False
@@ -65,106 +59,31 @@ class PerformanceSettings:
 
 
 def choose_settings(
-    config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate], trained: int = 0
+    config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate], data: Size
 ) -> tuple[PerformanceSettings, Estimate]:
     """The performance settings of `config` on `device`, and the memory estimate with them.
 
-    `costs`: the estimate without checkpointing (False) and with it (True). `trained`: tokens that the run trains on,
-    0 if not counted yet.
+    `costs`: the estimate without checkpointing (False) and with it (True). `data`: the size of the training data;
+    zeros if it has not been counted yet.
     """
     training = config.training
     why: dict[str, str] = {}
-    every, batch, needs = _memory(config, module_map, device, costs)
-    accumulation = batch_size(training) // batch
-    why["activation_checkpointing"] = _why_checkpointing(training.activation_checkpointing, every, device)
-    why["micro_batches"] = _why_batches(config, module_map, device, batch, accumulation)
-    compiles, why["torch_compile"] = _compile(config, module_map, device, trained)
+    micro, needs = choose_micro_batches(config, module_map, device, costs, data)
+    why["activation_checkpointing"] = micro.why_checkpointing
+    why["micro_batches"] = micro.why
+    compiles, why["torch_compile"] = _compile(config, module_map, device, total_tokens(training, data))
     liger, why["use_liger_kernel"] = _liger(config, module_map, device, compiles)
     optim, why["optim"] = _optimizer(training.optim, device)
     chosen = PerformanceSettings(
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=accumulation,
-        every_n_layers=every,
+        per_device_train_batch_size=micro.rows,
+        gradient_accumulation_steps=micro.per_step,
+        every_n_layers=micro.every_n_layers,
         torch_compile=compiles,
         use_liger_kernel=liger,
         optim=optim,
         why=why,
     )
     return chosen, needs
-
-
-def _memory(
-    config: RunConfig, module_map: ModuleMap, device: Device, costs: Callable[[bool], Estimate]
-) -> tuple[int, int, Estimate]:
-    """Checkpointing interval, micro-batch and estimate: the fastest that fit; among equals, the configured one
-    or the smallest."""
-    training = config.training
-    micro, batch = training.per_device_train_batch_size, batch_size(training)
-    others = range(1, min(batch, MAX_MICRO_BATCH) + 1) if _micro_batch_may_change(config, module_map, device) else ()
-    sizes = [size for size in others if batch % size == 0] or [micro]
-    room = device.room * (1 - MEMORY_RESERVE)
-    layers = max(1, module_map.layers)
-    choices = _checkpointing_choices(training.activation_checkpointing, layers, device)
-    found = []
-    for every in choices:
-        for size in sizes:
-            needs = costs(every > 0).with_performance(every, batch // size)
-            if needs.total(size, training.max_length) <= room:
-                found.append((_time_per_example(config, layers, every, size), size, every, needs))
-    if not found:  # also if the free memory is unknown
-        every, size = choices[-1], sizes[0]
-        return every, size, costs(every > 0).with_performance(every, batch // size)
-    quickest = min(item[0] for item in found)
-    good = [item for item in found if item[0] <= quickest * (1 + WORTHWHILE_SAVING)]
-    _, size, every, needs = min(good, key=lambda item: (item[1] != micro, item[1], item[0]))
-    return every, size, needs
-
-
-def _checkpointing_choices(way: str, layers: int, device: Device) -> list[int]:
-    """Candidates for `every_n_layers`, from most to least memory."""
-    if way == "auto":
-        return [0, *range(min(layers, 8), 0, -1)] if device.room else [1]
-    return [1] if way == "on" else [0]
-
-
-def _micro_batch_may_change(config: RunConfig, module_map: ModuleMap, device: Device) -> bool:
-    """Whether the micro-batch size may change: on a GPU with known memory, if a step's loss is one sum."""
-    dense = module_map.forward.experts_per_token == 1  # a router's loss is a mean over each micro-batch
-    return config.training.micro_batches == "auto" and device.is_gpu and device.room > 0 and dense
-
-
-def _time_per_example(config: RunConfig, layers: int, every: int, micro: int) -> float:
-    """Relative time per example, forward, backward and recomputation, for examples of half the maximum length."""
-    recomputed = len(range(0, layers, every)) / layers if every else 0.0
-    return (2 + recomputed) * (WEIGHT_READ_TOKENS[config.model.quantization] / micro + config.training.max_length / 2)
-
-
-def _why_checkpointing(way: str, every: int, device: Device) -> str:
-    if way != "auto":
-        return "every layer recomputes, as set" if every else "off, as set"
-    if every == 0:
-        return "off: all activations fit into memory"
-    if every > 1:
-        return f"one layer in {every} recomputes: the activations of the others fit into memory"
-    return "every layer recomputes: " + (
-        "more activations do not fit into memory" if device.room else "free memory is unknown"
-    )
-
-
-def _why_batches(config: RunConfig, module_map: ModuleMap, device: Device, micro: int, steps: int) -> str:
-    training = config.training
-    own = f"{training.per_device_train_batch_size} × {training.gradient_accumulation_steps}"
-    if micro != training.per_device_train_batch_size:
-        return f"{micro} × {steps} instead of {own}: the same batch, and the fastest that fits into memory"
-    if training.micro_batches == "off":
-        return f"{own}, as set"
-    if _micro_batch_may_change(config, module_map, device):
-        return f"{own}: other sizes do not fit, or save nothing"
-    return (
-        f"{own}: other sizes only help on a GPU"
-        if not device.is_gpu
-        else f"{own}: other sizes would change the loss, or free memory is unknown"
-    )
 
 
 def _compile(config: RunConfig, module_map: ModuleMap, device: Device, trained: int) -> tuple[bool, str]:

@@ -25,7 +25,8 @@ from trainer.planning.memory import Estimate, estimate, seen_by_torch
 from trainer.planning.memory_warnings import left_unquantized, too_large
 from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
 from trainer.planning.performance import PerformanceSettings, choose_settings
-from trainer.planning.schedule import Size, total_steps, total_tokens
+from trainer.planning.row_width import widest
+from trainer.planning.schedule import Size, total_steps
 from trainer.planning.targets import MatchReport, Resolution, Target, resolve
 
 
@@ -130,8 +131,8 @@ def make_plan(
     def costs(recompute: bool) -> Estimate:
         return estimate(config, module_map, found.targets, device, recompute)
 
-    performance, needs = choose_settings(config, module_map, device, costs, total_tokens(training, data))
-    memory = needs.items(performance.per_device_train_batch_size, training.max_length)
+    performance, needs = choose_settings(config, module_map, device, costs, data)
+    memory = needs.items(performance.per_device_train_batch_size, widest(training, device.is_gpu, data.longest))
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)

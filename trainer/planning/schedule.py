@@ -24,6 +24,8 @@ class Size:
     """Training examples, without the held-out ones."""
     length: float
     """Mean tokens per example, each at most max_length; 0 if unknown."""
+    longest: int = 0
+    """Tokens of the longest one, at most max_length; 0 if unknown."""
 
 
 def batch_size(training: TrainingConfig) -> int:

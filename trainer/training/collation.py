@@ -1,4 +1,4 @@
-"""Collates examples into batches, truncated and padded or packed, and groups examples by length."""
+"""Collates the examples of an optimizer step into micro-batches, padded or packed, and groups examples by length."""
 
 from __future__ import annotations
 
@@ -11,50 +11,74 @@ import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from trainer.data import packing
+from trainer.data.packing import Layout, MicroBatch
 
 IGNORED = -100
 """Label of tokens without loss (PyTorch's `ignore_index`)."""
-Batch = dict[str, Any]
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass
 class Collator:
-    """Batches of (rows, tokens): input_ids, labels, and either attention_mask or, packed, position_ids.
+    """A step's micro-batches, each of (rows, tokens): input_ids, labels, and attention_mask or, packed, position_ids.
 
     Packed rows have no attention mask: restarting position ids tell transformers where an example ends, so that no
-    example attends to another. `tokens` counts the positions without padding; the trainer removes it. Padding is
-    masked, so it uses token 0: many tokenizers have no padding token, or one outside the model's vocabulary.
+    example attends to another. Nothing predicts the first token of an example. Padding is masked, so it uses token 0:
+    many tokenizers have no padding token, or one outside the model's vocabulary.
+
+    Returns {"micro_batches", "counted", "tokens"}: for each micro-batch its tensors and the number of tokens that
+    count for the loss; and the step's positions without padding.
     """
 
-    max_length: int
-    packed: bool = False
+    layout: Layout
 
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
-        ids = [np.asarray(example["input_ids"][: self.max_length]) for example in examples]
-        counts = [np.asarray(example["counts"][: self.max_length]) for example in examples]
-        sizes = [len(item) for item in ids]
-        rows = packing.rows(sizes, self.max_length) if self.packed else [[place] for place in range(len(ids))]
-        width = max(sum(sizes[place] for place in row) for row in rows)
-        shape = (len(rows), width)
-        input_ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED)
-        positions, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        for number, row in enumerate(rows):
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        most = self.layout.max_length
+        ids = [np.asarray(example["input_ids"][:most]) for example in examples]
+        labels = [
+            _labels(tokens, np.asarray(example["counts"][:most]))
+            for tokens, example in zip(ids, examples, strict=True)
+        ]
+        parts = self.layout.micro_batches([len(tokens) for tokens in ids])
+        made = [self._tensors(part, ids, labels) for part in parts]
+        return {
+            "micro_batches": made,
+            "counted": [int((tensors["labels"] != IGNORED).sum()) for tensors in made],
+            "tokens": sum(len(tokens) for tokens in ids),
+        }
+
+    def largest(self, examples: Sequence[dict[str, Any]]) -> Tensors:
+        """The largest micro-batch that the layout allows: full rows, all tokens counted, two examples in each."""
+        width, rows = self.layout.width(self.layout.max_length), self.layout.rows
+        tokens = np.concatenate([example["input_ids"] for example in examples])
+        halves = [np.resize(tokens, size) for size in (width // 2, width - width // 2)]
+        if not self.layout.packed:
+            halves = [np.concatenate(halves)]
+        part = [list(range(len(halves)))] * rows
+        return self._tensors(part, halves, [_labels(half, np.ones(len(half), bool)) for half in halves])
+
+    def _tensors(self, part: MicroBatch, ids: list[np.ndarray], labels: list[np.ndarray]) -> Tensors:
+        width = self.layout.width(max(sum(len(ids[place]) for place in row) for row in part))
+        shape = (len(part), width)
+        made = {"input_ids": np.zeros(shape, np.int64), "labels": np.full(shape, IGNORED)}
+        extra = "position_ids" if self.layout.packed else "attention_mask"
+        made[extra] = np.zeros(shape, np.int64)
+        for number, row in enumerate(part):
             start = 0
             for place in row:
-                end = start + sizes[place]
-                input_ids[number, start:end] = ids[place]
-                labels[number, start:end] = np.where(counts[place], ids[place], IGNORED)
-                positions[number, start:end] = np.arange(sizes[place])
-                mask[number, start:end] = 1
+                end = start + len(ids[place])
+                made["input_ids"][number, start:end] = ids[place]
+                made["labels"][number, start:end] = labels[place]
+                made[extra][number, start:end] = np.arange(end - start) if self.layout.packed else 1
                 start = end
-        made = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
-        made |= (
-            {"position_ids": torch.from_numpy(positions)}
-            if self.packed
-            else {"attention_mask": torch.from_numpy(mask)}
-        )
-        return {**made, "tokens": sum(sizes)}
+        return {name: torch.from_numpy(values) for name, values in made.items()}
+
+
+def _labels(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Labels of one example; its first token has none, since nothing stands before it."""
+    labels = np.where(counts, ids, IGNORED)
+    labels[:1] = IGNORED
+    return labels
 
 
 class GroupedSampler(Sampler[int]):

@@ -9,6 +9,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trainer.training.callbacks import Sink
+from trainer.training.collation import IGNORED
 
 BACKEND = "inductor"
 SHAPES = 64
@@ -53,18 +54,16 @@ class Compiler(TrainerCallback):  # type: ignore[misc]
         return f"the loss would be {compiled:.4f} instead of {plain:.4f}" if differ else ""
 
     def _loss(self) -> float:
-        """The loss of the first batch; also runs a backward pass, and restores all state afterwards."""
+        """The loss of the largest micro-batch; also runs a backward pass, and restores all state afterwards."""
         trainer = self._trainer
-        count = min(trainer.args.per_device_train_batch_size, len(trainer.train_dataset))
-        batch = trainer.data_collator([trainer.train_dataset[number] for number in range(count)])
-        seen = trainer.state.num_input_tokens_seen
+        batch = trainer.data_collator.largest([trainer.train_dataset[0]])
+        sums, count = trainer.sums, int((batch["labels"] != IGNORED).sum())
         trainer.model.train()
         with torch.random.fork_rng():
             inputs = trainer._prepare_inputs(batch)
             with trainer.compute_loss_context_manager():
-                loss = trainer.compute_loss(trainer.model_wrapped, inputs)
+                loss = trainer.compute_loss(trainer.model_wrapped, inputs, num_items_in_batch=count)
             trainer.accelerator.backward(loss)
         trainer.model.zero_grad()
-        trainer.state.num_input_tokens_seen = seen
-        trainer._right = trainer._counted = 0
+        trainer.sums = sums
         return float(loss.detach())

@@ -19,7 +19,8 @@ from transformers.utils import logging as transformers_logging
 from trainer.common import atomic, devices
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import RunConfig
-from trainer.data import PreparedData, RejectedRow, prepare
+from trainer.data.checking import RejectedRow
+from trainer.data.preparation import PreparedData, prepare
 from trainer.models.added_tokens import add_tokens, with_vocabulary_size
 from trainer.models.base_model import BaseModels
 from trainer.models.discovery.discover import discover
@@ -92,7 +93,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
         module_map = with_vocabulary_size(module_map, len(tokenizer))
     model = adapter.attach(base, plan, config.adapter, module_map, new_tokens)
     save_start(model, config, paths.folder / "start")
-    outputs = Outputs(paths.folder / "checkpoints", sink)
+    outputs = Outputs(paths.folder / "checkpoints", sink, partial(_keep_rows, paths.folder / "plan.json"))
     trainer = build_trainer(config, plan.performance, model, tokenizer, data, outputs)
     adapter.prepare(model, plan, compute_dtype(config.model))
     adapter.verify(model, plan, config.adapter, module_map)
@@ -129,6 +130,13 @@ def _final_plan(plan: Plan, path: Path, resumes: bool) -> Plan:
             return replace(plan, performance=PerformanceSettings.from_json(saved["levers"]))
     atomic.write_json(path, plan.to_json())
     return plan
+
+
+def _keep_rows(path: Path, rows: int) -> None:
+    """Record in the plan how many rows fit at once, so that a resumed run starts with them."""
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved["levers"]["per_device_train_batch_size"] = rows
+    atomic.write_json(path, saved)
 
 
 def _check_unchanged(plan: Plan, saved: dict[str, Any]) -> None:

@@ -61,8 +61,8 @@ def head_is_plain(model: PeftModel) -> bool:
 
 def fused_loss_is_right(trainer: SFTTrainer, model: PeftModel) -> bool:
     """Whether the fused loss equals the model's own on one example: some models do more after their head."""
-    example = trainer.data_collator([trainer.train_dataset[0]])
-    inputs = trainer._prepare_inputs(example)
+    step = trainer.data_collator([trainer.train_dataset[0]])
+    inputs = trainer._prepare_inputs(step["micro_batches"][0])
     was_training = model.training
     model.eval()
     try:

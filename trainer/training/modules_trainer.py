@@ -1,0 +1,170 @@
+"""The trainer of a run: TRL's SFTTrainer, or transformers' own where TRL's fused loss does not fit the model."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import Trainer
+from trl import SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from trainer.config.schema import RunConfig
+from trainer.training.collation import IGNORED, GroupedSampler
+from trainer.training.optimizer import parameter_groups, scale_slices
+from trainer.training.steps import Steps
+
+
+class Sums(NamedTuple):
+    """Figures of the step so far, on the device."""
+
+    right: Any = 0
+    """Correctly predicted tokens."""
+    counted: Any = 0
+    """Tokens that count for the loss."""
+    router: Any = 0
+    """Weighted loss of a mixture of experts' routers (load balancing)."""
+
+
+class ModulesTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer with separate learning rates for LoRA, LoRA+'s B and fully trained modules.
+
+    Its eval loss is the mean over all counted tokens of the held-out examples, independent of the batches.
+    """
+
+    config: RunConfig
+    optimizer: torch.optim.Optimizer | None
+    steps: Steps
+    grouped: GroupedSampler | None = None
+    sums: Sums = Sums()
+    _evaluated: torch.Tensor
+    """(negative log likelihood, correct predictions, tokens) of the eval so far, on the device."""
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            trained = model or self.model
+            kind, keywords = self.get_optimizer_cls_and_kwargs(self.args, trained)
+            self.optimizer = kind(parameter_groups(trained, self.config), **keywords)
+            scale_slices(self.optimizer)
+        return self.optimizer
+
+    def _get_learning_rate(self) -> float:
+        """The logged rate: the shared one if any group uses it, else the first group's.
+
+        transformers always logs the first group's rate, and has no public hook to choose another.
+        """
+        assert self.optimizer is not None
+        peaks = [group["initial_lr"] for group in self.optimizer.param_groups]
+        shared = self.config.training.learning_rate
+        return float(self.lr_scheduler.get_last_lr()[peaks.index(shared) if shared in peaks else 0])
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        # transformers' grouping by length reads every example first, and takes no sampler of ours
+        return self.grouped if self.grouped is not None else super()._get_train_sampler(train_dataset)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0  # unused, and counting would walk all parameters at every batch
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """A whole optimizer step: `inputs` is what the collator makes of its examples."""
+        model.train()
+        return self.steps.run(model, self._prepare_inputs(inputs))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The share of a micro-batch in the step's loss, which is a mean over `num_items_in_batch` tokens."""
+        counted = (inputs["labels"] != IGNORED).sum()
+        loss, found = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if num_items_in_batch is not None and not self.model_accepts_loss_kwargs:  # a mean over the micro-batch
+            loss = loss * counted / num_items_in_batch
+        return (loss, found) if return_outputs else loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # transformers leaves padding out by the attention mask, which packed batches do not have
+        tokens = inputs.pop("tokens", 0)
+        if self.model.training:
+            self.state.num_input_tokens_seen += tokens
+        return super()._prepare_inputs(inputs)  # type: ignore[no-any-return]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save only the adapter: "auto" would add whole base embeddings, and Trainer a pickle of its arguments.
+
+        Trainer has no setting for what `save_pretrained` is called with, nor one that leaves the pickle out.
+        """
+        self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
+
+    def log(self, logs: dict[str, float], *values: Any, **keywords: Any) -> None:
+        logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
+        super().log(logs, *values, **keywords)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Any, None, None]:
+        step = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for tensors in self.steps.split(step["micro_batches"]):
+                found = torch.stack([torch.as_tensor(part).double() for part in self._score(model, dict(tensors))])
+                self._evaluated = self._evaluated + found
+        loss, _, count = self._evaluated
+        return (loss / count.clamp(min=1)).float(), None, None
+
+    def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """Sums over a batch's counted tokens: negative log likelihood, correct predictions, tokens."""
+        labels = inputs.pop("labels")[:, 1:]
+        counted = labels != IGNORED
+        logits = model(**inputs, use_cache=False).logits[:, :-1][counted].float()
+        wanted = labels[counted]
+        loss = nn.functional.cross_entropy(logits, wanted, reduction="sum")
+        return loss, (logits.argmax(-1) == wanted).sum(), counted.sum()
+
+    def evaluation_loop(self, *values: Any, metric_key_prefix: str = "eval", **keywords: Any) -> Any:
+        self._evaluated = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        found = super().evaluation_loop(*values, metric_key_prefix=metric_key_prefix, **keywords)
+        loss, right, count = self._evaluated.tolist()
+        if count:
+            found.metrics[f"{metric_key_prefix}_loss"] = loss / count
+            found.metrics[f"{metric_key_prefix}_mean_token_accuracy"] = right / count
+        return found
+
+
+class ModulesSFTTrainer(ModulesTrainer, SFTTrainer):  # type: ignore[misc]
+    """The same with TRL's fused loss head, but without its entropy and per-batch device synchronization.
+
+    TRL's own `compute_loss` reads four values back from the device for every batch. Here accuracy is accumulated on
+    the device and read once per step, with the loss.
+    """
+
+    def __init__(self, *values: Any, **keywords: Any) -> None:
+        super().__init__(*values, **keywords)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:  # TRL casts it to bfloat16, which the fused loss does not support
+                parameter.data = parameter.data.float()
+        add_fused_lm_head(self.model.get_base_model(), outputs=("log_probs", "is_top1"))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        found = model(**inputs, use_cache=False, fused_lm_head=True)
+        right, counted, router = self.sums
+        loss = -found.log_probs.sum() / num_items_in_batch
+        if self.aux_loss_enabled:  # a mean over the micro-batch, where the other is a share of the step's sum
+            own = self.router_aux_loss_coef * found.aux_loss / self.current_gradient_accumulation_steps
+            loss, router = loss + own, router + own.detach()
+        self.sums = Sums(right + found.is_top1.sum(), counted + found.label_mask.sum(), router)
+        return (loss, found) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *values: Any, **keywords: Any) -> None:
+        if "loss" in logs:
+            right, counted, router = self.sums
+            logs["mean_token_accuracy"] = float(right / max(int(counted), 1))
+            if self.aux_loss_enabled:  # logged apart, so that training and eval loss are the same quantity
+                logs["router_loss"] = float(router)
+                logs["loss"] -= logs["router_loss"]
+            self.sums = Sums()
+        super().log(logs, *values, **keywords)
+
+    def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
+        found = model(**inputs, use_cache=False, fused_lm_head=True)
+        return -found.log_probs.sum(), found.is_top1.sum(), found.label_mask.sum()
