@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.gpu_model import LINEARS, SIZES, VOCABULARY, rows, save_quantized  # noqa: E402
 from benchmarks.memory_gpu import tokenizer  # noqa: E402
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig  # noqa: E402
+from trainer.planning.schedule import Size  # noqa: E402
 
 WARMUP, TIMED = 5, 20
 OUTLIER = 3
@@ -45,6 +46,11 @@ def run_config(task: Task) -> RunConfig:
             **task.get("set", {}),
         ),
     )
+
+
+def full_rows(task: Task) -> Size:
+    """The size of the data in which every example has the maximum length."""
+    return Size(task["micro"] * task["accumulation"] * (WARMUP + TIMED), task["length"], task["length"])
 
 
 class Clock:
@@ -116,7 +122,7 @@ def ours(task: Task, folder: Path) -> Task:
 
     run, models = run_config(task), Path(task["folder"])
     module_map = discover(load_config(run.model, models), run.model.name)
-    plan = make_plan(run, module_map, devices.device())
+    plan = make_plan(run, module_map, devices.device(), data=full_rows(task))
     assert not plan.issues, plan.issues
     base = load_model(run.model, models, plan, module_map, lambda *_, **__: None)
     set_seed(42)
@@ -149,6 +155,15 @@ def ours(task: Task, folder: Path) -> Task:
     return found
 
 
+def batches(task: Task, chosen: Task, ids: list[list[int]], packed: bool) -> Task:
+    """TRL's batch settings for the micro-batches that our plan chose: as many rows at once, and the same tokens."""
+    per_step = task["micro"] * task["accumulation"]
+    if packed:  # its packed rows are full: as many as hold a step's tokens
+        per_step = max(1, round(per_step * sum(map(len, ids)) / len(ids) / task["length"]))
+    rows = max(size for size in range(1, chosen["per_device_train_batch_size"] + 1) if per_step % size == 0)
+    return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": per_step // rows}
+
+
 def bare_trl(task: Task, folder: Path) -> Task:
     """A plain TRL script with its defaults, or with the settings that our plan chose."""
     import torch
@@ -174,7 +189,7 @@ def bare_trl(task: Task, folder: Path) -> Task:
             "warmup_steps": 0.1, "lr_scheduler_type": "linear",
         }  # fmt: skip
         if chosen:
-            settings |= {key: chosen[key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")}
+            settings |= batches(task, chosen, ids, mode == "ragged")
             settings |= {"gradient_checkpointing": chosen["every_n_layers"] > 0, "optim": chosen["optim"]}
             settings |= {"logging_steps": 1, "packing": mode == "ragged", "torch_compile": chosen["torch_compile"]}
             os.environ["ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION"] = "true"  # layer by layer, like ours
@@ -184,10 +199,6 @@ def bare_trl(task: Task, folder: Path) -> Task:
             if chosen["every_n_layers"]:
                 kept = {"use_reentrant": False, "every_n_layers": chosen["every_n_layers"]}
                 settings["gradient_checkpointing_kwargs"] = kept
-            if mode == "ragged":  # packed rows are full: use as many as hold a batch's tokens
-                share = sum(map(len, ids)) / len(ids) / task["length"]
-                packed = settings["per_device_train_batch_size"] * share
-                settings["per_device_train_batch_size"] = max(1, round(packed))
         clock = Clock()
         set_seed(42)
         trainer = SFTTrainer(
@@ -222,8 +233,7 @@ def unsloth(task: Task, folder: Path) -> Task:
     for mode in task["modes"]:
         ids = rows(task, WARMUP + TIMED, mode == "ragged")
         clock = Clock()
-        settings: Task = {key: chosen[key] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")}
-        settings |= {
+        settings: Task = batches(task, chosen, ids, mode == "ragged") | {
             "output_dir": str(folder / mode), "max_steps": WARMUP + TIMED, "max_length": task["length"],
             "logging_steps": 1, "learning_rate": 1e-4, "warmup_steps": 0.1, "save_strategy": "no",
             "report_to": "none", "bf16": True, "optim": chosen["optim"], "packing": mode == "ragged",
@@ -273,7 +283,12 @@ def prepare(task: Task, folder: Path) -> Task:
     run = run_config(task)
     device = devices.device()
     assert device.is_gpu == torch.cuda.is_available(), "the plan and torch see different devices"
-    plan = make_plan(run, discover(load_config(run.model, models), run.model.name), replace(device, busy=False))
+    plan = make_plan(
+        run,
+        discover(load_config(run.model, models), run.model.name),
+        replace(device, busy=False),
+        data=full_rows(task),
+    )
     return {"performance": plan.performance.to_json(), "needed": plan.needed, "device": device.name}
 
 
