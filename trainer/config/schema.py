@@ -144,14 +144,16 @@ class TrainingConfig:
     )
     lr_scheduler_type: Scheduler = setting("linear", "How the learning rate changes after the warmup.")
     warmup_ratio: float = setting(0.1, "Share of the steps over which the learning rate rises.", ge=0, le=0.9)
-    per_device_train_batch_size: int = setting(8, "Examples held in memory at once.", ge=1, le=4096)
+    per_device_train_batch_size: int = setting(
+        8, "Rows held in memory at once: an example each, or several if packed.", ge=1, le=4096
+    )
     gradient_accumulation_steps: int = setting(
         8, "Batches per optimizer step; batch size × this is the effective batch.", ge=1, le=4096
     )
     max_length: int = setting(512, "Longer examples are truncated to this many tokens.", ge=8, le=1_048_576)
     packing: Packing = setting(
         "auto",
-        "bfd: several examples share a row, without attending to each other. auto: if that saves padding.",
+        "bfd: several examples share a row, without attending to each other. auto: on a GPU, or if it saves padding.",
     )
     optim: Optimizer = setting("paged_adamw_8bit", "Optimizer. The paged 8-bit one needs a GPU.")
     weight_decay: float = setting(0.0, "AdamW's weight decay.", ge=0, le=1)
