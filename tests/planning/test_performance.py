@@ -24,6 +24,7 @@ from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
 from trainer.planning.performance import PerformanceSettings
 from trainer.planning.plan import Plan, make_plan
+from trainer.planning.row_width import row_limit
 from trainer.planning.scenarios import SIX
 from trainer.planning.schedule import Size
 from trainer.training import loop
@@ -85,7 +86,7 @@ def test_a_gpu_computes_about_the_tokens_of_a_step_and_hardly_any_padding(medium
     data = Size(len(lengths), float(lengths.mean()), int(lengths.max()))
     plan = make_plan(config, medium, gpu(size), data=data)
     rows = plan.performance.per_device_train_batch_size
-    layout = packing.Layout(rows, data.longest, packed=True, fixed=True)
+    layout = packing.Layout(rows, row_limit(config.training, True, data), packed=True, fixed=True)
     steps = [lengths[at : at + 64].tolist() for at in range(0, len(lengths), 64)]
     counts = [len(layout.micro_batches(step)) for step in steps]
     assert np.mean(counts) == pytest.approx(plan.performance.gradient_accumulation_steps, rel=0.15)

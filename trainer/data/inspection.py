@@ -13,6 +13,7 @@ from trainer.common.errors import Issue, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import ModelConfig, RunConfig
 from trainer.data import preview
+from trainer.data.lengths import size
 from trainer.data.masking.mask_test import mask_test
 from trainer.data.preparation import load_data
 from trainer.data.quality_report import broken, issues, report
@@ -48,8 +49,9 @@ def data_check(
     except UserError as error:
         return [Issue("data", error.problem, error.fix)], None
     problems = issues(found, config)
-    lengths = np.minimum(found.train.fitting(most).column("length"), most)
-    return problems, Size(len(lengths), float(lengths.mean())) if len(lengths) and not problems else None
+    parts = [part.fitting(most).column("length") for part in (found.train, found.held_out) if part is not None]
+    cut = [np.minimum(part, most) for part in parts]
+    return problems, size(cut) if len(cut[0]) and not problems else None
 
 
 def data_example(config: RunConfig, which: str, models_dir: Path, data_dir: Path) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from trainer.planning.schedule import Size
 
 BINS = 48
 STEP = 32
@@ -12,6 +15,12 @@ STEP = 32
 CUT_SHARE = 0.01
 """Share of the examples that a suggested maximum length may cut, where that makes it much shorter."""
 QUANTILES = {"least": 0.0, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "most": 1.0}
+
+
+def size(parts: Sequence[np.ndarray]) -> Size:
+    """The size of the data: lengths of its training examples and, if any are held out, of those."""
+    train = parts[0]
+    return Size(len(train), float(train.mean()), max(int(part.max()) for part in parts if len(part)))
 
 
 def quantiles(lengths: np.ndarray) -> dict[str, int]:

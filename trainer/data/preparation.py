@@ -100,7 +100,8 @@ class PreparedData:
 
     @property
     def size(self) -> Size:
-        return Size(len(self.lengths), float(self.lengths.mean()), int(self.lengths.max()))
+        held_out = [] if self.eval is None else [np.asarray(self.eval["length"])]
+        return lengths.size([self.lengths, *held_out])
 
 
 def load_data(

@@ -28,6 +28,7 @@ from trainer.data.preparation import (
     rejected_rows_error,
 )
 from trainer.data.template_report import template_report, template_warnings
+from trainer.planning.row_width import row_limit
 from trainer.planning.schedule import Size, batch_size, steps_per_epoch, total_steps, total_tokens
 
 FEW_STEPS = 20
@@ -142,8 +143,9 @@ def _batches(part: DataSplit, training: TrainingConfig) -> dict[str, Any] | None
     found = part.fitting(training.max_length).column("length")
     if not len(found):
         return None
-    most = min(training.max_length, int(found.max()))
-    layout = packing.Layout(training.per_device_train_batch_size, most, fixed=devices.device().is_gpu)
+    on_gpu = devices.device().is_gpu
+    limit = row_limit(training, on_gpu, lengths.size([np.minimum(found, training.max_length)]))
+    layout = packing.Layout(training.per_device_train_batch_size, limit, fixed=on_gpu)
     filled = packing.fill(found, batch_size(training), layout, training.seed)
     way = training.packing
     if way == "auto":

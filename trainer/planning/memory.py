@@ -16,6 +16,7 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.activations import FLOAT32, ActivationBytes, ActivationSetup, activations_by_layer, by_parameter
 from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
 from trainer.planning.row_width import widest
+from trainer.planning.schedule import UNREAD
 from trainer.planning.targets import Target
 from trainer.planning.weight_memory import (
     WEIGHTS,
@@ -95,7 +96,9 @@ class Estimate:
         room = int(room * (1 - TOLERANCE))
 
         def fits(rows: int, max_length: int) -> bool:
-            return self.total(rows, widest(replace(training, max_length=max_length), self.setup.on_gpu)) <= room
+            return (
+                self.total(rows, widest(replace(training, max_length=max_length), self.setup.on_gpu, UNREAD)) <= room
+            )
 
         tokens = _largest_fitting(lambda tokens: fits(1, tokens), self.module_map.max_positions or 1_048_576)
         return {

@@ -90,7 +90,7 @@ def choose_micro_batches(
     `costs`: the estimate without checkpointing (False) and with it (True).
     """
     training = config.training
-    width, layers = widest(training, device.is_gpu, data.longest), max(1, module_map.layers)
+    width, layers = widest(training, device.is_gpu, data), max(1, module_map.layers)
     free = _may_change(config, module_map, device)
     step = _Step.of(training, width, data, free and packs(training))
     sizes = step.sizes() if free else [training.per_device_train_batch_size]

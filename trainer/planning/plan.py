@@ -26,7 +26,7 @@ from trainer.planning.memory_warnings import left_unquantized, too_large
 from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
 from trainer.planning.performance import PerformanceSettings, choose_settings
 from trainer.planning.row_width import widest
-from trainer.planning.schedule import Size, total_steps
+from trainer.planning.schedule import UNREAD, Size, total_steps
 from trainer.planning.targets import MatchReport, Resolution, Target, resolve
 
 
@@ -111,14 +111,12 @@ def make_plan(
     module_map: ModuleMap,
     device: Device = CPU,
     vocabulary: Collection[str] = (),
-    data: Size | None = None,
+    data: Size = UNREAD,
 ) -> Plan:
     """The plan of `config` on the model that `module_map` describes, trained on `device`.
 
-    `vocabulary`: the tokenizer's tokens, only needed if new ones are added. `data`: the size of the training data, if
-    known.
+    `vocabulary`: the tokenizer's tokens, only needed if new ones are added. `data`: the size of the training data.
     """
-    data = data or Size(0, 0.0)
     new = config.model.new_tokens
     module_map = with_vocabulary_size(module_map, len(vocabulary) + len(new)) if new else module_map
     checkpoint = module_map.checkpoint
@@ -132,7 +130,7 @@ def make_plan(
         return estimate(config, module_map, found.targets, device, recompute)
 
     performance, needs = choose_settings(config, module_map, device, costs, data)
-    memory = needs.items(performance.per_device_train_batch_size, widest(training, device.is_gpu, data.longest))
+    memory = needs.items(performance.per_device_train_batch_size, widest(training, device.is_gpu, data))
     least = costs(training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from trainer.config.schema import TrainingConfig
+from trainer.planning.schedule import Size
+
+PER_ROW = 4
+"""Mean examples that a packed row holds at least, where max_length allows: fewer leave gaps."""
 
 TILE = 64
 """Fixed widths are multiples of this many tokens, which suits a GPU's matrix products and block masks."""
@@ -22,9 +28,16 @@ def row_width(longest: int, most: int, packed: bool) -> int:
     return min(most, _round_up(longest, _round_up(whole // WIDTHS, TILE)))
 
 
-def widest(training: TrainingConfig, on_gpu: bool, longest: int = 0) -> int:
-    """Tokens of the widest row of a run. `longest`: tokens of its longest example; 0 if unknown."""
-    most = min(training.max_length, longest or training.max_length)
+def row_limit(training: TrainingConfig, on_gpu: bool, data: Size) -> int:
+    """Tokens that a row may hold: on a GPU, where rows have a fixed width, no more than these examples fill well."""
+    if not (on_gpu and data.longest):
+        return training.max_length
+    return min(training.max_length, max(data.longest, ceil(PER_ROW * data.length) if packs(training) else 0))
+
+
+def widest(training: TrainingConfig, on_gpu: bool, data: Size) -> int:
+    """Tokens of the widest row of a run, with padding."""
+    most = row_limit(training, on_gpu, data)
     return row_width(most, most, packs(training)) if on_gpu else most
 
 

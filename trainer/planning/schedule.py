@@ -25,7 +25,11 @@ class Size:
     length: float
     """Mean tokens per example, each at most max_length; 0 if unknown."""
     longest: int = 0
-    """Tokens of the longest one, at most max_length; 0 if unknown."""
+    """Tokens of the longest one, held-out ones included; 0 if unknown."""
+
+
+UNREAD = Size(0, 0.0)
+"""The size of data that has not been read."""
 
 
 def batch_size(training: TrainingConfig) -> int:

@@ -20,6 +20,7 @@ from trainer.data.packing import Layout
 from trainer.data.preparation import PreparedData
 from trainer.planning import schedule
 from trainer.planning.performance import PerformanceSettings
+from trainer.planning.row_width import row_limit
 from trainer.training.callbacks import Sink
 from trainer.training.collation import Collator, GroupedSampler
 from trainer.training.compilation import Compiler
@@ -81,9 +82,9 @@ def build_trainer(
 
 def _layout(config: RunConfig, performance: PerformanceSettings, data: PreparedData) -> Layout:
     """Micro-batches of unpacked rows; on a GPU, of few shapes."""
-    parts = [data.lengths, *([] if data.eval is None else [np.asarray(data.eval["length"])])]
-    most = min(config.training.max_length, max(int(lengths.max()) for lengths in parts))
-    return Layout(performance.per_device_train_batch_size, most, fixed=torch.cuda.is_available())
+    on_gpu = torch.cuda.is_available()
+    most = row_limit(config.training, on_gpu, data.size)
+    return Layout(performance.per_device_train_batch_size, most, fixed=on_gpu)
 
 
 def _choose_batching(trainer: ModulesTrainer, config: RunConfig, lengths: np.ndarray, sink: Sink) -> None:
