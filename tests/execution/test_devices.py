@@ -107,9 +107,7 @@ def test_a_run_never_trains_on_the_cpu_where_the_driver_lists_a_gpu(
     assert 'CUDA_VISIBLE_DEVICES=""' in history.message
     # whatever else keeps torch from it, torch says
     monkeypatch.setattr(devices, "device", lambda: devices.Device("cuda:0", model="NVIDIA H100 NVL"))
-    with pytest.raises(
-        UserError, match=r"a GPU \(NVIDIA H100 NVL\), but torch cannot use it: Torch not"
-    ):
+    with pytest.raises(UserError, match=r"a GPU \(NVIDIA H100 NVL\), but torch cannot use it: Torch not"):
         training_device()
 
 

@@ -16,7 +16,8 @@ from trainer.common import devices
 from trainer.common.errors import UserError
 from trainer.config.schema import RunConfig
 from trainer.training import gpu, loop
-from trainer.training.trainer import _ModulesSFTTrainer, build_trainer
+from trainer.training.modules_trainer import ModulesSFTTrainer
+from trainer.training.trainer import build_trainer
 
 Events = list[dict[str, Any]]
 Train = Callable[..., tuple[Events, Any]]
@@ -82,9 +83,9 @@ def test_loss_scaling_trains_float32_weights_and_skips_what_overflows(train: Tra
 
 
 def test_gradients_that_never_fit_end_the_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    fused = _ModulesSFTTrainer.compute_loss
+    fused = ModulesSFTTrainer.compute_loss
     monkeypatch.setattr(
-        _ModulesSFTTrainer, "compute_loss", lambda *values, **keywords: fused(*values, **keywords) * 1e12
+        ModulesSFTTrainer, "compute_loss", lambda *values, **keywords: fused(*values, **keywords) * 1e12
     )
     events, _ = train(init_scale=2.0)
     assert events[-1]["type"] == "error"
