@@ -9,14 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.security.test_export import NoPlan
-from tests.support.lab import PATIENCE, wait_for
+from tests.support.fake_nvml import process_environment
+from tests.support.lab import PATIENCE, plan_of, small_config, wait_for
 from trainer.common import devices, file_locks
+from trainer.common.errors import UserError
 from trainer.config.schema import RunConfig
 from trainer.execution.scheduler import Scheduler
 from trainer.runs.store import RunStore
+from trainer.training.gpu import training_device
 
+ROOT = Path(__file__).resolve().parents[2]
 TRAINING = (
     "import os, sys, types\nloop = sys.modules['trainer.training.loop'] = types.ModuleType('trainer.training.loop')\n"
     "loop.RunPaths = lambda *_: None\n"
@@ -74,6 +79,38 @@ def test_a_worker_sees_its_own_gpu_alone_from_its_first_breath(
         held.close()
 
 
+@pytest.mark.parametrize(("visible", "nice"), [("", 10), ("GPU-x", 0)])
+def test_only_a_worker_on_the_cpu_yields_to_the_page(visible: str, nice: int) -> None:
+    """The threads that launch kernels must not wait for a core."""
+    waits = "import trainer.training\ntrainer.training.loop = loop\nworker._wait()\nprint(os.nice(0))"
+    worker = TRAINING.replace("sys.exit(worker.main(sys.argv[1:]))", waits)
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible}
+    done = subprocess.run(
+        [sys.executable, "-c", worker], env=environment, cwd=ROOT, input=b"", capture_output=True, check=True
+    )
+    assert int(done.stdout) == os.nice(0) + nice
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch has a GPU")
+def test_a_run_never_trains_on_the_cpu_where_the_driver_lists_a_gpu(
+    tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=2)
+    run = RunStore(tmp_path / "runs").create(config, plan_of(config, models_dir))
+    environment = process_environment(tmp_path, "550.54.15", 12040, ("2.13.0", "13.0"))
+    environment |= {"LAB_MODELS_DIR": str(models_dir), "LAB_DATA_DIR": str(tmp_path / "data")}
+    worker = [sys.executable, "-m", "trainer.execution.worker", str(run.folder)]
+    assert subprocess.run(worker, env=environment, cwd=ROOT, check=False).returncode == 1
+    history = run.history.refresh()
+    assert history.recorded == "failed"
+    assert "The driver 550.54.15 is too old for this torch (CUDA 13.0 needs 580 or newer)." in history.message
+    assert 'CUDA_VISIBLE_DEVICES=""' in history.message
+    # whatever else keeps torch from it, torch says
+    monkeypatch.setattr(devices, "device", lambda: devices.Device("cuda:0", model="NVIDIA H100 NVL"))
+    with pytest.raises(UserError, match=r"a GPU \(NVIDIA H100 NVL\), but torch cannot use it: Torch not"):
+        training_device()
+
+
 def seen_by_workers() -> set[str]:
     """The GPUs that the workers of this process were started with."""
     found = set()
@@ -85,6 +122,7 @@ def seen_by_workers() -> set[str]:
                     variables = dict(
                         line.split("=", 1) for line in (process / "environ").read_text().split("\0") if "=" in line
                     )
+                    assert variables["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
                     found.add(variables["CUDA_VISIBLE_DEVICES"])
     return found
 

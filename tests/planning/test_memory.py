@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,64 +266,6 @@ def test_tensor_sizes_add_up_to_the_adapter() -> None:
     module_map = discover(meter.config("phi3"), "phi3")
     sizes = [n for target in plan.targets for n in tensor_sizes(target, AdapterConfig(r=8), module_map)]
     assert sum(sizes) == plan.stored
-
-
-class Nvml:
-    """NVIDIA's library as a machine with two GPUs has it."""
-
-    class NVMLError(Exception):
-        pass
-
-    asked = 0
-
-    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
-        return number
-
-    def nvmlDeviceGetHandleByUUID(self, name: str) -> int:
-        if name == "GPU-one":
-            return 1
-        raise self.NVMLError(name)
-
-    def nvmlDeviceGetUUID(self, handle: int) -> str:
-        return ("GPU-zero", "GPU-one")[handle]
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
-        self.asked += 1
-        return type("Memory", (), {"total": 80 * 10**9, "free": (70 + handle) * 10**9})
-
-    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
-        return (9, 0) if handle else (7, 5)
-
-
-@pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvml]:
-    library = Nvml()
-    monkeypatch.setattr(devices, "_nvml", lambda: library)
-    monkeypatch.setattr(devices, "_seen", {})
-    yield library
-
-
-def test_a_gpu_is_asked_for_its_memory_once_a_second(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert devices.device() == Device("cuda:0", 80 * 10**9, 71 * 10**9, bfloat16=True)
-    devices.device()
-    assert nvml.asked == 1
-    monkeypatch.setattr(devices, "_seen", {})
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert not devices.device().bfloat16, "a card before Ampere computes in float32"
-    monkeypatch.setattr(devices, "_seen", {})
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-unknown")
-    assert devices.device().room == 0, "what the driver does not tell is not made up"
-
-
-@pytest.mark.usefixtures("nvml")
-def test_a_gpu_has_one_lock_by_whatever_name_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def locked(visible: str, device: str) -> str:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        return devices.lock_path(device).name
-
-    assert locked("0,1", "cuda:1") == locked("1", "cuda:0") == locked("GPU-one", "cuda:0") == "gpu-GPU-one.lock"
-    assert locked("0,1", "cuda:0") != locked("0,1", "cuda:1")
 
 
 def test_a_cpu_has_the_machine_s_memory() -> None:

@@ -1,23 +1,22 @@
-"""The machine's devices and their memory, without importing torch, and the lock that gives each to one run."""
+"""The training devices and their memory, without importing torch, and the lock that gives each to one run."""
 
 from __future__ import annotations
 
-import contextlib
 import getpass
-import importlib
 import os
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from trainer.common import file_locks
+from trainer.common import file_locks, nvidia
+from trainer.common.errors import Issue
+from trainer.common.torch_build import obstacle, torch_build
+from trainer.common.triton_compiler import NoTriton, no_triton
 
-_NVIDIA = Path("/proc/driver/nvidia/gpus")
+_AMD = Path("/sys/class/kfd/kfd/topology/nodes")
 CACHE_SECONDS = 1.0
 """Seconds for which a device's free memory is cached."""
 
@@ -30,9 +29,19 @@ class Device:
     total: int = 0
     free: int = 0
     bfloat16: bool = False
-    """Whether the compute type `auto` is bfloat16 on it."""
+    """Whether it computes in bfloat16; emulation does not count."""
     busy: bool = False
     """Whether another run is using it; the next run waits until it is free."""
+    float16: bool = False
+    """Whether it has fast matrix products in float16."""
+    model: str = ""
+    """Such as `NVIDIA H100 NVL`; empty if unknown."""
+    rocm: str = ""
+    """Version of ROCm that torch runs it with; empty unless it is AMD's."""
+    no_triton: NoTriton | None = None
+    """Why Triton cannot compile kernels for it."""
+    issue: Issue | None = None
+    """Why torch cannot use it."""
 
     @property
     def is_gpu(self) -> bool:
@@ -43,16 +52,19 @@ class Device:
         """Bytes available to a run; 0 if unknown."""
         return self.free if self.free and not self.busy else self.total
 
+    @property
+    def auto_dtype(self) -> str:
+        """The compute type `auto`."""
+        return "bfloat16" if self.bfloat16 else "float16" if self.float16 else "float32"
+
 
 CPU = Device("cpu")
 _seen: dict[str, tuple[float, Device]] = {}
 
 
 def devices() -> tuple[str, ...]:
-    """Names of the training devices: `cuda:0`, … for every visible NVIDIA GPU, else `cpu`."""
-    visible = _visible()
-    count = _count() if visible is None else len(visible)
-    return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
+    """Names of the training devices: `cuda:0`, … for every visible GPU or slice of one, else `cpu`."""
+    return tuple(f"cuda:{number}" for number in range(len(_visible()))) or ("cpu",)
 
 
 def device() -> Device:
@@ -65,11 +77,13 @@ def device() -> Device:
     return known
 
 
-def visible_id(device: str) -> str:
-    """The number or id of a GPU in CUDA_VISIBLE_DEVICES: `cuda:0` is the first visible one, perhaps not GPU 0."""
-    number = int(device.partition(":")[2])
-    visible = _visible()
-    return str(number) if visible is None else visible[number]
+def environment(device: str) -> dict[str, str]:
+    """The variables of a process that trains on `device`, set before it looks for GPUs: it sees no other GPU.
+
+    GPUs are numbered as nvidia-smi does; CUDA's own order is by speed.
+    """
+    only = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": _visible_id(device)}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **only}
 
 
 def lock_path(device: str) -> Path:
@@ -78,7 +92,7 @@ def lock_path(device: str) -> Path:
     It is named after the GPU's own id, so programs that number GPUs differently share it. `LAB_DEVICE_LOCKS` sets
     another folder, for machines that several users share, and for tests.
     """
-    name = "cpu" if device == "cpu" else f"gpu-{_uuid(visible_id(device)).replace('/', '-')}"
+    name = "cpu" if device == "cpu" else f"gpu-{_visible_id(device).replace('/', '-')}"
     folder = os.environ.get("LAB_DEVICE_LOCKS")
     base = Path(folder) if folder else Path(tempfile.gettempdir()) / f"lora-module-lab-{getpass.getuser()}"
     return base / f"{name}.lock"
@@ -89,60 +103,47 @@ def _query(name: str) -> Device:
     if name == "cpu":
         memory = psutil.virtual_memory()
         return Device(name, memory.total, memory.available, busy=busy)
-    return Device(name, *_gpu(visible_id(name)), busy=busy)
+    identifier, build = _visible_id(name), torch_build()
+    if build.hip and _amd_gpus():
+        return Device(name, bfloat16=True, float16=True, busy=busy, rocm=build.hip, no_triton=no_triton())
+    found = nvidia.query(identifier)
+    gpu = found or nvidia.Gpu()
+    return Device(
+        name,
+        gpu.total,
+        gpu.free,
+        bfloat16=gpu.capability is None or gpu.capability >= (8, 0),
+        float16=gpu.capability is None or gpu.capability >= (7, 0),
+        busy=busy,
+        model=gpu.model,
+        no_triton=no_triton(),
+        issue=obstacle(build, nvidia.driver(), gpu) if found else _unlisted(identifier),
+    )
 
 
-def _visible() -> list[str] | None:
-    """Numbers or ids of the visible GPUs; None if all are visible."""
+def _visible() -> list[str]:
+    """The ids of the GPUs that a run may use, or of their slices; numbers if the driver gives no ids."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return None if listed is None else [part.strip() for part in listed.split(",") if part.strip() not in ("", "-1")]
+    amd = _amd_gpus() if torch_build().hip else []
+    if listed is None:
+        return amd or [identifier for gpu in nvidia.gpus() for identifier in gpu]
+    names = [part.strip() for part in listed.split(",") if part.strip()]
+    names = names[: names.index("-1")] if "-1" in names else names  # as CUDA reads it
+    return names if amd else [identifier for name in names for identifier in nvidia.find(name)]
 
 
-def _count() -> int:
-    """The number of NVIDIA GPUs. WSL and some containers lack the folder that lists them."""
-    if _NVIDIA.is_dir():
-        return len(list(_NVIDIA.iterdir()))
-    nvml = _nvml()
-    if nvml is not None:
-        with contextlib.suppress(nvml.NVMLError):
-            return int(nvml.nvmlDeviceGetCount())
-    return 0
+def _visible_id(device: str) -> str:
+    """The id of a GPU: `cuda:0` is the first visible one, perhaps not GPU 0."""
+    return _visible()[int(device.partition(":")[2])]
 
 
-def _gpu(gpu: str) -> tuple[int, int, bool]:
-    """Total and free bytes of a GPU, and whether it has bfloat16, from NVIDIA's driver."""
-    nvml = _nvml()
-    if nvml is None:
-        return 0, 0, True
-    with contextlib.suppress(nvml.NVMLError):
-        handle = _handle(nvml, gpu)
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        return int(memory.total), int(memory.free), nvml.nvmlDeviceGetCudaComputeCapability(handle)[0] >= 8
-    return 0, 0, True
+def _amd_gpus() -> list[str]:
+    """The numbers of AMD's GPUs, as its kernel driver lists them: nodes with compute units."""
+    files = sorted(_AMD.glob("*/properties"), key=lambda file: int(file.parent.name))
+    found = [file for file in files if "simd_count 0\n" not in file.read_text(encoding="ascii", errors="replace")]
+    return [str(number) for number, _ in enumerate(found)]
 
 
-def _uuid(gpu: str) -> str:
-    """The driver's id of a GPU given by number or id; unchanged if there is no driver."""
-    nvml = _nvml()
-    if nvml is not None:
-        with contextlib.suppress(nvml.NVMLError):
-            return str(nvml.nvmlDeviceGetUUID(_handle(nvml, gpu)))
-    return gpu
-
-
-def _handle(nvml: Any, gpu: str) -> Any:
-    return nvml.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdigit() else nvml.nvmlDeviceGetHandleByUUID(gpu)
-
-
-@cache
-def _nvml() -> Any:
-    """NVIDIA's management library, initialized; None if it is not available."""
-    try:
-        pynvml = importlib.import_module("pynvml")
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    return pynvml
+def _unlisted(name: str) -> Issue:
+    problem = f"CUDA_VISIBLE_DEVICES names {name}, which NVIDIA's driver does not list."
+    return Issue("device", problem, "Compare it with nvidia-smi -L, and start again.")

@@ -15,7 +15,7 @@ from trainer import demo
 SCHEMA = 1
 
 Treatment = Literal["lora", "full"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Bias = Literal["none", "lora_only"]
 Start = Literal["default", "pissa"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
@@ -61,7 +61,9 @@ class ModelConfig:
         "nf4", "How the frozen linears are held: nf4 is 4-bit with double quantization (QLoRA), int8 is LLM.int8()."
     )
     new_tokens: tuple[str, ...] = setting((), "Special tokens to add to the vocabulary, such as <|pirate|>.")
-    dtype: Dtype = setting("auto", "Compute type: auto is bfloat16 on a GPU that has it, float32 on a CPU.")
+    dtype: Dtype = setting(
+        "auto", "Compute type: auto is bfloat16 on a GPU that has it, float16 on an older one, float32 on a CPU."
+    )
 
 
 @dataclass(frozen=True)

@@ -161,10 +161,9 @@ class Scheduler:
 
         Only `device` is visible to it from the start: bitsandbytes looks for GPUs when it is imported.
         """
-        only = {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": devices.visible_id(device)}
         return subprocess.Popen(
             [sys.executable, "-m", "trainer.execution.worker", "--wait"],
             stdin=subprocess.PIPE,
             start_new_session=True,
-            env=self._environment | only,
+            env=self._environment | devices.environment(device),
         )

@@ -97,7 +97,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _wait() -> int:
-    os.nice(10)  # keeps the page responsive
+    if devices.devices() == ("cpu",):
+        os.nice(10)  # keeps the page responsive; on a GPU, the threads that launch kernels must not wait for a core
     import trainer.training.loop
 
     assert trainer.training.loop
@@ -161,8 +162,7 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
     models_dir = _folder("LAB_MODELS_DIR", "models")
     model = fetch(run.config.model, models_dir, run.history.commit, writer.write)
     device = _take_device(names, writer)
-    if device != "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices.visible_id(device)  # before anything looks for GPUs
+    os.environ |= devices.environment(device)  # before anything looks for GPUs
     from trainer.training import loop
 
     def sink(type: str, **values: Any) -> None:

@@ -31,6 +31,8 @@ CONTEXT = 600 * 2**20
 CUBLAS = 32 * 2**20
 TILE_TOKENS, TILE_WIDTH = 4096, 32768
 """Tile of logits that TRL's fused loss holds at once."""
+TILE_COPIES = 7
+"""Float32 copies of that tile, at most, where torch computes it instead of Triton."""
 PAGED_FROM, EIGHT_BIT_FROM, BLOCK = 100_000, 4096, 256
 """bitsandbytes: elements from which a state is paged and from which it is 8-bit, and elements per scale."""
 NOT_ALLOCATED_BY_TORCH = ("optimizer, paged", "CUDA context")
@@ -57,6 +59,8 @@ class Estimate:
     layers: tuple[ActivationBytes, ...]
     padded: tuple[ActivationBytes, ...]
     whole_logits: bool
+    torch_tiles: bool
+    """Without Triton, the fused loss computes its tiles of logits with torch, which copies them."""
     buffers: int
     """Temporary weights for one matrix product: dequantized, cast, with DoRA's norm."""
     experts: int
@@ -155,9 +159,11 @@ class Estimate:
         width, hidden, vocabulary = self.setup.width, self.module_map.hidden_size, self.module_map.vocab_size
         if self.whole_logits:
             return float(tokens * vocabulary * 3 * FLOAT32)
-        tile = min(tokens, TILE_TOKENS) * TILE_WIDTH * width
-        if not self.setup.on_gpu:  # memory counts once written to; without Triton, torch copies the tile
-            tile = min(tokens, TILE_TOKENS) * min(vocabulary, TILE_WIDTH) * (width + 7 * FLOAT32)
+        rows, written = min(tokens, TILE_TOKENS), min(vocabulary, TILE_WIDTH)
+        # on a CPU, memory counts once written to
+        tile = rows * (TILE_WIDTH if self.setup.on_gpu else written) * width
+        if self.torch_tiles:
+            tile += rows * written * TILE_COPIES * FLOAT32
         return float(tile + tokens * hidden * (FLOAT32 + width))
 
 
@@ -190,6 +196,7 @@ def estimate(
         layers=tuple(activations_by_layer(module_map, whole, quantized, replace(setup, padded=False))),
         padded=tuple(activations_by_layer(module_map, whole, quantized, replace(setup, padded=True))),
         whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
+        torch_tiles=not device.is_gpu or device.no_triton is not None,
         buffers=_buffers(module_map, whole, quantized, setup),
         experts=dequantized_experts(module_map, quantized, targets) * width,
         loading_buffers=loading_buffers(module_map, quantized, width),
@@ -200,8 +207,8 @@ def estimate(
 
 def compute_width(config: RunConfig, device: Device) -> int:
     """Bytes of the compute dtype: `loading.compute_dtype` without torch."""
-    name = config.model.dtype
-    return 2 if name == "bfloat16" or (name == "auto" and device.bfloat16) else FLOAT32
+    name = device.auto_dtype if config.model.dtype == "auto" else config.model.dtype
+    return FLOAT32 if name == "float32" else 2
 
 
 def seen_by_torch(items: dict[str, int]) -> int:

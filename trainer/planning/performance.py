@@ -88,12 +88,14 @@ def choose_settings(
 
 def _compile(config: RunConfig, module_map: ModuleMap, device: Device, trained: int) -> tuple[bool, str]:
     way = config.training.torch_compile
+    if device.no_triton is not None:
+        return False, f"off: {device.no_triton.reason}"
     if way != "auto":
         return way == "on", f"{way}, as set"
     if not device.is_gpu:
         return False, "off: it only helps on a GPU"
-    if not device.bfloat16 or find_spec("triton") is None:
-        return False, "off: it needs Triton and a GPU with bfloat16"
+    if not device.bfloat16:
+        return False, "off: it needs a GPU with bfloat16"
     own = prequantized(module_map.checkpoint)
     if own and own.method != "bitsandbytes":
         return False, f"off: the kernels of {own.title} break the graph"
@@ -110,6 +112,8 @@ def _compile(config: RunConfig, module_map: ModuleMap, device: Device, trained: 
 
 def _liger(config: RunConfig, module_map: ModuleMap, device: Device, compiles: bool) -> tuple[bool, str]:
     way, kind = config.training.use_liger_kernel, module_map.model_type
+    if device.no_triton is not None:
+        return False, f"off: {device.no_triton.reason}"
     can = device.is_gpu and find_spec("liger_kernel") is not None and kind in LIGER_TYPES
     if way == "off" or (way == "on" and can):
         return way == "on", f"{way}, as set"

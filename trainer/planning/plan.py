@@ -21,6 +21,7 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning import short_runs
 from trainer.planning.adapter_limits import adapter_issues
 from trainer.planning.coverage_warnings import coverage
+from trainer.planning.device_limits import device_issues, device_warnings
 from trainer.planning.memory import Estimate, estimate, seen_by_torch
 from trainer.planning.memory_warnings import left_unquantized, too_large
 from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
@@ -151,6 +152,7 @@ def make_plan(
         checkpoint=checkpoint.to_plan_json(config.model.quantization, usable=not obstacles) if checkpoint else {},
         loading=needs.loading_peak,
         issues=(
+            *device_issues(config, device),
             *obstacles,
             *found.issues,
             *adapter_issues(config, module_map, found.targets),
@@ -158,6 +160,7 @@ def make_plan(
         ),
         auto_class=module_map.auto_class,
         warnings=(
+            *device_warnings(config, device),
             *ignored,
             *found.warnings,
             *coverage(config, module_map, found.targets),

@@ -59,7 +59,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         place = folder if folder.exists() else folder.parent
         check_space(place, (known or 3 * trained) + 2**20, "a checkpoint")
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any], optimizer: Any = None, **_: Any
+    ) -> None:
         if "eval_loss" in logs:
             loss = float(logs["eval_loss"])
             self._sink(
@@ -72,6 +74,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             self._last = time.monotonic()
         elif "loss" in logs:
             self._log_step(state, logs)
+            self._check_finite(state.global_step, logs, getattr(optimizer, "scaler", None))
 
     def _log_step(self, state: Any, logs: dict[str, Any]) -> None:
         now = time.monotonic()
@@ -93,13 +96,23 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             elapsed=elapsed,
         )
         self._last, self._tokens = now, tokens
-        for name in ("loss", "grad_norm"):
-            if name in logs and not math.isfinite(float(logs[name])):
-                raise UserError(
-                    f"The {name.replace('_', ' ')} is not a finite number at step {state.global_step}.",
-                    "Lower the learning rate, and check the data around that step.",
-                    "nonfinite",
-                )
+
+    def _check_finite(self, step: int, logs: dict[str, Any], scaler: Any) -> None:
+        """Raise UserError if the loss or the gradient is not finite.
+
+        `scaler`: torch's GradScaler in float16, else None. It skips steps whose scaled gradients overflow, and halves
+        its scale; only a scale below 1 says that the gradients themselves overflow.
+        """
+        wrong = [name for name in ("loss", "grad_norm") if name in logs and not math.isfinite(float(logs[name]))]
+        if wrong == ["grad_norm"] and scaler is not None and scaler.get_scale() >= 1:
+            self._sink("log", text=f"Step {step} is skipped: float16 overflowed. Loss scale: {scaler.get_scale():g}")
+        elif wrong:
+            rate = "Lower the learning rate, and check the data around that step."
+            raise UserError(
+                f"The {wrong[0].replace('_', ' ')} is not a finite number at step {step}.",
+                rate if scaler is None else "Set dtype to float32: the model may need more range than float16 has.",
+                "nonfinite",
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir)

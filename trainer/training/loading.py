@@ -24,14 +24,14 @@ from trainer.planning.weight_memory import experts_to_quantize, modules_to_quant
 from trainer.training.callbacks import Sink
 from trainer.training.expert_loading import quantizing_experts
 from trainer.training.expert_quantization import quantize_experts
+from trainer.training.gpu import auto_dtype
 from trainer.training.quantization import dequantizing_keywords, quantize_rest, quantized_on_arrival
 
 
 def compute_dtype(model: ModelConfig) -> torch.dtype:
-    """The compute dtype as configured; auto is bfloat16 on a GPU that supports it, else float32."""
-    if model.dtype == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
-    return getattr(torch, model.dtype)  # type: ignore[no-any-return]
+    """The compute dtype as configured, on the device that torch uses."""
+    name = auto_dtype() if model.dtype == "auto" else model.dtype
+    return getattr(torch, name)  # type: ignore[no-any-return]
 
 
 def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: ModuleMap, sink: Sink) -> Any:

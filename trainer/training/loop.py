@@ -16,8 +16,9 @@ from pyarrow import compute
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
-from trainer.common import atomic, devices
+from trainer.common import atomic
 from trainer.common.errors import InvalidConfig, UserError
+from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
 from trainer.data.checking import RejectedRow
 from trainer.data.preparation import PreparedData, prepare
@@ -30,6 +31,7 @@ from trainer.planning.plan import Plan, make_plan
 from trainer.training import adapter, checkpoints, weight_changes
 from trainer.training.callbacks import Recorder, Sink, memory_held
 from trainer.training.cpu_allocator import keep_freed_memory
+from trainer.training.gpu import training_device
 from trainer.training.loading import compute_dtype, load_model
 from trainer.training.trainer import Outputs, build_trainer
 
@@ -64,10 +66,13 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     # for names that the newest transformers deprecates and older versions still need
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     set_seed(config.training.seed)
+    device = training_device()
+    if device.is_gpu:
+        sink("log", text=f"Training on {device.model}: {size(device.free)} of {size(device.total)} free")
     sink("log", text=f"Reading {config.model.name}")
     tokenizer = load_tokenizer(config.model, paths.models_dir)
     module_map = discover(load_config(config.model, paths.models_dir), config.model.name)
-    planned = partial(make_plan, config, module_map, devices.device(), tokenizer.get_vocab())
+    planned = partial(make_plan, config, module_map, device, tokenizer.get_vocab())
     base_files = BaseModels(paths.models_dir).examine(config.model, module_map)
     plan = planned().on(base_files)
     if plan.issues:

@@ -153,6 +153,7 @@ def _arguments(
         seed=training.seed,
         use_cpu=not on_gpu,
         bf16=compute_dtype(config.model) == torch.bfloat16,
+        fp16=compute_dtype(config.model) == torch.float16,  # with loss scaling
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,

@@ -1,0 +1,42 @@
+"""What a device cannot do for a configuration, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainer.common.devices import Device
+from trainer.common.errors import Issue
+from trainer.config.schema import RunConfig
+
+
+def device_issues(config: RunConfig, device: Device) -> Iterator[Issue]:
+    """What keeps the run from starting on this device."""
+    if device.issue is not None:
+        yield device.issue
+        return
+    name, dtype = device.model or "This GPU", config.model.dtype
+    if dtype == "bfloat16" and device.is_gpu and not device.bfloat16:
+        problem = f"{name} has no bfloat16, which would be emulated at a fraction of the speed."
+        yield Issue("model.dtype", problem, f"Set it to {device.auto_dtype}.", {"model.dtype": device.auto_dtype})
+    if dtype == "float16" and not (device.float16 or device.bfloat16):
+        problem = f"{name} has no fast float16." if device.is_gpu else "A CPU does not train in float16."
+        yield Issue("model.dtype", problem, f"Set it to {device.auto_dtype}.", {"model.dtype": device.auto_dtype})
+
+
+def device_warnings(config: RunConfig, device: Device) -> Iterator[Issue]:
+    """What the run does without on this device, or what is not known about it."""
+    if not device.is_gpu or device.issue is not None:
+        return
+    if device.no_triton is not None:
+        problem = f"Triton cannot compile GPU kernels: {device.no_triton.reason}. The run does without Liger kernels "
+        problem += "and compiled layers, and its loss takes more memory."
+        yield Issue("device", problem, device.no_triton.fix)
+    if config.model.dtype == "auto" and device.auto_dtype == "float16":
+        problem = f"{device.model or 'This GPU'} has no bfloat16: the run computes in float16, with loss scaling."
+        yield Issue("model.dtype", problem, "If the loss does not stay finite, set dtype to float32.")
+    if device.rocm:
+        problem = f"This torch is a ROCm build ({device.rocm}). No run on an AMD GPU has been measured yet."
+        yield Issue("device", problem, "Expect other memory and speed than planned.")
+    if not device.total:
+        problem = "The GPU's memory is unknown until torch can be asked."
+        yield Issue("device", problem, "The run plans again when it starts.")
