@@ -158,7 +158,7 @@ def test_the_model_decides_whether_the_choice_stands(monkeypatch: pytest.MonkeyP
     assert choose_attention(model, VARLEN, 48, nullcontext, sink) == VARLEN
     assert packing_is_exact(model, nullcontext)
     attention.use(model, SDPA)
-    real = torch_varlen.varlen_attn
+    real: Any = torch_varlen.varlen_attn
     monkeypatch.setattr(torch_varlen, "varlen_attn", lambda *values, **keys: real(*values, **keys) * 1.5)
     assert choose_attention(model, VARLEN, 48, nullcontext, sink) == SDPA
     monkeypatch.undo()

@@ -68,19 +68,13 @@ def varlen_attention(  # noqa: PLR0913 (transformers calls it)
     own = value.shape[-1]
     value = functional.pad(value, (0, size - own)) if own < size else value
     dtype = _half(query)
-    flat = [part.transpose(1, 2).reshape(rows * width, part.shape[1], size).to(dtype) for part in (query, key, value)]
+    flat = (part.transpose(1, 2).reshape(rows * width, part.shape[1], size).to(dtype) for part in (query, key, value))
     if cu_seq_lens_q is None:
         cu_seq_lens_q = torch.arange(0, rows * width + 1, width, dtype=torch.int32, device=query.device)
-    found = varlen.varlen_attn(
-        *flat,
-        cu_seq_lens_q,
-        cu_seq_lens_q,
-        width,
-        width,
-        scale=scaling,
-        window_size=(sliding_window - 1 if sliding_window else -1, 0),
-        **_GROUPED,
-    )
+    window = (sliding_window - 1 if sliding_window else -1, 0)
+    bounds = (cu_seq_lens_q, cu_seq_lens_q, width, width)
+    kernel: Any = varlen.varlen_attn  # its parameters differ between versions
+    found = kernel(*flat, *bounds, scale=scaling, window_size=window, **_GROUPED)
     return found.reshape(rows, width, heads, size)[..., :own], None
 
 
@@ -96,7 +90,7 @@ def use(model: Any, name: str) -> None:
     """
     text = type(model.config.get_text_config(decoder=True))
     for module in model.modules():
-        config = getattr(module, "config", None)
+        config: Any = getattr(module, "config", None)
         if type(config) is text:  # some models hold copies of it
             config._attn_implementation = name
 

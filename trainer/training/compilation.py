@@ -45,26 +45,26 @@ class Compiler(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
-        model = self._trainer.model
-        layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        found = self._trainer.model.named_modules()
+        layers = {name: module for name, module in found if isinstance(module, GradientCheckpointingLayer)}
         problem = self._try(layers) if layers else "this model has no repeated layers"
         if problem:
-            for layer in layers:
+            for layer in layers.values():
                 layer._compiled_call_impl = None  # torch has no public way to undo `Module.compile()`
             self._sink("log", text=f"Layers are not compiled: {problem}")
             self._apply_liger()
         torch._dynamo.config.suppress_errors = True
 
-    def _try(self, layers: list[Any]) -> str:
+    def _try(self, layers: dict[str, Any]) -> str:
         """Compile the layers; returns what is wrong, or an empty string."""
         model = self._trainer.model
-        if any(parameter.requires_grad for parameter in layers[0].parameters()):
-            # else the first layer alone would get no gradient for its input, and a graph of its own
-            model.enable_input_require_grads()
+        trained = [name for name, layer in layers.items() if any(p.requires_grad for p in layer.parameters())]
+        if trained and trained[0].endswith(".0"):
+            model.get_input_embeddings().register_forward_hook(_like_a_layers_output)
         model.register_forward_pre_hook(_free_number_of_examples, with_kwargs=True)
         try:
             plain = self._loss()
-            for layer in layers:
+            for layer in layers.values():
                 layer.compile(backend=BACKEND, dynamic=None if shapes_vary() else False)
             compiled = self._loss()
         except torch.OutOfMemoryError:
@@ -101,6 +101,11 @@ class Compiler(TrainerCallback):  # type: ignore[misc]
 def shapes_vary() -> bool:
     """Whether batches have many shapes: on a CPU, rows are only as long as what they hold."""
     return not torch.cuda.is_available()
+
+
+def _like_a_layers_output(_embedding: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    """Let the first layer get what the others get, or it would have a graph of its own."""
+    return output.requires_grad_() if torch.is_grad_enabled() else output.detach()
 
 
 def _free_number_of_examples(_model: Any, _args: Any, inputs: dict[str, Any]) -> None:

@@ -69,7 +69,8 @@ def _logits_and_gradient(model: Any, max_length: int, context: Callable[[], Any]
             with torch.no_grad():  # refused with dropout, which would make the logits below random
                 model.train()(**inputs, use_cache=False)
             logits = model.eval()(**inputs, use_cache=False).logits[0].float()
-            functional.cross_entropy(logits[:-1], inputs["input_ids"][0, 1:]).backward()
+            loss = functional.cross_entropy(logits[:-1], inputs["input_ids"][0, 1:])
+        torch.autograd.backward(loss)
     finally:
         model.train(was_training)
     norms = [parameter.grad.float().norm() for parameter in model.parameters() if parameter.grad is not None]
