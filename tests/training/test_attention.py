@@ -108,7 +108,7 @@ def test_bounds_are_where_examples_begin() -> None:
     positions = torch.stack([PACKED, torch.arange(WIDTH)])
     bounds = attention.example_bounds(positions)
     assert bounds.dtype == torch.int32
-    assert bounds.tolist() == [0, 13, 14, 21, 24, 48]
+    assert bounds.tolist() == [[0, 13, 14, 21, 24], [0, 24, 24, 24, 24]]
 
 
 @pytest.mark.parametrize(

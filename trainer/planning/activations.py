@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from trainer.config.schema import RunConfig
 from trainer.models.module_map import ModuleKind, ModuleMap
-from trainer.planning.attention import FLEX, SDPA, packs
+from trainer.planning.attention import FLEX, SDPA
+from trainer.planning.row_width import packs
 from trainer.planning.targets import Target
 
 FLOAT32 = 4
@@ -57,7 +58,7 @@ class ActivationSetup:
 
     def masks(self, config: RunConfig, rows: int) -> bool:
         """Whether attention needs a dense mask for micro-batches of this many rows."""
-        return self.attention == SDPA and (rows > 1 or packs(config))
+        return self.attention == SDPA and (rows > 1 or packs(config.training))
 
     def repeats_keys(self, heads: int) -> bool:
         """Whether keys and values are repeated for each query head."""

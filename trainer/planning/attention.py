@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from trainer.common.devices import Device
 from trainer.config.schema import RunConfig
 from trainer.models.module_map import ModuleMap
-from trainer.planning.schedule import batch_size
 
 SDPA, FLEX, VARLEN = "sdpa", "flex_attention", "varlen"
 """SDPA (eager attention, if the model has none), FlexAttention, and torch's `varlen_attn`: flash attention
@@ -37,8 +36,3 @@ def choose_attention(config: RunConfig, module_map: ModuleMap, device: Device) -
     if find_spec("triton") is None:
         return SDPA, f"{name}: FlexAttention needs Triton"
     return FLEX, f"FlexAttention: no dense mask{f', and it has {special}' if special else ''}"
-
-
-def packs(config: RunConfig) -> bool:
-    """Whether a row may hold several examples."""
-    return config.training.packing in ("auto", "bfd") and batch_size(config.training) > 1

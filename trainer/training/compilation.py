@@ -110,5 +110,5 @@ def _like_a_layers_output(_embedding: Any, _inputs: Any, output: torch.Tensor) -
 
 def _free_number_of_examples(_model: Any, _args: Any, inputs: dict[str, Any]) -> None:
     """Mark the one size that differs between batches of one shape: how many examples their rows hold."""
-    if (bounds := inputs.get("cu_seq_lens_q")) is not None:
-        torch._dynamo.maybe_mark_dynamic(bounds, 0)
+    if (bounds := inputs.get("example_bounds")) is not None:
+        torch._dynamo.maybe_mark_dynamic(bounds, 1)
