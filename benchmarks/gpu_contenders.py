@@ -129,7 +129,7 @@ def ours(task: Task, folder: Path) -> Task:
     model = adapter.attach(base, plan, run.adapter, module_map)
     settings = plan.performance
     needs = estimate(run, module_map, plan.targets, devices.device(), recompute=settings.every_n_layers > 0)
-    needs = replace(needs, padded=needs.layers)  # full rows need no mask
+    needs = replace(needs, masked=needs.layers)  # full rows need no mask
     needs = needs.with_performance(settings.every_n_layers, settings.gradient_accumulation_steps)
     predicted = seen_by_torch(needs.items(settings.per_device_train_batch_size, task["length"]))
     found: Task = {"predicted": predicted, "performance": settings.to_json(), "notes": []}

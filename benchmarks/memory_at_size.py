@@ -20,7 +20,7 @@ from transformers import CONFIG_MAPPING, GptOssConfig, MixtralConfig
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.planning.test_memory_at_size import H100, qwen3_30b, run_of  # noqa: E402
+from tests.planning.test_memory_at_size import H100, estimate_of, qwen3_30b, run_of  # noqa: E402
 from tests.support import fake_gpu  # noqa: E402
 from tests.support.meter import phi3_medium  # noqa: E402
 from trainer.config.schema import RunConfig, Tick, default_config  # noqa: E402
@@ -108,7 +108,7 @@ def compared(kind: str, every: int = 0, **changes: Any) -> str:
 def peak(config: Any, run: RunConfig, plan: Plan, module_map: ModuleMap, every: int) -> tuple[int, int]:
     """Peak bytes of weights and activations: predicted, counted."""
     batch, length = run.training.per_device_train_batch_size, run.training.max_length
-    needs = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_performance(every, 1)
+    needs = estimate_of(run, module_map, plan, every)
     real = fake_gpu.measure(config, run, plan, module_map, batch > 1, every)
     static = sum(size for name, size in needs.static.items() if "optimizer" not in name and "CUDA" not in name)
     forward, *others = needs.moments(batch, length)

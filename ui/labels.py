@@ -54,6 +54,7 @@ LABELS = {
     "training.max_grad_norm": "Clip gradients at",
     "training.activation_checkpointing": "Activation checkpointing",
     "training.micro_batches": "Micro-batch size",
+    "training.attn_implementation": "Attention",
     "training.torch_compile": "Compiled layers",
     "training.use_liger_kernel": "Liger kernels",
     "training.eval_steps": "Eval steps",

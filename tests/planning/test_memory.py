@@ -150,7 +150,7 @@ def test_layers_keep_what_autograd_saves(run: RunConfig, padded: bool, folder: P
     real = meter.Real(run, folder, padded)
     targets = [whole_module(target, real.module_map) for target in real.plan.targets]
     quantized = modules_to_quantize(run.model.quantization, real.module_map, real.plan.targets)
-    setup = replace(ActivationSetup.of(run, 2 if run.model.dtype == "bfloat16" else 4, on_gpu=False), padded=padded)
+    setup = replace(ActivationSetup.of(run, 2 if run.model.dtype == "bfloat16" else 4, on_gpu=False), masked=padded)
     said = sum(
         kept.bytes(run.training.per_device_train_batch_size, run.training.max_length)
         for kept in activations_by_layer(real.module_map, targets, quantized, setup)
@@ -247,7 +247,7 @@ def test_below_the_first_trained_layer_nothing_is_kept() -> None:
 def study_plan_of(config: RunConfig) -> int:
     module_map = discover(meter.phi3_medium(), "phi3-medium")
     costs = estimate(config, module_map, make_plan(config, module_map).targets, GPU)
-    return int(sum(layer.bytes(8, 512) for layer in costs.padded))
+    return int(sum(layer.bytes(8, 512) for layer in costs.masked))
 
 
 def test_a_weight_that_layers_share_counts_once() -> None:

@@ -15,7 +15,8 @@ from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, T
 from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
 from trainer.planning import memory
-from trainer.planning.plan import make_plan
+from trainer.planning.attention import SDPA, VARLEN
+from trainer.planning.plan import Plan, make_plan
 
 H100 = Device("cuda:0", total=10**12, free=10**12, bfloat16=True)
 """With room for whatever is planned here."""
@@ -23,6 +24,7 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("phi3-medium", {}),
     ("qwen3", {"batch": 1, "length": 4096}),
     ("gemma2", {"every": 1, "quantization": "none"}),
+    ("llama", {"batch": 4, "attention": VARLEN}),
     ("gpt2", {}),
 )
 """Fused and unfused linears, quantized and not, with and without recomputing, a batch and a long text, Conv1D."""
@@ -47,13 +49,13 @@ MORE = [
 def test_the_plan_is_within_five_percent_of_a_gpus_tensors(kind: str, changes: dict[str, Any]) -> None:
     config: PreTrainedConfig = phi3_medium() if kind == "phi3-medium" else CONFIG_MAPPING[kind]()
     module_map = discover(config, kind)
-    run = run_of(module_map, **{key: value for key, value in changes.items() if key != "every"})
+    run = run_of(module_map, **{key: value for key, value in changes.items() if key not in ("every", "attention")})
     training, every = run.training, changes.get("every", 0)
     plan = make_plan(run, module_map, H100)
     assert not plan.issues
-    estimate = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_performance(every, 1)
-    padded = training.per_device_train_batch_size > 1
-    real = fake_gpu.measure(config, run, plan, module_map, padded, every)
+    estimate = estimate_of(run, module_map, plan, every, changes.get("attention", SDPA))
+    masked = estimate.setup.masks(run, training.per_device_train_batch_size)
+    real = fake_gpu.measure(config, run, plan, module_map, masked, every)
     static = sum(size for name, size in estimate.static.items() if "optimizer" not in name and "CUDA" not in name)
     assert static == pytest.approx(real.static, rel=0.01)
     forward, *others = estimate.moments(training.per_device_train_batch_size, training.max_length)
@@ -73,8 +75,8 @@ def test_quantized_experts_at_the_size_of_qwen3_30b(experts: bool, every: int) -
         run = replace(run, modules=tuple(tick for tick in run.modules if tick.name in ("q_proj", "o_proj")))
     plan = make_plan(run, module_map, H100)
     assert not plan.issues
-    estimate = memory.estimate(run, module_map, plan.targets, H100, recompute=every > 0).with_performance(every, 1)
-    real = fake_gpu.measure(config, run, plan, module_map, padded=True, every_n_layers=every)
+    estimate = estimate_of(run, module_map, plan, every)
+    real = fake_gpu.measure(config, run, plan, module_map, masked=True, every_n_layers=every)
     static = sum(size for name, size in estimate.static.items() if "optimizer" not in name and "CUDA" not in name)
     assert static == pytest.approx(real.static, rel=0.001)
     forward, *others = estimate.moments(4, run.training.max_length)
@@ -99,6 +101,15 @@ def qwen3_30b(layers: int = 48) -> PreTrainedConfig:
     )
 
 
+def estimate_of(
+    run: RunConfig, module_map: ModuleMap, plan: Plan, every: int, attention: str = SDPA
+) -> memory.Estimate:
+    """The estimate on an H100 whose every `every`-th layer recomputes. Counted is what SDPA keeps, with or without a
+    mask: without one, that is what `varlen_attn` keeps as well."""
+    costs = memory.estimate(run, module_map, plan.targets, H100, every > 0, attention)
+    return costs.with_performance(every, 1)
+
+
 def run_of(
     module_map: ModuleMap,
     batch: int = 8,
@@ -116,6 +127,10 @@ def run_of(
         modules=tuple(Tick(kind.name) for kind in ticked),
         adapter=AdapterConfig(r=16, lora_alpha=16, lora_dropout=lora_dropout),
         training=TrainingConfig(
-            per_device_train_batch_size=batch, gradient_accumulation_steps=1, max_length=length, micro_batches="off"
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=1,
+            max_length=length,
+            micro_batches="off",
+            packing="off",
         ),
     )

@@ -47,12 +47,12 @@ class Measured:
 
 
 def measure(
-    config: PreTrainedConfig, run: RunConfig, plan: Plan, module_map: ModuleMap, padded: bool, every_n_layers: int = 0
+    config: PreTrainedConfig, run: RunConfig, plan: Plan, module_map: ModuleMap, masked: bool, every_n_layers: int = 0
 ) -> Measured:
-    """Measure one forward and backward pass of `run`'s batch. `padded`: attention needs a mask."""
+    """Measure one forward and backward pass of `run`'s batch. `masked`: attention needs a mask."""
     batch, length = run.training.per_device_train_batch_size, run.training.max_length
     model = _attached(config, run, plan, module_map)
-    shape = torch.Size((batch, 1, length, length)) if padded else None
+    shape = torch.Size((batch, 1, length, length)) if masked else None
     if every_n_layers:
         way = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), _like_a_gpu())}
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=way, every_n_layers=every_n_layers)

@@ -127,6 +127,14 @@ class Forward:
     """Attention uses torch's SDPA, which saves no scores; eager attention saves all of them."""
     softcap: bool = False
     """Attention logits are soft-capped with a tanh, which saves them once more."""
+    sinks: bool = False
+    """Each head has a learned attention sink."""
+    flash: bool = False
+    """transformers can run its attention, which has no dropout, with flash attention kernels."""
+    flex: bool = False
+    """The same with FlexAttention."""
+    head_size: int = 0
+    """Elements of a query's head; 0 if unknown."""
     activation_bytes: int = 2
     """Bytes that the MLP's activation function saves per element, in bfloat16 on a GPU."""
     activation_bytes_float32: int = 4

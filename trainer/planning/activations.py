@@ -1,7 +1,8 @@
 """Activation memory: what each layer saves for the backward pass, computed from the module map alone.
 
-Frozen linears save nothing of their input. What does: norms (a float32 copy), SDPA (queries, keys, values, output),
-the MLP's activation function and product, and trained modules (inputs of LoRA's A and B, of a fully trained module).
+Frozen linears save nothing of their input. What does: norms (a float32 copy), attention (queries, keys, values and
+output), the MLP's activation function and product, and trained modules (inputs of LoRA's A and B, of a fully trained
+module).
 Checked against autograd's saved tensors (`tests/planning/test_memory.py`): dense and mixture-of-experts transformers
 within a few percent. Recurrent mixers (Mamba, linear attention) are treated as attention, a rough guess.
 """
@@ -16,6 +17,8 @@ from typing import NamedTuple
 
 from trainer.config.schema import RunConfig
 from trainer.models.module_map import ModuleKind, ModuleMap
+from trainer.planning.attention import FLEX, SDPA
+from trainer.planning.row_width import packs
 from trainer.planning.targets import Target
 
 FLOAT32 = 4
@@ -31,26 +34,39 @@ class ActivationSetup:
     quantization: str
     dropout: bool
     dora: bool
-    padded: bool
-    """Rows of a batch differ in length: attention needs a mask, and keys and values are expanded per query head."""
     checkpointing: bool
     """Some layers recompute their activations, so gradients flow through all of them."""
+    attention: str = SDPA
+    """The attention implementation."""
+    masked: bool = False
+    """SDPA gets a dense mask, so keys and values are repeated for each query head."""
 
     @classmethod
-    def of(cls, config: RunConfig, width: int, on_gpu: bool, checkpointing: bool = False) -> ActivationSetup:
-        training, adapter = config.training, config.adapter
+    def of(
+        cls, config: RunConfig, width: int, on_gpu: bool, checkpointing: bool = False, attention: str = SDPA
+    ) -> ActivationSetup:
+        adapter = config.adapter
         return cls(
             width=width,
             on_gpu=on_gpu,
             quantization=config.model.quantization,
             dropout=adapter.lora_dropout > 0,
             dora=adapter.use_dora,
-            padded=training.per_device_train_batch_size > 1,
             checkpointing=checkpointing,
+            attention=attention,
         )
 
+    def masks(self, config: RunConfig, rows: int) -> bool:
+        """Whether attention needs a dense mask for micro-batches of this many rows."""
+        return self.attention == SDPA and (rows > 1 or packs(config.training))
+
+    def repeats_keys(self, heads: int) -> bool:
+        """Whether keys and values are repeated for each query head."""
+        # transformers' FlexAttention does unless the number of heads is a power of two
+        return self.masked or (self.attention == FLEX and heads & (heads - 1) != 0)
+
     @property
-    def mask(self) -> int:
+    def dropout_mask(self) -> int:
         """Bytes per element of the saved dropout mask."""
         return 0 if not self.dropout else 1 if self.on_gpu else FLOAT32
 
@@ -181,7 +197,7 @@ def _attention(
     norms: list[tuple[str, int]],
     setup: ActivationSetup,
 ) -> ActivationBytes:
-    """Queries, keys, values and output as saved by SDPA; attention scores if it is not used."""
+    """Queries, keys, values and output as saved by fused attention; eager attention saves all scores."""
     forward = module_map.forward
     projected = sum(linear.out for linear in entering)
     inner = leaving.width if leaving else projected
@@ -189,7 +205,7 @@ def _attention(
     head = inner // max(1, module_map.heads)
     turned = inner + values if forward.rotary else 0
     views = projected if len(entering) == 1 or not forward.rotary else values
-    if setup.padded and values < inner:  # keys and values once per query head
+    if setup.repeats_keys(module_map.heads) and values < inner:
         kept = 3 * inner if forward.rotary or len(entering) > 1 else projected + 2 * inner
     else:
         kept = turned + views
@@ -197,8 +213,8 @@ def _attention(
     for name, size in norms:
         if size == head and size != module_map.hidden_size:
             tokens += FLOAT32 * (inner if name.startswith("q") else values)
-    pairs = float(setup.width if setup.padded else 0)  # the mask, as SDPA adds it
-    if not forward.sdpa:
+    pairs = float(setup.width if setup.masked else 0)  # the mask, as SDPA adds it
+    if not forward.sdpa and setup.attention == SDPA:
         copies = FLOAT32 + (setup.width if setup.width < FLOAT32 else 0) + (setup.width if forward.softcap else 0)
         pairs = float(module_map.heads * copies)
     return ActivationBytes(tokens, pairs)
@@ -234,7 +250,7 @@ def _trained(entering: list[Linear], leaving: Linear | None, setup: ActivationSe
         if target is not None:
             tokens, fixed = _of_target(target, linear, setup)
         if own:
-            tokens += linear.width * (setup.width + setup.mask)
+            tokens += linear.width * (setup.width + setup.dropout_mask)
         if needs and linear is leaving:
             # SDPA keeps its output as it is; on a CPU it is copied to be contiguous
             tokens += 0 if linear.kind.group == "attention" and setup.on_gpu else linear.width * setup.width

@@ -14,6 +14,7 @@ from trainer.common.devices import CPU, Device
 from trainer.config.schema import RunConfig
 from trainer.models.module_map import ModuleMap
 from trainer.planning.activations import FLOAT32, ActivationBytes, ActivationSetup, activations_by_layer, by_parameter
+from trainer.planning.attention import choose_attention
 from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
 from trainer.planning.row_width import widest
 from trainer.planning.schedule import UNREAD
@@ -57,7 +58,8 @@ class Estimate:
     head: int
     """The part of the gradients for a fully trained head, which the loss computes."""
     layers: tuple[ActivationBytes, ...]
-    padded: tuple[ActivationBytes, ...]
+    masked: tuple[ActivationBytes, ...]
+    """Layers whose attention needs a dense mask."""
     whole_logits: bool
     torch_tiles: bool
     """Without Triton, the fused loss computes its tiles of logits with torch, which copies them."""
@@ -113,7 +115,8 @@ class Estimate:
     def moments(self, batch: int, length: int) -> list[dict[str, float]]:
         """End of the forward pass; the backward pass, beginning and end; the optimizer's step; loading."""
         tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
-        sizes = [kept.bytes(batch, length) for kept in (self.padded if batch > 1 else self.layers)] or [0.0]
+        layers = self.masked if self.setup.masks(self.config, batch) else self.layers
+        sizes = [kept.bytes(batch, length) for kept in layers] or [0.0]
         kept, at_once, one = self._kept(sizes, tokens * hidden * width)
         earlier = self.gradients * self.accumulates
         # a temporary weight is freed before the gradients after its product peak
@@ -168,12 +171,22 @@ class Estimate:
 
 
 def estimate(
-    config: RunConfig, module_map: ModuleMap, targets: Iterable[Target], device: Device = CPU, recompute: bool = False
+    config: RunConfig,
+    module_map: ModuleMap,
+    targets: Iterable[Target],
+    device: Device = CPU,
+    recompute: bool = False,
+    attention: str = "",
 ) -> Estimate:
-    """The estimate of `config` with its resolved `targets`. `recompute`: every layer recomputes its activations."""
+    """The estimate of `config` with its resolved `targets`.
+
+    `recompute`: every layer recomputes its activations. `attention`: its implementation, if not the one chosen for
+    the device.
+    """
     targets = list(targets)
     width = compute_width(config, device)
-    setup = ActivationSetup.of(config, width, device.is_gpu, recompute)
+    attention = attention or choose_attention(config, module_map, device)[0]
+    setup = ActivationSetup.of(config, width, device.is_gpu, recompute, attention)
     quantized = modules_to_quantize(config.model.quantization, module_map, targets)
     sizes = [size for target in targets for size in tensor_sizes(target, config.adapter, module_map)]
     stored = sum(sizes)
@@ -193,8 +206,8 @@ def estimate(
         static=static,
         gradients=stored * FLOAT32,
         head=sum(_head(target) for target in targets) * FLOAT32,
-        layers=tuple(activations_by_layer(module_map, whole, quantized, replace(setup, padded=False))),
-        padded=tuple(activations_by_layer(module_map, whole, quantized, replace(setup, padded=True))),
+        layers=tuple(activations_by_layer(module_map, whole, quantized, setup)),
+        masked=tuple(activations_by_layer(module_map, whole, quantized, replace(setup, masked=True))),
         whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
         torch_tiles=not device.is_gpu or device.no_triton is not None,
         buffers=_buffers(module_map, whole, quantized, setup),

@@ -15,6 +15,7 @@ from trainer.common.devices import Device
 from trainer.config.schema import RunConfig
 from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleMap
+from trainer.planning.attention import SDPA, choose_attention
 from trainer.planning.memory import Estimate
 from trainer.planning.micro_batches import choose_micro_batches
 from trainer.planning.schedule import Size, total_tokens
@@ -38,6 +39,7 @@ class PerformanceSettings:
     """Micro-batches of a step; about as many where rows are packed."""
     every_n_layers: int = 0
     """Every n-th layer recomputes its activations in the backward pass: 1 means all, 0 none."""
+    attn_implementation: str = SDPA
     torch_compile: bool = False
     use_liger_kernel: bool = False
     optim: str = "adamw_torch_fused"
@@ -71,6 +73,7 @@ def choose_settings(
     micro, needs = choose_micro_batches(config, module_map, device, costs, data)
     why["activation_checkpointing"] = micro.why_checkpointing
     why["micro_batches"] = micro.why
+    attention, why["attn_implementation"] = choose_attention(config, module_map, device)
     compiles, why["torch_compile"] = _compile(config, module_map, device, total_tokens(training, data))
     liger, why["use_liger_kernel"] = _liger(config, module_map, device, compiles)
     optim, why["optim"] = _optimizer(training.optim, device)
@@ -78,6 +81,7 @@ def choose_settings(
         per_device_train_batch_size=micro.rows,
         gradient_accumulation_steps=micro.per_step,
         every_n_layers=micro.every_n_layers,
+        attn_implementation=attention,
         torch_compile=compiles,
         use_liger_kernel=liger,
         optim=optim,
@@ -114,7 +118,7 @@ def _liger(config: RunConfig, module_map: ModuleMap, device: Device, compiles: b
     way, kind = config.training.use_liger_kernel, module_map.model_type
     if device.no_triton is not None:
         return False, f"off: {device.no_triton.reason}"
-    can = device.is_gpu and find_spec("liger_kernel") is not None and kind in LIGER_TYPES
+    can = device.is_gpu and liger_kernels(kind)
     if way == "off" or (way == "on" and can):
         return way == "on", f"{way}, as set"
     if not can:
@@ -123,6 +127,11 @@ def _liger(config: RunConfig, module_map: ModuleMap, device: Device, compiles: b
     if compiles:
         return False, "off: compiled layers are fused already"
     return True, f"on: it has kernels for {kind}"
+
+
+def liger_kernels(kind: str) -> bool:
+    """Whether Liger is installed and has kernels for models of this type."""
+    return find_spec("liger_kernel") is not None and kind in LIGER_TYPES
 
 
 def _optimizer(way: str, device: Device) -> tuple[str, str]:

@@ -12,6 +12,8 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from trainer.data.packing import Layout, MicroBatch
+from trainer.planning.attention import SDPA
+from trainer.training.attention import packed
 
 IGNORED = -100
 """Label of tokens without loss (PyTorch's `ignore_index`)."""
@@ -31,6 +33,7 @@ class Collator:
     """
 
     layout: Layout
+    attention: str = SDPA
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         most = self.layout.max_length
@@ -71,7 +74,8 @@ class Collator:
                 made["labels"][number, start:end] = labels[place]
                 made[extra][number, start:end] = np.arange(end - start) if self.layout.packed else 1
                 start = end
-        return {name: torch.from_numpy(values) for name, values in made.items()}
+        tensors = {name: torch.from_numpy(values) for name, values in made.items()}
+        return tensors | packed(tensors["position_ids"], self.attention) if self.layout.packed else tensors
 
 
 def _labels(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:

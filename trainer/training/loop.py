@@ -30,6 +30,7 @@ from trainer.planning.performance import PerformanceSettings
 from trainer.planning.plan import Plan, make_plan
 from trainer.training import adapter, checkpoints, weight_changes
 from trainer.training.callbacks import Recorder, Sink, memory_held
+from trainer.training.compilation import keep_compiled
 from trainer.training.cpu_allocator import keep_freed_memory
 from trainer.training.gpu import training_device
 from trainer.training.loading import compute_dtype, load_model
@@ -62,6 +63,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     any other exception is a bug.
     """
     keep_freed_memory()
+    keep_compiled(paths.folder.parent / "compiled")
     transformers_logging.disable_progress_bar()
     # for names that the newest transformers deprecates and older versions still need
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

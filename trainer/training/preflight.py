@@ -1,4 +1,4 @@
-"""Checks on the real model before the first step: exact packing and the fused loss."""
+"""Checks on the real model before the first step: attention, exact packing and the fused loss."""
 
 from __future__ import annotations
 
@@ -10,12 +10,82 @@ import torch
 from peft import PeftModel
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
+from torch.nn import functional
 from trl import SFTTrainer
+
+from trainer.common.errors import first_line
+from trainer.planning.attention import SDPA
+from trainer.training import attention
+from trainer.training.callbacks import Sink
 
 LOSS_TOLERANCE = 0.02
 """Relative difference of two losses that bfloat16 explains; a wrong loss differs more."""
 LEAK_TOLERANCE, ROUNDING_TOLERANCE = 1e-4, 0.2
 """In standard deviations of the logits: allowed influence of another example in the row, and of bfloat16 rounding."""
+
+
+MOST_TOKENS = 512
+"""Tokens of the row on which implementations of attention are compared, at most."""
+GRADIENT_TOLERANCE = 0.05
+"""Relative difference of two norms of the gradient that bfloat16 explains."""
+
+
+def choose_attention(model: PeftModel, wanted: str, max_length: int, context: Callable[[], Any], sink: Sink) -> str:
+    """Switch `model` to the planned attention if it gives the same logits and gradient; returns the one in use.
+
+    With SDPA, cuDNN's kernels are turned off: with a mask, they are built anew for every shape, and are known for
+    gradients that are NaN.
+    """
+    before = attention.current(model)
+    if wanted != SDPA:
+        plain = _logits_and_gradient(model, max_length, context)
+        attention.use(model, wanted)
+        try:
+            problem = _difference(plain, _logits_and_gradient(model, max_length, context))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler or a kernel may raise
+            problem = f"{type(error).__name__}: {first_line(error)}"
+        if not problem:
+            return wanted
+        attention.use(model, before)
+        model.zero_grad()
+        sink("log", text=f"Attention stays {before}, with a mask: {wanted} does not work here ({problem})")
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return before
+
+
+def _logits_and_gradient(model: Any, max_length: int, context: Callable[[], Any]) -> tuple[torch.Tensor, float]:
+    """Logits of a row of two examples, (tokens, vocabulary), and the norm of their loss's gradient."""
+    config, device = model.config.get_text_config(decoder=True), next(model.parameters()).device
+    width = min(MOST_TOKENS, max_length, int(getattr(config, "max_position_embeddings", 0) or MOST_TOKENS))
+    ids = torch.arange(width)[None] * 7919 % min(int(getattr(config, "vocab_size", 0) or 1000), 1000)
+    positions = torch.cat([torch.arange(width // 3), torch.arange(width - width // 3)])[None]
+    inputs = {"input_ids": ids, **attention.packed(positions, attention.current(model))}
+    inputs = {key: value.to(device) for key, value in inputs.items()}
+    was_training = model.training
+    try:
+        with context():
+            with torch.no_grad():  # refused with dropout, which would make the logits below random
+                model.train()(**inputs, use_cache=False)
+            logits = model.eval()(**inputs, use_cache=False).logits[0].float()
+            loss = functional.cross_entropy(logits[:-1], inputs["input_ids"][0, 1:])
+        torch.autograd.backward(loss)
+    finally:
+        model.train(was_training)
+    norms = [parameter.grad.float().norm() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    return logits.detach(), float(torch.stack(norms).norm())
+
+
+def _difference(plain: tuple[torch.Tensor, float], other: tuple[torch.Tensor, float]) -> str:
+    """What differs by more than rounding; empty if nothing does."""
+    worst = float((plain[0] - other[0]).abs().max() / plain[0].std())
+    if not worst <= ROUNDING_TOLERANCE:
+        return f"its logits differ by {worst:.2g} standard deviations"
+    if not abs(plain[1] - other[1]) <= GRADIENT_TOLERANCE * plain[1]:
+        return f"the norm of its gradient is {other[1]:.3g} instead of {plain[1]:.3g}"
+    return ""
 
 
 def packing_is_exact(model: Any, context: Callable[[], Any]) -> bool:
@@ -25,7 +95,7 @@ def packing_is_exact(model: Any, context: Callable[[], Any]) -> bool:
     """
     size = min(int(getattr(model.config.get_text_config(), "vocab_size", 0) or 1000), 1000)
     first, other, second = (torch.arange(start, start + 12) * 7 % max(size - 1, 1) + 1 for start in (1, 40, 90))
-    positions = torch.arange(12).repeat(2)[None]
+    rows = attention.packed(torch.arange(12).repeat(2)[None], attention.current(model))
 
     def logits(ids: torch.Tensor, **keywords: Any) -> torch.Tensor:
         device = next(model.parameters()).device
@@ -37,8 +107,8 @@ def packing_is_exact(model: Any, context: Callable[[], Any]) -> bool:
     model.eval()
     try:
         with torch.no_grad(), context():
-            packed = logits(torch.cat([first, second]), position_ids=positions)
-            moved = logits(torch.cat([other, second]), position_ids=positions)
+            packed = logits(torch.cat([first, second]), **rows)
+            moved = logits(torch.cat([other, second]), **rows)
             alone = logits(second, attention_mask=torch.ones(1, 12, dtype=torch.long))
     except torch.OutOfMemoryError:
         raise

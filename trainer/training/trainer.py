@@ -26,7 +26,7 @@ from trainer.training.collation import Collator, GroupedSampler
 from trainer.training.compilation import Compiler
 from trainer.training.loading import compute_dtype
 from trainer.training.modules_trainer import ModulesSFTTrainer, ModulesTrainer
-from trainer.training.preflight import fused_loss_is_right, head_is_plain, packing_is_exact
+from trainer.training.preflight import choose_attention, fused_loss_is_right, head_is_plain, packing_is_exact
 from trainer.training.steps import LargestFirst, Steps
 
 
@@ -74,6 +74,9 @@ def build_trainer(
     trainer.add_callback(LargestFirst(trainer.steps))
     trainer.args.use_liger_kernel = performance.use_liger_kernel  # read when training starts; TRL would warn about it
     trainer.args.liger_kernel_config = _liger(model)
+    collator.attention = choose_attention(
+        model, performance.attn_implementation, config.training.max_length, trainer.accelerator.autocast, sink
+    )
     if performance.torch_compile:
         trainer.add_callback(Compiler(trainer, sink))
     _choose_batching(trainer, config, data.lengths, sink)

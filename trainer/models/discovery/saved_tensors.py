@@ -15,15 +15,22 @@ from trainer.models.module_map import Forward
 
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "ffn_act", "activation")
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
+_ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 
 
 def forward_facts(model: PreTrainedModel, text: PretrainedConfig, hidden: int) -> Forward:
     """The facts of `model`, whose decoder `text` describes; `hidden` is the width of its residual stream."""
     activation = next((getattr(text, name) for name in _ACTIVATIONS if hasattr(text, name)), None)
+    dropout = any(getattr(text, name, None) for name in _ATTENTION_DROPOUT)
+    replaceable = model._can_set_attn_implementation() and not dropout
     return Forward(
         rotary=bool(getattr(text, "rope_parameters", None) or getattr(text, "rotary_dim", None)),
         sdpa=bool(model._supports_sdpa),
         softcap=bool(getattr(text, "attn_logit_softcapping", None)),
+        sinks=any("sink" in name.rpartition(".")[2] for name, _ in model.named_parameters()),
+        flash=replaceable and bool(model._supports_flash_attn),
+        flex=replaceable and bool(model._supports_flex_attn),
+        head_size=_head_size(text, hidden),
         activation_bytes=kept_by_activation(activation, torch.bfloat16),
         activation_bytes_float32=kept_by_activation(activation, torch.float32),
         plain_norms=len(_plain_norms(model, hidden)) // max(1, _whole(getattr(text, "num_hidden_layers", None))),
@@ -80,6 +87,13 @@ def _kept(module: nn.Module, values: torch.Tensor) -> int:
     except (TypeError, RuntimeError, ValueError, AttributeError):  # it wants more than its input
         return 0
     return sum(kept.values()) // values.numel() if shape == values.shape else 0
+
+
+def _head_size(text: PretrainedConfig, hidden: int) -> int:
+    """Elements of a query's head."""
+    latent = [_whole(getattr(text, f"qk_{part}_head_dim", None)) for part in ("nope", "rope")]
+    heads = _whole(getattr(text, "num_attention_heads", None))
+    return sum(latent) or _whole(getattr(text, "head_dim", None)) or (hidden // heads if heads else 0)
 
 
 def _experts_per_token(text: PretrainedConfig) -> int:
