@@ -33,6 +33,8 @@ class Device:
     """Whether the compute type `auto` is bfloat16 on it."""
     busy: bool = False
     """Whether another run is using it; the next run waits until it is free."""
+    model: str = ""
+    """Such as `NVIDIA H100 NVL`; empty if unknown."""
 
     @property
     def is_gpu(self) -> bool:

@@ -73,14 +73,14 @@ def choose_settings(
     why["micro_batches"] = micro.why
     compiles, why["torch_compile"] = _compile(config, module_map, device, total_tokens(training, data))
     liger, why["use_liger_kernel"] = _liger(config, module_map, device, compiles)
-    optim, why["optim"] = _optimizer(training.optim, device)
+    why["optim"] = needs.optimizer.why
     chosen = PerformanceSettings(
         per_device_train_batch_size=micro.rows,
         gradient_accumulation_steps=micro.per_step,
         every_n_layers=micro.every_n_layers,
         torch_compile=compiles,
         use_liger_kernel=liger,
-        optim=optim,
+        optim=needs.optimizer.name,
         why=why,
     )
     return chosen, needs
@@ -119,11 +119,3 @@ def _liger(config: RunConfig, module_map: ModuleMap, device: Device, compiles: b
     if compiles:
         return False, "off: compiled layers are fused already"
     return True, f"on: it has kernels for {kind}"
-
-
-def _optimizer(way: str, device: Device) -> tuple[str, str]:
-    if way == "adamw_torch":
-        return "adamw_torch_fused", "AdamW, fused"
-    if not device.is_gpu:
-        return "adamw_torch_fused", "AdamW, fused: the paged 8-bit one needs a GPU"
-    return way, "paged 8-bit AdamW, as set"
