@@ -19,7 +19,8 @@ from trainer.common.devices import Device
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig, default_config
 from trainer.models.discovery.discover import discover
 from trainer.planning.activations import ActivationSetup, activations_by_layer
-from trainer.planning.memory import estimate, optimizer_state
+from trainer.planning.memory import estimate
+from trainer.planning.optimizer_choice import optimizer_state
 from trainer.planning.parameter_counts import tensor_sizes, whole_module
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX
@@ -180,6 +181,31 @@ def test_the_peak_of_a_training_is_near_the_plan(
     moving = ("gradients", "activations", "logits", "workspace", "optimizer")
     said = sum(real.plan.memory.get(item, 0) for item in moving)
     assert said == pytest.approx(real.peak(), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        run_config("phi3", ALL),
+        run_config("phi3", "lm_head", per_device_train_batch_size=4, max_length=256),
+        run_config("llama", ALL, "nf4", "bfloat16", dropout=0.05, per_device_train_batch_size=4),
+        run_config("gpt2", "c_attn", "nf4"),
+        run_config("mixtral", "q_proj", "nf4", "bfloat16"),
+        run_config("mixtral", "q_proj gate_up_proj down_proj", "nf4"),
+    ],
+    ids=lambda run: f"{run.model.name}-{len(run.modules)}",
+)
+def test_the_peak_of_an_evaluation_is_near_the_plan(
+    run: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted as above. Training on the same rows needs more, so evaluating them fits."""
+    monkeypatch.setattr("trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE", 64)
+    monkeypatch.setattr("trainer.planning.memory.TILE_WIDTH", 64)
+    real, training = meter.Real(run, folder), run.training
+    planned = estimate(run, real.module_map, real.plan.targets)
+    moment = planned.evaluation(training.per_device_train_batch_size, training.max_length)
+    assert sum(moment.values()) == pytest.approx(real.evaluation_peak(), rel=0.15)
+    assert sum(moment.values()) < sum(real.plan.memory.values())
 
 
 def study(**training: Any) -> RunConfig:

@@ -110,6 +110,14 @@ class Real:
             self.trainer.train()
         return meter.peak
 
+    def evaluation_peak(self) -> int:
+        """Peak bytes of live tensors during an evaluation of the same rows, minus those that existed before."""
+        meter = Meter([*self.model.parameters(), *self.model.buffers()])
+        self.model.eval()
+        with meter:
+            self.trainer.evaluate(self.trainer.train_dataset)
+        return meter.peak
+
 
 class Meter(TorchDispatchMode):
     """Counts the storages that operators allocate, like torch's allocator on a GPU."""

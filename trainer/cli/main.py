@@ -20,7 +20,7 @@ from trainer import __version__
 from trainer.cli import data_commands, experiment_commands
 from trainer.cli.plan_text import print_issue, print_plan
 from trainer.cli.progress import Progress
-from trainer.common import formatting
+from trainer.common import formatting, gpu_allocator
 from trainer.common.errors import InvalidConfig, Issue, UserError
 from trainer.common.program import APP, COMMAND, HOME
 from trainer.config import overrides, validation
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     if flags and options.command is not _app:
         parser.error(f"unrecognized arguments: {' '.join(flags)}")
     command: Callable[[argparse.Namespace], int] = options.command
+    os.environ.update(gpu_allocator.environment())  # before anything imports torch
     options.lab = Lab(Settings(runs_dir=options.runs_dir, models_dir=options.models_dir), in_process=True)
     try:
         return command(options)

@@ -44,6 +44,8 @@ def _print_memory(plan: Plan) -> None:
     device = plan.device
     has = f", of {size(device.free)} free and {size(device.total)} in all" if device.total else ""
     print(f"  {'total':24} {size(plan.needed):>9}{has} on {device.name}")
+    if said := plan.correction.sentence():
+        print(f"  {said}")
     if plan.loading:
         print(f"  {'while loading':24} {size(plan.loading):>9}")
     if plan.fits:

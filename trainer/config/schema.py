@@ -20,7 +20,7 @@ Bias = Literal["none", "lora_only"]
 Start = Literal["default", "pissa"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 Quantization = Literal["nf4", "int8", "none"]
-Optimizer = Literal["paged_adamw_8bit", "adamw_torch"]
+Optimizer = Literal["auto", "paged_adamw_8bit", "adamw_torch"]
 DataSource = Literal["demo", "file", "hub"]
 LossOn = Literal["completion", "all", "last"]
 Template = Literal["auto", "model", "chatml", "plain"]
@@ -136,7 +136,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Training settings; the defaults are those of the reference study."""
+    """Training settings; the defaults are those of the reference study, or are chosen for the device."""
 
     num_train_epochs: float = setting(1.0, "Passes over the data.", gt=0, le=1000)
     max_steps: int = setting(-1, "Number of steps; -1: the epochs decide.", ge=-1, le=10_000_000)
@@ -157,7 +157,9 @@ class TrainingConfig:
         "auto",
         "bfd: several examples share a row, without attending to each other. auto: on a GPU, or if it saves padding.",
     )
-    optim: Optimizer = setting("paged_adamw_8bit", "Optimizer. The paged 8-bit one needs a GPU.")
+    optim: Optimizer = setting(
+        "auto", "auto: AdamW; on a GPU, the paged 8-bit one where AdamW's state would be large."
+    )
     weight_decay: float = setting(0.0, "AdamW's weight decay.", ge=0, le=1)
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0: no clipping.", ge=0, le=1000)
     activation_checkpointing: Switch = setting(
@@ -215,7 +217,6 @@ def default_config(model: str = "demo") -> RunConfig:
         training=TrainingConfig(
             **{
                 "gradient_accumulation_steps": 1,
-                "optim": "adamw_torch",
                 **settings,
             }
         ),

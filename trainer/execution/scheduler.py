@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer.common import devices, file_locks
+from trainer.common import devices, file_locks, gpu_allocator
 from trainer.common.errors import UserError
 from trainer.execution.worker import TAKEN
 from trainer.runs import lifecycle, queue_order
@@ -37,6 +37,7 @@ class Scheduler:
             "LAB_MODELS_DIR": str(models_dir.resolve()),
             "LAB_DATA_DIR": str(data_dir.resolve()),
             "PYTHONUNBUFFERED": "1",
+            **gpu_allocator.environment(),
             # leave a core to the page: threads that compete for a core slow training down by more than one core does
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 2) - 1)),
         }

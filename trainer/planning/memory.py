@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from functools import cached_property
+from math import prod
 
 from trainer.common.devices import CPU, Device
 from trainer.config.schema import RunConfig
 from trainer.models.module_map import ModuleMap
 from trainer.planning.activations import FLOAT32, ActivationBytes, ActivationSetup, activations_by_layer, by_parameter
 from trainer.planning.attention import choose_attention
+from trainer.planning.memory_correction import OVERHEAD
+from trainer.planning.optimizer_choice import OptimizerChoice, choose_optimizer, optimizer_state
 from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
 from trainer.planning.row_width import widest
 from trainer.planning.schedule import UNREAD
@@ -34,8 +37,6 @@ TILE_TOKENS, TILE_WIDTH = 4096, 32768
 """Tile of logits that TRL's fused loss holds at once."""
 TILE_COPIES = 7
 """Float32 copies of that tile, at most, where torch computes it instead of Triton."""
-PAGED_FROM, EIGHT_BIT_FROM, BLOCK = 100_000, 4096, 256
-"""bitsandbytes: elements from which a state is paged and from which it is 8-bit, and elements per scale."""
 NOT_ALLOCATED_BY_TORCH = ("optimizer, paged", "CUDA context")
 """Items that torch.cuda.max_memory_allocated() does not count. Paged memory may leave the GPU when it is short."""
 TOLERANCE = 0.05
@@ -54,6 +55,7 @@ class Estimate:
     setup: ActivationSetup
     static: dict[str, int]
     """Bytes held during the whole run, without gradients."""
+    optimizer: OptimizerChoice
     gradients: int
     head: int
     """The part of the gradients for a fully trained head, which the loss computes."""
@@ -63,6 +65,8 @@ class Estimate:
     whole_logits: bool
     torch_tiles: bool
     """Without Triton, the fused loss computes its tiles of logits with torch, which copies them."""
+    widest: int
+    """Outputs of the widest linear of attention or MLP with LoRA."""
     buffers: int
     """Temporary weights for one matrix product: dequantized, cast, with DoRA's norm."""
     experts: int
@@ -73,6 +77,8 @@ class Estimate:
     """Every n-th layer recomputes its activations; 0 means none."""
     accumulates: bool
     """A step accumulates gradients over several micro-batches."""
+    correction: float = 1.0
+    """Measured bytes over computed ones, at least 1."""
 
     def with_performance(self, every_n_layers: int, accumulation: int) -> Estimate:
         """The same estimate with other layers recomputing; whether any do at all must not change."""
@@ -82,7 +88,9 @@ class Estimate:
     def items(self, batch: int, length: int) -> dict[str, int]:
         """Bytes by item at the peak, for `batch` rows of `length` tokens."""
         peak = max(self.moments(batch, length), key=lambda moment: sum(moment.values()))
-        return self.static | {name: int(value) for name, value in peak.items()}
+        items = self.static | {name: int(value) for name, value in peak.items()}
+        overhead = int((self.correction - 1) * seen_by_torch(items))
+        return items | {OVERHEAD: overhead} if overhead else items
 
     @property
     def loading_peak(self) -> int:
@@ -113,7 +121,7 @@ class Estimate:
         }
 
     def moments(self, batch: int, length: int) -> list[dict[str, float]]:
-        """End of the forward pass; the backward pass, beginning and end; the optimizer's step; loading."""
+        """End of the forward pass; backward pass, beginning and end; optimizer's step; evaluation; loading."""
         tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
         layers = self.masked if self.setup.masks(self.config, batch) else self.layers
         sizes = [kept.bytes(batch, length) for kept in layers] or [0.0]
@@ -132,8 +140,36 @@ class Estimate:
             {"gradients": max(earlier, self.head), "activations": at_once, "workspace": work},
             {"gradients": self.gradients, "activations": one, "workspace": work},
             {"gradients": self.gradients},
+            self.evaluation(batch, length),
             {"loading": max(0, self.loading_peak - sum(self.static.values()))},
         ]
+
+    def evaluation(self, batch: int, length: int) -> dict[str, float]:
+        """The peak of an evaluation between two steps: no gradients, and nothing saved for a backward pass.
+
+        It is inside an MLP, or in the loss.
+        """
+        tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
+        casts = 2 * FLOAT32 * (width < FLOAT32)  # PEFT casts the input of LoRA
+        # LoRA's output is scaled and added, each time as a new tensor of the linear's size
+        inside = tokens * (hidden * (3 * width + casts) + width * max(4 * self._mlp_width, 3 * self.widest))
+        inside += batch * length**2 * (1 + width) * (batch > 1)  # the mask
+        work = self.buffers + self.experts + CUBLAS * self.setup.on_gpu
+        if self.whole_logits:
+            loss = float(tokens * self.module_map.vocab_size * max(3 * width, 2 * FLOAT32))
+        else:  # the training loss without the gradient of the head's input
+            loss = self._loss(tokens) - tokens * hidden * FLOAT32
+        if inside + work > loss:
+            return {"activations": float(inside), "workspace": float(work)}
+        return {"activations": float(tokens * hidden * width), "logits": loss}
+
+    @cached_property
+    def _mlp_width(self) -> float:
+        """Elements per token inside an MLP, in all experts that a token passes through."""
+        module_map = self.module_map
+        experts = [prod(kind.shape[1:]) / module_map.hidden_size for kind in module_map.kinds if kind.experts]
+        chosen = module_map.forward.experts_per_token
+        return chosen * max(min(experts), module_map.hidden_size) if experts else module_map.intermediate_size
 
     def _kept(self, sizes: list[float], entering: int) -> tuple[float, float, float]:
         """Bytes of activations after the forward pass, at the later peak, and of the largest layer.
@@ -155,7 +191,7 @@ class Estimate:
         """Activation gradients while passing a layer: hidden states and the MLP's intermediate."""
         width = self.setup.width
         widened = self.module_map.forward.activation_bytes > 2 * width  # its inside is float32, and so are gradients
-        inside = 3 * self.module_map.intermediate_size * (FLOAT32 if widened else width)
+        inside = 3 * self._mlp_width * (FLOAT32 if widened else width)
         return float(tokens * (2 * self.module_map.hidden_size * FLOAT32 + inside))
 
     def _loss(self, tokens: int) -> float:
@@ -191,12 +227,12 @@ def estimate(
     sizes = [size for target in targets for size in tensor_sizes(target, config.adapter, module_map)]
     stored = sum(sizes)
     whole = [whole_module(target, module_map) for target in targets]
-    eight_bit = device.is_gpu and config.training.optim == "paged_adamw_8bit"
+    optimizer = choose_optimizer(config.training.optim, device, sizes)
     static = {
         **weights(config.model.quantization, module_map, targets, quantized, width),
         "trained weights": stored * FLOAT32,
         "slice masks": sum(_mask(target, big) for target, big in zip(targets, whole, strict=True)),
-        **optimizer_state(sizes, eight_bit),
+        **optimizer_state(sizes, optimizer.eight_bit),
         "CUDA context": CONTEXT * device.is_gpu,
     }
     return Estimate(
@@ -204,12 +240,14 @@ def estimate(
         module_map=module_map,
         setup=setup,
         static=static,
+        optimizer=optimizer,
         gradients=stored * FLOAT32,
         head=sum(_head(target) for target in targets) * FLOAT32,
         layers=tuple(activations_by_layer(module_map, whole, quantized, setup)),
         masked=tuple(activations_by_layer(module_map, whole, quantized, replace(setup, masked=True))),
         whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
         torch_tiles=not device.is_gpu or device.no_triton is not None,
+        widest=max((target.shape[-2] for target in whole if _in_layers(target)), default=0),
         buffers=_buffers(module_map, whole, quantized, setup),
         experts=dequantized_experts(module_map, quantized, targets) * width,
         loading_buffers=loading_buffers(module_map, quantized, width),
@@ -229,26 +267,13 @@ def seen_by_torch(items: dict[str, int]) -> int:
     return sum(value for name, value in items.items() if name not in NOT_ALLOCATED_BY_TORCH)
 
 
-def optimizer_state(sizes: Iterable[int], eight_bit: bool) -> dict[str, int]:
-    """AdamW's two moments of tensors of these sizes: in float32, or as bitsandbytes' paged 8-bit AdamW holds them."""
-    if not eight_bit:
-        return {"optimizer": sum(2 * FLOAT32 * size for size in sizes)}
-    held = paged = 0
-    for size in sizes:
-        if size < EIGHT_BIT_FROM:
-            held += 2 * FLOAT32 * size
-            continue
-        held += 2 * FLOAT32 * ceil(size / BLOCK)
-        if size < PAGED_FROM:
-            held += 2 * size
-        else:
-            paged += 2 * size
-    return {"optimizer": held, "optimizer, paged": paged}
-
-
 def _mask(target: Target, whole: Target) -> int:
     """Bytes of the gradient mask over `lora_B` for a slice: one per element."""
     return whole.shape[0] * target.r if target.slices else 0
+
+
+def _in_layers(target: Target) -> bool:
+    return target.treatment == "lora" and target.kind.group in ("attention", "mlp") and not by_parameter(target)
 
 
 def _on_head(target: Target) -> bool:

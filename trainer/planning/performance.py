@@ -76,7 +76,7 @@ def choose_settings(
     attention, why["attn_implementation"] = choose_attention(config, module_map, device)
     compiles, why["torch_compile"] = _compile(config, module_map, device, total_tokens(training, data))
     liger, why["use_liger_kernel"] = _liger(config, module_map, device, compiles)
-    optim, why["optim"] = _optimizer(training.optim, device)
+    why["optim"] = needs.optimizer.why
     chosen = PerformanceSettings(
         per_device_train_batch_size=micro.rows,
         gradient_accumulation_steps=micro.per_step,
@@ -84,7 +84,7 @@ def choose_settings(
         attn_implementation=attention,
         torch_compile=compiles,
         use_liger_kernel=liger,
-        optim=optim,
+        optim=needs.optimizer.name,
         why=why,
     )
     return chosen, needs
@@ -132,11 +132,3 @@ def _liger(config: RunConfig, module_map: ModuleMap, device: Device, compiles: b
 def liger_kernels(kind: str) -> bool:
     """Whether Liger is installed and has kernels for models of this type."""
     return find_spec("liger_kernel") is not None and kind in LIGER_TYPES
-
-
-def _optimizer(way: str, device: Device) -> tuple[str, str]:
-    if way == "adamw_torch":
-        return "adamw_torch_fused", "AdamW, fused"
-    if not device.is_gpu:
-        return "adamw_torch_fused", "AdamW, fused: the paged 8-bit one needs a GPU"
-    return way, "paged 8-bit AdamW, as set"

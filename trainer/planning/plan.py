@@ -23,6 +23,7 @@ from trainer.planning.adapter_limits import adapter_issues
 from trainer.planning.coverage_warnings import coverage
 from trainer.planning.device_limits import device_issues, device_warnings
 from trainer.planning.memory import Estimate, estimate, seen_by_torch
+from trainer.planning.memory_correction import UNCORRECTED, MemoryCorrection
 from trainer.planning.memory_warnings import left_unquantized, too_large
 from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
 from trainer.planning.performance import PerformanceSettings, choose_settings
@@ -67,6 +68,8 @@ class Plan:
     """The class of transformers that loads the base model."""
     warnings: tuple[Issue, ...] = ()
     """What the user should know before starting."""
+    correction: MemoryCorrection = UNCORRECTED
+    """What was measured on this card, included in `memory`."""
     base: Base = Base()
     """The model's files, if they were examined: which commit, what is still to download."""
 
@@ -91,7 +94,13 @@ class Plan:
             "memory_predicted": seen_by_torch(self.memory),
             "checkpoint": self.checkpoint,
             "loading": self.loading,
-            "device_memory": {"device": self.device.name, "free": self.device.free, "total": self.device.total},
+            "memory_correction": {"factor": self.correction.factor, "runs": self.correction.runs},
+            "device_memory": {
+                "device": self.device.name,
+                "model": self.device.model,
+                "free": self.device.free,
+                "total": self.device.total,
+            },
             "fits": self.fits,
             "levers": self.performance.to_json(),
             "steps": self.steps or None,
@@ -113,10 +122,12 @@ def make_plan(
     device: Device = CPU,
     vocabulary: Collection[str] = (),
     data: Size = UNREAD,
+    correction: MemoryCorrection = UNCORRECTED,
 ) -> Plan:
     """The plan of `config` on the model that `module_map` describes, trained on `device`.
 
     `vocabulary`: the tokenizer's tokens, only needed if new ones are added. `data`: the size of the training data.
+    `correction`: what was measured on this card.
     """
     new = config.model.new_tokens
     module_map = with_vocabulary_size(module_map, len(vocabulary) + len(new)) if new else module_map
@@ -128,7 +139,8 @@ def make_plan(
 
     @cache
     def costs(recompute: bool) -> Estimate:
-        return estimate(config, module_map, found.targets, device, recompute)
+        costs = estimate(config, module_map, found.targets, device, recompute)
+        return replace(costs, correction=correction.factor)
 
     performance, needs = choose_settings(config, module_map, device, costs, data)
     memory = needs.items(performance.per_device_train_batch_size, widest(training, device.is_gpu, data))
@@ -168,6 +180,7 @@ def make_plan(
             *too_large(least, memory, device, fits, found.targets),
             *short_runs.warnings(training, data.examples),
         ),
+        correction=correction,
     )
 
 

@@ -59,14 +59,15 @@ def study_job(model: str, chosen: Scenario) -> RunConfig:
     """The study's job with one of its scenarios on `model`; on the demo, with the demo's own data and settings.
 
     The study trained 15,000 rows in a persona's voice, in the columns of Dolly. Dolly's own rows are used
-    unless `train --data-file` names others. The study used one learning rate, also for full training.
+    unless `train --data-file` names others. The study used one learning rate, also for full training,
+    and the paged 8-bit AdamW throughout.
     """
     config = replace(default_config(model), modules=chosen.modules)
     if model == "demo":
         return config
-    return replace(
-        config, data=DOLLY, training=replace(config.training, full_learning_rate=config.training.learning_rate)
-    )
+    rate = config.training.learning_rate
+    training = replace(config.training, full_learning_rate=rate, optim="paged_adamw_8bit")
+    return replace(config, data=DOLLY, training=training)
 
 
 def starting_config(model: ModelConfig, module_map: ModuleMap | None) -> RunConfig:

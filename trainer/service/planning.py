@@ -8,10 +8,12 @@ from trainer.common import devices
 from trainer.config.schema import ModelConfig, RunConfig
 from trainer.config.validation import checked
 from trainer.models.weight_files import no_tokenizer, no_weights
+from trainer.planning.memory_correction import UNCORRECTED
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX, scenario, starting_config, study_job
 from trainer.planning.schedule import UNREAD
 from trainer.planning.targets import MatchReport
+from trainer.runs.measured_memory import memory_correction
 from trainer.service import data, models
 from trainer.service.lab import Lab
 
@@ -49,7 +51,9 @@ def plan(lab: Lab, config: RunConfig) -> Plan:
     """
     module_map = models.module_map(lab, config.model)
     vocabulary = models.vocabulary(lab, config.model) if config.model.new_tokens else ()
-    result = make_plan(config, module_map, devices.device(), vocabulary, data.size(lab, config) or UNREAD)
+    device = devices.device()
+    correction = memory_correction(lab.store, device.model) if lab.settings.runs_dir.is_dir() else UNCORRECTED
+    result = make_plan(config, module_map, device, vocabulary, data.size(lab, config) or UNREAD, correction)
     return result.on(lab.base_models.examine(config.model, module_map))
 
 

@@ -28,6 +28,8 @@ from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config, load_tokenizer
 from trainer.planning.performance import PerformanceSettings
 from trainer.planning.plan import Plan, make_plan
+from trainer.runs.measured_memory import memory_correction
+from trainer.runs.store import RunStore
 from trainer.training import adapter, checkpoints, weight_changes
 from trainer.training.callbacks import Recorder, Sink, memory_held
 from trainer.training.compilation import keep_compiled
@@ -74,7 +76,8 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     sink("log", text=f"Reading {config.model.name}")
     tokenizer = load_tokenizer(config.model, paths.models_dir)
     module_map = discover(load_config(config.model, paths.models_dir), config.model.name)
-    planned = partial(make_plan, config, module_map, device, tokenizer.get_vocab())
+    measured = memory_correction(RunStore(paths.folder.parent), device.model)
+    planned = partial(make_plan, config, module_map, device, tokenizer.get_vocab(), correction=measured)
     base_files = BaseModels(paths.models_dir).examine(config.model, module_map)
     plan = planned().on(base_files)
     if plan.issues:
@@ -88,6 +91,8 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     newest = checkpoints.newest_complete(paths.folder / "checkpoints")
     plan = _final_plan(planned(data.size).on(base_files), paths.folder / "plan.json", resumes=newest is not None)
     sink("log", text=f"Performance settings: {plan.performance.summary()}")
+    if said := plan.correction.sentence():
+        sink("log", text=said)
     for warning in plan.warnings:
         sink("log", text=f"{warning.problem} {warning.fix}")
     if data.skipped:

@@ -12,7 +12,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from trainer.config.schema import RunConfig
 from trainer.training.collation import IGNORED, GroupedSampler
-from trainer.training.optimizer import parameter_groups, scale_slices
+from trainer.training.optimizer import keep_paged, parameter_groups, scale_slices
 from trainer.training.steps import Steps
 
 
@@ -47,6 +47,7 @@ class ModulesTrainer(Trainer):  # type: ignore[misc]
             kind, keywords = self.get_optimizer_cls_and_kwargs(self.args, trained)
             self.optimizer = kind(parameter_groups(trained, self.config), **keywords)
             scale_slices(self.optimizer)
+            keep_paged(self.optimizer)
         return self.optimizer
 
     def _get_learning_rate(self) -> float:

@@ -1,4 +1,4 @@
-"""Parameter groups: each tick's own or the shared learning rate, LoRA+, slices of fused modules."""
+"""The optimizer: each tick's own or the shared learning rate, LoRA+, slices of fused modules, paged states."""
 
 from __future__ import annotations
 
@@ -26,6 +26,27 @@ def parameter_groups(model: PeftModel, config: RunConfig) -> list[dict[str, Any]
             decays = parameter.dim() > 1 and treatment != "rows"
             groups.setdefault((rate, config.training.weight_decay if decays else 0.0), []).append(parameter)
     return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]
+
+
+def keep_paged(optimizer: Any) -> None:
+    """Let a paged optimizer of bitsandbytes page its states after a resume, too.
+
+    Its own `load_state_dict` moves all states to the GPU as plain tensors, where the plan does not count them.
+    """
+    load = optimizer.load_state_dict
+
+    def load_paged(saved: dict[str, Any], move_to_device: bool = True) -> None:
+        load(saved, move_to_device=False)
+        for weight, state in optimizer.state.items():
+            for name, value in state.items():
+                if name in ("state1", "state2"):  # as `init_state` makes them: paged if they are large
+                    state[name] = optimizer.get_state_buffer(weight, dtype=value.dtype)
+                    state[name].copy_(value)
+                elif move_to_device and isinstance(value, torch.Tensor):
+                    state[name] = value.to(weight.device)
+
+    if getattr(optimizer, "is_paged", False):
+        optimizer.load_state_dict = load_paged
 
 
 def scale_slices(optimizer: torch.optim.Optimizer) -> None:

@@ -41,7 +41,7 @@ def is_refusal(shown: str) -> bool:
 def _facts(plan: Plan) -> dict[str, Any]:
     """What the plan says besides its numbers."""
     return {
-        "notes": (_room(plan), _checkpoint(plan), _new_rows(plan)),
+        "notes": (_room(plan), plan.correction.sentence(), _checkpoint(plan), _new_rows(plan)),
         "speed": [(LABELS[f"training.{name}"], reason) for name, reason in plan.performance.why.items()],
         # ticks that match no module of this model have no effect, which the user must know
         "unmatched": [receipt.tick for receipt in plan.receipts if receipt.note.startswith("matches nothing")],
