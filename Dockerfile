@@ -2,8 +2,10 @@
 # docker run --gpus all -p 7860:7860 -e LAB_PASSWORD -v lab-runs:/app/runs -v "$PWD/models":/app/models:ro lora-module-lab
 # With LAB_PASSWORD set in your shell; without it the container ends at once and says so. Then open http://localhost:7860.
 # To reach it by another name or address, add `--allow-host NAME` to the end of the command.
+# The host needs NVIDIA's driver 580 or newer (CUDA 13) and the NVIDIA Container Toolkit.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 
+# gcc and python3-dev: Triton builds GPU kernels with them
 RUN apt-get update \
  && apt-get install -y --no-install-recommends python3 python3-venv gcc python3-dev \
  && rm -rf /var/lib/apt/lists/* \

@@ -210,7 +210,7 @@ def label(path: str) -> str:
     """The page's label for the field of an issue; empty if its text already names it."""
     if path.startswith("modules"):
         return ""
-    return {"data.path": "Data", "data": "Data"}.get(path) or LABELS.get(path, path)
+    return {"data.path": "Data", "data": "Data", "device": "GPU"}.get(path) or LABELS.get(path, path)
 
 
 def _ticks(text: Any) -> Any:
