@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from tests.support import meter, varlen
 from tests.support.tiny_configs import tiny_config
 from trainer.common.devices import CPU, Device
+from trainer.common.triton_compiler import NoTriton
 from trainer.config.schema import default_config
 from trainer.models.discovery.discover import discover
 from trainer.planning.attention import FLEX, SDPA, VARLEN
@@ -122,10 +123,7 @@ def test_bounds_are_where_examples_begin() -> None:
         ("gpt_neo", SDPA, "this model supports no other"),
     ],
 )
-def test_the_plan_says_which_attention_and_why(
-    kind: str, chosen: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainer.planning.attention.find_spec", lambda name: name)
+def test_the_plan_says_which_attention_and_why(kind: str, chosen: str, reason: str) -> None:
     module_map = discover(config_of(kind), kind)
     config = default_config(kind)
     found = make_plan(config, module_map, GPU).performance
@@ -134,6 +132,9 @@ def test_the_plan_says_which_attention_and_why(
     in_float32 = replace(config, model=replace(config.model, dtype="float32"))
     for device, run in ((CPU, config), (GPU, in_float32), (replace(GPU, bfloat16=False), config)):
         assert make_plan(run, module_map, device).performance.attn_implementation == SDPA
+    lacks = replace(GPU, no_triton=NoTriton("there is no C compiler"))
+    found = make_plan(config, module_map, lacks).performance
+    assert found.attn_implementation == (SDPA if chosen == FLEX else chosen), "FlexAttention is compiled by Triton"
 
 
 def test_without_a_mask_keys_and_values_are_not_repeated() -> None:

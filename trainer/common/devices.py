@@ -60,6 +60,7 @@ class Device:
 
 CPU = Device("cpu")
 _seen: dict[str, tuple[float, Device]] = {}
+"""By the GPU's id, or `cpu`: when it was asked, and its answer."""
 
 
 def devices() -> tuple[str, ...]:
@@ -70,10 +71,11 @@ def devices() -> tuple[str, ...]:
 def device() -> Device:
     """The first training device, and its memory, at most CACHE_SECONDS old."""
     name = devices()[0]
-    asked, known = _seen.get(name, (0.0, CPU))
+    key = environment(name).get("CUDA_VISIBLE_DEVICES", name)  # `cuda:0` may become another GPU
+    asked, known = _seen.get(key, (0.0, CPU))
     if time.monotonic() - asked > CACHE_SECONDS or not asked:
         known = _query(name)
-        _seen[name] = (time.monotonic(), known)
+        _seen[key] = (time.monotonic(), known)
     return known
 
 

@@ -1,4 +1,4 @@
-"""What a device cannot do for a configuration, and what to do about it."""
+"""The compute type of a run, and what a device cannot do for its configuration."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from collections.abc import Iterator
 from trainer.common.devices import Device
 from trainer.common.errors import Issue
 from trainer.config.schema import RunConfig
+
+
+def compute_dtype(config: RunConfig, device: Device) -> str:
+    """The name of the compute type: `loading.compute_dtype` without torch."""
+    return device.auto_dtype if config.model.dtype == "auto" else config.model.dtype
+
+
+def compute_width(config: RunConfig, device: Device) -> int:
+    """Bytes of the compute type."""
+    return 4 if compute_dtype(config, device) == "float32" else 2
 
 
 def device_issues(config: RunConfig, device: Device) -> Iterator[Issue]:

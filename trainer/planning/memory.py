@@ -16,19 +16,14 @@ from trainer.config.schema import RunConfig
 from trainer.models.module_map import ModuleMap
 from trainer.planning.activations import FLOAT32, ActivationBytes, ActivationSetup, activations_by_layer, by_parameter
 from trainer.planning.attention import choose_attention
+from trainer.planning.device_limits import compute_width
 from trainer.planning.memory_correction import OVERHEAD
 from trainer.planning.optimizer_choice import OptimizerChoice, choose_optimizer, optimizer_state
 from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
 from trainer.planning.row_width import widest
 from trainer.planning.schedule import UNREAD
 from trainer.planning.targets import Target
-from trainer.planning.weight_memory import (
-    WEIGHTS,
-    dequantized_experts,
-    loading_buffers,
-    modules_to_quantize,
-    weights,
-)
+from trainer.planning.weight_memory import WEIGHTS, dequantized_experts, loading_buffers, modules_to_quantize, weights
 
 CONTEXT = 600 * 2**20
 """Memory of the CUDA context; a guess, since it differs between GPUs."""
@@ -41,7 +36,6 @@ NOT_ALLOCATED_BY_TORCH = ("optimizer, paged", "CUDA context")
 """Items that torch.cuda.max_memory_allocated() does not count. Paged memory may leave the GPU when it is short."""
 TOLERANCE = 0.05
 """Relative error of the estimate, kept free when searching for the largest batch."""
-
 SHORTEST = 8
 """The smallest max_length that a configuration allows."""
 
@@ -199,10 +193,8 @@ class Estimate:
         if self.whole_logits:
             return float(tokens * vocabulary * 3 * FLOAT32)
         rows, written = min(tokens, TILE_TOKENS), min(vocabulary, TILE_WIDTH)
-        # on a CPU, memory counts once written to
-        tile = rows * (TILE_WIDTH if self.setup.on_gpu else written) * width
-        if self.torch_tiles:
-            tile += rows * written * TILE_COPIES * FLOAT32
+        held = TILE_WIDTH if self.setup.on_gpu else written  # on a CPU, memory counts once written to
+        tile = rows * (held * width + written * TILE_COPIES * FLOAT32 * self.torch_tiles)
         return float(tile + tokens * hidden * (FLOAT32 + width))
 
 
@@ -254,12 +246,6 @@ def estimate(
         every_n_layers=int(recompute),
         accumulates=config.training.gradient_accumulation_steps > 1,
     )
-
-
-def compute_width(config: RunConfig, device: Device) -> int:
-    """Bytes of the compute dtype: `loading.compute_dtype` without torch."""
-    name = device.auto_dtype if config.model.dtype == "auto" else config.model.dtype
-    return FLOAT32 if name == "float32" else 2
 
 
 def seen_by_torch(items: dict[str, int]) -> int:

@@ -11,7 +11,8 @@ from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
 from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleMap
-from trainer.planning.memory import SHORTEST, Estimate, compute_width
+from trainer.planning.device_limits import compute_width
+from trainer.planning.memory import SHORTEST, Estimate
 from trainer.planning.parameter_counts import tensor_sizes
 from trainer.planning.targets import Target
 from trainer.planning.weight_memory import unquantized_bytes

@@ -1,21 +1,25 @@
-"""Training in float16 with loss scaling, as on GPUs without bfloat16."""
+"""The device as torch sees it, and training in float16 with loss scaling, as on GPUs without bfloat16."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from trl.kernels import chunked_logprob
 
 from tests.support.lab import small_config
 from trainer.common import devices
-from trainer.common.errors import UserError
-from trainer.config.schema import RunConfig
+from trainer.common.devices import Device
+from trainer.common.errors import Issue, UserError
+from trainer.config.schema import ModelConfig, RunConfig
 from trainer.training import gpu, loop
+from trainer.training.loading import compute_dtype
 from trainer.training.modules_trainer import ModulesSFTTrainer
 from trainer.training.trainer import build_trainer
 
@@ -91,6 +95,45 @@ def test_gradients_that_never_fit_end_the_run(train: Train, monkeypatch: pytest.
     assert events[-1]["type"] == "error"
     assert "not a finite number at step 2" in events[-1]["text"], "the scale is below 1 from then on"
     assert "Set dtype to float32" in events[-1]["text"]
+
+
+@pytest.fixture
+def t4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's answers on a machine with a T4, which emulates bfloat16."""
+    properties = SimpleNamespace(major=7, minor=5, name="Tesla T4")
+    answers: dict[str, Any] = {
+        "is_available": lambda: True,
+        "current_device": lambda: 0,
+        "get_device_properties": lambda _: properties,
+        "get_device_capability": lambda _: (7, 5),
+        "mem_get_info": lambda _: (14 * 10**9, 16 * 10**9),
+        "get_arch_list": lambda: ["sm_75", "sm_80", "sm_90"],
+        "_check_bf16_tensor_supported": lambda _: True,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    monkeypatch.setattr(chunked_logprob, "_TRITON_AVAILABLE", True)
+
+
+@pytest.mark.usefixtures("t4")
+def test_the_device_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the driver lists: here another card, of another size, with another program's compiler."""
+    listed = Device(
+        "cuda:0", 80 * 10**9, 1, bfloat16=True, model="NVIDIA H100", issue=Issue("device", "Unknown.", "")
+    )
+    monkeypatch.setattr(devices, "device", lambda: listed)
+    found = gpu.training_device()
+    assert (found.name, found.model, found.total, found.issue) == ("cuda:0", "Tesla T4", 16 * 10**9, None)
+    assert 14 * 10**9 < found.free < 15 * 10**9, "with the context, which the plan counts"
+    assert (found.auto_dtype, gpu.auto_dtype()) == ("float16", "float16"), "emulated bfloat16 is not bfloat16"
+    assert torch.cuda.is_bf16_supported()
+    assert compute_dtype(ModelConfig()) == torch.float16
+    assert found.no_triton is not None, "there is no GPU, so Triton does not start"
+    assert not chunked_logprob._use_triton(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90", "compute_90"])
+    unsupported = gpu.training_device().issue
+    assert unsupported is not None
+    assert "no kernels for Tesla T4 (compute capability 7.5)" in unsupported.problem
 
 
 @pytest.mark.parametrize(
