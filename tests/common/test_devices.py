@@ -88,8 +88,12 @@ def test_gpus_without_nvml_are_those_in_proc(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "gpus").mkdir()
     assert devices.devices() == ("cuda:0",), "an empty folder says nothing"
     monkeypatch.setattr(nvidia, "_nvml", lambda: None)
-    assert devices.devices() == ("cpu",)
+    monkeypatch.setattr(nvidia, "_CONTROL", tmp_path / "nvidiactl")
+    assert not devices.device().is_gpu
     (tmp_path / "gpus" / "0000:01:00.0").mkdir()
+    monkeypatch.setattr(devices, "_seen", {})
+    assert (devices.device().name, devices.device().beside_gpu) == ("cpu", True), "a container without its GPU"
+    (tmp_path / "nvidiactl").touch()
     (tmp_path / "version").write_text(
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build  (dvs-builder@U16)\n"
     )

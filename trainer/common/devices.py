@@ -42,6 +42,8 @@ class Device:
     """Why Triton cannot compile kernels for it."""
     issue: Issue | None = None
     """Why torch cannot use it."""
+    beside_gpu: bool = False
+    """It is the CPU of a machine with a GPU, which this container was not given."""
 
     @property
     def is_gpu(self) -> bool:
@@ -104,7 +106,10 @@ def _query(name: str) -> Device:
     busy = file_locks.holder(lock_path(name)) not in (None, os.getpid())
     if name == "cpu":
         memory = psutil.virtual_memory()
-        return Device(name, memory.total, memory.available, busy=busy)
+        ignored = "CUDA_VISIBLE_DEVICES" in os.environ
+        return Device(
+            name, memory.total, memory.available, busy=busy, beside_gpu=not ignored and nvidia.unreachable()
+        )
     identifier, build = _visible_id(name), torch_build()
     if build.hip and _amd_gpus():
         return Device(name, bfloat16=True, float16=True, busy=busy, rocm=build.hip, no_triton=no_triton())

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _PROC = Path("/proc/driver/nvidia")
+_CONTROL = Path("/dev/nvidiactl")
+"""Through this file, programs reach the driver. Containers that were given no GPU lack it, but see all of /proc."""
 
 
 class Gpu(NamedTuple):
@@ -35,14 +37,18 @@ class Driver(NamedTuple):
 def gpus() -> list[tuple[str, ...]]:
     """For each GPU, numbered as nvidia-smi does, its id or those of its slices. Without NVML, ids are numbers."""
     nvml = _nvml()
-    if nvml is None:  # WSL and some containers lack this folder, or have an empty one
-        folder = _PROC / "gpus"
-        return [(str(number),) for number, _ in enumerate(folder.iterdir())] if folder.is_dir() else []
+    if nvml is None:
+        return [(str(number),) for number in range(_count())] if _CONTROL.exists() else []
     found = []
     with contextlib.suppress(nvml.NVMLError):
         for number in range(int(nvml.nvmlDeviceGetCount())):
             found.append(_ids(nvml, number))
     return found
+
+
+def unreachable() -> bool:
+    """Whether the machine has a GPU that this container was not given."""
+    return _nvml() is None and not _CONTROL.exists() and _count() > 0
 
 
 def find(name: str) -> tuple[str, ...]:
@@ -92,6 +98,12 @@ def driver() -> Driver:
             match = re.search(r"Kernel Module\b.*?\s(\d+\.\d+[.\d]*)", text)
             version = match[1] if match else ""
     return Driver(version, cuda)
+
+
+def _count() -> int:
+    """The GPUs of the machine. WSL and some containers lack the folder, or have an empty one."""
+    folder = _PROC / "gpus"
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
 def _ids(nvml: Any, number: int) -> tuple[str, ...]:

@@ -35,11 +35,14 @@ def device_issues(config: RunConfig, device: Device) -> Iterator[Issue]:
 
 def device_warnings(config: RunConfig, device: Device) -> Iterator[Issue]:
     """What the run does without on this device, or what is not known about it."""
+    if device.beside_gpu:
+        problem = "This machine has an NVIDIA GPU that this process cannot reach: the run trains on the CPU."
+        yield Issue("device", problem, "To use the GPU, start the container with it (docker run --gpus all).")
     if not device.is_gpu or device.issue is not None:
         return
     if device.no_triton is not None:
-        problem = f"Triton cannot compile GPU kernels: {device.no_triton.reason}. The run does without Liger kernels "
-        problem += "and compiled layers, and its loss takes more memory."
+        problem = f"Triton cannot compile GPU kernels: {device.no_triton.reason}. The run does without compiled "
+        problem += "layers, Liger kernels and FlexAttention, and its loss takes more memory."
         yield Issue("device", problem, device.no_triton.fix)
     if config.model.dtype == "auto" and device.auto_dtype == "float16":
         problem = f"{device.model or 'This GPU'} has no bfloat16: the run computes in float16, with loss scaling."
