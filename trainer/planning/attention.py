@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from trainer.common.devices import Device
 from trainer.config.schema import RunConfig
 from trainer.models.module_map import ModuleMap
 
 SDPA, FLEX, VARLEN = "sdpa", "flex_attention", "varlen"
-"""SDPA (eager attention, if the model has none), FlexAttention, and torch's `varlen_attn`: flash attention
-over examples of any lengths."""
+"""SDPA (or eager attention, for models without it), FlexAttention, and torch's `varlen_attn`: flash attention over
+examples of any lengths."""
 LARGEST_HEAD = 256
 """Elements of an attention head up to which torch's flash attention has kernels."""
 
@@ -25,7 +23,7 @@ def choose_attention(config: RunConfig, module_map: ModuleMap, device: Device) -
     if not device.is_gpu:
         return SDPA, f"{name}: others only help on a GPU"
     special = "softcaps" if forward.softcap else "attention sinks" if forward.sinks else ""
-    half = config.model.dtype in ("bfloat16", "float16") or (config.model.dtype == "auto" and device.bfloat16)
+    half = (device.auto_dtype if config.model.dtype == "auto" else config.model.dtype) != "float32"
     fits = 0 < forward.head_size <= LARGEST_HEAD and forward.head_size % 8 == 0
     if forward.flash and device.bfloat16 and half and fits and not special:
         return VARLEN, "variable-length flash attention: no mask, keys and values are not repeated"
@@ -33,6 +31,6 @@ def choose_attention(config: RunConfig, module_map: ModuleMap, device: Device) -
         return SDPA, f"{name}: others need a 16-bit compute type"
     if not forward.flex or not device.bfloat16:
         return SDPA, f"{name}: this {'GPU' if forward.flex else 'model'} supports no other"
-    if find_spec("triton") is None:
-        return SDPA, f"{name}: FlexAttention needs Triton"
+    if device.no_triton is not None:
+        return SDPA, f"{name}: FlexAttention cannot be compiled, since {device.no_triton.reason}"
     return FLEX, f"FlexAttention: no dense mask{f', and it has {special}' if special else ''}"
