@@ -20,6 +20,7 @@ from trainer.common.triton_compiler import NoTriton
 from trainer.config.schema import default_config
 from trainer.models.discovery.discover import discover
 from trainer.planning.attention import FLEX, SDPA, VARLEN
+from trainer.planning.memory import estimate
 from trainer.planning.plan import make_plan
 from trainer.training import attention
 from trainer.training.preflight import choose_attention, packing_is_exact
@@ -137,16 +138,18 @@ def test_the_plan_says_which_attention_and_why(kind: str, chosen: str, reason: s
     assert found.attn_implementation == (SDPA if chosen == FLEX else chosen), "FlexAttention is compiled by Triton"
 
 
-def test_without_a_mask_keys_and_values_are_not_repeated() -> None:
-    """Of Phi-3-medium, which has four query heads a key: the plan counts neither them nor the mask."""
+def test_without_a_mask_the_plan_counts_less() -> None:
+    """Of Phi-3-medium's 40 layers: 30 of 40 heads whose keys and values are repeated, and the mask."""
     module_map = discover(meter.phi3_medium(), "phi3-medium")
     config = default_config("phi3-medium")
-    unmasked, masked = (
-        make_plan(run, module_map, replace(GPU, total=10**12, free=10**12))
-        for run in (config, replace(config, model=replace(config.model, dtype="float32")))
+    targets = make_plan(config, module_map, GPU).targets
+    length = 2048
+    masked, ours = (
+        estimate(config, module_map, targets, GPU, attention=name).moments(1, length)[0]["activations"]
+        for name in (SDPA, VARLEN)
     )
-    assert unmasked.performance.attn_implementation == VARLEN
-    assert masked.performance.attn_implementation == SDPA
+    repeated, mask = 2 * 30 * 128 * 2 * length, 2 * length**2
+    assert masked - ours == pytest.approx(40 * (repeated + mask), rel=0.01)
 
 
 def test_the_model_decides_whether_the_choice_stands(monkeypatch: pytest.MonkeyPatch) -> None:

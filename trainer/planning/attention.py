@@ -11,8 +11,8 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.device_limits import compute_width
 
 SDPA, FLEX, VARLEN = "sdpa", "flex_attention", "varlen"
-"""SDPA (eager attention, if the model has none), FlexAttention, and torch's `varlen_attn`: flash attention
-over examples of any lengths."""
+"""SDPA (or eager attention, for models without it), FlexAttention, and torch's `varlen_attn`: flash attention over
+examples of any lengths."""
 LARGEST_HEAD = 256
 """Elements of an attention head up to which torch's flash attention has kernels."""
 
