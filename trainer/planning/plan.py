@@ -139,8 +139,8 @@ def make_plan(
 
     @cache
     def costs(recompute: bool) -> Estimate:
-        costs = estimate(config, module_map, found.targets, device, recompute)
-        return replace(costs, correction=correction.factor)
+        computed = estimate(config, module_map, found.targets, device, recompute)
+        return replace(computed, correction=correction.factor)
 
     performance, needs = choose_settings(config, module_map, device, costs, data)
     memory = needs.items(performance.per_device_train_batch_size, widest(training, device.is_gpu, data))
