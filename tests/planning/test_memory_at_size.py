@@ -64,22 +64,25 @@ def test_the_plan_is_within_five_percent_of_a_gpus_tensors(kind: str, changes: d
     assert static + backward == pytest.approx(real.static + real.backward, rel=0.05)
 
 
-@pytest.mark.parametrize("experts", [False, True])
-@pytest.mark.parametrize("every", [0, 1])
-def test_quantized_experts_at_the_size_of_qwen3_30b(experts: bool, every: int) -> None:
-    """Four of its 48 layers. Its weights in full are there in the forward pass, one layer's at a time."""
+@pytest.mark.parametrize(
+    ("experts", "every", "batch", "length"),
+    [(False, 0, 4, 512), (True, 0, 4, 512), (False, 1, 4, 512), (True, 1, 4, 512), (False, 1, 1, 65536)],
+)
+def test_quantized_experts_at_the_size_of_qwen3_30b(experts: bool, every: int, batch: int, length: int) -> None:
+    """Four of its 48 layers. Its weights in full are there in the forward pass, one layer's at a time. On a long row,
+    what the chosen experts compute for every token weighs more than they do."""
     config = qwen3_30b(layers=4)
     module_map = discover(config, "Qwen3-30B-A3B")
-    run = run_of(module_map, batch=4, lora_dropout=0.0)
+    run = run_of(module_map, batch=batch, length=length, lora_dropout=0.0)
     if not experts:
         run = replace(run, modules=tuple(tick for tick in run.modules if tick.name in ("q_proj", "o_proj")))
     plan = make_plan(run, module_map, H100)
     assert not plan.issues
     estimate = estimate_of(run, module_map, plan, every)
-    real = fake_gpu.measure(config, run, plan, module_map, masked=True, every_n_layers=every)
+    real = fake_gpu.measure(config, run, plan, module_map, masked=batch > 1, every_n_layers=every)
     static = sum(size for name, size in estimate.static.items() if "optimizer" not in name and "CUDA" not in name)
     assert static == pytest.approx(real.static, rel=0.001)
-    forward, *others = estimate.moments(4, run.training.max_length)
+    forward, *others = estimate.moments(batch, length)
     assert forward["activations"] == pytest.approx(real.kept, rel=0.05)
     most = max(sum(moment.values()) for moment in others) - memory.CUBLAS
     assert static + most == pytest.approx(real.static + max(real.forward, real.backward), rel=0.05)
@@ -96,6 +99,7 @@ def qwen3_30b(layers: int = 48) -> PreTrainedConfig:
         num_attention_heads=32,
         num_key_value_heads=4,
         head_dim=128,
+        max_position_embeddings=262144,
         vocab_size=151936,
         tie_word_embeddings=False,
     )

@@ -23,6 +23,10 @@ def print_plan(plan: Plan) -> None:
     print("performance settings:")
     for name, reason in plan.performance.why.items():
         print(f"  {name:24} {reason}")
+    if plan.suggestions:
+        print("faster, if you accept other results:")
+    for suggestion in plan.suggestions:
+        print_issue(suggestion)
     print(f"steps: {plan.steps:,}" if plan.steps else "steps: known once the data has been read")
     for issue in (*plan.warnings, *plan.issues):
         print_issue(issue)

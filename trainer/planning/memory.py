@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
 
 from trainer.common.devices import CPU, Device
@@ -61,6 +60,8 @@ class Estimate:
     """Without Triton, the fused loss computes its tiles of logits with torch, which copies them."""
     widest: int
     """Outputs of the widest linear of attention or MLP with LoRA."""
+    mlp_width: float
+    """Elements per token inside an MLP, in all experts that a token passes through."""
     buffers: int
     """Temporary weights for one matrix product: dequantized, cast, with DoRA's norm."""
     experts: int
@@ -146,8 +147,8 @@ class Estimate:
         tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
         casts = 2 * FLOAT32 * (width < FLOAT32)  # PEFT casts the input of LoRA
         # LoRA's output is scaled and added, each time as a new tensor of the linear's size
-        inside = tokens * (hidden * (3 * width + casts) + width * max(4 * self._mlp_width, 3 * self.widest))
-        inside += batch * length**2 * (1 + width) * (batch > 1)  # the mask
+        inside = tokens * (hidden * (3 * width + casts) + width * max(4 * self.mlp_width, 3 * self.widest))
+        inside += batch * length**2 * (1 + width) * self.setup.masks(self.config, batch)
         work = self.buffers + self.experts + CUBLAS * self.setup.on_gpu
         if self.whole_logits:
             loss = float(tokens * self.module_map.vocab_size * max(3 * width, 2 * FLOAT32))
@@ -156,14 +157,6 @@ class Estimate:
         if inside + work > loss:
             return {"activations": float(inside), "workspace": float(work)}
         return {"activations": float(tokens * hidden * width), "logits": loss}
-
-    @cached_property
-    def _mlp_width(self) -> float:
-        """Elements per token inside an MLP, in all experts that a token passes through."""
-        module_map = self.module_map
-        experts = [prod(kind.shape[1:]) / module_map.hidden_size for kind in module_map.kinds if kind.experts]
-        chosen = module_map.forward.experts_per_token
-        return chosen * max(min(experts), module_map.hidden_size) if experts else module_map.intermediate_size
 
     def _kept(self, sizes: list[float], entering: int) -> tuple[float, float, float]:
         """Bytes of activations after the forward pass, at the later peak, and of the largest layer.
@@ -185,7 +178,7 @@ class Estimate:
         """Activation gradients while passing a layer: hidden states and the MLP's intermediate."""
         width = self.setup.width
         widened = self.module_map.forward.activation_bytes > 2 * width  # its inside is float32, and so are gradients
-        inside = 3 * self._mlp_width * (FLOAT32 if widened else width)
+        inside = 3 * self.mlp_width * (FLOAT32 if widened else width)
         return float(tokens * (2 * self.module_map.hidden_size * FLOAT32 + inside))
 
     def _loss(self, tokens: int) -> float:
@@ -240,6 +233,7 @@ def estimate(
         whole_logits=any(_on_head(target) and target.treatment != "full" for target in targets),
         torch_tiles=not device.is_gpu or device.no_triton is not None,
         widest=max((target.shape[-2] for target in whole if _in_layers(target)), default=0),
+        mlp_width=_mlp_width(module_map),
         buffers=_buffers(module_map, whole, quantized, setup),
         experts=dequantized_experts(module_map, quantized, targets) * width,
         loading_buffers=loading_buffers(module_map, quantized, width),
@@ -256,6 +250,15 @@ def seen_by_torch(items: dict[str, int]) -> int:
 def _mask(target: Target, whole: Target) -> int:
     """Bytes of the gradient mask over `lora_B` for a slice: one per element."""
     return whole.shape[0] * target.r if target.slices else 0
+
+
+def _mlp_width(module_map: ModuleMap) -> float:
+    """Elements per token inside an MLP; of experts, which return hidden states of their own, all that are chosen."""
+    hidden = module_map.hidden_size
+    experts = [prod(kind.shape[1:]) / hidden for kind in module_map.kinds if kind.experts]
+    return (
+        module_map.forward.experts_per_token * max(min(experts), hidden) if experts else module_map.intermediate_size
+    )
 
 
 def _in_layers(target: Target) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from trainer.common.devices import CPU, Device
@@ -29,6 +29,7 @@ from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_
 from trainer.planning.performance import PerformanceSettings, choose_settings
 from trainer.planning.row_width import widest
 from trainer.planning.schedule import UNREAD, Size, total_steps
+from trainer.planning.speed_suggestions import Choice, speed_suggestions
 from trainer.planning.targets import MatchReport, Resolution, Target, resolve
 
 
@@ -68,6 +69,8 @@ class Plan:
     """The class of transformers that loads the base model."""
     warnings: tuple[Issue, ...] = ()
     """What the user should know before starting."""
+    suggestions: tuple[Issue, ...] = ()
+    """What would make the run faster, but changes what it learns."""
     correction: MemoryCorrection = UNCORRECTED
     """What was measured on this card, included in `memory`."""
     base: Base = Base()
@@ -107,6 +110,7 @@ class Plan:
             "receipts": [asdict(receipt) | {"names": list(receipt.names)} for receipt in self.receipts],
             "issues": [issue.to_json() for issue in self.issues],
             "warnings": [issue.to_json() for issue in self.warnings],
+            "suggestions": [issue.to_json() for issue in self.suggestions],
             "base": self.base.to_json(),
         }
 
@@ -136,15 +140,21 @@ def make_plan(
     config = with_checkpoint_quantization(config, checkpoint)
     found = resolve(config, module_map)
     training = config.training
+    width = widest(training, device.is_gpu, data)
 
     @cache
-    def costs(recompute: bool) -> Estimate:
-        costs = estimate(config, module_map, found.targets, device, recompute)
-        return replace(costs, correction=correction.factor)
+    def costs(recompute: bool, config: RunConfig = config) -> Estimate:
+        computed = estimate(config, module_map, found.targets, device, recompute)
+        return replace(computed, correction=correction.factor)
 
-    performance, needs = choose_settings(config, module_map, device, costs, data)
-    memory = needs.items(performance.per_device_train_batch_size, widest(training, device.is_gpu, data))
-    least = costs(training.activation_checkpointing != "off")
+    def choose(config: RunConfig) -> Choice:
+        own = partial(costs, config=config)
+        return Choice(*choose_settings(config, module_map, device, own, data), width)
+
+    chosen = choose(config)
+    performance, needs, _ = chosen
+    memory = needs.items(performance.per_device_train_batch_size, width)
+    least = costs(training.activation_checkpointing != "off", config=config)
     fits = least.largest(device.room) if device.room else {}
     trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
     stored = sum(sum(file_sizes(target, config.adapter, module_map)) for target in found.targets)
@@ -180,6 +190,7 @@ def make_plan(
             *too_large(least, memory, device, fits, found.targets),
             *short_runs.warnings(training, data.examples),
         ),
+        suggestions=tuple(speed_suggestions(chosen, device.room, choose)) if device.is_gpu and device.room else (),
         correction=correction,
     )
 

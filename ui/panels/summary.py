@@ -43,6 +43,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
     return {
         "notes": (_room(plan), plan.correction.sentence(), _checkpoint(plan), _new_rows(plan)),
         "speed": [(LABELS[f"training.{name}"], reason) for name, reason in plan.performance.why.items()],
+        "suggestions": [(f"{issue.problem} {issue.fix}", fix_button(issue.changes)) for issue in plan.suggestions],
         # ticks that match no module of this model have no effect, which the user must know
         "unmatched": [receipt.tick for receipt in plan.receipts if receipt.note.startswith("matches nothing")],
         "warnings": [(f"{issue.problem} {issue.fix}", fix_button(issue.changes)) for issue in plan.warnings],
