@@ -18,6 +18,7 @@ from tests.support.tiny_configs import tiny_config
 from trainer.common.devices import CPU, Device
 from trainer.common.triton_compiler import NoTriton
 from trainer.config.schema import default_config
+from trainer.models.attention_setting import current_attention, use_attention
 from trainer.models.discovery.discover import discover
 from trainer.planning.attention import FLEX, SDPA, VARLEN
 from trainer.planning.memory import estimate
@@ -72,7 +73,7 @@ def batches() -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
 def computed(model: Any, held: torch.Tensor, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     """Logits of the text, and all gradients of its loss."""
     if "position_ids" in inputs:
-        inputs = inputs | attention.packed(inputs["position_ids"], attention.current(model))
+        inputs = inputs | attention.packed(inputs["position_ids"], current_attention(model))
     logits = model(**inputs, use_cache=False).logits[held]
     model.zero_grad()
     functional.cross_entropy(logits, inputs["input_ids"][held].flip(0)).backward()
@@ -83,9 +84,9 @@ def computed(model: Any, held: torch.Tensor, inputs: dict[str, torch.Tensor]) ->
 def test_no_mask_changes_no_loss_and_no_gradient(kind: str) -> None:
     model = model_of(kind)
     for held, inputs in batches():
-        attention.use(model, SDPA)
+        use_attention(model, SDPA)
         masked = computed(model, held, inputs)
-        attention.use(model, VARLEN)
+        use_attention(model, VARLEN)
         ours = computed(model, held, inputs)
         assert len(ours) == len(masked) > 5
         for one, other in zip(ours, masked, strict=True):
@@ -96,12 +97,12 @@ def test_no_mask_changes_no_loss_and_no_gradient(kind: str) -> None:
 def test_flex_attention_gives_the_same_logits(kind: str) -> None:
     """Forward only: torch has no backward pass of it for CPUs, and none of attention sinks."""
     model = model_of(kind)
-    before = attention.current(model)
+    before = current_attention(model)
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for held, inputs in batches():
-            attention.use(model, before)
+            use_attention(model, before)
             masked = model(**inputs, use_cache=False).logits[held]
-            attention.use(model, FLEX)
+            use_attention(model, FLEX)
             ours = model(**inputs, use_cache=False).logits[held]
             assert float((ours - masked).abs().max()) <= 1e-4 * float(masked.abs().max())
 
@@ -121,6 +122,7 @@ def test_bounds_are_where_examples_begin() -> None:
         ("gemma2", FLEX, "softcaps"),
         ("gpt_oss", FLEX, "attention sinks"),
         ("gpt2", SDPA, "this model supports no other"),
+        ("nemotron", FLEX, "no dense mask"),
         ("gpt_neo", SDPA, "this model supports no other"),
     ],
 )
@@ -161,7 +163,7 @@ def test_the_model_decides_whether_the_choice_stands(monkeypatch: pytest.MonkeyP
     model = model_of("llama")
     assert choose_attention(model, VARLEN, 48, nullcontext, sink) == VARLEN
     assert packing_is_exact(model, nullcontext)
-    attention.use(model, SDPA)
+    use_attention(model, SDPA)
     real: Any = torch_varlen.varlen_attn
     monkeypatch.setattr(torch_varlen, "varlen_attn", lambda *values, **keys: real(*values, **keys) * 1.5)
     assert choose_attention(model, VARLEN, 48, nullcontext, sink) == SDPA
@@ -171,7 +173,7 @@ def test_the_model_decides_whether_the_choice_stands(monkeypatch: pytest.MonkeyP
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.1
     assert choose_attention(model, VARLEN, 48, nullcontext, sink) == SDPA
-    assert attention.current(model) == SDPA
+    assert current_attention(model) == SDPA
     assert all("stays sdpa" in text for text in texts)
     assert ["standard deviations" in texts[0], "dropout" in texts[1]] == [True, True]
     assert all(parameter.grad is None for parameter in model.parameters())

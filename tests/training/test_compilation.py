@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from torch._inductor.runtime import cache_dir_utils
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from tests.support import varlen
 from tests.support.lab import small_config
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick
 from trainer.data.readers.uploads import keep_data
+from trainer.models.attention_setting import use_attention
 from trainer.planning.attention import SDPA, VARLEN
 from trainer.training import attention, compilation, loop
 from trainer.training.trainer import build_trainer
@@ -36,7 +37,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     monkeypatch.setattr(compilation, "BACKEND", backend)
-    monkeypatch.setattr(compilation, "shapes_vary", lambda: False)
+    monkeypatch.setattr(compilation, "on_gpu", lambda: True)
     return found
 
 
@@ -89,7 +90,7 @@ def test_a_run_compiles_each_kind_of_layer_once(
 def test_how_many_examples_rows_hold_changes_no_graph(graphs: Graphs, models_dir: Path) -> None:
     varlen.install()
     model = AutoModelForCausalLM.from_pretrained(models_dir / "llama")
-    attention.use(model, VARLEN)
+    use_attention(model, VARLEN)
     model.register_forward_pre_hook(compilation._free_number_of_examples, with_kwargs=True)
     for layer in model.model.layers:
         layer.compile(backend=compilation.BACKEND, dynamic=False)
@@ -97,6 +98,34 @@ def test_how_many_examples_rows_hold_changes_no_graph(graphs: Graphs, models_dir
         positions = torch.cat([torch.arange(length) for length in lengths])[None]
         model(input_ids=torch.arange(32)[None], use_cache=False, **attention.packed(positions, VARLEN))
     assert len(graphs) == 1
+
+
+def test_liger_takes_over_where_compiling_fails(
+    config: RunConfig, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is stopped before the first step, which only a GPU can compute with these kernels."""
+    monkeypatch.setattr(compilation, "BACKEND", "no such compiler")
+    monkeypatch.setattr(compilation, "on_gpu", lambda: True)
+    texts: list[str] = []
+    kernels: set[str] = set()
+
+    class Stop(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+            kernels.update(module.forward.__qualname__.partition(".")[0] for module in model.modules())
+            raise KeyboardInterrupt
+
+    def build(config: RunConfig, performance: Any, *rest: Any) -> Any:
+        trainer = build_trainer(config, replace(performance, torch_compile=True), *rest)
+        trainer.add_callback(Stop())
+        return trainer
+
+    monkeypatch.setattr(loop, "build_trainer", build)
+    (tmp_path / "run").mkdir()
+    paths = loop.RunPaths(tmp_path / "run", models_dir, tmp_path / "data")
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, paths, lambda _, **values: texts.append(values.get("text", "")), lambda: False)
+    assert "LigerRMSNorm" in kernels
+    assert [text for text in texts if "not compiled" in text or "Liger kernels are used" in text] == texts[-2:]
 
 
 def test_what_is_compiled_is_kept_beside_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

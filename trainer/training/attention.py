@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.attention import varlen
 from transformers import AttentionInterface
 
+from trainer.models.discovery.attention_calls import KEYWORD
 from trainer.planning.attention import VARLEN
 
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
@@ -40,7 +41,7 @@ def example_bounds(position_ids: torch.Tensor) -> torch.Tensor:
 
 def packed(position_ids: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
     """The model's inputs that tell packed examples apart, for the attention called `name`; each has a row per row."""
-    bounds = {"example_bounds": example_bounds(position_ids)} if name == VARLEN else {}
+    bounds = {KEYWORD: example_bounds(position_ids)} if name == VARLEN else {}
     return {"position_ids": position_ids, **bounds}
 
 
@@ -79,23 +80,6 @@ def varlen_attention(  # noqa: PLR0913 (transformers calls it)
     kernel: Any = varlen.varlen_attn  # its parameters differ between versions
     found = kernel(*flat, *bounds, scale=scaling, window_size=window, **_GROUPED)
     return found.reshape(rows, width, heads, size)[..., :own], None
-
-
-def current(model: Any) -> str:
-    """Name of the attention that the decoder of `model` uses."""
-    return str(model.config.get_text_config(decoder=True)._attn_implementation)
-
-
-def use(model: Any, name: str) -> None:
-    """Let the decoder of `model` use the attention called `name`; towers, which text never reaches, keep theirs.
-
-    transformers reads it at every forward pass. Its own `set_attn_implementation` would change towers as well.
-    """
-    text = type(model.config.get_text_config(decoder=True))
-    for module in model.modules():
-        config: Any = getattr(module, "config", None)
-        if type(config) is text:  # some models hold copies of it
-            config._attn_implementation = name
 
 
 def _half(query: torch.Tensor) -> torch.dtype:

@@ -65,7 +65,7 @@ class Compiler(TrainerCallback):  # type: ignore[misc]
         try:
             plain = self._loss()
             for layer in layers.values():
-                layer.compile(backend=BACKEND, dynamic=None if shapes_vary() else False)
+                layer.compile(backend=BACKEND, dynamic=False if on_gpu() else None)
             compiled = self._loss()
         except torch.OutOfMemoryError:
             raise
@@ -77,7 +77,7 @@ class Compiler(TrainerCallback):  # type: ignore[misc]
     def _apply_liger(self) -> None:
         """Use Liger's kernels instead, as an uncompiled run would."""
         trainer = self._trainer
-        wanted = trainer.config.training.use_liger_kernel != "off" and torch.cuda.is_available()
+        wanted = trainer.config.training.use_liger_kernel != "off" and on_gpu()
         if wanted and liger_kernels(trainer.model.config.model_type):
             apply_liger_kernel(trainer.model, trainer.args.liger_kernel_config)
             self._sink("log", text="Liger kernels are used instead")
@@ -98,9 +98,9 @@ class Compiler(TrainerCallback):  # type: ignore[misc]
         return float(loss.detach())
 
 
-def shapes_vary() -> bool:
-    """Whether batches have many shapes: on a CPU, rows are only as long as what they hold."""
-    return not torch.cuda.is_available()
+def on_gpu() -> bool:
+    """Whether batches have one shape, or a few: on a CPU, rows are only as long as what they hold."""
+    return torch.cuda.is_available()
 
 
 def _like_a_layers_output(_embedding: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from trainer.models.discovery.fused_projections import Slices
 from trainer.models.discovery.grouping import Grouping
 from trainer.models.discovery.kind_names import short_names
 from trainer.models.discovery.peft_matching import PeftNames, mark_by_weight
-from trainer.models.discovery.probing import CAUSAL, ProbeResult, probe_model, towers
+from trainer.models.discovery.probing import CAUSAL, ProbeResult, extra_inputs, probe_model, towers
 from trainer.models.discovery.saved_tensors import forward_facts
 from trainer.models.discovery.units import Unit, find_units
 from trainer.models.model_config import auto_class, missing_package
@@ -86,7 +86,7 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
         dtype=str(config.dtype or "").removeprefix("torch."),
         checkpoint=checkpoint,
         own_names=not get_model_conversion_mapping(model, add_legacy=False),
-        forward=forward_facts(model, text, _number(text, "hidden_size")),
+        forward=forward_facts(model, text, _number(text, "hidden_size"), **extra_inputs(config)),
         blocks=build_blocks(kinds, grouping, probed),
     )
 

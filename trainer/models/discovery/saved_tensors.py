@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
+from trainer.models.discovery.attention_calls import passes_keywords_on
 from trainer.models.discovery.autocast import GpuAutocastWidening
 from trainer.models.module_map import Forward
 
@@ -18,8 +20,11 @@ _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk"
 _ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 
 
-def forward_facts(model: PreTrainedModel, text: PretrainedConfig, hidden: int) -> Forward:
-    """The facts of `model`, whose decoder `text` describes; `hidden` is the width of its residual stream."""
+def forward_facts(model: PreTrainedModel, text: PretrainedConfig, hidden: int, **inputs: Any) -> Forward:
+    """The facts of `model`, a skeleton, whose decoder `text` describes; `hidden` is the width of its residual stream.
+
+    `inputs`: what it needs besides token ids.
+    """
     activation = next((getattr(text, name) for name in _ACTIVATIONS if hasattr(text, name)), None)
     dropout = any(getattr(text, name, None) for name in _ATTENTION_DROPOUT)
     replaceable = model._can_set_attn_implementation() and not dropout
@@ -28,7 +33,7 @@ def forward_facts(model: PreTrainedModel, text: PretrainedConfig, hidden: int) -
         sdpa=bool(model._supports_sdpa),
         softcap=bool(getattr(text, "attn_logit_softcapping", None)),
         sinks=any("sink" in name.rpartition(".")[2] for name, _ in model.named_parameters()),
-        flash=replaceable and bool(model._supports_flash_attn),
+        flash=replaceable and bool(model._supports_flash_attn) and passes_keywords_on(model, **inputs),
         flex=replaceable and bool(model._supports_flex_attn),
         head_size=_head_size(text, hidden),
         activation_bytes=kept_by_activation(activation, torch.bfloat16),
