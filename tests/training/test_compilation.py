@@ -55,7 +55,11 @@ def config(tmp_path: Path) -> RunConfig:
         adapter=AdapterConfig(r=4, lora_alpha=8, lora_dropout=0.05),
         data=replace(config.data, path=path, eval_fraction=0.25),
         training=replace(
-            config.training, per_device_train_batch_size=8, gradient_accumulation_steps=1, packing="off"
+            config.training,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=1,
+            packing="off",
+            max_length=26,
         ),
     )
 
