@@ -130,11 +130,11 @@ class Forward:
     sinks: bool = False
     """Each head has a learned attention sink."""
     flash: bool = False
-    """transformers can run its attention, which has no dropout, with flash attention kernels."""
+    """transformers can run its attention, which has no dropout, with flash attention kernels, without a mask."""
     flex: bool = False
     """The same with FlexAttention."""
     head_size: int = 0
-    """Elements of a query's head; 0 if unknown."""
+    """Elements of a query's head, if `flash`."""
     activation_bytes: int = 2
     """Bytes that the MLP's activation function saves per element, in bfloat16 on a GPU."""
     activation_bytes_float32: int = 4

@@ -1,4 +1,4 @@
-"""Watches whether a model passes on to its attention what tells packed examples apart without a mask."""
+"""Watches how a model calls its attention: whether it passes on what tells packed examples apart without a mask."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ KEYWORD = "example_bounds"
 """Keyword of a model's forward pass that its attention must get."""
 
 
-def passes_keywords_on(model: PreTrainedModel, **inputs: Any) -> bool:
-    """Whether the attention of `model`, a skeleton, always gets KEYWORD and no mask. `inputs`: what else it needs."""
-    calls: list[bool] = []
+def watched_head_size(model: PreTrainedModel, **inputs: Any) -> int:
+    """Elements of a query's head, the largest if they differ; 0 unless attention always gets KEYWORD and no mask.
+
+    `model` is a skeleton; `inputs` is what it needs besides token ids.
+    """
+    sizes: list[int] = []
 
     def watch(
         _module: nn.Module, query: torch.Tensor, _key: Any, value: torch.Tensor, mask: Any, **others: Any
     ) -> tuple[torch.Tensor, None]:
-        calls.append(mask is None and others.get(KEYWORD) is not None)
-        rows, heads, width, _ = query.shape
+        if mask is not None or others.get(KEYWORD) is None:
+            raise ValueError(KEYWORD)
+        rows, heads, width, size = query.shape
+        sizes.append(size)
         return query.new_zeros(rows, width, heads, value.shape[-1]), None
 
     AttentionInterface.register(_WATCHED, watch)
@@ -34,7 +39,7 @@ def passes_keywords_on(model: PreTrainedModel, **inputs: Any) -> bool:
             ids = torch.ones(1, 2, dtype=torch.long)
             model(input_ids=ids, use_cache=False, **{KEYWORD: torch.tensor([[0, 2]])}, **inputs)
     except Exception:  # whatever a model's own code may raise; then other attention is used
-        return False
+        return 0
     finally:
         use_attention(model, before)
-    return bool(calls) and all(calls)
+    return max(sizes, default=0)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from trainer.models.discovery.attention_calls import passes_keywords_on
+from trainer.models.discovery.attention_calls import watched_head_size
 from trainer.models.discovery.autocast import GpuAutocastWidening
 from trainer.models.module_map import Forward
 
@@ -28,14 +28,15 @@ def forward_facts(model: PreTrainedModel, text: PretrainedConfig, hidden: int, *
     activation = next((getattr(text, name) for name in _ACTIVATIONS if hasattr(text, name)), None)
     dropout = any(getattr(text, name, None) for name in _ATTENTION_DROPOUT)
     replaceable = model._can_set_attn_implementation() and not dropout
+    head_size = watched_head_size(model, **inputs) if replaceable and model._supports_flash_attn else 0
     return Forward(
         rotary=bool(getattr(text, "rope_parameters", None) or getattr(text, "rotary_dim", None)),
         sdpa=bool(model._supports_sdpa),
         softcap=bool(getattr(text, "attn_logit_softcapping", None)),
         sinks=any("sink" in name.rpartition(".")[2] for name, _ in model.named_parameters()),
-        flash=replaceable and bool(model._supports_flash_attn) and passes_keywords_on(model, **inputs),
+        flash=head_size > 0,
         flex=replaceable and bool(model._supports_flex_attn),
-        head_size=_head_size(text, hidden),
+        head_size=head_size,
         activation_bytes=kept_by_activation(activation, torch.bfloat16),
         activation_bytes_float32=kept_by_activation(activation, torch.float32),
         plain_norms=len(_plain_norms(model, hidden)) // max(1, _whole(getattr(text, "num_hidden_layers", None))),
@@ -92,13 +93,6 @@ def _kept(module: nn.Module, values: torch.Tensor) -> int:
     except (TypeError, RuntimeError, ValueError, AttributeError):  # it wants more than its input
         return 0
     return sum(kept.values()) // values.numel() if shape == values.shape else 0
-
-
-def _head_size(text: PretrainedConfig, hidden: int) -> int:
-    """Elements of a query's head."""
-    latent = [_whole(getattr(text, f"qk_{part}_head_dim", None)) for part in ("nope", "rope")]
-    heads = _whole(getattr(text, "num_attention_heads", None))
-    return sum(latent) or _whole(getattr(text, "head_dim", None)) or (hidden // heads if heads else 0)
 
 
 def _experts_per_token(text: PretrainedConfig) -> int:
