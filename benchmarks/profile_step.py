@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
-from peft import PeftModel  # noqa: E402
+from peft import PeftModelForCausalLM  # noqa: E402
 
 from trainer.config.schema import DataConfig, ModelConfig, RunConfig, TrainingConfig  # noqa: E402
 from trainer.planning.scenarios import LORA  # noqa: E402
@@ -40,7 +40,7 @@ ROWS = ROOT / "trainer" / "demo" / "data" / "pirate.jsonl"
 WARM, STEPS = 1, 5
 LOOP = "the loop of transformers and accelerate"
 PARTS: tuple[tuple[Any, str, str], ...] = (
-    (PeftModel, "forward", "forward pass, with TRL's loss"),
+    (PeftModelForCausalLM, "forward", "forward pass, with TRL's loss"),
     (Accelerator, "backward", "backward pass"),
     (torch.optim.AdamW, "step", "optimizer"),
     (Accelerator, "clip_grad_norm_", "clipping gradients"),
