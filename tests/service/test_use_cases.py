@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 import pytest
@@ -15,7 +15,6 @@ import pytest
 from tests.support import tiny
 from tests.support.lab import open_lab
 from trainer.cli.main import main
-from trainer.common.errors import Issue
 from trainer.common.progress import ProgressMonitor
 from trainer.config import validation
 from trainer.config.schema import RunConfig
@@ -23,7 +22,6 @@ from trainer.execution.analysis import LocalAnalysis
 from trainer.planning.plan import make_plan
 from trainer.service import Lab, data, planning
 from ui.form import FILE, TICKS
-from ui.panels.summary import summary
 from ui.tabs.train import TrainTab
 
 
@@ -87,11 +85,11 @@ def test_one_click_on_train_plans_once_and_reads_the_data_once(
     name = data.add(lab, tiny.save_rows(tmp_path / "rows.jsonl"))
     values = choose(tab, "phi3") | {"data.source": "file", FILE: name, "model.new_tokens": "<|parrot|>"}
     tab.count_examples(*values.values())  # as the page does once the file is chosen
-    tab.plan(*values.values())
+    click = as_request("a page")
+    tab.plan(click, *values.values())
     monkeypatch.setattr("trainer.service.planning.make_plan", counted)
     count.clear()
-    click = SimpleNamespace(session_hash="a page")
-    *_, (_, run_id) = tab.train(click, *values.values())  # type: ignore[arg-type]
+    *_, (_, run_id) = tab.train(click, *values.values())
     assert count == {"plan": 1, "data_check": 1}
     (run,) = lab.store.all()
     assert run.id == run_id
@@ -99,9 +97,20 @@ def test_one_click_on_train_plans_once_and_reads_the_data_once(
     assert run.plan()["steps"] == json.loads((run.folder / "plan.json").read_text())["steps"] == 1
 
 
-def test_why_train_started_nothing_stays_while_examples_are_counted(tab: TrainTab) -> None:
-    values = list(choose(tab, "demo").values())
-    refused = summary(None, [Issue("data", "13 of 54 rows cannot be used.", "Fix them.")], refused=True)
-    assert tab.plan_again(str(refused), *values)[1] == gr.skip()
-    planned = tab.plan(*values)[1]
-    assert tab.plan_again(str(planned), *values)[1] == planned
+def test_why_train_started_nothing_stays_until_a_setting_changes(lab: Lab, tab: TrainTab, tmp_path: Path) -> None:
+    """Also where a plan that was asked for before arrives after it."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "Why?", "response": "So."}\n{"instruction": "Why?", "response": ""}\n')
+    values = choose(tab, "phi3") | {"data.source": "file", FILE: data.add(lab, rows)}
+    page, other = (as_request(name) for name in ("a page", "another page"))
+    *_, (refused, _) = tab.train(page, *values.values())
+    assert "1 of 2 rows" in refused
+    assert tab.plan(page, *values.values())[1] == refused
+    assert "1 of 2 rows" not in tab.plan(other, *values.values())[1]
+    changed = values | {"training.seed": 7}
+    assert "1 of 2 rows" not in tab.plan(page, *changed.values())[1]
+    assert not lab.store.all()
+
+
+def as_request(session: str) -> gr.Request:
+    return cast("gr.Request", SimpleNamespace(session_hash=session))

@@ -33,11 +33,6 @@ def summary(
     return render("summary", plan, _facts(plan) if plan is not None else {}, shown, refused, waiting, progress)
 
 
-def is_refusal(shown: str) -> bool:
-    """Whether a summary says why Train started nothing."""
-    return 'class="issues refused"' in shown
-
-
 def _facts(plan: Plan) -> dict[str, Any]:
     """What the plan says besides its numbers."""
     return {

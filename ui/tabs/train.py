@@ -23,7 +23,8 @@ from ui.handlers import DIRECT, QUEUED, show_errors
 from ui.panels import live_run, model_field, modules, settings
 from ui.panels.data import DataPanel
 from ui.panels.summary import build as build_summary
-from ui.panels.summary import is_refusal, summary
+from ui.panels.summary import summary
+from ui.refusals import Refusals
 from ui.views import data_report
 
 DATA_SETTINGS = ("data.", "model.", "training.max_length", "training.seed")
@@ -35,7 +36,7 @@ class TrainTab:
     """Builds the tab and holds what its handlers need: the lab and the form."""
 
     def __init__(self, lab: Lab, page: gr.Blocks) -> None:
-        self.lab, self.form, self.checks = lab, Form(), Checks()
+        self.lab, self.form, self.checks, self.refusals = lab, Form(), Checks(), Refusals()
         with gr.Row(elem_id="bench"):
             with gr.Column(elem_id="col-modules", min_width=0), gr.Column(elem_classes="card"):
                 model = self.form.components["model.name"] = model_field.build(lab)
@@ -72,7 +73,7 @@ class TrainTab:
         data_changes = [item.change for path, item in form.components.items() if path.startswith(DATA_SETTINGS)]
         gr.on(
             [page.load, *data_changes], self.count_examples, form.inputs, None, trigger_mode="always_last", **QUEUED
-        ).then(self.plan_again, [self.summary, *form.inputs], plan_outputs, **DIRECT)
+        ).then(self.plan, form.inputs, plan_outputs, **DIRECT)
         self.summary.fix(form.fix, None, [form.components[path] for path in form.filled], **DIRECT)
         self.data.wire()
         self.cancel.click(self.checks.cancel, None, None, **DIRECT)
@@ -113,17 +114,13 @@ class TrainTab:
         values[settings.QUANTIZATION] = settings.quantization(module_map.checkpoint, shown.model.quantization)
         yield [modules.update(modules.payload(module_map), shown.modules), gr.skip(), *values.values()]
 
-    def plan(self, *values: Any) -> list[Any]:
+    def plan(self, request: gr.Request, *values: Any) -> list[Any]:
         """Match reports and summary for what the page shows. Fast: the module map has been read already."""
         plan, issues, waiting = self._plan(values)
-        if plan is None:
-            return [gr.skip(), summary(None, issues, waiting=waiting)]
-        return [gr.update(receipts=modules.match_reports(plan.receipts)), summary(plan, issues)]
-
-    def plan_again(self, shown: str | None, *values: Any) -> list[Any]:
-        """As `plan`, once the examples are counted. Why Train refused to start stays: no setting has changed."""
-        reports, planned = self.plan(*values)
-        return [reports, gr.skip() if is_refusal(shown or "") else planned]
+        refused = self.refusals.of(request, values)
+        problems = [*issues, *(refused or ())]
+        shown = summary(plan, problems, refused=refused is not None and bool(problems), waiting=waiting)
+        return [gr.skip() if plan is None else gr.update(receipts=modules.match_reports(plan.receipts)), shown]
 
     def count_examples(self, *values: Any) -> None:
         """Read data that are quick to read, so that the plan knows how many steps the run takes."""
@@ -135,10 +132,12 @@ class TrainTab:
     def train(self, request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         """Start a run, or show all problems and start nothing. Checking the data may take a while."""
         config, issues = self.form.read(values)
+        self.refusals.forget(request)
         if config is not None:
             service.models.module_map(self.lab, config.model)  # waits for it; raises if it cannot be read
         plan, issues, _ = self._plan(values)
         if config is None or plan is None or issues:
+            self.refusals.remember(request, values)
             yield [summary(plan, issues, refused=True), gr.skip()]
             return
         try:
@@ -150,6 +149,7 @@ class TrainTab:
         except Canceled:
             yield [summary(plan, ()), gr.skip()]
         except InvalidConfig as error:
+            self.refusals.remember(request, values, error.issues)
             yield [summary(plan, error.issues, refused=True), gr.skip()]
         except UserError:
             yield [summary(plan, ()), gr.skip()]
