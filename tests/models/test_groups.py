@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,11 @@ def shares(module_map: ModuleMap) -> dict[str, float]:
 # ---- published models
 
 
+def slow(name: str) -> Any:
+    """It takes half a minute to read Kimi-Linear's 20,000 expert matrices."""
+    return pytest.param(name, marks=pytest.mark.full) if "Kimi" in name else name
+
+
 @pytest.mark.parametrize("name", [*DENSE, *EXPERTS, *HYBRIDS])
 def test_published_models_have_their_published_size(name: str) -> None:
     model = build(make_config(name))
@@ -58,7 +64,7 @@ SHARES = {  # attention, MLP, embedding and head, other
 }
 
 
-@pytest.mark.parametrize("name", SHARES)
+@pytest.mark.parametrize("name", [slow(name) for name in SHARES])
 def test_groups_of_mixtures_of_experts_and_hybrids(name: str) -> None:
     assert tuple(shares(real_map(name)).values()) == SHARES[name]
 
@@ -71,7 +77,7 @@ ROUTED = {  # layers with experts × experts × matrices × width of an expert �
 }
 
 
-@pytest.mark.parametrize("name", ROUTED)
+@pytest.mark.parametrize("name", [slow(name) for name in ROUTED])
 def test_routed_experts_are_mlp_to_the_last_number_and_take_lora(name: str) -> None:
     experts = routed_experts(real_map(name))
     assert sum(kind.parameters for kind in experts) == ROUTED[name]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -61,6 +62,7 @@ def test_the_data_are_two_parts_in_a_voice_of_their_own() -> None:
     assert all(in_voice(row["response"]) for row in train + held_out)
 
 
+@pytest.mark.full
 def test_scenario_five_teaches_the_voice(tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     paths = loop.RunPaths(tmp_path, tmp_path, tmp_path)
