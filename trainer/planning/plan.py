@@ -6,7 +6,7 @@ real model before the first step (`adapter.verify`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -139,47 +139,32 @@ def make_plan(
     obstacles, ignored = format_issues(config, checkpoint, device)
     config = with_checkpoint_quantization(config, checkpoint)
     found = resolve(config, module_map)
-    training = config.training
-    width = widest(training, device.is_gpu, data)
-
-    @cache
-    def costs(recompute: bool, config: RunConfig = config) -> Estimate:
-        computed = estimate(config, module_map, found.targets, device, recompute)
-        return replace(computed, correction=correction.factor)
+    width = widest(config.training, device.is_gpu, data)
+    costs = _estimates(module_map, found, device, correction)
 
     def choose(config: RunConfig) -> Choice:
-        own = partial(costs, config=config)
-        return Choice(*choose_settings(config, module_map, device, own, data), width)
+        return Choice(*choose_settings(config, module_map, device, partial(costs, config), data), width)
 
     chosen = choose(config)
-    performance, needs, _ = chosen
-    memory = needs.items(performance.per_device_train_batch_size, width)
-    least = costs(training.activation_checkpointing != "off", config=config)
+    memory = chosen.costs.items(chosen.performance.per_device_train_batch_size, width)
+    least = costs(config, config.training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
-    trainable = sum(trainable_count(target, config.adapter) for target in found.targets)
-    stored = sum(sum(file_sizes(target, config.adapter, module_map)) for target in found.targets)
     return Plan(
         total=module_map.parameters,
-        trainable=trainable,
-        stored=stored,
+        trainable=sum(trainable_count(target, config.adapter) for target in found.targets),
+        stored=sum(sum(file_sizes(target, config.adapter, module_map)) for target in found.targets),
         adapter_bytes=file_bytes(found.targets, config.adapter, module_map),
         memory=memory,
         device=device,
-        length=training.max_length,
-        performance=performance,
-        steps=total_steps(training, data.examples),
+        length=config.training.max_length,
+        performance=chosen.performance,
+        steps=total_steps(config.training, data.examples),
         fits=fits,
         receipts=tuple(found.receipts),
         targets=tuple(found.targets),
         checkpoint=checkpoint.to_plan_json(config.model.quantization, usable=not obstacles) if checkpoint else {},
-        loading=needs.loading_peak,
-        issues=(
-            *device_issues(config, device),
-            *obstacles,
-            *found.issues,
-            *adapter_issues(config, module_map, found.targets),
-            *_problems(config, module_map, vocabulary, found),
-        ),
+        loading=chosen.costs.loading_peak,
+        issues=(*device_issues(config, device), *obstacles, *_problems(config, module_map, vocabulary, found)),
         auto_class=module_map.auto_class,
         warnings=(
             *device_warnings(config, device),
@@ -188,17 +173,32 @@ def make_plan(
             *coverage(config, module_map, found.targets),
             *left_unquantized(config, module_map, found.targets, device),
             *too_large(least, memory, device, fits, found.targets),
-            *short_runs.warnings(training, data.examples),
+            *short_runs.warnings(config.training, data.examples),
         ),
         suggestions=tuple(speed_suggestions(chosen, device.room, choose)) if device.is_gpu and device.room else (),
         correction=correction,
     )
 
 
+def _estimates(
+    module_map: ModuleMap, found: Resolution, device: Device, correction: MemoryCorrection
+) -> Callable[[RunConfig, bool], Estimate]:
+    """The memory estimate of a configuration, without checkpointing (False) and with it; computed once each."""
+
+    @cache
+    def costs(config: RunConfig, recompute: bool) -> Estimate:
+        computed = estimate(config, module_map, found.targets, device, recompute)
+        return replace(computed, correction=correction.factor)
+
+    return costs
+
+
 def _problems(
     config: RunConfig, module_map: ModuleMap, vocabulary: Collection[str], found: Resolution
 ) -> Iterator[Issue]:
-    """What else keeps the run from starting, besides problems of single ticks."""
+    """What in the ticks, the adapter, the new tokens and the length keeps the run from starting."""
+    yield from found.issues
+    yield from adapter_issues(config, module_map, found.targets)
     if known := [token for token in config.model.new_tokens if token in vocabulary]:
         problem = f"The tokenizer already has {', '.join(known)}."
         yield Issue("model.new_tokens", problem, "Remove it from new_tokens.")

@@ -26,7 +26,7 @@ class Collator:
 
     Packed rows have no attention mask: restarting position ids tell transformers where an example ends, so that no
     example attends to another. Nothing predicts the first token of an example. Padding is masked, so it uses token 0:
-    many tokenizers have no padding token, or one outside the model's vocabulary.
+    many tokenizers lack a padding token, or have one outside the model's vocabulary.
 
     Returns {"micro_batches", "counted", "tokens"}: for each micro-batch its tensors and the number of tokens that
     count for the loss; and the step's positions without padding.

@@ -36,8 +36,8 @@ Batch = dict[str, torch.Tensor]
 def choose_attention(model: PeftModel, wanted: str, max_length: int, context: Callable[[], Any], sink: Sink) -> str:
     """Switch `model` to the planned attention if it gives the same logits and gradient; returns the one in use.
 
-    With SDPA, cuDNN's kernels are turned off: with a mask, they are built anew for every shape, and are known for
-    gradients that are NaN.
+    With SDPA, cuDNN's kernels are turned off: with a mask, they are rebuilt for every shape, and are known for NaN
+    gradients.
     """
     before = current_attention(model)
     if wanted != SDPA:
