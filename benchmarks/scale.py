@@ -100,7 +100,7 @@ def refreshed(lab: Lab, run_id: str) -> tuple[float, int]:
     from ui.panels import live_run
 
     seconds, values = timed(lambda: live_run.refresh(lab, run_id, f"{run_id}|old|old|old"))
-    return seconds, len(values[0]) + len(str(values[2]["figure"])) + len(values[3])
+    return seconds, len(values[0]) + len(values[1]["figure"]) + len(values[2])
 
 
 def measure_list(folder: Path, count: int) -> dict[str, str]:
