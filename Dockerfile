@@ -13,8 +13,8 @@ RUN apt-get update \
 WORKDIR /app
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT=7860
-COPY requirements.txt .
-RUN pip install --no-cache-dir -r requirements.txt
+COPY requirements-cuda.txt .
+RUN pip install --no-cache-dir --require-hashes --no-deps -r requirements-cuda.txt
 COPY app.py LICENSE README.md ./
 COPY trainer trainer
 COPY ui ui

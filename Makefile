@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all test-real real real-report browser lint lint-js test-js lock soak demo report clean
+.PHONY: run test test-all test-real real real-report browser lint lint-js test-js lock audit licenses soak demo report clean
 
 run: $(VENV)/run
 	@exec $(BIN)/python app.py
@@ -64,14 +64,29 @@ report: $(VENV)/run
 	$(BIN)/python -m tools.six_scenarios
 
 # the exact versions of everything, direct or not, from pyproject.toml. Versions that still fit stay: to raise one, delete
-# its line from requirements.txt first
-LOCK = $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --annotation-style line \
-  --custom-compile-command "make lock"
-lock: | $(BIN)/python
+# its line from requirements.txt first. requirements-cuda.txt is for Linux with a GPU: with hashes, and with NVIDIA's
+# packages, which pyproject.toml keeps out of the others (--no-config)
+LOCK = $(BIN)/uv pip compile -q pyproject.toml --custom-compile-command "make lock"
+UNIVERSAL = $(LOCK) --universal --python-version 3.11 --annotation-style line
+lock: | $(BIN)/uv
+	$(UNIVERSAL) -o requirements.txt
+	$(UNIVERSAL) -c requirements.txt --extra test -o tests/requirements.txt
+	$(UNIVERSAL) -c requirements.txt --extra real -o tools/requirements.txt
+	$(LOCK) --no-config -c requirements.txt --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
+	  --generate-hashes --no-annotate -o requirements-cuda.txt
+
+# known vulnerabilities, hashes of the index's files, what is installed here; what cannot be checked is said
+audit: $(VENV)/test | $(BIN)/uv
+	$(BIN)/python -m tools.supply.audit
+
+# docs/licenses.md and docs/sbom.json (CycloneDX), from the lock
+licenses: $(VENV)/test | $(BIN)/uv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=26"  # older ones do not read License-Expression
+	$(BIN)/python -m tools.supply.licenses
+	$(BIN)/python -m tools.supply.sbom
+
+$(BIN)/uv: | $(BIN)/python
 	@$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.13,<0.14"
-	$(LOCK) -o requirements.txt
-	$(LOCK) -c requirements.txt --extra test -o tests/requirements.txt
-	$(LOCK) -c requirements.txt --extra real -o tools/requirements.txt
 
 clean:
 	rm -rf $(VENV)
