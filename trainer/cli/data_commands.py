@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trainer.cli import data_text
+from trainer.cli.output import one_line, show, show_json, show_styled
 from trainer.common.progress import ProgressMonitor
 from trainer.config import overrides, validation
 from trainer.config.schema import RunConfig, default_config
@@ -48,18 +48,18 @@ def inspect_data(options: argparse.Namespace) -> int:
     with progress_bar() as monitor:
         report = data_service.report(lab, config, monitor)
     if options.json:
-        print(json.dumps(report, ensure_ascii=False, indent=2))
+        show_json(report)
     else:
-        print("\n".join(data_text.report_lines(report)))
+        show(*data_text.report_lines(report))
     trainable = report["tokens"]["examples"] if report["tokens"] else 0
     colors = sys.stdout.isatty()
     for number in range(min(options.show, trainable)):
-        print(
+        show_styled(
             ("" if number else f"\n{data_text.legend(colors)}\n\n")
             + data_text.example_text(data_service.example(lab, config, str(number)), colors)
         )
     for number in range(min(options.test_mask, trainable)):
-        print("\n" + data_text.mask_test_text(data_service.mask_test(lab, config, str(number))))
+        show("\n" + data_text.mask_test_text(data_service.mask_test(lab, config, str(number))))
     return 0 if trainable else UNUSABLE
 
 
@@ -88,7 +88,7 @@ def progress_bar() -> Iterator[ProgressMonitor]:
         if bar is None:
             quiet = not sys.stderr.isatty()
             bar = tqdm(total=100, disable=quiet, leave=False, bar_format="{desc}{bar}{n:3.0f} %")
-        bar.set_description(stage, refresh=False)
+        bar.set_description(one_line(stage), refresh=False)
         bar.n = share * 100
         bar.refresh()
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainer.common.formatting import duration, percent, plural
+from trainer.common.plain_text import visible
 from trainer.service.data import SHAPES
 
 COLORS = {"counts": "\033[30;42m", "context": "\033[2m", "cut": "\033[9;31m"}
@@ -18,7 +19,7 @@ LINES = 10
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The report, line by line."""
     if report["shape"]:
-        yield _visible(f"{report['rows']:,} rows of {SHAPES[report['shape']]}. {report['why']}")
+        yield visible(f"{report['rows']:,} rows of {SHAPES[report['shape']]}. {report['why']}")
         yield f"template: {report['template']['kind']} ({report['template']['why']})"
         kinds = report["template"]["kinds"].items()
         counts = ", ".join(f"{name} {item['counted']:,} of {item['messages']:,}" for name, item in kinds)
@@ -46,7 +47,7 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         pace = f"about {duration(seconds)}" if seconds else "time unknown: no run of this model yet"
         yield f"{training['steps']:,} steps, {training['tokens']:,} tokens, {pace}"
     for issue in (*report["warnings"], *report["issues"]):
-        yield _visible(f"{issue['problem']} {issue['fix']}")
+        yield visible(f"{issue['problem']} {issue['fix']}")
 
 
 def _unused(report: Mapping[str, Any]) -> Iterator[str]:
@@ -54,7 +55,7 @@ def _unused(report: Mapping[str, Any]) -> Iterator[str]:
     words = {"columns": ("column", "row"), "fields": ("message field", "message"), "media": ("", "part")}
     for kind, (what, unit) in words.items():
         for name, count in report["unused"][kind].items():
-            yield _visible(f"  not used: {f'{what} {name}'.strip()} ({plural(count, unit)})")
+            yield visible(f"  not used: {f'{what} {name}'.strip()} ({plural(count, unit)})")
     for reason, count in report["left_out"].items():
         yield f"  left out: {plural(count, 'row')}, {reason}"
 
@@ -65,7 +66,7 @@ def example_text(example: Mapping[str, Any], colors: bool) -> str:
     head += f"{example['length']} tokens, {example['counted']} count, {example['cut']} cut off"
     body = "".join(_runs(example["tokens"], colors))
     rest = f" … {example['hidden']} more tokens" if example["hidden"] else ""
-    return f"{head}\n{body}{rest}\n"
+    return f"{visible(head)}\n{body}{rest}\n"
 
 
 def mask_test_text(value: Mapping[str, Any]) -> str:
@@ -85,7 +86,7 @@ def mask_test_text(value: Mapping[str, Any]) -> str:
         lines += [f"    first token begins in the prompt: {answer['joins']!r}"] if answer["joins"] else []
     lines += [f"  answers that do not count: {value['uncounted']}"] if value["uncounted"] else []
     lines += [f"  answers not tested: {value['more']}"] if value["more"] else []
-    return "\n".join(_visible(line.replace("\n", "\\n")) for line in lines)
+    return "\n".join(visible(line.replace("\n", "\\n")) for line in lines)
 
 
 def legend(colors: bool) -> str:
@@ -98,7 +99,7 @@ def _runs(tokens: list[dict[str, Any]], colors: bool) -> Iterator[str]:
     start = 0
     for end in range(1, len(tokens) + 1):
         if end == len(tokens) or tokens[end]["kind"] != tokens[start]["kind"]:
-            text = "".join(_visible(token["text"]) for token in tokens[start:end])
+            text = "".join(visible(token["text"]) for token in tokens[start:end])
             yield _styled(text, tokens[start]["kind"], colors)
             start = end
 
@@ -109,7 +110,3 @@ def _styled(text: str, kind: str, colors: bool) -> str:
         return f"{left}{text}{right}"
     lines = text.split("\n")  # so that the background does not extend to the edge of the window
     return "\n".join(f"{COLORS[kind]}{line}{END}" if line else "" for line in lines)
-
-
-def _visible(text: str) -> str:
-    return "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)

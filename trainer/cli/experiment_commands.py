@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trainer.cli.data_commands import progress_bar
+from trainer.cli.output import one_line, show, show_json
 from trainer.common import formatting
 from trainer.common.program import COMMAND
 from trainer.config import validation
@@ -61,12 +61,12 @@ def run_scenarios(options: argparse.Namespace) -> int:
     if not options.json:
         _print_scenarios(plans)
         count = sum(planned.runs for planned in plans) * options.seeds
-        print(f"{count} runs, {_about(seconds, 'duration known after the first run')}")
+        show(f"{count} runs, {_about(seconds, 'duration known after the first run')}")
     with progress_bar() as monitor:
         experiment = experiments.start(lab, base, request, plans, monitor)
     if options.json:
         value = {"type": "experiment", "id": experiment.id, "seconds": seconds}
-        print(json.dumps(value | {"scenarios": [planned.to_json() for planned in plans]}), flush=True)
+        show_json(value | {"scenarios": [planned.to_json() for planned in plans]}, indent=None)
     return watch(experiment, options)
 
 
@@ -84,14 +84,14 @@ def watch(experiment: Experiment, options: argparse.Namespace) -> int:
                 time.sleep(POLL_INTERVAL)
             except KeyboardInterrupt:
                 stopped = True
-                tqdm.write(runs.stop(lab, experiment.id), file=sys.stderr)
+                show(runs.stop(lab, experiment.id), file=sys.stderr)
     finally:
         progress.close()
         lab.scheduler.close()
     states = lab.experiments.states(experiment)
     _print_result(*experiments.compare(lab, [experiment.id]), options.json)
     if stopped or "stopped" in states:
-        print(f"To resume: {COMMAND} resume {experiment.id}", file=sys.stderr)
+        show(f"To resume: {COMMAND} resume {experiment.id}", file=sys.stderr)
         return STOPPED
     return 0 if all(state == "finished" for state in states) else FAILED
 
@@ -134,8 +134,7 @@ class ExperimentProgress:
         loss = run.history.latest.get("eval_loss")
         figure = "" if loss is None else f"  eval loss {formatting.loss(loss)}"
         if not self._quiet:
-            tqdm.write(f"{state:11} {run.title}{figure}  {run.history.message}".rstrip())
-            sys.stdout.flush()
+            show(f"{state:11} {run.title}{figure}  {run.message}".rstrip())
 
     def _line(self, run_id: str) -> str:
         run = self._lab.store.get(run_id)
@@ -145,12 +144,13 @@ class ExperimentProgress:
 
 def list_experiments(options: argparse.Namespace) -> int:
     lab: Lab = options.lab
-    found = [lab.experiments.summary(item) for item in lab.experiments.all()]
+    found = lab.experiments.summaries()
     if options.json:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        show_json(found)
         return 0
     for row in found:
-        print(f"{row['id']}  {row['state']:9} {row['finished']:4} of {row['runs']:3} runs  {row['name']}")
+        text = one_line(row["message"] or row["name"])
+        show(f"{row['id']}  {row['state']:9} {row['finished']:4} of {row['runs']:3} runs  {text}")
     return 0
 
 
@@ -159,9 +159,9 @@ def compare_runs(options: argparse.Namespace) -> int:
     for path, write in ((options.html, exports.write_html), (options.markdown, exports.write_markdown)):
         if path:
             write(options.lab, found, experiment, path)
-            print(path, file=sys.stderr)
+            show(path, file=sys.stderr)
     if options.csv:
-        print(found.to_csv(), end="")
+        show(found.to_csv().removesuffix("\n"))
     elif options.json or not (options.html or options.markdown):
         _print_result(found, experiment, options.json)
     return 0
@@ -169,45 +169,45 @@ def compare_runs(options: argparse.Namespace) -> int:
 
 def resume_experiment(options: argparse.Namespace) -> int:
     lab: Lab = options.lab
-    print(experiments.resume(lab, options.run), file=sys.stderr)
+    show(experiments.resume(lab, options.run), file=sys.stderr)
     return watch(lab.experiments.get(options.run), options)
 
 
 def _print_scenarios(plans: Sequence[ScenarioPlan]) -> None:
     for planned in plans:
-        print(f"{planned.scenario.title}: {planned.scenario.note}".removesuffix(": "))
+        show(f"{planned.scenario.title}: {planned.scenario.note}".removesuffix(": "))
         if planned.same_as:
-            print(f"    trains the same weights as “{planned.same_as}”, so it does not run")
+            show(f"    trains the same weights as “{planned.same_as}”, so it does not run")
             continue
         for receipt in planned.plan.receipts:
-            print(f"    {receipt.tick:24} {receipt.treatment:5} {receipt.note}")
+            show(f"    {receipt.tick:24} {receipt.treatment:5} {receipt.note}")
         rank = f", r {planned.r}" if planned.r else ""
-        print(f"    {planned.plan.trainable:,} parameters train{rank}. {planned.budget}".rstrip())
+        show(f"    {planned.plan.trainable:,} parameters train{rank}. {planned.budget}".rstrip())
         for issue in planned.issues:
-            print(f"    cannot run: {issue}")
+            show(f"    cannot run: {issue}")
 
 
 def _print_result(found: Comparison, experiment: Experiment | None, as_json: bool) -> None:
     if as_json:
         value = found.to_json() | ({"type": "comparison", "experiment": experiment.id} if experiment else {})
-        print(json.dumps(value, ensure_ascii=False, indent=None if experiment else 2), flush=True)
+        show_json(value, indent=None if experiment else 2)
         return
     header = ("", "final loss", "best loss", "perplexity", "trainable", "adapter", "memory", "tokens/s", "time")
     rows = [header, *(cells(group) for group in found.groups)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     for row in rows:
-        print(
+        show(
             "  ".join(
                 text.rjust(width) if place else text.ljust(width)
                 for place, (text, width) in enumerate(zip(row, widths, strict=True))
             )
         )
     for line in (*found.warnings, *found.verdict):
-        print(f"- {line}")
+        show(f"- {line}")
     if found.differences:
-        print("They differ in:")
+        show("They differ in:")
         for setting, values in found.differences.items():
-            print(f"  {setting}: {' | '.join(values)}")
+            show(f"  {setting}: {' | '.join(values)}")
 
 
 def _about(seconds: float | None, unknown: str) -> str:

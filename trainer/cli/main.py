@@ -6,7 +6,6 @@ Exit codes: 0 success, 1 the run failed, 2 bad input (all problems are printed),
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import runpy
 import shutil
@@ -18,6 +17,7 @@ from typing import Any
 
 from trainer import __version__
 from trainer.cli import data_commands, experiment_commands
+from trainer.cli.output import one_line, show, show_json
 from trainer.cli.plan_text import print_issue, print_plan
 from trainer.cli.progress import Progress
 from trainer.common import formatting, gpu_allocator
@@ -47,9 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         return command(options)
     except InvalidConfig as error:
         for issue in error.issues:
-            print(issue, file=sys.stderr)
+            show(issue, file=sys.stderr)
     except UserError as error:
-        print(error, file=sys.stderr)
+        show(error, file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has closed it
     return BAD_INPUT
@@ -128,34 +128,34 @@ def _app(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> int:
     """Without a scenario: what the page starts with on this model. With a scenario, no model is read."""
     if options.scenario:
-        _print_json(planning.study_job(options.model, planning.scenario(options.scenario)).to_json())
+        show_json(planning.study_job(options.model, planning.scenario(options.scenario)).to_json())
         return 0
     model = ModelConfig(name=options.model)
     try:
         config = planning.start_from(options.lab, model)
     except Unreachable as error:
         config = planning.starting_config(model, None)
-        print(f"{error}\nThe study's seven names are ticked; `plan` says what they match.", file=sys.stderr)
-    _print_json(config.to_json())
+        show(error, "The study's seven names are ticked; `plan` says what they match.", file=sys.stderr)
+    show_json(config.to_json())
     return 0
 
 
 def _modules(options: argparse.Namespace) -> int:
     module_map = models.module_map(options.lab, ModelConfig(name=options.model, revision=options.revision))
     if options.json:
-        _print_json(module_map.to_json())
+        show_json(module_map.to_json())
         return 0
     size = f"{module_map.parameters:,} parameters, {module_map.layers} layers"
-    print(f"{module_map.model}: {module_map.model_type}, {size}")
+    show(f"{module_map.model}: {module_map.model_type}, {size}")
     if module_map.checkpoint:
-        print(module_map.checkpoint.describe())
+        show(module_map.checkpoint.describe())
     for kind in module_map.kinds:
         name = f"  {kind.name}" if kind.slice_of else kind.name
         shape = "×".join(map(str, kind.shape))
         size = f"({kind.parameters:,})" if kind.slice_of else f"{kind.parameters:,}"
         treatments = ", ".join(kind.treatments) or "–"
         count = f"{len(kind.modules):4} × {shape:16} {size:>16}"
-        print(f"  {kind.group:10} {name:32} {count}  {treatments}  {kind.reason}".rstrip())
+        show(f"  {kind.group:10} {name:32} {count}  {treatments}  {kind.reason}".rstrip())
     return 0
 
 
@@ -165,7 +165,7 @@ def _plan(options: argparse.Namespace) -> int:
         data.read_if_quick(options.lab, config, monitor)
     plan = planning.plan(options.lab, config)
     if options.json:
-        _print_json(plan.to_json())
+        show_json(plan.to_json())
     else:
         print_plan(plan)
     return 0 if planning.lacks_only_weights(plan, config.model.name) else BAD_INPUT
@@ -182,9 +182,9 @@ def _train(options: argparse.Namespace) -> int:
     for warning in run.plan()["warnings"]:
         print_issue(Issue(**warning), sys.stderr)
     if options.json:
-        print(json.dumps({"type": "run", "id": run.id, "folder": str(run.folder)}), flush=True)
+        show_json({"type": "run", "id": run.id, "folder": str(run.folder)}, indent=None)
     else:
-        print(f"Run {run.id} in {run.folder}", flush=True)
+        show(f"Run {run.id} in {run.folder}")
     return _train_run(run, options)
 
 
@@ -196,12 +196,13 @@ def _train_run(run: Run, options: argparse.Namespace) -> int:
 def _runs(options: argparse.Namespace) -> int:
     summaries = options.lab.store.summaries()
     if options.json:
-        _print_json(summaries)
+        show_json(summaries)
         return 0
     for row in summaries:
         steps = f"{row['step']}/{row['steps']}"
         loss = f"loss {formatting.loss(row['loss'])}  eval {formatting.loss(row['eval_loss'])}"
-        print(f"{row['id']}  {row['state']:11} {steps:>12}  {loss}  {row['name']}  {row['model']}  {row['modules']}")
+        texts = "  ".join(one_line(row[key]) for key in ("name", "model", "modules"))
+        show(f"{row['id']}  {row['state']:11} {steps:>12}  {loss}  {texts}{_reason(row)}")
     return 0
 
 
@@ -209,7 +210,10 @@ def _stop(options: argparse.Namespace) -> int:
     if not runs.is_open(options.lab, options.run):
         raise UserError(f"{options.run} has already ended.", "`runs` lists the queued and running ones.", "data")
     done = runs.stop(options.lab, options.run)
-    print(json.dumps({"id": options.run, "done": done}) if options.json else done)
+    if options.json:
+        show_json({"id": options.run, "done": done}, indent=None)
+    else:
+        show(done)
     return 0
 
 
@@ -253,7 +257,10 @@ def _export(options: argparse.Namespace) -> int:
             f"{target} cannot be written: {error.strerror or error}.", "Name another file with -o.", "disk"
         ) from error
     written = target / exported.name if target.is_dir() else target
-    print(json.dumps({"id": options.run, "file": str(written)}) if options.json else written)
+    if options.json:
+        show_json({"id": options.run, "file": str(written)}, indent=None)
+    else:
+        show(written)
     return 0
 
 
@@ -262,5 +269,6 @@ def _configuration(options: argparse.Namespace) -> Any:
     return overrides.apply(validation.load_json(options.config), overrides.from_options(options.set))
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+def _reason(row: dict[str, Any]) -> str:
+    """Why a run failed or what of it is damaged, in a list."""
+    return f"  {one_line(row['message'], 200)}" if row["state"] == "failed" and row["message"] else ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 from tqdm import tqdm
 
+from trainer.cli.output import show, show_json
 from trainer.common.formatting import learning_rate, loss, size
 from trainer.service.runs import Event
 
@@ -23,15 +23,14 @@ class Progress:
 
     def __call__(self, event: Event) -> None:
         if self._as_json:
-            print(json.dumps(event, ensure_ascii=False), flush=True)
+            show_json(event, indent=None)
         elif event["type"] == "download":
             self._download(event)
         elif event["type"] == "metrics" and self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss(event['loss'])}", refresh=False)
             self._bar.update(event["step"] - self._bar.n)
         elif line := _line(event):
-            tqdm.write(line)
-            sys.stdout.flush()
+            show(line)
         if event["type"] == "state":
             self._follow(event)
 
@@ -45,8 +44,7 @@ class Progress:
             self._bar.update(event["bytes"] - self._bar.n)
         elif tenth > self._tenth:
             self._tenth = tenth
-            tqdm.write(f"downloaded {size(event['bytes'])} of {size(event['total'])}, {size(event['speed'])}/s")
-            sys.stdout.flush()
+            show(f"downloaded {size(event['bytes'])} of {size(event['total'])}, {size(event['speed'])}/s")
         if event["bytes"] >= event["total"] and self._bar is not None:
             self._bar.close()
             self._bar = None

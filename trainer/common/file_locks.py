@@ -23,6 +23,11 @@ from typing import BinaryIO, cast
 
 import psutil
 
+from trainer.common import bounded_files
+from trainer.common.bounded_files import DamagedFile
+
+UNKNOWN = 0
+"""Process id of a holder that is not known."""
 HOLDER, WRITER = 0, 1
 """Bytes of a lock file: one for its holder, one for whoever may write. A worker holds both."""
 _TURN = threading.Lock()
@@ -55,14 +60,14 @@ def turn(path: Path, patience: float = 1.0) -> Iterator[bool]:
 
 
 def holder(path: Path) -> int | None:
-    """Process id of whoever holds the lock at `path`; None if it is free."""
+    """Process id of whoever holds the lock at `path`; None if it is free, UNKNOWN if that cannot be found out."""
     with _TURN:
         if _is_ours(path):
             return os.getpid()
         try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            return None
+            file = bounded_files.open_regular(path)
+        except DamagedFile:
+            return UNKNOWN if path.is_file() else None
         with file:
             answer = fcntl.fcntl(file, fcntl.F_GETLK, _query())
     values = struct.unpack(_FLOCK, answer)
@@ -88,7 +93,7 @@ def identity(process: int) -> str:
 def alive(name: str) -> bool:
     """Whether the process with this identity is still alive."""
     number = name.partition("-")[0]
-    return number.isdigit() and identity(int(number)) == name
+    return number.isdecimal() and len(number) < 10 and identity(int(number)) == name
 
 
 def _is_ours(path: Path) -> bool:
@@ -97,7 +102,9 @@ def _is_ours(path: Path) -> bool:
 
 
 def _lock(path: Path, offsets: tuple[int, ...], patience: float) -> io.FileIO | None:
+    """Raises DamagedFile if something other than a file is there, OSError if the folder cannot be written to."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    bounded_files.check_regular(path)
     file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
     deadline = time.monotonic() + patience
     for offset in offsets:

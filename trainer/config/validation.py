@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.common import bounded_files
+from trainer.common.bounded_files import DamagedFile
 from trainer.common.errors import InvalidConfig, Issue, UserError
 from trainer.common.program import COMMAND
 from trainer.config import messages, rules
@@ -40,11 +42,11 @@ def load(path: Path) -> RunConfig:
 def load_json(path: Path) -> Any:
     """The parsed JSON of a configuration file. Raises UserError if it is not JSON."""
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UserError(f"{path.name} is larger than a configuration can be.", "Name a run's config.json.")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {_reason(error)}.", "Name a JSON file of a run.") from error
+        text = bounded_files.read(path, MAX_CONFIG_BYTES).decode()
+    except DamagedFile as error:
+        raise UserError(error.problem, "Name a JSON file of a run.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} is not UTF-8 text.", "Name a JSON file of a run.") from error
     return _json(text, path.name)
 
 

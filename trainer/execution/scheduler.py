@@ -103,8 +103,12 @@ class Scheduler:
                 if run and lifecycle.stop_requests(run) > 1 and file_locks.holder(run.folder / "lock") is None:
                     child.kill()  # stopped twice before it had started
                 continue
-            if run and code != TAKEN:
-                self._record_death(run, code)
+            try:
+                if run and code != TAKEN:
+                    self._record_death(run, code)
+            except (OSError, UserError) as error:  # tried again with the next tick
+                print(f"The end of {run_id} cannot be recorded: {error}", file=sys.stderr)
+                continue
             del self._children[run_id]
 
     def _record_death(self, run: Run, code: int) -> None:
@@ -121,18 +125,25 @@ class Scheduler:
         lifecycle.record(run, ACTIVE, state, cause=cause, message=message)
 
     def _launch(self) -> None:
-        queued = [run for run in self._store.open_runs() if run.history.recorded == "queued" and not run.problem]
+        queued = [run for run in self._store.open_runs() if run.can_start]
         if not queued:
             return
         queued.sort(key=lambda run: (queue_order.place(run.folder), run.id))
-        in_use = {device for _, device in self._children.values()}
+        in_use = {device for child, device in self._children.values() if child.poll() is None}
         free = [
             name
             for name in devices.devices()
             if name not in in_use and file_locks.holder(devices.lock_path(name)) is None
         ]
-        for run, device in zip(queued, free, strict=False):
-            self._spawn(run, device)
+        for run in queued if free else ():
+            try:
+                self._spawn(run, free[0])
+            except (OSError, UserError) as error:  # its folder is damaged or not ours: the others start
+                print(f"{run.id} cannot be started: {error}", file=sys.stderr)
+                continue
+            free.pop(0)
+            if not free:
+                break
 
     def _spawn(self, run: Run, device: str) -> None:
         worker = self._spare

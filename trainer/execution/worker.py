@@ -23,7 +23,8 @@ from trainer.common.errors import UserError
 from trainer.config import validation
 from trainer.models.download import fetch
 from trainer.runs import failures
-from trainer.runs.event_log import Event, EventWriter
+from trainer.runs.event_log import EventWriter
+from trainer.runs.event_rows import Event
 from trainer.runs.history import History
 from trainer.runs.store import Run
 from trainer.training import checkpoints
@@ -195,7 +196,7 @@ def _end(run: Run, writer: EventWriter | None, code: int, state: str, **values: 
     """Write the last event; on a full disk, into the reserved space."""
     reserve = run.folder / RESERVE
     for attempt in range(2):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):
             writer = writer or EventWriter(run.folder / "events.jsonl")
             writer.write("state", state=state, **values)
             break

@@ -8,7 +8,7 @@ rest.
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import re
 import secrets
 import threading
@@ -19,15 +19,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.common import atomic, file_locks
-from trainer.common.disk import disk_full
+from trainer.common import atomic, bounded_files, file_locks
+from trainer.common.bounded_files import DamagedFile
+from trainer.common.disk import write_failed
 from trainer.common.environment import machine
 from trainer.common.errors import InvalidConfig, UserError
+from trainer.common.plain_text import one_line
 from trainer.config import validation
 from trainer.config.schema import RunConfig
 from trainer.experiments.scenario_plans import Planner, ScenarioPlan
 from trainer.runs import duration_estimates, lifecycle
 from trainer.runs.history import ACTIVE
+from trainer.runs.plan_file import is_count, is_issues, is_match_report
 from trainer.runs.store import MAX_TITLE, RUN_ID, Run, RunStore, new_id
 
 FOLDER = "experiments"
@@ -36,6 +39,11 @@ MAX_SEEDS, MAX_RUNS = 20, 200
 GONE = "not made"
 """State of a member whose run folder does not exist."""
 OPEN = ("queued", *ACTIVE)
+MAX_BYTES = 64_000_000
+"""Every scenario lists the modules that it matched."""
+MAX_TEXT = 4000
+"""Characters of a question."""
+FIX = "Fix the file, or move it away."
 _QUEUING = threading.Lock()
 
 
@@ -107,14 +115,14 @@ class Experiments:
     def get(self, experiment_id: str) -> Experiment:
         """Raises UserError if there is no experiment with this id, or its file is damaged."""
         path = self._folder / f"{experiment_id}.json"
-        if not ID.fullmatch(experiment_id) or not path.is_file():
+        if not ID.fullmatch(experiment_id) or not os.path.lexists(path):
             raise UserError(f"There is no experiment {experiment_id[:60]!r}.", "Choose one from the list.", "data")
         try:
-            return _read(json.loads(path.read_text(encoding="utf-8")), experiment_id)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidConfig) as error:
-            raise UserError(
-                f"experiments/{path.name} is damaged.", "Fix the file, or move it away.", "data"
-            ) from error
+            return _read(bounded_files.read_json(path, MAX_BYTES), experiment_id)
+        except DamagedFile as error:
+            raise UserError(f"experiments/{error.problem}", FIX, "data") from error
+        except (KeyError, TypeError, ValueError, AttributeError, InvalidConfig) as error:
+            raise UserError(f"experiments/{path.name} is damaged: {_what_is_wrong(error)}", FIX, "data") from error
 
     def all(self) -> list[Experiment]:
         """All experiments that can be read, newest first."""
@@ -125,6 +133,16 @@ class Experiments:
             except UserError:
                 continue  # `get` says what is wrong with it
         return experiments
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """The summaries of all experiments, newest first; one whose file is damaged has its reason as `message`."""
+        rows = []
+        for experiment_id in self.ids():
+            try:
+                rows.append(self.summary(self.get(experiment_id)))
+            except UserError as error:
+                rows.append(_damaged(experiment_id, str(error)))
+        return rows
 
     def states(self, experiment: Experiment) -> list[str]:
         """The state of every member's run, in member order."""
@@ -143,6 +161,7 @@ class Experiments:
             "runs": len(states),
             "states": dict(Counter(states)),
             "remaining": self._remaining(experiment, states),
+            "message": "",
         }
 
     def stop(self, experiment_id: str) -> str:
@@ -175,7 +194,7 @@ class Experiments:
             self._folder.mkdir(exist_ok=True)
             atomic.write_json(self._folder / f"{experiment.id}.json", experiment.to_json())
         except OSError as error:
-            raise disk_full() from error
+            raise write_failed(error) from error
 
     def _queue(self, experiment: Experiment, plan: Planner) -> int:
         """Queue every run that is neither finished nor open, in member order."""
@@ -253,20 +272,53 @@ def _make(name: str, question: str, plans: Sequence[ScenarioPlan], seeds: int, e
 
 
 def _read(value: dict[str, Any], experiment_id: str) -> Experiment:
-    """Checks what the program relies on. Raises KeyError, TypeError, ValueError or InvalidConfig."""
-    members = tuple(Member(str(item["scenario"]), int(item["seed"]), str(item["run"])) for item in value["members"])
-    if not all(RUN_ID.fullmatch(member.run) for member in members):
-        raise ValueError
-    scenarios = tuple(dict(item) for item in value["scenarios"])
+    """Checks what the program relies on. Raises KeyError, TypeError, ValueError, AttributeError or InvalidConfig."""
+    members = tuple(Member(str(item["scenario"]), _seed(item["seed"]), str(item["run"])) for item in value["members"])
+    if not 0 < len(members) <= MAX_RUNS or not all(RUN_ID.fullmatch(member.run) for member in members):
+        raise ValueError("its members are not runs")
+    scenarios = tuple(map(_scenario, value["scenarios"]))
     if not {member.scenario for member in members} <= {item["key"] for item in scenarios if "config" in item}:
-        raise ValueError
-    for item in scenarios:
-        if "config" in item:
-            validation.from_json(item["config"])
+        raise ValueError("a member has no scenario")
+    name, question = one_line(str(value["name"]), MAX_TITLE), one_line(str(value["question"]), MAX_TEXT)
+    facts = {one_line(key): one_line(str(item)) for key, item in value["machine"].items()}
     return Experiment(
-        experiment_id, str(value["name"]), str(value["question"]), bool(value["equal_budget"]), scenarios, members,
-        {str(key): str(item) for key, item in value["machine"].items()},
-    )  # fmt: skip
+        experiment_id, name or experiment_id, question, bool(value["equal_budget"]), scenarios, members, facts
+    )
+
+
+def _scenario(value: dict[str, Any]) -> dict[str, Any]:
+    """A scenario, from `ScenarioPlan.to_json`. Raises like `_read`."""
+    texts = {
+        name: one_line(value.get(name) or "", MAX_TEXT) for name in ("key", "title", "note", "same_as", "budget")
+    }
+    if not texts["key"] or not is_count(value["trainable"]):
+        raise ValueError("a scenario has no key or no trainable parameters")
+    if not is_match_report(value.get("receipts", [])) or not is_issues(value.get("issues", [])):
+        raise ValueError("a scenario has a damaged match report or damaged issues")
+    if "config" in value:
+        validation.from_json(value["config"])
+    return value | texts | {"title": texts["title"] or texts["key"]}
+
+
+def _seed(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**32:
+        raise ValueError("a seed is not a number")
+    return value
+
+
+def _what_is_wrong(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error} is missing."
+    wrong = (
+        str(error)[:300].rstrip(".") if isinstance(error, ValueError | InvalidConfig) else "a value has a wrong type"
+    )
+    return f"{wrong}."
+
+
+def _damaged(experiment_id: str, message: str) -> dict[str, Any]:
+    """The summary of an experiment that cannot be read."""
+    row = {"id": experiment_id, "name": experiment_id, "question": "", "state": "failed", "finished": 0, "runs": 0}
+    return row | {"states": {}, "remaining": None, "message": message}
 
 
 def _state(states: list[str]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer.common import atomic, file_locks
-from trainer.common.disk import disk_full
+from trainer.common import atomic, bounded_files, file_locks
+from trainer.common.bounded_files import DamagedFile
+from trainer.common.disk import write_failed
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config import validation
 from trainer.config.schema import RunConfig, Tick
@@ -19,6 +20,8 @@ from trainer.runs.store import MAX_TITLE
 
 FILE = "scenario-sets.json"
 MAX_SETS, MAX_SCENARIOS = 100, 50
+MAX_BYTES = 16_000_000
+FIX = "Fix the file, or move it away to start over."
 
 
 class OwnSets:
@@ -30,14 +33,14 @@ class OwnSets:
     def all(self) -> dict[str, tuple[Scenario, ...]]:
         """All sets, by name. Raises UserError if the file is damaged."""
         try:
-            value = json.loads(self._path.read_text(encoding="utf-8"))
+            if not os.path.lexists(self._path):
+                return {}
+            value = bounded_files.read_json(self._path, MAX_BYTES)
             return {str(name): tuple(map(_scenario, items)) for name, items in value.items()}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidConfig) as error:
-            raise UserError(
-                f"{self._path} is damaged.", "Fix the file, or move it away to start over.", "data"
-            ) from error
+        except DamagedFile as error:
+            raise UserError(error.problem, FIX, "data") from error
+        except (ValueError, KeyError, TypeError, AttributeError, InvalidConfig) as error:
+            raise UserError(f"{FILE} is damaged.", FIX, "data") from error
 
     def find(self, name: str) -> ScenarioSet:
         """The built-in or own set with this name. Raises UserError if there is none."""
@@ -95,7 +98,7 @@ class OwnSets:
         try:
             atomic.write_json(self._path, value)
         except OSError as error:
-            raise disk_full() from error
+            raise write_failed(error) from error
 
 
 def _scenario(value: dict[str, Any]) -> Scenario:

@@ -6,13 +6,15 @@ It contains no pickle, link, local path or token. Does not need torch.
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from trainer.common import atomic, redaction
+from trainer.common import atomic, bounded_files, redaction
+from trainer.common.bounded_files import DamagedFile
 from trainer.common.errors import UserError
 from trainer.common.templates import Templates
 from trainer.data.masking.chat_templates import CHATML
@@ -23,6 +25,8 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json
 VOCABULARY = ("model", "added_tokens")
 """Keys of tokenizer.json that must stay as they are."""
 TEMPLATE = "chat_template.jinja"
+MAX_TOKENIZER, MAX_TEMPLATE = 100_000_000, 1_000_000
+"""Bytes; the tokenizers of published models take up to 35 MB."""
 PRIVATE = ("name_or_path", "_name_or_path", "auto_map", "token", "use_auth_token", "cache_dir")
 """Keys with values of this machine, or that name code."""
 
@@ -62,7 +66,7 @@ def texts(run: Run) -> dict[str, str]:
         if _is_plain(run.adapter / name):
             files[name] = _dump(_tokenizer_file(run.adapter / name))
     if _is_plain(run.adapter / TEMPLATE):
-        files[TEMPLATE] = redaction.redact((run.adapter / TEMPLATE).read_text(encoding="utf-8"))
+        files[TEMPLATE] = redaction.redact(_template(run))
     return files
 
 
@@ -85,7 +89,7 @@ def _tokenizer_file(file: Path) -> Any:
 
 def _is_plain(file: Path) -> bool:
     """Whether it is a regular file: a link's target is not part of the adapter."""
-    return file.is_file() and not file.is_symlink()
+    return os.path.isfile(file) and not os.path.islink(file)  # noqa: PTH113, PTH114  never raise
 
 
 def _check_weights(file: Path, title: str) -> None:
@@ -99,11 +103,9 @@ def _check_weights(file: Path, title: str) -> None:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{file.name} of the adapter is damaged.", "Resume the run, which saves a new one.", "data"
-        ) from error
+        return bounded_files.read_json(file, MAX_TOKENIZER)
+    except DamagedFile as error:
+        raise UserError(f"The adapter's {error.problem}", "Resume the run, which saves a new one.", "data") from error
 
 
 def clean(value: Any) -> Any:
@@ -171,7 +173,14 @@ def model_card(run: Run) -> str:
 def _brings_template(run: Run) -> bool:
     """Whether the adapter has a chat template that the base model lacks: ChatML."""
     file = run.adapter / TEMPLATE
-    return _is_plain(file) and CHATML in file.read_text(encoding="utf-8")
+    return _is_plain(file) and CHATML in _template(run)
+
+
+def _template(run: Run) -> str:
+    try:
+        return bounded_files.read(run.adapter / TEMPLATE, MAX_TEMPLATE).decode()
+    except (DamagedFile, UnicodeDecodeError) as error:
+        raise UserError("The adapter's chat template is damaged.", "Resume the run.", "data") from error
 
 
 def _plain(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,10 +11,11 @@ from statistics import median
 from typing import Any
 
 from trainer.common import devices
+from trainer.common.bounded_files import DamagedFile
 from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig, ModelConfig, RunConfig, Tick
 from trainer.planning.schedule import Size, examples_seen, total_tokens
-from trainer.runs import event_log
+from trainer.runs import event_rows
 from trainer.runs.store import Run, RunStore
 
 MAX_RUNS = 40
@@ -22,6 +24,8 @@ MIN_STEPS = 5
 """Runs with fewer steps are ignored: the first steps are slower."""
 HEAD_BYTES = 65536
 """The first events of a run are within these bytes."""
+LONGEST_STARTUP = 86_400.0
+"""Seconds; a start that took longer was a clock that was set."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,11 @@ def _pace(run: Run, model: ModelConfig) -> Pace | None:
 @lru_cache(maxsize=512)
 def _startup(folder: Path) -> float:
     """Seconds from the worker's start to the first step."""
-    try:
-        with (folder / "events.jsonl").open("rb") as file:
-            head = list(event_log.parse(file.read(HEAD_BYTES)))
-    except OSError:
-        return 0.0
-    times = {event.get("state"): event["time"] for event in reversed(head) if event["type"] == "state"}
-    return max(0.0, times.get("running", 0.0) - times.get("starting", 0.0)) if "running" in times else 0.0
+    times: dict[str, float] = {}
+    with contextlib.suppress(DamagedFile, OSError), event_rows.open_events(folder / "events.jsonl") as file:
+        for row, _ in event_rows.rows(file, 0, HEAD_BYTES):
+            event = event_rows.parse(row) or {}
+            if event.get("state") in ("starting", "running") and event_rows.is_number(event.get("time")):
+                times.setdefault(event["state"], event["time"])
+    seconds = times["running"] - times["starting"] if len(times) == 2 else 0.0
+    return seconds if 0 <= seconds < LONGEST_STARTUP else 0.0

@@ -14,14 +14,14 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainer.common import redaction
+from trainer.common import bounded_files, redaction
+from trainer.runs import event_rows
+from trainer.runs.event_rows import Event
 from trainer.runs.metrics_file import FigureWriter
-
-Event = dict[str, Any]
 
 
 class EventWriter:
@@ -90,29 +90,22 @@ def append(path: Path, type: str, **values: Any) -> None:
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """Events from byte `offset` on, and the offset after the last complete row; a torn last row is left for later."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return [], offset
-    end = data.rfind(b"\n") + 1
-    return list(parse(data[:end])), offset + end
+    """Events from byte `offset` on, and the offset after the last complete row; a torn last row is left for later.
 
-
-def parse(data: bytes) -> Iterator[Event]:
-    """The events of complete rows; invalid rows are skipped."""
-    for line in data.splitlines():
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue  # a row torn by a crash and followed by others
-        if isinstance(event, dict) and isinstance(event.get("type"), str):
-            yield event
+    Damaged rows are left out. Raises DamagedFile if the file cannot be read.
+    """
+    events = []
+    with event_rows.open_events(path) as file:
+        for row, end in event_rows.rows(file, offset):
+            offset, event = end, event_rows.parse(row)
+            if event is not None:
+                events.append(event)
+    return events, offset
 
 
 def _cut_torn_line(path: Path) -> None:
+    """Raises DamagedFile if something other than a file is there."""
+    bounded_files.check_regular(path)
     if not path.exists():
         return
     with path.open("r+b") as file:

@@ -5,18 +5,30 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from trainer.common import file_locks
-from trainer.runs import event_log, metrics_file
+from trainer.common import bounded_files, file_locks
+from trainer.common.bounded_files import DamagedFile
+from trainer.common.plain_text import visible
+from trainer.runs import event_rows, metrics_file
+from trainer.runs.event_rows import Event
 
 ACTIVE = ("starting", "running", "stopping")
 ENDED = ("finished", "stopped", "failed", "interrupted")
+STATES = ("queued", *ACTIVE, *ENDED)
 LOG_LINES = 200
+MAX_TEXT = 4000
+"""Characters of a message or a log line that are kept."""
+LATEST = 2.0**33
+"""The latest time that is believed, in the year 2242."""
+NO_STATE = "events.jsonl holds no state of this run."
+ROWS_LOST = "Some rows of events.jsonl are damaged and left out."
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CONFIG = re.compile(r"config(-\d+)?\.json")
 _LONG = 2**22
@@ -28,10 +40,14 @@ class History:
     """One run's events, folded. `refresh` reads new events; the last event of a step wins."""
 
     folder: Path
-    recorded: str = "queued"
-    """The state as last written; `state` is the actual one."""
+    recorded: str = "failed"
+    """The state as last written, failed if there is none; `state` is the actual one."""
     cause: str = ""
-    message: str = ""
+    message: str = NO_STATE
+    problem: str = ""
+    """Why events.jsonl cannot be read, as a sentence; empty if it can."""
+    rows_lost: bool = False
+    """Whether rows of events.jsonl are damaged."""
     unchanged: bool = False
     """Whether training left the adapter unchanged; the message says why."""
     worker: str = ""
@@ -66,23 +82,55 @@ class History:
         """Read new events; the figures of a long run come from metrics.f64."""
         path = self.folder / "events.jsonl"
         with self._reading:
-            if self._offset == 0:
-                self._load_figures(path)
-            new, self._offset = event_log.read(path, self._offset)
-            self._fold_all(new)
+            try:
+                with event_rows.open_events(path) as file:
+                    if bounded_files.size(path) < self._offset:
+                        self._forget()
+                    if self._offset == 0:
+                        self._load_figures(path, file)
+                    for batch in self._batches(event_rows.rows(file, self._offset)):
+                        self._fold_all(batch)
+                self.problem = ""
+            except OSError as error:
+                self.problem = f"events.jsonl cannot be read: {(error.strerror or str(error)).lower()}."
+            except DamagedFile as error:
+                self.problem = error.problem
         return self
 
-    def _load_figures(self, path: Path) -> None:
+    def _batches(self, rows: Iterator[tuple[bytes, int]]) -> Iterator[list[Event]]:
+        """The events of rows, a chunk at a time, and the position after them as the new offset."""
+        while part := list(islice(rows, metrics_file.CHUNK)):
+            self._offset = part[-1][1]
+            yield self._parsed(row for row, _ in part)
+
+    def _forget(self) -> None:
+        """Start again: the file was replaced by a shorter one."""
+        fresh = History(self.folder, version=self.version + 1, _reading=self._reading)
+        self.__dict__.update(fresh.__dict__)
+
+    def _parsed(self, rows: Iterable[bytes]) -> list[Event]:
+        """The events of rows; what is lost is remembered."""
+        events = []
+        for row in rows:
+            event = event_rows.parse(row)
+            if event is not None:
+                events.append(event)
+            elif row.strip():
+                self.rows_lost = True
+        return events
+
+    def _load_figures(self, path: Path, file: BinaryIO) -> None:
         """Fold the figures from metrics.f64, and the other events between them from events.jsonl."""
         rows = metrics_file.load(path)
-        if _size(path) - (rows[-1, metrics_file.AT["end"]] if len(rows) else 0) > _LONG:
-            with file_locks.turn(self.folder / "lock", 0) as ours, contextlib.suppress(OSError):
+        if bounded_files.size(path) - (rows[-1, metrics_file.AT["end"]] if len(rows) else 0) > _LONG:
+            with contextlib.suppress(OSError, DamagedFile), file_locks.turn(self.folder / "lock", 0) as ours:
                 if ours:
                     metrics_file.rebuild(path)
                     rows = metrics_file.load(path)
         if not len(rows):
             return
-        others = [event for part in metrics_file.between(path, rows) for event in event_log.parse(part)]
+        parts = metrics_file.between(rows)
+        others = self._parsed(row for start, end in parts for row, _ in event_rows.rows(file, start, end))
         if any(event["type"] in metrics_file.KINDS for event in others):
             return  # it is incomplete: read all of events.jsonl instead
         self._fold_all(others)
@@ -92,7 +140,7 @@ class History:
         self.version += len(rows)
         self._offset = int(rows[-1, metrics_file.AT["end"]])
 
-    def _fold_all(self, new: list[event_log.Event]) -> None:
+    def _fold_all(self, new: list[Event]) -> None:
         rows = []
         for event in new:
             row = metrics_file.row_of(event, 0, 0)
@@ -104,8 +152,10 @@ class History:
                 self.commit = event["commit"]
             elif event["type"] == "download":
                 self.download = _numbers(event)
+            elif event["type"] in metrics_file.KINDS:
+                self.rows_lost = True
             elif event["type"] == "log":
-                self.log = [*self.log, str(event.get("text", ""))][-LOG_LINES:]
+                self.log = [*self.log, _text(event.get("text"))][-LOG_LINES:]
         if rows:
             self._add_figures(np.array(rows))
             self._update_latest(np.array(rows))
@@ -119,27 +169,33 @@ class History:
         losses = rows[is_eval, metrics_file.AT["eval_loss"]]
         losses = losses[np.isfinite(losses)]
         if len(losses):
-            self.best_eval_loss = min(float(losses.min()), self.best_eval_loss or float("inf"))
+            best = float(losses.min())
+            self.best_eval_loss = best if self.best_eval_loss is None else min(best, self.best_eval_loss)
 
     def _update_latest(self, rows: np.ndarray) -> None:
         is_eval = rows[:, metrics_file.AT["eval"]] == 1
         self.latest |= metrics_file.latest_values(rows[is_eval]) | metrics_file.latest_values(rows[~is_eval])
         self.latest["time"] = float(rows[-1, metrics_file.AT["time"]])
 
-    def _fold_state(self, event: event_log.Event) -> None:
-        moment = event["time"] if isinstance(event.get("time"), float) else 0.0
-        self.recorded = str(event.get("state"))
+    def _fold_state(self, event: Event) -> None:
+        if event.get("state") not in STATES:
+            self.rows_lost = True
+            return
+        time = event.get("time")
+        moment = float(time) if event_rows.is_number(time) and 0 <= time < LATEST else 0.0
+        self.recorded = event["state"]
         self.download = {}
-        self.cause = str(event.get("cause") or "")
-        self.message = str(event.get("message") or "")
+        self.cause = _text(event.get("cause"))[:20]
+        self.message = _text(event.get("message"))
         self.unchanged = event.get("unchanged") is True
-        self.worker = str(event.get("worker") or "")
+        self.worker = _text(event.get("worker"))
         self.changed = moment
         self.created = self.created or moment
-        if isinstance(event.get("steps"), int) and 0 <= event["steps"] < 2**53:
-            self.steps = event["steps"]
-        if isinstance(event.get("examples"), int) and 0 <= event["examples"] < 2**53:
-            self.examples = event["examples"]
+        steps, examples = event.get("steps"), event.get("examples")
+        if event_rows.is_whole(steps) and 0 <= steps < metrics_file.MAX_STEP:
+            self.steps = steps
+        if event_rows.is_whole(examples) and 0 <= examples < 2**53:
+            self.examples = examples
         if CONFIG.fullmatch(str(event.get("config"))):
             self.config = event["config"]
         if self.recorded == "running" and not self.started:
@@ -171,15 +227,13 @@ class History:
         return self.elapsed() / self.step * max(self.steps - self.step, 0)
 
 
-def _numbers(event: event_log.Event) -> dict[str, float]:
+def _numbers(event: Event) -> dict[str, float]:
     """The figures of a download event; empty if invalid."""
     values = {key: event.get(key) for key in ("files", "of", "bytes", "total", "speed")}
-    numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and 0 <= value < 2**60}
-    return numbers if len(numbers) == len(values) else {}
+    numbers = {key: value for key, value in values.items() if event_rows.is_number(value) and 0 <= value < 2**60}
+    return numbers if len(numbers) == len(values) and numbers["total"] else {}
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+def _text(value: Any) -> str:
+    """A text of an event, of bounded length and without control characters."""
+    return visible(value[:MAX_TEXT]) if isinstance(value, str) else ""

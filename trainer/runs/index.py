@@ -13,16 +13,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from trainer.common import atomic
+from trainer.common import atomic, bounded_files
+from trainer.common.bounded_files import DamagedFile
 
 FILE = ".index.json"
-SOURCES = ("events.jsonl", "config.json", "title")
+SOURCES = ("events.jsonl", "config.json", "title", "plan.json")
 """Files of a run folder that its summary depends on; the first one changes with every event."""
+MAX_BYTES = 256_000_000
+"""About a kilobyte per run."""
 Stamp = list[int]
 
 
 def stamp(folder: str) -> Stamp:
-    """Modification time and size of each of SOURCES; zeros for a missing file."""
+    """Time of the last change and size of each of SOURCES; zeros for a missing file."""
     result = []
     for name in SOURCES:
         result += stamp_of(f"{folder}/{name}")
@@ -34,7 +37,7 @@ def stamp_of(path: str) -> Stamp:
         status = os.stat(path)  # noqa: PTH116 - called thousands of times a second; a Path costs more than the call
     except OSError:
         return [0, 0]
-    return [status.st_mtime_ns, status.st_size]
+    return [status.st_ctime_ns, status.st_size]  # a repaired permission only changes this time
 
 
 class Index:
@@ -46,11 +49,11 @@ class Index:
         self._changed = False
         self._code = _code()
         try:
-            value = json.loads(self._path.read_bytes())
+            value = bounded_files.read_json(self._path, MAX_BYTES)
             if value["code"] == self._code:
-                self._entries = {key: (entry[0], entry[1]) for key, entry in value["runs"].items()}
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-            pass
+                self._entries = {key: _entry(*entry) for key, entry in value["runs"].items()}
+        except (DamagedFile, KeyError, TypeError, AttributeError):
+            self._entries = {}
 
     def get(self, run_id: str, now: Stamp) -> dict[str, Any] | None:
         """The cached summary, if the run is unchanged."""
@@ -81,9 +84,16 @@ class Index:
             atomic.write(self._path, json.dumps({"code": self._code, "runs": self._entries}), durable=False)
 
 
+def _entry(stamp: Stamp, summary: dict[str, Any]) -> tuple[Stamp, dict[str, Any]]:
+    """An entry as it was written. Raises TypeError or KeyError for a damaged one."""
+    if not isinstance(stamp, list) or set(map(type, stamp)) != {int}:
+        raise TypeError
+    return stamp, {"id": summary["id"], "state": summary["state"]} | summary
+
+
 def _code() -> str:
     """A hash of the code that makes summaries."""
     digest = hashlib.sha256()
-    for name in ("store.py", "history.py", "metrics_file.py", "index.py"):
+    for name in ("store.py", "history.py", "event_rows.py", "metrics_file.py", "plan_file.py", "index.py"):
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:16]

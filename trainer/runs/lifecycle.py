@@ -12,10 +12,11 @@ import signal
 import time
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from trainer.common import atomic, file_locks
-from trainer.common.disk import disk_full
+from trainer.common import atomic, bounded_files, file_locks
+from trainer.common.disk import write_failed
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import RunConfig
 from trainer.config.validation import validate
@@ -50,8 +51,7 @@ def stop_run(run: Run) -> str:
     if state not in ACTIVE:
         return f"This run is already {state}."
     again = stop_requests(run) > 0 or state == "stopping"
-    with contextlib.suppress(OSError), (run.folder / "stop").open("ab") as file:  # not even a full disk prevents it
-        file.write(b"!")
+    _request_stop(run.folder / "stop")
     process = file_locks.holder(run.folder / "lock")
     if process is None or process <= 0:
         return "It will stop as soon as its worker has started."
@@ -65,10 +65,15 @@ def stop_run(run: Run) -> str:
 
 def stop_requests(run: Run) -> int:
     """How often a stop has been requested."""
-    try:
-        return (run.folder / "stop").stat().st_size
-    except OSError:
-        return 0
+    return bounded_files.size(run.folder / "stop")
+
+
+def _request_stop(path: Path) -> None:
+    """Not even a full disk prevents a stop, since the worker gets a signal as well."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        with os.fdopen(handle, "ab") as file:
+            file.write(b"!")
 
 
 def _record_kill(run: Run) -> None:
@@ -101,7 +106,7 @@ def resume_run(run: Run, state: str = "queued", worker: str = "", epochs: float 
         recorded_now = record(run, [recorded], state, **values)
         queue_order.announce(run.folder.parent)
     except OSError as error:
-        raise disk_full() from error
+        raise write_failed(error) from error
     if not recorded_now:
         raise UserError(f"{run.title} is already starting.", "Check its state.", "data")
 
@@ -115,7 +120,7 @@ def put_first(store: RunStore, run_id: str) -> None:
     try:
         queue_order.put_first(run.folder, waiting)
     except OSError as error:
-        raise disk_full() from error
+        raise write_failed(error) from error
 
 
 def _save_longer(run: Run, config: RunConfig, epochs: float) -> str:
@@ -133,4 +138,4 @@ def _save_longer(run: Run, config: RunConfig, epochs: float) -> str:
 
 def _number(path: Any) -> int:
     text = path.stem.rpartition("-")[2]
-    return int(text) if text.isdigit() else 1
+    return int(text) if text.isdecimal() else 1

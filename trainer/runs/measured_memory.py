@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
 from trainer.common.errors import UserError
 from trainer.planning.memory_correction import OVERHEAD, MemoryCorrection
+from trainer.runs import plan_file
 from trainer.runs.store import RunStore
 
 MAX_RUNS = 20
@@ -46,8 +46,8 @@ def _planned(folder: Path) -> tuple[str, int]:
     plan.json is final before the first step, so it is read once.
     """
     try:
-        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        plan, _ = plan_file.read(folder)
         card = plan["device_memory"].get("model") or ""
         return str(card), int(plan["memory_predicted"]) - int(plan["memory"].get(OVERHEAD, 0))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError):
         return "", 0

@@ -6,7 +6,7 @@ of its event, so that the few other events can be found between them.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import struct
 from collections.abc import Iterator
@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from trainer.common import atomic
+from trainer.common import atomic, bounded_files
+from trainer.common.bounded_files import DamagedFile
+from trainer.runs import event_rows
 
 FILE = "metrics.f64"
 FIGURES = (
@@ -30,6 +32,12 @@ _ROW = struct.Struct(f"<{len(COLUMNS)}d")
 DRAWN = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second", "tokens", "elapsed")
 CHUNK = 8192
 """Rows processed at a time: they fit into the CPU cache."""
+MAX_STEP = 2**31
+_LARGEST = 1e38
+"""Figures beyond float32 are damage."""
+_POSITIVE = ("time", "epoch", "tokens", "tokens_per_second", "memory", "elapsed")
+_SHORTEST = 20
+"""Bytes that an event with a figure takes at least."""
 _SAMPLES = 16
 
 
@@ -69,8 +77,11 @@ class FigureWriter:
     """Appends a row per event to metrics.f64, after adding missing ones."""
 
     def __init__(self, events: Path) -> None:
-        rebuild(events)
-        self._file: BinaryIO | None = (events.parent / FILE).open("ab", buffering=0)
+        self._file: BinaryIO | None = None
+        with contextlib.suppress(OSError, DamagedFile):  # such as a folder of that name
+            rebuild(events)
+            bounded_files.check_regular(events.parent / FILE)
+            self._file = (events.parent / FILE).open("ab", buffering=0)
 
     def write(self, event: dict[str, Any], start: int, end: int) -> None:
         """Append an event's figures. A full disk ends this file, not the training."""
@@ -93,20 +104,20 @@ class FigureWriter:
 def row_of(event: dict[str, Any], start: int, end: int) -> tuple[float, ...] | None:
     """An event as a row of COLUMNS; None if it has no figures."""
     step = event.get("step")
-    if event.get("type") not in KINDS or not isinstance(step, int) or not 0 <= step < 2**53:
+    if event.get("type") not in KINDS or not event_rows.is_whole(step) or not 0 <= step < MAX_STEP:
         return None
-    return (start, end, KINDS.index(event["type"]), step, *(_number(event.get(name)) for name in FIGURES))
+    return (start, end, KINDS.index(event["type"]), step, *(_number(name, event.get(name)) for name in FIGURES))
 
 
 def load(events: Path) -> np.ndarray:
     """The rows of metrics.f64 next to `events`; none if they contradict it. A torn last row is ignored."""
     try:
-        count = (events.parent / FILE).stat().st_size // _ROW.size
-        if count:
+        count = bounded_files.size(events.parent / FILE) // _ROW.size
+        if 0 < count * _SHORTEST < bounded_files.size(events):
             rows = np.memmap(events.parent / FILE, dtype="<f8", mode="r", shape=(count, len(COLUMNS)))
             if _matches(rows, events):
                 return rows
-    except (OSError, ValueError):
+    except (OSError, ValueError, DamagedFile):
         pass
     return np.empty((0, len(COLUMNS)))
 
@@ -127,17 +138,15 @@ def latest_values(rows: np.ndarray) -> dict[str, float]:
     return latest
 
 
-def between(events: Path, rows: np.ndarray) -> Iterator[bytes]:
-    """The parts of events.jsonl before and between the events of `rows`."""
+def between(rows: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Start and end of the parts of events.jsonl before and between the events of `rows`."""
     before = 0
-    with events.open("rb") as file:
-        for part in chunks(rows):
-            starts, ends = part[:, AT["start"]], part[:, AT["end"]]
-            before_each = np.concatenate([[before], ends[:-1]])
-            for place in np.flatnonzero(starts > before_each):
-                file.seek(int(before_each[place]))
-                yield file.read(int(starts[place] - before_each[place]))
-            before = int(ends[-1])
+    for part in chunks(rows):
+        starts, ends = part[:, AT["start"]], part[:, AT["end"]]
+        before_each = np.concatenate([[before], ends[:-1]])
+        for place in np.flatnonzero(starts > before_each):
+            yield int(before_each[place]), int(starts[place])
+        before = int(ends[-1])
 
 
 def rebuild(events: Path) -> None:
@@ -147,7 +156,7 @@ def rebuild(events: Path) -> None:
     target = events.parent / FILE
     missing = (row for row in _placed(events, offset) if row is not None)
     first = next(missing, None)
-    if first is None and target.exists() and target.stat().st_size == rows.nbytes:
+    if first is None and target.is_file() and target.stat().st_size == rows.nbytes:
         return
     with atomic.new_file(target, durable=False) as file:
         for part in chunks(rows):
@@ -159,16 +168,11 @@ def rebuild(events: Path) -> None:
 def _placed(events: Path, offset: int) -> Iterator[tuple[float, ...] | None]:
     if not events.exists():
         return
-    with events.open("rb") as file:
-        file.seek(offset)
-        for line in file:
-            start, offset = offset, offset + len(line)
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(event, dict):
-                yield row_of(event, start, offset)
+    with event_rows.open_events(events) as file:
+        for row, end in event_rows.rows(file, offset):
+            event = event_rows.parse(row)
+            if event is not None:
+                yield row_of(event, end - len(row), end)
 
 
 def _matches(rows: np.ndarray, events: Path) -> bool:
@@ -179,7 +183,9 @@ def _matches(rows: np.ndarray, events: Path) -> bool:
         if not (starts[0] >= before and np.all(ends > starts) and np.all(starts[1:] >= ends[:-1])):
             return False
         before = ends[-1]
-    with events.open("rb") as file:
+        if not _is_plausible(part):
+            return False
+    with event_rows.open_events(events) as file:
         if before > file.seek(0, 2):
             return False
         sample = np.unique(np.linspace(0, len(rows) - 1, _SAMPLES).astype(int))
@@ -189,12 +195,20 @@ def _matches(rows: np.ndarray, events: Path) -> bool:
 def _row_matches(file: BinaryIO, row: np.ndarray) -> bool:
     start, end = int(row[AT["start"]]), int(row[AT["end"]])
     file.seek(start)
-    try:
-        event = json.loads(file.read(end - start))
-    except ValueError:
-        return False
-    return isinstance(event, dict) and np.array_equal(row_of(event, start, end) or (), row, equal_nan=True)
+    event = event_rows.parse(file.read(min(end - start, event_rows.MAX_ROW)))
+    return event is not None and np.array_equal(row_of(event, start, end) or (), row, equal_nan=True)
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and abs(value) < 1e300 else math.nan
+def _is_plausible(part: np.ndarray) -> bool:
+    """Whether all steps and figures are such as `row_of` makes them."""
+    steps, positive = part[:, AT["step"]], part[:, [AT[name] for name in _POSITIVE]]
+    return bool(
+        np.all((steps >= 0) & (steps < MAX_STEP)) and not np.any(np.abs(part) > _LARGEST) and not np.any(positive < 0)
+    )
+
+
+def _number(name: str, value: Any) -> float:
+    """A figure of an event; NaN if it is missing or cannot be one."""
+    if not event_rows.is_number(value) or not abs(value) < _LARGEST or (value < 0 and name in _POSITIVE):
+        return math.nan
+    return float(value)

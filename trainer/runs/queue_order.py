@@ -7,7 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from trainer.common import atomic, file_locks
+from trainer.common import atomic, bounded_files, file_locks
+from trainer.common.bounded_files import DamagedFile
 
 FILE = "place"
 COUNTER = ".last-place"
@@ -40,8 +41,8 @@ def announce(runs: Path) -> None:
 
 def _read(path: Path) -> int:
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
+        return int(bounded_files.read(path, 32))
+    except (DamagedFile, ValueError):
         return 0
 
 

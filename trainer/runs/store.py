@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
 import secrets
@@ -13,19 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.common import atomic, file_locks
-from trainer.common.disk import disk_full
+from trainer.common import atomic, bounded_files, file_locks
+from trainer.common.bounded_files import DamagedFile
+from trainer.common.disk import write_failed
 from trainer.common.errors import UserError
+from trainer.common.plain_text import one_line
 from trainer.config import validation
 from trainer.config.schema import RunConfig
 from trainer.planning import scenarios
 from trainer.planning.plan import Plan
-from trainer.runs import event_log, queue_order
-from trainer.runs.history import ENDED, History
+from trainer.runs import event_log, plan_file, queue_order
+from trainer.runs.history import ACTIVE, ENDED, ROWS_LOST, History
 from trainer.runs.index import Index, Stamp, stamp, stamp_of
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 MAX_TITLE = 120
+MAX_PROBLEM = 2000
+"""Characters of what is said about a damaged configuration."""
 FULL_SCAN_SECONDS = 30.0
 """Interval at which all runs are scanned, for those that were not added by the queue."""
 CACHED_RUNS = 64
@@ -38,19 +42,66 @@ class Run:
 
     folder: Path
     config: RunConfig | None
-    """None if this version cannot read config.json; `problem` says why."""
-    problem: str
+    """None if this version cannot read config.json; `config_problem` says why."""
+    config_problem: str
     history: History
-    read: str = ""
-    """File name of the configuration that `config` was read from."""
+    read: tuple[str, Stamp] = ("", [])
+    """File name and stamp of the configuration that `config` was read from."""
 
-    def read_config(self) -> None:
-        """Read the configuration in use."""
-        self.read = self.history.config
+    def refresh(self) -> Run:
+        """Read new events, and the configuration in use if it is another one."""
+        name = self.history.refresh().config
+        now = name, stamp_of(f"{self.folder}/{name}")
+        if self.read != now:
+            self.read = now
+            try:
+                self.config, self.config_problem = validation.load(self.folder / name), ""
+            except UserError as error:
+                self.config, self.config_problem = None, f"Its {name} cannot be used: {error}"[:MAX_PROBLEM]
+        return self
+
+    @property
+    def problem(self) -> str:
+        """Why the run cannot be used, as a sentence; empty if it can."""
+        return self.history.problem or self.config_problem or self.lock_problem
+
+    @property
+    def lock_problem(self) -> str:
+        """Why no worker could take the run's lock; empty if one could."""
         try:
-            self.config, self.problem = validation.load(self.folder / self.read), ""
-        except UserError as error:
-            self.config, self.problem = None, f"Its {self.read} cannot be used: {error}"
+            bounded_files.check_regular(self.folder / "lock")
+        except DamagedFile as error:
+            return error.problem
+        except OSError as error:
+            return f"Its folder cannot be used: {(error.strerror or str(error)).lower()}."
+        return ""
+
+    @property
+    def state(self) -> str:
+        """The state to show: a run that cannot be used is failed, unless a worker has it."""
+        state = self.history.state
+        return "failed" if self.problem and state not in ACTIVE else state
+
+    @property
+    def message(self) -> str:
+        """Why it ended or cannot be used, and what of its folder is damaged."""
+        history = self.history
+        notes = [
+            self.problem or history.message,
+            ROWS_LOST if history.rows_lost else "",
+            plan_file.read(self.folder)[1],
+        ]
+        if history.recorded == "queued" and not self._is_writable():
+            notes.append("Its folder cannot be written to, so it does not start.")
+        return " ".join(filter(None, notes))
+
+    @property
+    def can_start(self) -> bool:
+        """Whether it is queued, and a worker can take it."""
+        return self.history.recorded == "queued" and not self.problem and self._is_writable()
+
+    def _is_writable(self) -> bool:
+        return os.access(self.folder, os.W_OK | os.X_OK)
 
     @property
     def id(self) -> str:
@@ -59,25 +110,27 @@ class Run:
     @property
     def title(self) -> str:
         try:
-            text = (self.folder / "title").read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
+            with bounded_files.open_regular(self.folder / "title") as file:
+                text = file.read(16 * MAX_TITLE).decode(errors="replace")
+        except (DamagedFile, OSError):
             text = ""
-        if text or self.config is None:
-            return text or self.id
-        return self.config.title or scenarios.title_of(self.config.modules) or describe_ticks(self.config)[:MAX_TITLE]
+        if not text.strip() and self.config is not None:
+            config = self.config
+            text = config.title or scenarios.title_of(config.modules) or describe_ticks(config)
+        return one_line(text, MAX_TITLE) or self.id
 
     @property
     def adapter(self) -> Path:
         """Folder of the newest saved adapter; it exists once there is one."""
         return self.folder / "adapter"
 
+    @property
+    def has_adapter(self) -> bool:
+        return os.path.isdir(self.adapter)  # noqa: PTH112  Path raises where the run's folder cannot be entered
+
     def plan(self) -> dict[str, Any]:
-        """plan.json, from when the run was created; empty if it cannot be read."""
-        try:
-            value = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return value if isinstance(value, dict) else {}
+        """The valid part of plan.json, from when the run was created; `message` says what is damaged."""
+        return plan_file.read(self.folder)[0]
 
     def summary(self) -> dict[str, Any]:
         """The row of `runs --json` and of the page's table."""
@@ -85,9 +138,9 @@ class Run:
         return {
             "id": self.id,
             "name": self.title,
-            "state": history.state if not self.problem else "failed",
+            "state": self.state,
             "cause": history.cause,
-            "message": history.message or self.problem,
+            "message": self.message,
             "unchanged": history.unchanged,
             "model": self.config.model.name if self.config else "",
             "modules": describe_ticks(self.config) if self.config else "",
@@ -148,7 +201,7 @@ class RunStore:
                     event_log.append(events, "base", revision=config.model.revision, commit=commit)
             queue_order.announce(self.folder)
         except OSError as error:
-            raise disk_full() from error
+            raise write_failed(error) from error
         return self.get(run_id)
 
     def ids(self) -> list[str]:
@@ -160,17 +213,14 @@ class RunStore:
     def get(self, run_id: str) -> Run:
         """The run `run_id`, its history refreshed. Raises UserError if there is none."""
         folder = self.folder / run_id
-        if not RUN_ID.fullmatch(run_id) or not folder.is_dir():
+        if not RUN_ID.fullmatch(run_id) or not os.path.isdir(folder):  # noqa: PTH112  never raises
             raise UserError(f"There is no run {run_id[:60]!r}.", "Choose one from the list of runs.", "data")
         with self._lock:
             run = self._runs.pop(run_id, None) or Run(folder, None, "", History(folder))
             self._runs[run_id] = run  # least recently used first
             while len(self._runs) > CACHED_RUNS:
                 self._runs.pop(next(iter(self._runs)))
-            run.history.refresh()
-            if run.read != run.history.config:
-                run.read_config()
-        return run
+        return run.refresh()
 
     def all(self) -> list[Run]:
         """All runs, newest first, without those deleted in the meantime."""
@@ -218,7 +268,7 @@ class RunStore:
         if run is None:
             return None
         row = run.summary()
-        if run.history.recorded in ENDED:
+        if run.history.recorded in ENDED and not run.lock_problem:
             self._index.put(run_id, now, row)
         return row
 
@@ -232,25 +282,31 @@ class RunStore:
     def rename(self, run_id: str, title: str) -> None:
         """Give a run another title: plain text of at most MAX_TITLE characters. Raises UserError for an empty one."""
         run = self.get(run_id)
-        text = " ".join(title.split())[:MAX_TITLE]
+        text = one_line(title, MAX_TITLE)
         if not text:
             raise UserError("The name is empty.", "Enter one.", "data")
         try:
             atomic.write(run.folder / "title", text)
         except OSError as error:
-            raise disk_full() from error
+            raise write_failed(error) from error
 
     def delete(self, run_id: str) -> None:
         """Remove a run for good. Raises UserError while it runs."""
         run = self.get(run_id)
         trash = self.folder / f".deleted-{run_id}"
         state = run.history.state
-        with file_locks.turn(run.folder / "lock") as ours:
-            if not ours or state not in (*ENDED, "queued"):
-                raise UserError(f"{run.title} is still running.", "Stop it first, then delete it.", "data")
-            run.folder.rename(trash)
+        turn = contextlib.nullcontext(True) if run.lock_problem else file_locks.turn(run.folder / "lock")
+        try:
+            with turn as ours:
+                if not ours or state not in (*ENDED, "queued"):
+                    raise UserError(f"{run.title} is still running.", "Stop it first, then delete it.", "data")
+                run.folder.rename(trash)
+        except OSError as error:
+            raise write_failed(error) from error
         with self._lock:
             self._runs.pop(run_id, None)
+        if trash.is_symlink():
+            trash.unlink()  # what a link leads to is not ours
         shutil.rmtree(trash, ignore_errors=True)
 
 

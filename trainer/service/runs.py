@@ -14,7 +14,7 @@ from trainer.experiments.charts import loss_figure
 from trainer.experiments.experiment import ID, OPEN
 from trainer.planning.plan import Plan
 from trainer.runs import lifecycle
-from trainer.runs.event_log import Event
+from trainer.runs.event_rows import Event
 from trainer.runs.history import ACTIVE, ENDED, History
 from trainer.runs.store import MAX_TITLE, Run, describe_ticks
 from trainer.service import data, planning

@@ -73,7 +73,7 @@ def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
     run = current(lab, shown or "")
     if run is None:
         return _nothing() if seen else [gr.skip()] * 6
-    state, has_adapter = _state(run), run.adapter.is_dir()
+    state, has_adapter = run.state, run.has_adapter
     status = run_progress.status(run, state)
     now = [run.id, f"{run.history.version} {state}", f"{state} {has_adapter}", digest(status)]
     old = parts(seen, SEEN_PARTS)
@@ -138,7 +138,3 @@ def _stop(lab: Lab, seen: str | None) -> None:
 def _stop_button(state: str) -> Any:
     title = "Stop now" if state == "stopping" else "Stop"
     return gr.update(value=title, visible=state in ("queued", *ACTIVE))
-
-
-def _state(run: Run) -> str:
-    return "failed" if run.problem else run.history.state

@@ -99,9 +99,7 @@ class CompareTab:
 
     def list_all(self, seen: str) -> list[Any]:
         """Experiments and runs to choose from; skipped if the page already has them."""
-        experiments = [
-            comparison.experiment_row(self.lab.experiments.summary(item)) for item in self.lab.experiments.all()
-        ]
+        experiments = [comparison.experiment_row(summary) for summary in self.lab.experiments.summaries()]
         runs = [comparison.run_row(row) for row in self.lab.store.summaries()]
         lists = json.dumps({"experiments": experiments, "runs": runs})
         return [gr.skip(), gr.skip()] if digest(lists) == seen else [gr.update(lists=lists), digest(lists)]

@@ -122,7 +122,7 @@ class RunsTab:
         except UserError:
             hidden = gr.update(visible=False)
             return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 5, ""]
-        row, has_adapter = run.summary(), run.adapter.is_dir()
+        row, has_adapter = run.summary(), run.has_adapter
         facts = _facts(row)
         now = digest(f"{facts} {has_adapter}")
         if now == seen:

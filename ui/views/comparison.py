@@ -23,7 +23,7 @@ def notice(error: UserError) -> Markup:
 def experiment_row(summary: dict[str, Any]) -> dict[str, Any]:
     """An experiment's row in the list."""
     left = f" · about {formatting.duration(summary['remaining'])} left" if summary["remaining"] is not None else ""
-    note = f"{summary['finished']} of {summary['runs']} runs finished{left}"
+    note = summary.get("message") or f"{summary['finished']} of {summary['runs']} runs finished{left}"
     return {"id": summary["id"], "name": summary["name"], "state": summary["state"], "note": note}
 
 

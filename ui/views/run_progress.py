@@ -28,7 +28,7 @@ EMPTY = render("nothing")
 def status(run: Run, state: str) -> Markup:
     """The run's name, state, ticks and progress."""
     history = run.history
-    message = history.message or run.problem or SENTENCES.get(state, "")
+    message = run.message or SENTENCES.get(state, "")
     facts = (run.config.model.name, describe_ticks(run.config)) if run.config else ()
     downloaded = history.download if state == "starting" else {}
     is_downloading = downloaded and downloaded["bytes"] < downloaded["total"]
