@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import ModelConfig
@@ -25,10 +24,11 @@ from trainer.execution.analysis import Subject, subject_of
 from trainer.execution.waiting_line import WaitingLine
 from trainer.models.locations import files_stamp
 
-PATIENCE = {"modules": 60.0, "vocabulary": 300.0}
-"""Seconds without a sign of life after which a request is given up. A tokenizer may have to be downloaded."""
-DATA_PATIENCE = 900.0
-"""The same for data, which report progress, but not while a data set of the hub is downloaded."""
+PATIENCE = {"modules": 60.0, "vocabulary": 300.0, "file": 900.0, "demo": 900.0, "hub": 3600.0}
+"""Seconds without a sign of life after which a request is given up, by request, and for data by their source.
+
+A tokenizer may have to be downloaded. Data report progress, but not while a data set of the hub is downloaded.
+"""
 START_PATIENCE = 300.0
 """Seconds that the process's imports may take."""
 CANCEL_PATIENCE = 5.0
@@ -92,16 +92,16 @@ class AnalysisProcess:
             process = self._running()
             try:
                 with monitor.interrupting(process.interrupt):
-                    patience = PATIENCE.get(request, DATA_PATIENCE)
-                    reply = process.ask({"call": request, "arguments": arguments}, monitor, patience)
+                    reply = process.ask(request, arguments, monitor)
             except Lost as lost:
                 process.kill()
                 monitor.check()
                 if self._closed:
                     raise _closing() from lost
                 raise self._remembered(key, _lost(lost, request, arguments), lost.by_request) from lost
-            if "spent" in reply:
-                process.kill()  # the next request would lack what it still holds
+            if "spent" in reply:  # the next request would lack the memory that it still holds
+                process.kill()
+                self._running()
         if "problem" in reply:
             error = UserError(reply["problem"], reply["fix"], reply["cause"])
             raise self._remembered(key, error, "spent" in reply)
@@ -165,7 +165,7 @@ class _Process:
         with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel, on a dead network disk
             self._process.wait(CANCEL_PATIENCE)
 
-    def ask(self, request: dict[str, Any], monitor: ProgressMonitor, patience: float) -> dict[str, Any]:
+    def ask(self, request: str, arguments: dict[str, Any], monitor: ProgressMonitor) -> dict[str, Any]:
         """The reply to a request. Raises Lost."""
         while not self._ready:
             try:
@@ -174,8 +174,9 @@ class _Process:
                 raise Lost(f"was not possible: the analysis process did not start. It {lost}", False) from lost
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # then it has died, which the next reply says
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.write(json.dumps({"call": request, "arguments": arguments}) + "\n")
             self._process.stdin.flush()
+        patience = PATIENCE[request if request in PATIENCE else arguments["config"]["data"]["source"]]
         while "progress" in (reply := self._next(monitor, patience)):
             monitor.progress(*reply["progress"])
         return reply
@@ -194,7 +195,7 @@ class _Process:
                 code = self._process.wait()
                 raise Lost(f"ended the analysis process ({_ending(code)})", code not in KILLED_BY_OTHERS)
             return reply
-        raise Lost(f"took too long: no sign of life for {formatting.duration(patience)}, so it was stopped")
+        raise Lost(f"took too long: no sign of life for {patience:.0f} s, so it was stopped")
 
     def _read(self, command: list[str], started: queue.SimpleQueue[subprocess.Popen[str] | OSError]) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -63,7 +64,8 @@ def serve(models_dir: Path, data_dir: Path, task: str) -> None:
     reply({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)
-        reply(answer(folders, request["call"], request["arguments"]))
+        found = answer(folders, request["call"], request["arguments"])
+        reply(found | {"spent": True} if _is_spent() else found)
 
 
 def answer(folders: Folders, request: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +89,18 @@ def answer(folders: Folders, request: str, arguments: dict[str, Any]) -> dict[st
         _idle.set()
 
 
+def _is_spent() -> bool:
+    """Whether so much memory is still held that the next request could lack it, and be blamed."""
+    if _memory() > MEMORY_LIMIT // 2:
+        gc.collect()
+    return _memory() > MEMORY_LIMIT // 2
+
+
+def _memory() -> int:
+    """Bytes that count toward the limit."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
+
+
 def _failure(error: UserError) -> dict[str, Any]:
     return {"problem": error.problem, "fix": error.fix, "cause": error.cause}
 
@@ -103,8 +117,6 @@ def _warm_up(folders: Folders, task: str) -> None:
 
         assert trainer.data.inspection
         return
-    import gc
-
     import torch
 
     torch.set_num_threads(1)
