@@ -32,6 +32,9 @@ from ui.views import HTML
 
 TITLE = "LoRA Module Lab"
 DAY = 86400
+THREADS = 64
+"""For handlers, of which those that wait for an analysis take `analysis_process.PLACES` for each of two processes.
+Not 40, for which Gradio would let them share the threads of its own routes."""
 
 
 def build(lab: Lab) -> gr.Blocks:
@@ -96,6 +99,7 @@ def serve(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[st
         show_error=False,
         enable_monitoring=False,
         max_file_size=MAX_UPLOAD_BYTES,
+        max_threads=THREADS,
         prevent_thread_lock=True,
     )
     return app

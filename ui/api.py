@@ -13,6 +13,7 @@ from trainer.config import validation
 from trainer.config.schema import ModelConfig
 from trainer.service.experiments import MAX_COMPARED, Request
 from trainer.service.lab import Lab
+from ui.clients import monitor_of_client
 
 Answer = TypeVar("Answer")
 
@@ -35,9 +36,12 @@ class Endpoints:
 
     def modules(self, model: str, revision: str = "main") -> dict[str, Any]:
         """The modules of a model, by kind."""
-        return _answer(
-            lambda: service.models.module_map(self._lab, ModelConfig(_text(model), _text(revision))).to_json()
-        )
+
+        def read() -> dict[str, Any]:
+            chosen = ModelConfig(_text(model), _text(revision))
+            return service.models.module_map(self._lab, chosen, monitor_of_client()).to_json()
+
+        return _answer(read)
 
     def plan(self, config: dict[str, Any]) -> dict[str, Any]:
         """What a configuration would train: counts, sizes, memory, steps, match report (`receipts`), issues."""

@@ -54,7 +54,7 @@ def test_a_closed_lab_leaves_no_process_and_starts_none(tmp_path: Path) -> None:
     before = set(psutil.Process().children())
     lab = Lab(Settings(runs_dir=tmp_path / "runs"))
     lab.start()
-    lab.data_analysis.start()
+    lab.prepare_analysis("data")
     wait_for(lambda: len(set(psutil.Process().children()) - before) == 3)
     lab.close()
     with pytest.raises(UserError, match="shutting down"):

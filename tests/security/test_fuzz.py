@@ -22,7 +22,7 @@ from trainer.config import validation
 from trainer.config.schema import DataConfig, Tick, default_config
 from trainer.config.validation import repair
 from trainer.data.checking import check
-from trainer.execution import analysis_process
+from trainer.execution import analysis_server
 from trainer.execution.analysis import Folders, LocalAnalysis
 from trainer.models.locations import locate
 from trainer.models.model_config import _clean, _refuse_kernels, _walk
@@ -165,7 +165,7 @@ class Here(LocalAnalysis):
 
     def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:  # noqa: ARG002
         folders = Folders(self.models_dir, self.data_dir, lambda *_: None)
-        found = analysis_process.answer(folders, request, arguments)
+        found = analysis_server.answer(folders, request, arguments)
         if "problem" in found:
             raise UserError(found["problem"], found["fix"], found["cause"])
         return found["result"]

@@ -7,7 +7,7 @@ UserError
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,6 +52,27 @@ class InvalidConfig(UserError):
     def __init__(self, issues: Sequence[Issue]) -> None:
         super().__init__("\n".join(str(issue) for issue in issues))
         self.issues = tuple(issues)
+
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+"""How torch, the operating system and C++ libraries report it; Python and pyarrow raise MemoryError."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, then what caused it, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error, or one of its causes, is a lack of memory."""
+    return any(
+        isinstance(part, MemoryError) or any(word in str(part).lower() for word in _MEMORY_WORDS)
+        for part in causes(error)
+    )
 
 
 def first_line(error: BaseException) -> str:

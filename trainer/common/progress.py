@@ -22,8 +22,10 @@ class Canceled(UserError):
 class ProgressMonitor:
     """Passed into a long call by its caller: receives progress, and can cancel it from another thread."""
 
-    def __init__(self, progress: Progress | None = None) -> None:
+    def __init__(self, progress: Progress | None = None, gone: Callable[[], bool] = lambda: False) -> None:
+        """`gone`: whether nobody waits for the call any more, which cancels it as long as it has not started."""
         self.progress: Progress = progress or (lambda *_: None)
+        self._gone = gone
         self._canceled = threading.Event()
         self._lock = threading.Lock()
         self._interrupt: Callable[[], None] | None = None
@@ -35,9 +37,19 @@ class ProgressMonitor:
             if self._interrupt is not None:
                 self._interrupt()
 
+    @property
+    def canceled(self) -> bool:
+        return self._canceled.is_set()
+
+    def check_waiting(self) -> None:
+        """For a call that has not started yet: raises Canceled also if nobody waits for it any more."""
+        if self._gone():
+            raise Canceled
+        self.check()
+
     def check(self) -> None:
         """Raises Canceled if the call was canceled."""
-        if self._canceled.is_set():
+        if self.canceled:
             raise Canceled
 
     @contextlib.contextmanager

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from trainer.common.errors import UserError, is_out_of_memory
 from trainer.common.progress import Progress, ProgressMonitor
 from trainer.config import validation
 from trainer.config.schema import ModelConfig
@@ -18,14 +19,8 @@ from trainer.config.schema import ModelConfig
 class Analysis(Protocol):
     """Answers requests."""
 
-    def start(self) -> None:
-        """Start in advance, so that the first request does not wait for imports."""
-
     def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:
         """The result of one of `REQUESTS`. Raises UserError if it fails, Canceled if `monitor` cancels it."""
-
-    def close(self) -> None:
-        """Stop answering requests."""
 
 
 class LocalAnalysis:
@@ -34,15 +29,9 @@ class LocalAnalysis:
     def __init__(self, models_dir: Path, data_dir: Path) -> None:
         self.models_dir, self.data_dir = models_dir, data_dir
 
-    def start(self) -> None:
-        """Nothing to start."""
-
     def call(self, request: str, monitor: ProgressMonitor | None = None, **arguments: Any) -> Any:
         progress = (monitor or ProgressMonitor()).progress
-        return REQUESTS[request](Folders(self.models_dir, self.data_dir, progress), **arguments)
-
-    def close(self) -> None:
-        """Nothing to close."""
+        return run(Folders(self.models_dir, self.data_dir, progress), request, arguments)
 
 
 class Folders:
@@ -50,6 +39,45 @@ class Folders:
 
     def __init__(self, models_dir: Path, data_dir: Path, progress: Progress) -> None:
         self.models_dir, self.data_dir, self.progress = models_dir, data_dir, progress
+
+
+class OutOfMemory(UserError):
+    """A request needs more memory than there is."""
+
+
+def run(folders: Folders, request: str, arguments: dict[str, Any]) -> Any:
+    """The result of a request. Raises UserError if it fails; OutOfMemory is one."""
+    try:
+        return REQUESTS[request](folders, **arguments)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        subject = Subject(request, arguments)
+        raise OutOfMemory(f"{subject} needs more memory than it may use.", subject.fix, "oom") from error
+
+
+class Subject:
+    """What a request reads, in words."""
+
+    def __init__(self, request: str, arguments: dict[str, Any]) -> None:
+        model = str(subject_of(arguments)["model"].get("name", ""))[:100]
+        self.fix = "Check the sizes in its config.json, or choose another model."
+        self._text = f"Reading the modules of {model}"
+        if request == "vocabulary":
+            self.fix = "Check its tokenizer.json, or choose another model."
+            self._text = f"Reading the tokenizer of {model}"
+        elif request != "modules":
+            self.fix = "Look for rows or values of an extreme size in the data, or split the file."
+            self._text = f"Reading the data with the tokenizer of {model}"
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def subject_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide what a request reads: its model, and its data if it reads any."""
+    config = arguments.get("config", arguments)
+    return {key: config[key] for key in ("model", "data") if key in config}
 
 
 def _modules(folders: Folders, model: dict[str, Any]) -> dict[str, Any]:

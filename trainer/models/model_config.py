@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.common.errors import UserError, first_line
+from trainer.models import size_limits
 
 MAX_DEPTH = 64
 TIED = "tie_word_embeddings"
@@ -61,6 +62,7 @@ def make_config(value: dict[str, Any], name: str, source: str) -> Any:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     _refuse_kernels(value, name)
+    size_limits.check_values(value, name)
     _refuse_type(value, name)
     _refuse_quantization(value, name)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,6 +76,7 @@ def make_config(value: dict[str, Any], name: str, source: str) -> Any:
             raise UserError(problem, "Correct that value.") from error
         except Exception as error:
             raise UserError(f"The config.json of {name} cannot be used: {first_line(error)}") from error
+    size_limits.check_config(config, name)
     config.name_or_path = source
     _tie_as_published(config, value)
     if config.is_encoder_decoder and (auto_class(config) is AutoModelForImageTextToText or _has_encoder(value)):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trainer.common.disk import disk_full
-from trainer.common.errors import UserError
+from trainer.common.errors import UserError, causes, is_out_of_memory
 from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
 
@@ -19,18 +19,17 @@ PER_TOKEN = ("activations", "logits", "workspace")
 """Memory items of the plan that grow with batch size and length."""
 TRAINED_ITEMS = ("trained weights", "gradients", "optimizer", "optimizer, paged", "optimiser", "optimiser, paged")
 """Memory items that grow with the trainable parameters; plans of version 0.1 spell two the British way."""
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 
 
 def explain(error: BaseException, config: RunConfig | None, plan: Mapping[str, Any]) -> tuple[str, str]:
     """Cause and message of a run that ended with `error`."""
     if isinstance(error, UserError):
         return error.cause, str(error)
-    chain = list(_chain(error))
+    chain = list(causes(error))
     text = " ".join(str(part) for part in chain).lower()
     if any(isinstance(part, OSError) and part.errno in _DISK for part in chain) or _any(_DISK_WORDS, text):
         return "disk", str(disk_full())
-    if isinstance(error, MemoryError) or _any(_MEMORY_WORDS, text):
+    if is_out_of_memory(error):
         where = "The device" if "cuda" in text else "The machine"
         return "oom", f"{where} ran out of memory. {memory_advice(config, plan)}"
     if isinstance(error, FileNotFoundError):
@@ -84,11 +83,3 @@ def _fixes(config: RunConfig, plan: Mapping[str, Any], items: Mapping[str, int])
 
 def _any(words: tuple[str, ...], text: str) -> bool:
     return any(word in text for word in words)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

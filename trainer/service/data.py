@@ -44,7 +44,7 @@ def add(lab: Lab, file: Path) -> str:
 def take(lab: Lab, upload: Path) -> str:
     """Like `add`, for an upload, which is moved."""
     name = take_upload(upload, lab.settings.data_dir)
-    lab.data_analysis.start()  # it will be needed to read them
+    lab.prepare_analysis("data")  # it will be needed to read them
     return name
 
 

@@ -51,8 +51,14 @@ class Lab:
         self.settings = settings
         self.base_models = BaseModels(settings.models_dir)
         folders = settings.models_dir, settings.data_dir
-        self.model_analysis: Analysis = LocalAnalysis(*folders) if in_process else AnalysisProcess(*folders, "models")
-        self.data_analysis: Analysis = LocalAnalysis(*folders) if in_process else AnalysisProcess(*folders, "data")
+        self.model_analysis: Analysis
+        self.data_analysis: Analysis
+        self._processes: dict[str, AnalysisProcess] = {}
+        if in_process:
+            self.model_analysis = self.data_analysis = LocalAnalysis(*folders)
+        else:
+            self._processes = {task: AnalysisProcess(*folders, task) for task in ("models", "data")}
+            self.model_analysis, self.data_analysis = self._processes.values()
         self.module_maps: dict[Hashable, ModuleMap] = {}
         self.vocabularies: dict[Hashable, frozenset[str]] = {}
         """Both keyed by the model and the state of its files."""
@@ -95,11 +101,16 @@ class Lab:
 
     def start(self) -> None:
         """Start the background processes."""
-        self.model_analysis.start()
+        self.prepare_analysis("models")
         self.scheduler.start()
+
+    def prepare_analysis(self, task: str) -> None:
+        """Start the process that analyzes models or data in advance, so that the first request needs no imports."""
+        if task in self._processes:
+            self._processes[task].start()
 
     def close(self) -> None:
         """End all processes except the workers, which finish their runs."""
         self.scheduler.close()
-        self.model_analysis.close()
-        self.data_analysis.close()
+        for process in self._processes.values():
+            process.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import asdict
 
+from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import ModelConfig
 from trainer.models import search as model_search
 from trainer.models.block_graph import INPUT, JOINS, Block, Part
@@ -38,11 +39,12 @@ __all__ = [
 ]
 
 
-def module_map(lab: Lab, model: ModelConfig) -> ModuleMap:
-    """The modules of a model. Raises UserError if it cannot be read."""
+def module_map(lab: Lab, model: ModelConfig, monitor: ProgressMonitor | None = None) -> ModuleMap:
+    """The modules of a model. Raises UserError if it cannot be read, Canceled if `monitor` cancels it."""
     key = _key(lab, model)
     if key not in lab.module_maps:
-        lab.module_maps[key] = ModuleMap.from_json(lab.model_analysis.call("modules", model=asdict(model)))
+        found = lab.model_analysis.call("modules", monitor, model=asdict(model))
+        lab.module_maps[key] = ModuleMap.from_json(found)
     return lab.module_maps[key]
 
 

@@ -17,6 +17,7 @@ from trainer.config import validation
 from trainer.config.schema import ModelConfig, RunConfig
 from trainer.service.lab import Lab
 from trainer.service.planning import Plan
+from ui.clients import monitor_of_client
 from ui.data_checks import Checks
 from ui.form import TICKS, Form
 from ui.handlers import DIRECT, QUEUED, show_errors
@@ -96,7 +97,7 @@ class TrainTab:
 
     def read_model(self, name: str | None, revision: str | None, pending: str | None) -> Iterator[list[Any]]:
         """Read a model's modules, then show the pending configuration for it, or the default one."""
-        name = (name or "").strip()
+        name, monitor = (name or "").strip(), monitor_of_client()
         unchanged = [gr.skip()] * len(self.form.filled)
         model = ModelConfig(name=name, revision=(revision or "").strip() or "main")
         if service.models.known(self.lab, model) is None:
@@ -104,7 +105,7 @@ class TrainTab:
         try:
             if not name:
                 raise UserError("No model is chosen.", "Choose the demo, a folder, or write a hub id owner/name.")
-            module_map = service.models.module_map(self.lab, model)
+            module_map = service.models.module_map(self.lab, model, monitor)
         except UserError as error:
             yield [modules.update(modules.failed(error)), gr.skip(), *unchanged]
             return

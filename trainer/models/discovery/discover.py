@@ -30,6 +30,7 @@ from trainer.models.discovery.saved_tensors import forward_facts
 from trainer.models.discovery.units import Unit, find_units
 from trainer.models.model_config import auto_class, missing_package
 from trainer.models.module_map import GROUPS, ModuleKind, ModuleMap
+from trainer.models.size_limits import bounded_build, overflow
 from trainer.models.quantized_modules import format_of, without_unsupported_treatments
 
 SHARED = "Several layers share its weight, so an adapter or a copy for one of them would change the others."
@@ -41,10 +42,15 @@ def discover(config: PretrainedConfig, name: str) -> ModuleMap:
     Raises UserError if transformers cannot build the model, or its tokens attend to later tokens.
     """
     try:
-        model = build(config).eval()
+        with bounded_build(name):
+            model = build(config).eval()
+    except UserError:
+        raise
     except ImportError as error:
         raise missing_package(error, name) from error
     except Exception as error:  # of any kind, since the values in a config.json are not validated
+        if "overflow" in str(error).lower():
+            raise overflow(config, name) from error
         raise UserError(
             f"The config.json of {name} describes no model: {type(error).__name__}: {first_line(error).rstrip('.')}.",
             "Correct it, or choose another model.",

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from trainer.common.errors import is_out_of_memory
 from trainer.models.discovery.data_flow import DataFlow, DataFlowTracer
 from trainer.models.discovery.fused_projections import SliceFinder, Slices
 from trainer.models.discovery.grouping import Grouping
@@ -92,6 +93,8 @@ def probe_model(model: PreTrainedModel, grouping: Grouping, config: PretrainedCo
             non_causal_setting = suspects[0] if suspects and _sees_later_tokens(skeleton, logits) else ""
             reached, read = _gradients(skeleton, logits)
     except Exception as error:  # whatever a model's own code may raise on unusual inputs
+        if is_out_of_memory(error):
+            raise
         return ProbeResult(failure=f"{type(error).__name__}: {error}")
     return ProbeResult(
         called={one_name(name) for name in skeleton.called},
