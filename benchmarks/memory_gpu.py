@@ -35,6 +35,7 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     (LINEARS, {"max_length": 2048, "per_device_train_batch_size": 2}),
     (LINEARS, {"optim": "adamw_torch"}),
     (LINEARS, {"quantization": "int8"}),
+    (LINEARS, {"quantization": "fp8", "per_device_train_batch_size": 2}),
     (LINEARS, {"quantization": "none", "per_device_train_batch_size": 2}),
     (LINEARS, {"lora_dropout": 0.0, "activation_checkpointing": "off", "per_device_train_batch_size": 2}),
     (f"{LINEARS} *lm_head", {}),

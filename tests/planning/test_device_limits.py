@@ -55,6 +55,19 @@ def test_a_compute_type_that_a_device_lacks_is_refused(
     assert all(instead in issue.fix for issue in issues)
 
 
+def test_fp8_is_refused_where_the_gpu_cannot_multiply_it(medium: ModuleMap) -> None:
+    """It trains on a CPU as well, which the plan says is of no use."""
+    ada = replace(H100, float8=True)
+    assert not plan(medium, ada, quantization="fp8").issues
+    (issue,) = plan(medium, H100, quantization="fp8").issues
+    assert issue.changes == {"model.quantization": "nf4"} and "8.9" in issue.problem
+    on_cpu = plan(medium, CPU, quantization="fp8")
+    assert not on_cpu.issues and any("FP8" in warning.problem for warning in on_cpu.warnings)
+    memory = {way: plan(medium, ada, quantization=way).memory for way in ("fp8", "none")}
+    half = memory["none"]["other weights"] - memory["fp8"]["other weights"]
+    assert memory["fp8"]["quantized weights"] == half / 2
+
+
 def test_auto_is_float16_where_there_is_no_bfloat16(medium: ModuleMap) -> None:
     narrow, half, wide = plan(medium, T4), plan(medium, T4, dtype="float16"), plan(medium, T4, dtype="float32")
     assert narrow.memory == half.memory != wide.memory

@@ -65,6 +65,7 @@ def run_config(
     [
         ("phi3", f"{ALL} *lm_head", "nf4", "bfloat16"),
         ("phi3", "o_proj *down_proj", "int8", "bfloat16"),
+        ("phi3", "o_proj *down_proj", "fp8", "bfloat16"),
         ("phi3", "*lm_head *embed_tokens", "none", "float32"),
         ("llama", "q_proj *embed_tokens *lm_head", "nf4", "float32"),
         ("gpt2", "c_attn", "nf4", "float32"),
@@ -98,6 +99,9 @@ def held(real: meter.Real) -> dict[str, int]:
             put("quantization constants", state.absmax, state.code)
             if state.nested:
                 put("quantization constants", state.offset, state.state2.absmax, state.state2.code)
+        elif parameter.dtype == torch.uint8:
+            put("quantized weights", parameter.data)
+            put("quantization constants", real.model.get_submodule(name.rpartition(".")[0]).scale)
         elif parameter.dtype == torch.int8:
             put("quantized weights", parameter.data)
             module = real.model.get_submodule(name.rpartition(".")[0])
@@ -139,6 +143,7 @@ def test_paged_8_bit_adamw_holds_what_bitsandbytes_makes() -> None:
         (run_config("phi3", ALL, "nf4", "bfloat16", dropout=0.05, max_length=128), True),
         (run_config("phi3", "*lm_head *embed_tokens *o_proj", "none", "bfloat16"), True),
         (run_config("llama", ALL, "none", "bfloat16", per_device_train_batch_size=4), True),
+        (run_config("llama", "q_proj down_proj", "fp8", "bfloat16"), True),
         (run_config("llama", "down_proj", per_device_train_batch_size=1, max_length=256), False),
         (run_config("gpt2", "c_attn c_fc", "nf4"), True),
         (run_config("mixtral", "q_proj v_proj", "nf4", "bfloat16"), True),
@@ -168,6 +173,7 @@ def test_layers_keep_what_autograd_saves(run: RunConfig, padded: bool, folder: P
         run_config("phi3", "lm_head", per_device_train_batch_size=4, max_length=256),
         run_config("mixtral", "q_proj", "nf4", "bfloat16"),
         run_config("mixtral", "q_proj gate_up_proj down_proj", "nf4", activation_checkpointing="on"),
+        run_config("llama", ALL, "fp8", "bfloat16", per_device_train_batch_size=4),
     ],
     ids=lambda run: f"{run.model.name}-{len(run.modules)}",
 )

@@ -86,7 +86,15 @@ def test_both_ways_to_the_loss_give_the_same_losses(
     assert losses(fused) == pytest.approx(losses(whole), rel=1e-5)
 
 
-BASES = [("phi3", "nf4"), ("llama", "nf4"), ("gpt2", "nf4"), ("moe", "nf4"), ("phi3", "int8"), ("gpt2", "int8")]
+BASES = [
+    ("phi3", "nf4"),
+    ("llama", "nf4"),
+    ("gpt2", "nf4"),
+    ("moe", "nf4"),
+    ("phi3", "int8"),
+    ("gpt2", "int8"),
+    ("gpt2", "fp8"),
+]
 
 
 @pytest.mark.parametrize(("kind", "quantization"), BASES)

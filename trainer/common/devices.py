@@ -34,6 +34,8 @@ class Device:
     """Whether another run is using it; the next run waits until it is free."""
     float16: bool = False
     """Whether it has fast matrix products in float16."""
+    float8: bool = False
+    """Whether it has matrix products in FP8."""
     model: str = ""
     """Such as `NVIDIA H100 NVL`; empty if unknown."""
     rocm: str = ""
@@ -121,6 +123,7 @@ def _query(name: str) -> Device:
         gpu.free,
         bfloat16=gpu.capability is None or gpu.capability >= (8, 0),
         float16=gpu.capability is None or gpu.capability >= (7, 0),
+        float8=gpu.capability is None or gpu.capability >= (8, 9),
         busy=busy,
         model=gpu.model,
         no_triton=no_triton(),

@@ -19,7 +19,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Bias = Literal["none", "lora_only"]
 Start = Literal["default", "pissa"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
-Quantization = Literal["nf4", "int8", "none"]
+Quantization = Literal["nf4", "int8", "fp8", "none"]
 Optimizer = Literal["auto", "paged_adamw_8bit", "adamw_torch"]
 DataSource = Literal["demo", "file", "hub"]
 LossOn = Literal["completion", "all", "last"]
@@ -58,7 +58,9 @@ class ModelConfig:
     name: str = setting("demo", "The demo, a model id on the Hugging Face hub, or a folder in the models folder.")
     revision: str = setting("main", "Branch, tag or commit of a hub model.")
     quantization: Quantization = setting(
-        "nf4", "How the frozen linears are held: nf4 is 4-bit with double quantization (QLoRA), int8 is LLM.int8()."
+        "nf4",
+        "How the frozen linears are held: nf4 is 4-bit with double quantization (QLoRA), int8 is LLM.int8(), fp8 is "
+        "8-bit floats that the GPU also multiplies.",
     )
     new_tokens: tuple[str, ...] = setting((), "Special tokens to add to the vocabulary, such as <|pirate|>.")
     dtype: Dtype = setting(

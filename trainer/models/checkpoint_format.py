@@ -20,7 +20,7 @@ from trainer.config.schema import Quantization, RunConfig
 
 Handling = Literal["as it is", "dequantized", "refused"]
 
-HELD_AS = {"nf4": "4-bit NF4", "int8": "8 bits", "none": "the compute type"}
+HELD_AS = {"nf4": "4-bit NF4", "int8": "8 bits", "fp8": "FP8", "none": "the compute type"}
 UNSUPPORTED = {
     "aqlm": "AQLM",
     "auto-round": "AutoRound",

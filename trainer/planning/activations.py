@@ -72,7 +72,8 @@ class ActivationSetup:
 
     def own_input(self, quantized: bool) -> bool:
         """Whether LoRA saves its own copy of its input, due to dropout or PEFT's cast."""
-        casts = self.width < FLOAT32 and not (quantized and self.on_gpu)
+        by_bitsandbytes = quantized and self.quantization != "fp8"
+        casts = self.width < FLOAT32 and not (by_bitsandbytes and self.on_gpu)
         return self.dropout or casts
 
 

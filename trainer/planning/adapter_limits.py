@@ -59,11 +59,12 @@ def _pissa_target(target: Target) -> Issue | None:
 
 
 def _dora(config: RunConfig, module_map: ModuleMap, targets: Sequence[Target]) -> Iterator[Issue]:
-    """DoRA needs the weight's norm, which PEFT 0.21 cannot compute for int8 after its first forward pass."""
+    """DoRA needs the weight's norm, which PEFT 0.21 cannot compute for FP8 or, after a forward pass, for int8."""
     checkpoint = prequantized(module_map.checkpoint)
-    if config.model.quantization != "int8" and (checkpoint is None or checkpoint.method == "bitsandbytes"):
+    readable = config.model.quantization in ("nf4", "none")
+    if readable and (checkpoint is None or checkpoint.method == "bitsandbytes"):
         return
-    title = checkpoint.title if checkpoint else "int8"
+    title = checkpoint.title if checkpoint else config.model.quantization
     fix = "Turn use_dora off." if checkpoint else "Set quantization to nf4 or none."
     for target in targets:
         quantized = target.kind.class_name in ("Linear", "Conv1D") and target.kind.group != "embedding"

@@ -31,6 +31,9 @@ def device_issues(config: RunConfig, device: Device) -> Iterator[Issue]:
     if dtype == "float16" and not (device.float16 or device.bfloat16):
         problem = f"{name} has no fast float16." if device.is_gpu else "A CPU does not train in float16."
         yield Issue("model.dtype", problem, f"Set it to {device.auto_dtype}.", {"model.dtype": device.auto_dtype})
+    if config.model.quantization == "fp8" and device.is_gpu and not device.float8:
+        problem = f"{name} cannot multiply in FP8, which needs an NVIDIA GPU of compute capability 8.9 or higher."
+        yield Issue("model.quantization", problem, "Set it to nf4.", {"model.quantization": "nf4"})
 
 
 def device_warnings(config: RunConfig, device: Device) -> Iterator[Issue]:
@@ -38,6 +41,9 @@ def device_warnings(config: RunConfig, device: Device) -> Iterator[Issue]:
     if device.beside_gpu:
         problem = "This machine has an NVIDIA GPU that this process cannot reach: the run trains on the CPU."
         yield Issue("device", problem, "To use the GPU, start the container with it (docker run --gpus all).")
+    if config.model.quantization == "fp8" and not device.is_gpu:
+        problem = "A CPU has no FP8 units: FP8 saves memory there, but no time."
+        yield Issue("model.quantization", problem, "To train faster on a CPU, set it to none.")
     if not device.is_gpu or device.issue is not None:
         return
     if device.no_triton is not None:

@@ -63,7 +63,9 @@ class Estimate:
     mlp_width: float
     """Elements per token inside an MLP, in all experts that a token passes through."""
     buffers: int
-    """Temporary weights for one matrix product: dequantized, cast, with DoRA's norm."""
+    """Temporary weights for one matrix product: dequantized, transposed, cast, with DoRA's norm."""
+    fp8_width: int
+    """Elements per token of the largest input or output that is quantized to FP8."""
     experts: int
     """Dequantized experts of one layer, held while it computes."""
     loading_buffers: int
@@ -124,6 +126,7 @@ class Estimate:
         earlier = self.gradients * self.accumulates
         # a temporary weight is freed before the gradients after its product peak
         work = max(self.buffers, self._passing(tokens)) + self.experts + CUBLAS * self.setup.on_gpu
+        work += self._quantizing(tokens)
         ends = tokens * hidden * (FLOAT32 + width)  # the last norm and the head's input
         return [
             {
@@ -149,7 +152,7 @@ class Estimate:
         # LoRA's output is scaled and added, each time as a new tensor of the linear's size
         inside = tokens * (hidden * (3 * width + casts) + width * max(4 * self.mlp_width, 3 * self.widest))
         inside += batch * length**2 * (1 + width) * self.setup.masks(self.config, batch)
-        work = self.buffers + self.experts + CUBLAS * self.setup.on_gpu
+        work = self.buffers + self.experts + CUBLAS * self.setup.on_gpu + self._quantizing(tokens)
         if self.whole_logits:
             loss = float(tokens * self.module_map.vocab_size * max(3 * width, 2 * FLOAT32))
         else:  # the training loss without the gradient of the head's input
@@ -180,6 +183,10 @@ class Estimate:
         widened = self.module_map.forward.activation_bytes > 2 * width  # its inside is float32, and so are gradients
         inside = 3 * self.mlp_width * (FLOAT32 if widened else width)
         return float(tokens * (2 * self.module_map.hidden_size * FLOAT32 + inside))
+
+    def _quantizing(self, tokens: int) -> int:
+        """Values that FP8 linears quantize: scaled, divided, and in FP8."""
+        return tokens * self.fp8_width * (2 * self.setup.width + 1)
 
     def _loss(self, tokens: int) -> float:
         width, hidden, vocabulary = self.setup.width, self.module_map.hidden_size, self.module_map.vocab_size
@@ -235,8 +242,9 @@ def estimate(
         widest=max((target.shape[-2] for target in whole if _in_layers(target)), default=0),
         mlp_width=_mlp_width(module_map),
         buffers=_buffers(module_map, whole, quantized, setup),
+        fp8_width=_fp8_width(module_map, quantized, setup),
         experts=dequantized_experts(module_map, quantized, targets) * width,
-        loading_buffers=loading_buffers(module_map, quantized, width),
+        loading_buffers=loading_buffers(config.model.quantization, module_map, quantized, width),
         every_n_layers=int(recompute),
         accumulates=config.training.gradient_accumulation_steps > 1,
     )
@@ -282,11 +290,18 @@ def _buffers(module_map: ModuleMap, targets: list[Target], quantized: set[str], 
         for module, shape in zip(kind.modules[:1], kind.shapes[:1], strict=True)
         if module in quantized and not kind.experts
     ]
-    largest = max(linears, default=0) * setup.width
+    largest = max(linears, default=0) * (1 if setup.quantization == "fp8" else setup.width)
     dora = max((target.shape[-2] * target.shape[-1] for target in targets if target.r), default=0) * setup.dora
     experts = max((prod(t.shape) for t in targets if by_parameter(t) and t.module not in quantized), default=0)
     rows = max((module_parameters(t.kind, t.kind.shape) for t in targets if t.treatment == "rows"), default=0)
     return max(largest, (experts + rows) * setup.width) + 3 * FLOAT32 * dora
+
+
+def _fp8_width(module_map: ModuleMap, quantized: set[str], setup: ActivationSetup) -> int:
+    if setup.quantization != "fp8":
+        return 0
+    kinds = (kind for kind in module_map.kinds if kind.slice_of is None and kind.modules[0] in quantized)
+    return max((max(kind.shape) for kind in kinds), default=0)
 
 
 def _largest_fitting(fits: object, bound: int) -> int:

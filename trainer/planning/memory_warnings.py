@@ -37,7 +37,7 @@ def left_unquantized(
     named = ", ".join(f"{name} ({size(count)})" for name, count in left.items())
     experts = any(kind.experts and kind.name in left for kind in module_map.kinds)
     fix = f"{'They are' if len(left) > 1 else 'It is'} counted under other weights."
-    if way == "int8" and experts and not prequantized(module_map.checkpoint):
+    if way != "nf4" and experts and not prequantized(module_map.checkpoint):
         fix = "Set quantization to nf4, which quantizes experts, too."
     return [Issue("model.quantization", f"Held in {8 * width} bits, not quantized by {way}: {named}.", fix)]
 

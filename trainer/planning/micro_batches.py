@@ -19,7 +19,7 @@ from trainer.planning.schedule import Size, batch_size
 
 MEMORY_RESERVE = 0.15
 """Share of the device's memory to leave free, for fragmentation and errors of the estimate."""
-WEIGHT_READ_TOKENS = {"nf4": 400, "int8": 400, "none": 60}
+WEIGHT_READ_TOKENS = {"nf4": 400, "int8": 400, "fp8": 60, "none": 60}
 """Cost of reading (NF4: dequantizing) all weights once per micro-batch, in tokens of compute time. From bandwidth and
 matmul rates of current GPUs (280 to 480 for NF4); only used to rank micro-batch sizes."""
 WORTHWHILE_SAVING = 0.02

@@ -15,6 +15,8 @@ from trainer.planning.performance import PerformanceSettings
 
 WORTHWHILE = 0.02
 """Share of the memory or of a step's time that a suggestion must save."""
+DEQUANTIZED = {"nf4": "NF4", "int8": "LLM.int8()"}
+"""Quantizations whose weights are dequantized for every product."""
 
 
 class Choice(NamedTuple):
@@ -62,7 +64,7 @@ def speed_suggestions(now: Choice, room: int, choose: Callable[[RunConfig], Choi
             yield Issue("adapter.lora_dropout", problem, fix, {"adapter.lora_dropout": 0.0})
     module_map = now.costs.module_map
     may_fit = module_map.checkpoint is None and module_map.parameters * now.costs.setup.width < room
-    if config.model.quantization != "none" and may_fit:
+    if config.model.quantization in DEQUANTIZED and may_fit:
         plain = choose(replace(config, model=replace(config.model, quantization="none")))
         fits = plain.needed <= room * (1 - MEMORY_RESERVE)
         if fits and plain.time < now.time * (1 - WORTHWHILE):
@@ -93,7 +95,7 @@ def _layout(performance: PerformanceSettings) -> str:
 
 
 def _unquantized(now: Choice, plain: Choice, room: int) -> Issue:
-    name = {"nf4": "NF4", "int8": "LLM.int8()"}[now.costs.config.model.quantization]
+    name = DEQUANTIZED[now.costs.config.model.quantization]
     problem = (
         f"{name} takes about {100 * now.dequantizing:.0f} % of a step for dequantizing (estimated), and trains on "
         f"rounded weights. Unquantized weights fit, too: {size(plain.needed)} of {size(room)}."

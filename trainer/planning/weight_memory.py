@@ -18,6 +18,8 @@ SHARE = 0.01
 """Share of the model's parameters from which an unquantized kind is worth a warning."""
 LARGEST = 2**31 - 1
 """Most elements of one weight that bitsandbytes' kernels can index."""
+FP8_MULTIPLE = 16
+"""FP8 kernels multiply matrices whose sides are multiples of it."""
 
 WEIGHTS = ("quantized weights", "quantization constants", "other weights", "frozen copies")
 """Memory items of the base model's weights. Keys of plan.json, which keep their spelling."""
@@ -50,8 +52,9 @@ def modules_to_quantize(quantization: str, module_map: ModuleMap, targets: Itera
         module
         for kind in module_map.kinds
         if kind.slice_of is None and kind.class_name in ("Linear", "Conv1D")
-        for module in kind.modules
+        for module, shape in zip(kind.modules, kind.shapes, strict=True)
         if not (module.endswith(ends) or module.startswith(starts))
+        and not (quantization == "fp8" and any(side % FP8_MULTIPLE for side in shape))
     }
     return linears | experts_to_quantize(quantization, module_map)
 
@@ -137,25 +140,29 @@ def weights(
 
 
 def quantized_bytes(quantization: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Bytes of one quantized weight and of its constants in bitsandbytes 0.50."""
-    if quantization == "int8":
+    """Bytes of one quantized weight and of its constants, in bitsandbytes 0.50 or in FP8."""
+    if quantization in ("int8", "fp8"):
         return prod(shape), shape[0] * 4
     blocks = ceil(prod(shape) / BLOCK)
     return ceil(prod(shape) / 2), blocks + 4 * ceil(blocks / BLOCK_OF_SCALES) + TABLES
 
 
-def loading_buffers(module_map: ModuleMap, quantized: set[str], width: int) -> int:
+def loading_buffers(quantization: str, module_map: ModuleMap, quantized: set[str], width: int) -> int:
     """Temporary bytes of the largest weight while it loads; weights load one after the other.
 
     A dequantized weight has its packed values, two float32 copies and the result in memory at once; experts'
-    parameters are there twice, as parts and stacked. 0 if all weights load in their final format.
+    parameters are there twice, as parts and stacked; a weight that becomes FP8, as it arrives and divided by its
+    scales. 0 if all weights load in their final format.
     """
     checkpoint = module_map.checkpoint
     dequantizes = checkpoint is not None and checkpoint.handling == "dequantized"
     largest = 0
     for kind in module_map.kinds:
-        each = 4 * dequantizes + 2 * width if kind.class_name == "Parameter" else 9 + width
-        passing = dequantizes or kind.experts
+        if kind.class_name == "Parameter":
+            each = 4 * dequantizes + 2 * width
+        else:
+            each = 9 + width if dequantizes else 2 * width
+        passing = dequantizes or kind.experts or quantization == "fp8"
         sizes = [prod(shape) for name, shape, _ in _modules(kind) if passing and (dequantizes or name in quantized)]
         largest = max([largest, *(each * size for size in sizes)])
     return largest

@@ -79,8 +79,13 @@ def _as_torch_sees_it(listed: Device) -> Device:
 
 def _with_types(device: Device) -> Device:
     """The device with the compute types that its hardware has."""
-    fast = bool(torch.version.hip) or torch.cuda.get_device_capability(0) >= (7, 0)
-    return replace(device, bfloat16=torch.cuda.is_bf16_supported(including_emulation=False), float16=fast)
+    amd, capability = bool(torch.version.hip), torch.cuda.get_device_capability(0)
+    return replace(
+        device,
+        bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
+        float16=amd or capability >= (7, 0),
+        float8=not amd and capability >= (8, 9),
+    )
 
 
 def _no_triton() -> NoTriton | None:

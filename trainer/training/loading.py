@@ -59,7 +59,7 @@ class _LoadingMethod:
 
     checkpoint: CheckpointFormat | None
     settings: BitsAndBytesConfig | None
-    """None: nothing is quantized here."""
+    """None: `linears`, if any, are quantized to FP8."""
     linears: set[str]
     experts: set[str]
 
@@ -70,11 +70,17 @@ class _LoadingMethod:
             return cls(checkpoint, None, set(), set())
         experts = experts_to_quantize(model.quantization, module_map)
         linears = modules_to_quantize(model.quantization, module_map, plan.targets) - experts
-        return cls(checkpoint, _bitsandbytes_config(model, plan, module_map), linears, experts)
+        settings = None if model.quantization == "fp8" else _bitsandbytes_config(model, plan, module_map)
+        return cls(checkpoint, settings, linears, experts)
 
     @property
     def dequantizes(self) -> bool:
         return self.checkpoint is not None and not self.checkpoint.used_as_is
+
+    @property
+    def quantizes_here(self) -> bool:
+        """Whether the weights are quantized by `quantization`, not by transformers."""
+        return bool(self.linears) if self.settings is None else self.dequantizes
 
     def keywords(self, config: Any) -> dict[str, Any]:
         """Keywords for `from_pretrained`; may modify `config`."""
@@ -84,15 +90,13 @@ class _LoadingMethod:
 
     def arriving(self) -> contextlib.AbstractContextManager[None]:
         """Around `from_pretrained`: quantizes what transformers does not."""
-        if self.settings is None:
-            return contextlib.nullcontext()
-        if self.dequantizes:
+        if self.quantizes_here:
             return quantized_on_arrival(self.linears, self.experts, self.settings)
-        return quantizing_experts(self.experts)
+        return quantizing_experts(self.experts) if self.experts else contextlib.nullcontext()
 
     def finish(self, loaded: Any) -> None:
         """Quantize what is left."""
-        if self.dequantizes and self.settings is not None:
+        if self.quantizes_here:
             quantize_rest(loaded, self.linears, self.settings)
         quantize_experts(loaded, self.experts)  # only those that transformers did not pass through the hook
 

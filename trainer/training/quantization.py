@@ -1,8 +1,8 @@
-"""Quantizes linears with bitsandbytes while their weights arrive, also from other quantized formats.
+"""Quantizes linears while their weights arrive: to FP8, or with bitsandbytes from other quantized formats.
 
 transformers supports one quantizer per load, which a checkpoint that is dequantized while it loads (FP8, MXFP4 …)
-already uses. Its weights are therefore quantized to 4 or 8 bits here, one by one, so that no device ever holds the
-whole model in 16 bits.
+already uses, and has none for FP8 linears that pass gradients on. Such weights are therefore quantized here, one by
+one, so that no device ever holds the whole model in 16 bits.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from trainer.models.checkpoint_format import CheckpointFormat
 from trainer.models.quantized_modules import quantization_config
 from trainer.training.expert_quantization import quantize_experts
+from trainer.training.fp8_linear import Fp8Linear
 
 
 def dequantizing_keywords(config: Any, found: CheckpointFormat) -> dict[str, Any]:
@@ -38,9 +39,12 @@ def dequantizing_keywords(config: Any, found: CheckpointFormat) -> dict[str, Any
 
 @contextlib.contextmanager
 def quantized_on_arrival(
-    names: Collection[str], experts: Collection[str], settings: BitsAndBytesConfig
+    names: Collection[str], experts: Collection[str], settings: BitsAndBytesConfig | None
 ) -> Iterator[None]:
-    """Within, `from_pretrained` quantizes the linears `names` and parameters `experts` as soon as they arrive."""
+    """Within, `from_pretrained` quantizes the linears `names` and parameters `experts` as soon as they arrive.
+
+    `settings`: None for FP8.
+    """
     original = core_model_loading.set_param_for_module
     wanted = {f"{name}.weight": name for name in names}
 
@@ -65,31 +69,42 @@ def quantized_on_arrival(
             os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = before
 
 
-def quantize_rest(model: Any, names: Collection[str], settings: BitsAndBytesConfig) -> None:
-    """Quantize the rest of `names`, and mark `model` as quantized the way transformers does."""
+def quantize_rest(model: Any, names: Collection[str], settings: BitsAndBytesConfig | None) -> None:
+    """Quantize the rest of `names`, and mark `model` as bitsandbytes' the way transformers does."""
     for name in names:
         if _is_plain(model.get_submodule(name)):
             _replace(model, name, settings)
-    model.is_quantized = True
-    model.quantization_method = settings.quant_method
-    model.config.quantization_config = settings
-    model.hf_quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=False)
-    setattr(model, "is_loaded_in_4bit" if settings.load_in_4bit else "is_loaded_in_8bit", True)
+    if settings is not None:
+        model.is_quantized = True
+        model.quantization_method = settings.quant_method
+        model.config.quantization_config = settings
+        model.hf_quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=False)
+        setattr(model, "is_loaded_in_4bit" if settings.load_in_4bit else "is_loaded_in_8bit", True)
     if torch.cuda.is_available():  # transformers had reserved memory for the whole model in 16 bits
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether it is an unquantized linear that bitsandbytes can quantize."""
+    """Whether it is an unquantized linear."""
     linear = type(module) is nn.Linear or isinstance(module, Conv1D)
     return linear and module.weight.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _replace(model: Any, name: str, settings: BitsAndBytesConfig) -> None:
-    """Replace the linear with a bitsandbytes one, like transformers' replace_with_bnb_linear."""
+def _replace(model: Any, name: str, settings: BitsAndBytesConfig | None) -> None:
+    """Replace the linear with a quantized one, which replaces its weight in memory."""
     linear = model.get_submodule(name)
     weight = linear.weight.data.T if isinstance(linear, Conv1D) else linear.weight.data
+    made: Any = Fp8Linear(weight, linear.bias) if settings is None else _bitsandbytes(linear, weight, settings)
+    made.source_cls = type(linear)
+    made.requires_grad_(False)
+    made.weight._is_hf_initialized = made._is_hf_initialized = True
+    made.train(linear.training)
+    model.set_submodule(name, made)
+
+
+def _bitsandbytes(linear: Any, weight: torch.Tensor, settings: BitsAndBytesConfig) -> Any:
+    """Bitsandbytes' linear for `weight` (out, in), as transformers' replace_with_bnb_linear makes it."""
     out, width = weight.shape
     with torch.device("meta"):
         if settings.load_in_4bit:
@@ -113,8 +128,4 @@ def _replace(model: Any, name: str, settings: BitsAndBytesConfig) -> None:
         values.pop("SCB", None)
         made.weight = bitsandbytes.nn.Int8Params(weight.to("cpu"), **values).to(weight.device)
     made.bias = linear.bias
-    made.source_cls = type(linear)
-    made.requires_grad_(False)
-    made.weight._is_hf_initialized = made._is_hf_initialized = True
-    made.train(linear.training)
-    model.set_submodule(name, made)
+    return made
