@@ -38,7 +38,7 @@ def make_app(page: gr.Blocks, lab: Lab, password: str, hosts: Iterable[str]) -> 
     gr.set_static_paths([exports])  # downloads are served from there without a copy
     names = folder_names(lab.settings, Path(utils.get_upload_folder()))
     gradio_app = gr.mount_gradio_app(
-        Starlette(),  # type: ignore[arg-type]
+        Starlette(),
         page,
         path="/",
         theme=theme(),
@@ -64,8 +64,8 @@ def make_app(page: gr.Blocks, lab: Lab, password: str, hosts: Iterable[str]) -> 
     return Responses(Origins(app, hosts))
 
 
-def start(app: Any, host: str, port: int) -> Server:
-    """Serve `app` in the background."""
+def start(app: Any, host: str, port: int) -> Any:
+    """Serve `app` in the background, until the result's `close()`."""
     config = uvicorn.Config(
         app,
         host,
@@ -77,7 +77,7 @@ def start(app: Any, host: str, port: int) -> Server:
         # the caller is whoever connects: uvicorn would trust any X-Forwarded-For from this machine
         forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", ""),
     )
-    server = Server(config)
+    server: Any = Server(config)
     server.run_in_thread()
     return server
 

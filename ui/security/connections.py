@@ -7,6 +7,8 @@ as long as they take.
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -27,59 +29,72 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **keywords)
         self.ws_protocol_class = None
         self.limit_concurrency = MAX_CONNECTIONS
-        self._header_timer: asyncio.TimerHandle | None = None
-        self._stalled_timer: asyncio.TimerHandle | None = None
+        self._header = _Timer(self.loop, HEADER_SECONDS, self.drop)
+        self._stalled = _Timer(self.loop, STALLED_SECONDS, self.drop)
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def deadline(self) -> float:
+        """When this connection will be dropped if nothing arrives."""
+        keep_alive = self.timeout_keep_alive_task
+        return min(self._header.when, keep_alive.when() if keep_alive else math.inf)
+
+    def drop(self) -> None:
+        self.connections.discard(self)
+        self.transport.abort()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._make_room()
-        self._header_timer = self.loop.call_later(HEADER_SECONDS, self._drop)
+        self._header.start()
+        if len(self.connections) >= MAX_CONNECTIONS:
+            others: Any = self.connections - {self}
+            idle = [connection for connection in others if connection.is_idle]
+            if idle:
+                min(idle, key=lambda connection: connection.deadline).drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._header_timer = _cancel(self._header_timer)
-        self._stalled_timer = _cancel(self._stalled_timer)
+        self._header.stop()
+        self._stalled.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._header_timer = _cancel(self._header_timer)
-        elif self._header_timer is None:  # the next request on this connection
-            self._header_timer = self.loop.call_later(HEADER_SECONDS, self._drop)
+        if self.conn.their_state is h11.IDLE:
+            self._header.start()
+        else:
+            self._header.stop()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled_timer = _cancel(self._stalled_timer)
-        self._stalled_timer = self.loop.call_later(STALLED_SECONDS, self._drop)
+        self._stalled.start()
 
     def resume_writing(self) -> None:
-        self._stalled_timer = _cancel(self._stalled_timer)
+        self._stalled.stop()
         super().resume_writing()
 
-    def _make_room(self) -> None:
-        """Drop the idle connection that is next to time out, if there are too many."""
-        if len(self.connections) < MAX_CONNECTIONS:
-            return
-        idle = [other for other in self.connections if isinstance(other, Connection) and other.is_idle]
-        idle = [other for other in idle if other is not self]
-        if idle:
-            oldest = min(idle, key=lambda other: other._deadline())
-            oldest._drop()
-            self.connections.discard(oldest)
 
-    def _deadline(self) -> float:
-        timers = [timer.when() for timer in (self._header_timer, self.timeout_keep_alive_task) if timer]
-        return min(timers, default=0.0)
+class _Timer:
+    """Calls `act` some seconds after its start, unless it is stopped before."""
 
-    def _drop(self) -> None:
-        self.transport.abort()
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]) -> None:
+        self._loop, self._seconds, self._act = loop, seconds, act
+        self._handle: asyncio.TimerHandle | None = None
 
+    @property
+    def when(self) -> float:
+        """The loop's time of the call; infinite if it was not started."""
+        return self._handle.when() if self._handle else math.inf
 
-def _cancel(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+    def start(self) -> None:
+        """Start, if it is not running."""
+        if self._handle is None:
+            self._handle = self._loop.call_later(self._seconds, self._act)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
