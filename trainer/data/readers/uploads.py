@@ -101,8 +101,9 @@ def _require_room(used: Mapping[Path, int], size: int) -> None:
     is_data = fullest.name == "data"
     fix = "Remove files that no run needs from it." if is_data else "Wait until other uploads have ended."
     raise UserError(
-        f"There is no room for {formatting.size(size)} more: uploaded data may take {formatting.size(QUOTA_BYTES)} "
-        f"in all, and the folder `{fullest.name}` in the runs folder holds {formatting.size(used[fullest])}.",
+        f"There is no room for {formatting.size(size)} more: uploaded data has a quota of "
+        f"{formatting.size(QUOTA_BYTES)}, and the folder `{fullest.name}` in the runs folder holds "
+        f"{formatting.size(used[fullest])}.",
         fix,
         "disk",
     )
