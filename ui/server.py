@@ -25,7 +25,7 @@ from ui.security.content_policy import ContentPolicy
 from ui.security.folder_names import FolderNames, folder_names
 from ui.security.guard import Guard
 from ui.security.origins import Origins
-from ui.security.responses import Responses
+from ui.security.responses import Failures, Headers
 from ui.security.sessions import Devices, Sessions, Throttle
 from ui.theme import STYLE, theme
 
@@ -46,7 +46,7 @@ def make_app(page: gr.Blocks, lab: Lab, password: str, hosts: Iterable[str]) -> 
         allowed_paths=[str(exports)],
         app_kwargs={
             # inside Gradio's compression
-            "middleware": [Middleware(FolderNames, names=names), Middleware(ContentPolicy)],
+            "middleware": [Middleware(Failures), Middleware(FolderNames, names=names), Middleware(ContentPolicy)],
             "exception_handlers": {RequestValidationError: _unreadable},
             "docs_url": None,
             "redoc_url": None,
@@ -61,7 +61,7 @@ def make_app(page: gr.Blocks, lab: Lab, password: str, hosts: Iterable[str]) -> 
     app: Any = Guard(gradio_app, exports, (lab.settings.data_dir, lab.settings.uploads_dir))
     if password:
         app = Login(app, password, Sessions(), Devices(lab.settings.runs_dir / DEVICE_KEY), Throttle())
-    return Responses(Origins(app, hosts))
+    return Headers(Failures(Origins(app, hosts)))
 
 
 def start(app: Any, host: str, port: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradio.route_utils import FnIndexInferError
 from starlette.datastructures import MutableHeaders
+from starlette.formparsers import MultiPartException
 from starlette.responses import PlainTextResponse
 
 from ui.handlers import UNEXPECTED
@@ -29,8 +30,37 @@ HEADERS = {
 }
 
 
-class Responses:
-    """ASGI middleware, the outermost: adds the headers; turns failures into messages."""
+class Failures:
+    """ASGI middleware: a message in place of whatever failed before a response began.
+
+    Needed around the door, and within Gradio's app, which would send its own page and log all details.
+    """
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        started = False
+
+        async def tracked_send(message: Any) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, tracked_send)
+        except Exception as error:
+            if started or scope["type"] != "http" or isinstance(error, MultiPartException):
+                raise
+            if isinstance(error, UNREADABLE):
+                await PlainTextResponse("This request cannot be read.", 400)(scope, receive, send)
+                return
+            traceback.print_exc(file=sys.stderr)
+            await PlainTextResponse(UNEXPECTED, 500)(scope, receive, send)
+
+
+class Headers:
+    """ASGI middleware, the outermost: adds the headers, and ends connections whose request was not read."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -39,41 +69,23 @@ class Responses:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        response = _Response(scope, receive, send)
-        try:
-            await self.app(scope, response.receive, response.send)
-        except Exception as error:
-            if response.started:
-                raise
-            if isinstance(error, UNREADABLE):
-                answer = PlainTextResponse("This request cannot be read.", 400)
-            else:
-                traceback.print_exc(file=sys.stderr)
-                answer = PlainTextResponse(UNEXPECTED, 500)
-            await answer(scope, response.receive, response.send)
-
-
-class _Response:
-    """One response, with the headers, and whether the request was read before it."""
-
-    def __init__(self, scope: Scope, receive: Any, send: Any) -> None:
-        self._receive, self._send = receive, send
-        self.started = False
         names = {name for name, value in scope["headers"] if value != b"0"}
-        self._unread = bool(names & {b"content-length", b"transfer-encoding"})
+        unread = bool(names & {b"content-length", b"transfer-encoding"})
 
-    async def receive(self) -> Any:
-        message = await self._receive()
-        self._unread = bool(message.get("more_body", False))
-        return message
+        async def tracked_receive() -> Any:
+            nonlocal unread
+            message = await receive()
+            unread = bool(message.get("more_body", False))
+            return message
 
-    async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self.started = True
-            headers = MutableHeaders(raw=list(message.get("headers", ())))
-            for name, value in HEADERS.items():
-                headers.setdefault(name, value)
-            if self._unread:
-                headers["connection"] = "close"  # or the server would go on to read a body that nobody wants
-            message = {**message, "headers": headers.raw}
-        await self._send(message)
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=list(message.get("headers", ())))
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if unread:
+                    headers["connection"] = "close"  # or the server would go on to read a body that nobody wants
+                message = {**message, "headers": headers.raw}
+            await send(message)
+
+        await self.app(scope, tracked_receive, send_with_headers)
