@@ -15,7 +15,7 @@ import gradio as gr
 
 from trainer.service.lab import Lab
 from ui import api, server
-from ui.components import load_plotly
+from ui.components import component, load_plotly
 from ui.security import upload_folder
 from ui.security.gate import SafeBlocks
 from ui.tabs.compare import CompareTab
@@ -37,7 +37,7 @@ def build(lab: Lab, has_password: bool = False) -> gr.Blocks:
     page: gr.Blocks
     with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(DAY, DAY)) as page:
         api.build(lab)  # first, so that its endpoint names are not taken
-        gr.HTML(HTML.macros("page.html")("header", TITLE, has_password), apply_default_css=False, elem_id="header")
+        component("header.js", HTML.macros("page.html")("header", TITLE, has_password), "header")
         load_plotly()
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train", render_children=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ def folder_names(settings: Settings, uploads: Path) -> dict[Path, str]:
         settings.runs_dir: "runs",
         settings.models_dir: "models",
         Path(hub): "hub-cache",
-        Path(sys.prefix): "python",
+        Path(sysconfig.get_path("purelib")): "python",
+        Path(sysconfig.get_path("stdlib")): "python",
         HOME / "trainer": "trainer",
         HOME / "ui": "ui",
     }
