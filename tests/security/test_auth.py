@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.security.asgi import ask, inside
-from ui.security import auth, sessions
+from ui.security import sessions
 from ui.security.auth import Login
 from ui.security.sessions import Devices, Sessions, Throttle
 
@@ -104,7 +104,7 @@ def test_passwords_are_compared_in_constant_time(app: Login, monkeypatch: pytest
         seen.append((first, second))
         return true_compare(first, second)
 
-    monkeypatch.setattr(auth.hmac, "compare_digest", compare)
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     log_in(app, "x")
     log_in(app, PASSWORD)
     assert [len(item) for pair in seen for item in pair] == [32] * 4

@@ -37,10 +37,11 @@ class Door(NamedTuple):
     port: int
     lab: Lab
 
-    def log_in(self) -> httpx.Client:
-        client = httpx.Client(base_url=self.address, timeout=20)
-        assert client.post("/login", data={"password": PASSWORD}).status_code == 200
-        return client
+    @contextlib.contextmanager
+    def log_in(self) -> Iterator[httpx.Client]:
+        with httpx.Client(base_url=self.address, timeout=20) as client:
+            assert client.post("/login", data={"password": PASSWORD}).status_code == 200
+            yield client
 
     def connect(self, text: bytes = b"") -> socket.socket:
         opened = socket.create_connection(("127.0.0.1", self.port), 20)
@@ -107,7 +108,7 @@ def test_idle_connections_and_half_sent_logins_lock_nobody_out(door: Door) -> No
     began = time.monotonic()
     with door.log_in() as client:
         assert client.get("/config").status_code == 200
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     for connection in opened:
         connection.close()
 

@@ -100,7 +100,8 @@ class BodyReader:
         while True:
             began = time.monotonic()
             try:
-                message = await asyncio.wait_for(self._receive(), max(0.0, WINDOW_SECONDS - self._waited))
+                async with asyncio.timeout(max(0.0, WINDOW_SECONDS - self._waited)):
+                    message = await self._receive()
             except TimeoutError:
                 if self._in_window < MIN_WINDOW_BYTES:
                     raise BrokenBody(408, "The request arrives too slowly.") from None
