@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from trainer.common import redaction
+from trainer.common import file_modes, redaction
 from trainer.common.errors import UserError
 from trainer.common.program import APP
 from trainer.service.lab import Lab, Settings
@@ -156,6 +156,7 @@ def open_lab(settings: Settings) -> Lab:
 
 
 def main() -> None:
+    file_modes.keep_private()
     settings, access = read_flags()
     redaction.install()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

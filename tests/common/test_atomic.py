@@ -65,13 +65,13 @@ def test_what_raises_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "inside").read_text() == "before"
 
 
-def test_a_folder_takes_the_place_of_another_and_others_may_read_it(tmp_path: Path) -> None:
+def test_a_folder_takes_the_place_of_another_and_is_private(tmp_path: Path) -> None:
     for text in ("one", "two"):
         with atomic.new_folder(tmp_path / "folder", replace=True) as draft:
             (draft / text).write_text(text)
             assert names(tmp_path / "folder") == ["one"] if text == "two" else not (tmp_path / "folder").exists()
     assert names(tmp_path) == ["folder"]
     assert names(tmp_path / "folder") == ["two"]
-    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700
     atomic.write(tmp_path / "file", "text")
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600

@@ -15,7 +15,7 @@ def ask(  # noqa: PLR0913  the parts of a request
     client: str = "127.0.0.1",
     server: tuple[str, int] = ("127.0.0.1", 7860),
 ) -> tuple[int, dict[str, str], bytes]:
-    """Send one request and collect the answer."""
+    """Send one request and collect the response; the values of a repeated header are joined by line breaks."""
     named = {"host": "127.0.0.1:7860", **(headers or {})}
     if method == "POST":
         named.setdefault("content-length", str(len(body)))
@@ -37,7 +37,10 @@ def ask(  # noqa: PLR0913  the parts of a request
         sent.append(message)
 
     asyncio.run(app(scope, receive, send))
-    answered = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
+    answered: dict[str, str] = {}
+    for key, value in sent[0]["headers"]:
+        name = key.decode()
+        answered[name] = f"{answered[name]}\n{value.decode()}" if name in answered else value.decode()
     return sent[0]["status"], answered, b"".join(message.get("body", b"") for message in sent[1:])
 
 

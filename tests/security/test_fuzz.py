@@ -176,7 +176,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]
     """A client of the real app and its lab, with one run in it. Nothing trains: the scheduler is not started."""
     from starlette.testclient import TestClient
 
-    import app
     import ui
     from trainer.service import Lab, Settings, planning
 
@@ -184,12 +183,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]
     lab.model_analysis = Here(lab.settings.models_dir, lab.settings.data_dir)
     config = validation.from_json(CONFIG)
     lab.store.create(config, planning.plan(lab, config))
-    served_app = ui.serve(lab, "127.0.0.1", app.free_port("127.0.0.1"))
-    with TestClient(served_app, base_url="http://127.0.0.1", raise_server_exceptions=True) as client:
+    with TestClient(ui.make_app(lab), base_url="http://127.0.0.1", raise_server_exceptions=True) as client:
         yield client, lab
-    import gradio
-
-    gradio.close_all()
     lab.close()
 
 

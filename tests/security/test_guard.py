@@ -9,13 +9,15 @@ import pytest
 
 from tests.security.asgi import ask, inside
 from trainer.data.readers import uploads
+from ui.security import bodies
 from ui.security.guard import Guard
+from ui.security.origins import Origins
 
-JOIN = "/gradio_api/queue/join"
+JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
 
 
-def guard(tmp_path: Path, *hosts: str) -> Guard:
-    return Guard(inside, hosts or ("127.0.0.1",), tmp_path, (tmp_path,))
+def guard(tmp_path: Path, *hosts: str) -> Origins:
+    return Origins(Guard(inside, tmp_path, (tmp_path,)), hosts or ("127.0.0.1",))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost", "LOCALHOST:1", "[::1]:7860"])
@@ -105,36 +107,30 @@ def test_of_files_only_finished_zips_of_the_exports_folder_are_served(tmp_path: 
         file.write_text("x")
     (exports / "link.zip").symlink_to(outside)
     (exports / "inner.zip").symlink_to(exports / ".b.zip")
-    app: Any = guard(tmp_path)
-    app.exports_dir = exports.resolve()
-    status = {
-        str(path): ask(app, f"/gradio_api/file={path}")[0]
-        for path in [
-            *(
-                exports / name
-                for name in (
-                    "a.zip",
-                    ".b.zip",
-                    ".c.zip-7",
-                    "deeper/d.zip",
-                    "link.zip",
-                    "inner.zip",
-                    "nothing.zip",
-                    "",
-                )
-            ),
-            *(
-                exports / "../events.jsonl",
-                outside,
-                "README.md",
-                "/etc/passwd",
-                "http://example.com/a.zip",
-                "a\0.zip",
-            ),
-        ]
-    }
-    assert [path for path, answer in status.items() if answer == 200] == [str(exports / "a.zip")]
+    served: list[str] = []
+
+    async def gradio(scope: Any, receive: Any, send: Any) -> None:
+        served.append(scope["path"])
+        await inside(scope, receive, send)
+
+    app = Guard(gradio, exports, ())
+    names = (
+        "a.zip",
+        ".b.zip",
+        ".c.zip-7",
+        "deeper/d.zip",
+        "link.zip",
+        "inner.zip",
+        "nothing.zip",
+        "",
+        "../events.jsonl",
+    )
+    paths = [f"exports/{name}" for name in names] + [str(exports / "a.zip"), str(outside), "README.md", "/etc/passwd"]
+    paths += ["http://example.com/a.zip", "exports/a\0.zip", "exports/../exports/a.zip", "a.zip", "uploads/a.zip"]
+    status = {path: ask(app, f"/gradio_api/file={path}")[0] for path in paths}
+    assert [path for path, answer in status.items() if answer == 200] == ["exports/a.zip"]
     assert set(status.values()) == {200, 403}
+    assert served == [f"/gradio_api/file={exports.resolve() / 'a.zip'}"], "Gradio gets the real path"
 
 
 def test_a_body_must_say_its_size_and_be_small(tmp_path: Path) -> None:
@@ -145,13 +141,46 @@ def test_a_body_must_say_its_size_and_be_small(tmp_path: Path) -> None:
     assert ask(guard(tmp_path), "/gradio_api/upload", "POST", too_long)[0] == 413
 
 
-def test_uploads_have_a_quota_that_counts_what_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_of_a_large_upload_evicts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what arrives needs room. What can never fit is refused at once, and the message names the full folder."""
     monkeypatch.setattr(uploads, "QUOTA_BYTES", 1000)
-    (tmp_path / "kept").write_bytes(b"x" * 500)
-    app = guard(tmp_path)
-    headers = {"content-length": "400"}
-    assert ask(app, "/gradio_api/upload", "POST", headers)[0] == 200
-    app.incoming = 200
-    status, _, body = ask(app, "/gradio_api/upload", "POST", headers)
+    data, arriving = tmp_path / "data", tmp_path / "uploads"
+    cached = data / "cache" / "key"
+    cached.mkdir(parents=True)
+    arriving.mkdir()
+    (cached / "tokens").write_bytes(b"x" * 500)
+    (data / "rows.jsonl").write_bytes(b"x" * 300)
+    app = Guard(inside, tmp_path, (data, arriving))
+    assert ask(app, UPLOAD, "POST", {"content-length": "700"})[0] == 200
+    assert (cached / "tokens").exists()
+    status, _, body = ask(app, UPLOAD, "POST", {"content-length": "701"})
     assert status == 413
-    assert b"quota" in body
+    assert b"`data` in the runs folder holds 300 B" in body
+    (arriving / "part").write_bytes(b"x" * 600)
+    assert b"`uploads` in the runs folder holds 600 B" in ask(app, UPLOAD, "POST", {"content-length": "101"})[2]
+
+
+async def read_all(_scope: Any, receive: Any, send: Any) -> None:
+    """An app that reads the body, and responds with its length."""
+    length, more = 0, True
+    while more:
+        message = await receive()
+        length, more = length + len(message["body"]), message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(length).encode()})
+
+
+def test_a_body_needs_room_as_it_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "QUOTA_BYTES", 1000)
+    monkeypatch.setattr(bodies, "ROOM_STEP", 100)
+    (tmp_path / "cache" / "key").mkdir(parents=True)
+    (tmp_path / "cache" / "key" / "tokens").write_bytes(b"x" * 950)
+    app = Guard(read_all, tmp_path, (tmp_path,))
+    assert ask(app, UPLOAD, "POST", body=b"x" * 200)[2] == b"200"
+    assert not (tmp_path / "cache" / "key").exists(), "now it is needed"
+
+
+def test_a_body_is_not_longer_than_announced(tmp_path: Path) -> None:
+    app = Guard(read_all, tmp_path, (tmp_path,))
+    assert ask(app, JOIN, "POST", {"content-length": "3"}, b"four")[0] == 413
+    assert ask(app, JOIN, "POST", {"transfer-encoding": "chunked"}, b"four")[0] == 411

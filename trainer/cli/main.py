@@ -20,7 +20,7 @@ from trainer.cli import data_commands, experiment_commands
 from trainer.cli.output import one_line, show, show_json
 from trainer.cli.plan_text import print_issue, print_plan
 from trainer.cli.progress import Progress
-from trainer.common import formatting, gpu_allocator
+from trainer.common import file_modes, formatting, gpu_allocator
 from trainer.common.errors import InvalidConfig, Issue, UserError
 from trainer.common.program import APP, COMMAND, HOME
 from trainer.config import overrides, validation
@@ -35,6 +35,7 @@ BAD_INPUT = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
+    file_modes.keep_private()
     parser = _parser()
     options, flags = parser.parse_known_args(arguments)
     options.flags = flags  # flags of the page, parsed by app.py
@@ -250,13 +251,13 @@ def _export(options: argparse.Namespace) -> int:
     exported = exports.adapter(options.lab, options.run, options.runs_dir)
     target = options.output or Path.cwd() / exported.name
     try:
-        shutil.move(exported, target / exported.name if target.is_dir() else target)
+        written = Path(shutil.move(exported, target / exported.name if target.is_dir() else target))
+        file_modes.make_ordinary(written)
     except OSError as error:
         exported.unlink(missing_ok=True)
         raise UserError(
             f"{target} cannot be written: {error.strerror or error}.", "Name another file with -o.", "disk"
         ) from error
-    written = target / exported.name if target.is_dir() else target
     if options.json:
         show_json({"id": options.run, "file": str(written)}, indent=None)
     else:

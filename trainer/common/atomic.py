@@ -1,8 +1,8 @@
 """Atomic writes: files and folders appear complete or not at all, even if the writing program is killed.
 
-Everything is written next to its target under a hidden name, synced to disk, and renamed. `durable=False` skips the
-sync, for what can be rebuilt and is validated when read: a power failure may corrupt such a file, a killed program
-cannot.
+Everything is written next to its target under a hidden name, synced to disk, and renamed; only its user may read it.
+`durable=False` skips the sync, for what can be rebuilt and is validated when read: a power failure may corrupt such a
+file, a killed program cannot.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ def new_file(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
         try:
             yield file
             file.flush()
-            draft.chmod(0o644)
             publish(draft, path, durable)
         except BaseException:  # also if the process is being stopped
             draft.unlink(missing_ok=True)
@@ -41,7 +40,6 @@ def new_folder(path: Path, durable: bool = True, replace: bool = False) -> Itera
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         yield draft
-        draft.chmod(0o755)
         with _aside(path) if replace else contextlib.nullcontext():
             publish(draft, path, durable)
     except BaseException:

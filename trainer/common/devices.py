@@ -104,6 +104,11 @@ def lock_path(device: str) -> Path:
     return base / f"{name}.lock"
 
 
+def locks_are_shared() -> bool:
+    """Whether other users of the machine take the same locks."""
+    return bool(os.environ.get("LAB_DEVICE_LOCKS"))
+
+
 def _query(name: str) -> Device:
     busy = file_locks.holder(lock_path(name)) not in (None, os.getpid())
     if name == "cpu":

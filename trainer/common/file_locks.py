@@ -36,12 +36,13 @@ _OURS: weakref.WeakValueDictionary[Path, io.FileIO] = weakref.WeakValueDictionar
 _FLOCK = "@qqihh" if sys.platform == "darwin" else "@hhqqi4x"
 
 
-def acquire(path: Path, patience: float = 0.0) -> BinaryIO | None:
+def acquire(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | None:
     """Take the lock at `path`, and the turn to write; None if another process holds it.
 
-    `patience`: seconds to keep trying. The lock is released when the file is closed or the process ends.
+    `patience`: seconds to keep trying. `shared`: other users of the machine may take it, too. The lock is released
+    when the file is closed or the process ends.
     """
-    file = _lock(path, (HOLDER, WRITER), patience)
+    file = _lock(path, (HOLDER, WRITER), patience, shared)
     if file is not None:
         _OURS[path] = file
     return cast("BinaryIO | None", file)
@@ -101,11 +102,10 @@ def _is_ours(path: Path) -> bool:
     return file is not None and not file.closed
 
 
-def _lock(path: Path, offsets: tuple[int, ...], patience: float) -> io.FileIO | None:
+def _lock(path: Path, offsets: tuple[int, ...], patience: float, shared: bool = False) -> io.FileIO | None:
     """Raises DamagedFile if something other than a file is there, OSError if the folder cannot be written to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     bounded_files.check_regular(path)
-    file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
+    file = io.FileIO(_open(path, shared), "r+")
     deadline = time.monotonic() + patience
     for offset in offsets:
         while True:
@@ -117,6 +117,20 @@ def _lock(path: Path, offsets: tuple[int, ...], patience: float) -> io.FileIO | 
                     file.close()
                     return None
                 time.sleep(0.02)
+    return file
+
+
+def _open(path: Path, shared: bool) -> int:
+    """The lock file, made if there is none; modes are set explicitly, since the umask keeps all else private."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, os.O_RDWR)  # Linux refuses O_CREAT for another user's file in a folder like /tmp
+    if shared and not path.parent.exists():
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(0o1777)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    if shared:
+        os.fchmod(file, 0o666)
     return file
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from trainer.common import devices, file_locks, redaction
+from trainer.common import devices, file_locks, file_modes, redaction
 from trainer.common.errors import UserError
 from trainer.config import validation
 from trainer.models.download import fetch
@@ -90,6 +90,7 @@ class StopSwitch:
 
 def main(arguments: list[str]) -> int:
     """Run the folder named on the command line, or, with --wait, the one named on standard input."""
+    file_modes.keep_private()
     if arguments == ["--wait"]:
         with contextlib.suppress(KeyboardInterrupt):
             return _wait()
@@ -182,7 +183,7 @@ def _take_device(names: Sequence[str], writer: EventWriter) -> str:
     began, logged = time.monotonic(), False
     while True:
         for name in names:
-            held = file_locks.acquire(devices.lock_path(name))
+            held = file_locks.acquire(devices.lock_path(name), shared=devices.locks_are_shared())
             if held is not None:
                 _HELD.append(held)
                 return name
@@ -214,7 +215,7 @@ def _folder(variable: str, default: str) -> Path:
 def _log_to(path: Path) -> None:
     """Redirect standard output and error, including those of C libraries, to the run's log."""
     with contextlib.suppress(OSError):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(file, 1)
         os.dup2(file, 2)
         os.close(file)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer.common import atomic, file_locks
+from trainer.common import atomic, file_locks, file_modes
 from trainer.common.disk import disk_full
 from trainer.common.disk_cache import FULL
 from trainer.common.errors import InvalidConfig, UserError
@@ -73,6 +73,7 @@ def fetch(model: ModelConfig, models_dir: Path, commit: str, sink: Sink) -> Mode
     return pinned
 
 
+@file_modes.ordinary()
 def download(repository: Repository, sink: Sink) -> None:
     """Download all files that training needs into the cache. Raises UserError, and what a signal handler raises."""
     if lacking := disk_space_issue(repository.name, repository.folder, repository.left):
@@ -169,7 +170,7 @@ def _fetch(repository: Repository, file: HubFile, stop: threading.Event) -> None
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         cache = repository.folder.parents[2]
-        lock = file_locks.acquire(cache / ".locks" / f"{file.sha256}.lab-lock", patience=float("inf"))
+        lock = file_locks.acquire(cache / ".locks" / f"{file.sha256}.lab-lock", patience=float("inf"), shared=True)
         with lock or contextlib.nullcontext():
             if not blob.is_file():
                 _complete(repository, file, part, stop)

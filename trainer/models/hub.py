@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainer.common import file_modes
 from trainer.common.errors import UserError
 from trainer.config.schema import ModelConfig
 from trainer.models import weight_files
@@ -223,7 +224,9 @@ def _index_of(name: str, commit: str, files: Mapping[str, HubFile]) -> Index | N
     if INDEX not in files or weight_files.SINGLE in files or files[INDEX].size > MAX_INDEX_BYTES:
         return None
     try:
-        return weight_files.parse_index(Path(hf_hub_download(name, INDEX, revision=commit)).read_bytes())
+        with file_modes.ordinary():
+            index = hf_hub_download(name, INDEX, revision=commit)
+        return weight_files.parse_index(Path(index).read_bytes())
     except Exception as error:
         raise refusal(name, error) from error
 

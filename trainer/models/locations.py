@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import demo
+from trainer.common import file_modes
 from trainer.common.errors import UserError, first_line
 from trainer.config.schema import ModelConfig
 from trainer.models.hub import COMMIT, Unreachable, in_time, refusal, snapshot
@@ -183,7 +184,8 @@ def _file(source: str, keywords: dict[str, Any], file: str) -> Path | None:
         path = (Path(source) if is_folder(keywords) else snapshot(source, keywords["revision"])) / file
         return path if path.is_file() else None
     try:
-        return Path(hf_hub_download(source, file, revision=keywords.get("revision")))
+        with file_modes.ordinary():
+            return Path(hf_hub_download(source, file, revision=keywords.get("revision")))
     except LocalEntryNotFoundError:
         if file == "config.json":
             raise

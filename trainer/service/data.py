@@ -11,7 +11,7 @@ from trainer.common.errors import InvalidConfig, Issue
 from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import RunConfig, is_bundled
 from trainer.data.readers.files import is_quick_to_read
-from trainer.data.readers.uploads import MAX_UPLOAD_BYTES, check_room, keep_data, take_upload
+from trainer.data.readers.uploads import MAX_UPLOAD_BYTES, check_room, keep_data, make_room, take_upload
 from trainer.data.rows.columns import SHAPES
 from trainer.models.locations import HUB_ID
 from trainer.planning.schedule import Size
@@ -27,6 +27,7 @@ __all__ = [
     "check_room",
     "example",
     "keep_data",
+    "make_room",
     "mask_test",
     "read_if_quick",
     "report",

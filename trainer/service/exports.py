@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.common import atomic
+from trainer.common import atomic, file_modes
 from trainer.common.errors import UserError
 from trainer.experiments.comparison import Comparison
 from trainer.experiments.experiment import Experiment
@@ -41,5 +41,6 @@ def write_markdown(lab: Lab, compared: Comparison, experiment: Experiment | None
 def _write(path: Path, text: str) -> None:
     try:
         atomic.write(path, text)
+        file_modes.make_ordinary(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.", "Name another file.", "disk") from error

@@ -39,6 +39,11 @@ class Settings:
         """The only folder whose files the app serves."""
         return self.runs_dir / "exports"
 
+    @property
+    def uploads_dir(self) -> Path:
+        """Where uploads arrive, until they are checked and stored."""
+        return self.runs_dir / "uploads"
+
 
 class Lab:
     """The state of an app, or of one command."""

@@ -1,107 +1,112 @@
 """One password for the whole app: a login page, a session cookie, and throttled attempts.
 
-Gradio's own `auth=` leaves several of its routes open. Here, nothing can be reached without a session except the
-login itself and the request by which Gradio checks that it has started.
+Gradio's own `auth=` leaves several of its routes open. Here, a request without a session never gets past this file:
+every path answers with the same login page and status, bodies are not read, and `/robots.txt` is a constant.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
-import secrets
-import time
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
-from itsdangerous import BadSignature, TimestampSigner
 from starlette.formparsers import FormParser, MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from ui.security.guard import App, Scope
+from ui.security.origins import App, Scope
+from ui.security.sessions import DEVICE_SECONDS, SESSION_SECONDS, Devices, Sessions, Throttle
 from ui.views import HTML
 
 COOKIE = "lab_session"
-OPEN = ("/gradio_api/startup-events", "/robots.txt")
-SESSION_SECONDS = 30 * 86_400
+DEVICE = "lab_device"
+ROBOTS = "User-agent: *\nDisallow: /\n"
 MAX_FORM_BYTES = 4096
-FREE_ATTEMPTS = 3
-MAX_DELAY = 300.0
-MAX_ADDRESSES = 4096
-
-
-class Throttle:
-    """Failed attempts by address: the first few are free, then the delay doubles. Memory is capped."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
-
-    def wait(self, address: str) -> float:
-        """Seconds that this address has to wait before its next attempt."""
-        return max(0.0, self._failed.get(address, (0, 0.0))[1] - self._clock())
-
-    def fail(self, address: str) -> None:
-        """Count a failed attempt. If there are too many addresses, the one that failed longest ago is forgotten."""
-        attempts = self._failed.pop(address, (0, 0.0))[0] + 1
-        delay = min(2.0 ** min(attempts - FREE_ATTEMPTS, 20), MAX_DELAY) if attempts >= FREE_ATTEMPTS else 0.0
-        self._failed[address] = (attempts, self._clock() + delay)
-        if len(self._failed) > MAX_ADDRESSES:
-            self._failed.popitem(last=False)
-
-    def succeed(self, address: str) -> None:
-        self._failed.pop(address, None)
+FORM_SECONDS = 10.0
+MAX_FORMS = 32
+"""Login forms that may be on their way at once. One more drops the oldest: a real one arrives in a moment."""
 
 
 class Login:
-    """ASGI middleware: asks for the password unless a request has a valid session cookie."""
+    """ASGI middleware: asks for the password unless a request has the cookie of an open session."""
 
-    def __init__(self, app: App, password: str, throttle: Throttle | None = None) -> None:
+    def __init__(self, app: App, password: str, sessions: Sessions, devices: Devices, throttle: Throttle) -> None:
         self.app = app
         self._digest = _digest(password)
-        self._throttle = throttle or Throttle()
-        # a new key at every start, which ends all sessions
-        self._signer = TimestampSigner(secrets.token_bytes(32), salt=COOKIE, digest_method=hashlib.sha256)
+        self._sessions, self._devices, self._throttle = sessions, devices, throttle
+        self._forms: list[asyncio.Timeout] = []
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request, path = Request(scope, receive), scope["path"]
-        if path.rstrip("/") == "/login" and request.method == "POST":
+        request, path = Request(scope, receive), scope["path"].rstrip("/")
+        token = request.cookies.get(COOKIE, "")
+        if request.method == "POST" and path == "/login":
             response = await self._log_in(request)
-        elif path in OPEN or self._is_valid(request.cookies.get(COOKIE, "")):
-            await self.app(scope, receive, send)
-            return
+        elif not self._sessions.use(token):
+            response = PlainTextResponse(ROBOTS) if path == "/robots.txt" else _login_required(request, 401)
+        elif request.method == "POST" and path == "/logout":
+            response = self._log_out(request, token)
         else:
-            response = _login_required(request, 401)
+            await self.app(scope, receive, self._while_open(token, send))
+            return
         await response(scope, receive, send)
 
-    def _is_valid(self, token: str) -> bool:
-        """Whether this app issued the token, and not too long ago."""
-        try:
-            self._signer.unsign(token, max_age=SESSION_SECONDS)
-        except (BadSignature, UnicodeError):
-            return False
-        return True
+    def _while_open(self, token: str, send: Any) -> Any:
+        """A `send` that ends a stream when the session ends."""
+        ended = False
+
+        async def send_while_open(message: Any) -> None:
+            nonlocal ended
+            if ended:
+                return
+            if message.get("more_body") and not self._sessions.is_open(token):
+                ended, message = True, {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        return send_while_open
 
     async def _log_in(self, request: Request) -> Response:
-        address = _client_address(request)
-        wait = self._throttle.wait(address)
+        device = self._devices.known(request.cookies.get(DEVICE, ""))
+        caller = f"device {device}" if device else _client_address(request)
+        wait = self._throttle.wait(caller)
         if wait > 0:
             seconds = str(round(wait) + 1)
             return _login_required(
                 request, 429, f"Too many attempts. Try again in {seconds} seconds.", {"retry-after": seconds}
             )
-        password = await _read_password(request)
+        try:
+            password = await self._read_password(request)
+        except (TimeoutError, ClientDisconnect):
+            return _login_required(request, 408, "The password did not arrive. Try again.")
         # nothing is awaited between these checks and the count, so that concurrent attempts are counted
-        if self._throttle.wait(address) > 0 or not hmac.compare_digest(_digest(password), self._digest):
-            self._throttle.fail(address)
+        if self._throttle.wait(caller) > 0 or not hmac.compare_digest(_digest(password), self._digest):
+            self._throttle.fail(caller)
             return _login_required(request, 401, "Wrong password.")
-        self._throttle.succeed(address)
-        return _welcome(request, self._signer.sign(secrets.token_urlsafe(16)).decode())
+        self._throttle.succeed(caller)
+        return _welcome(request, self._sessions.begin(), self._devices.cookie(device))
+
+    async def _read_password(self, request: Request) -> str:
+        """The password in the form. Raises TimeoutError and ClientDisconnect if it does not arrive."""
+        async with asyncio.timeout(FORM_SECONDS) as form:
+            self._forms.append(form)
+            try:
+                if len(self._forms) > MAX_FORMS:
+                    self._forms.pop(0).reschedule(0)
+                return await _read_form(request)
+            finally:
+                if form in self._forms:
+                    self._forms.remove(form)
+
+    def _log_out(self, request: Request, token: str) -> Response:
+        self._sessions.end(token)
+        response = _done(request)
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return response
 
 
 def _digest(text: str) -> bytes:
@@ -118,7 +123,7 @@ def _client_address(request: Request) -> str:
     return str(ipaddress.ip_network((text, 64), strict=False)) if address.version == 6 else text
 
 
-async def _read_password(request: Request) -> str:
+async def _read_form(request: Request) -> str:
     """The password in the form; empty if the form is invalid or too long."""
 
     async def limited() -> AsyncGenerator[bytes, None]:
@@ -132,7 +137,7 @@ async def _read_password(request: Request) -> str:
     try:
         # not `request.form()`, which accepts any number of bytes, and files
         form = await FormParser(request.headers, limited(), max_fields=10).parse()
-    except (MultiPartException, ClientDisconnect, UnicodeError):
+    except (MultiPartException, UnicodeError):
         return ""
     password = form.get("password", "")
     return password if isinstance(password, str) else ""
@@ -146,12 +151,18 @@ def _login_required(request: Request, status: int, text: str = "", headers: dict
     return PlainTextResponse(text or "A password is required: POST it to /login.", status, headers)
 
 
-def _welcome(request: Request, token: str) -> Response:
-    """Set the cookie; a browser is redirected to the page, a program gets `{"success": true}`."""
-    response = RedirectResponse("./", 303) if _is_browser(request) else JSONResponse({"success": True})
+def _welcome(request: Request, token: str, device: str) -> Response:
+    """Set the cookies of the session and of the device."""
+    response = _done(request)
     is_https = request.headers.get("x-forwarded-proto", request.scope.get("scheme")) == "https"
-    response.set_cookie(COOKIE, token, secure=is_https, httponly=True, samesite="strict")
+    for name, value, seconds in ((COOKIE, token, SESSION_SECONDS), (DEVICE, device, DEVICE_SECONDS)):
+        response.set_cookie(name, value, seconds, secure=is_https, httponly=True, samesite="strict")
     return response
+
+
+def _done(request: Request) -> Response:
+    """A browser is redirected to the page, a program gets `{"success": true}`."""
+    return RedirectResponse("./", 303) if _is_browser(request) else JSONResponse({"success": True})
 
 
 def _is_browser(request: Request) -> bool:

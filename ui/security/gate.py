@@ -12,6 +12,7 @@ from gradio import utils
 
 from trainer.common.errors import UserError
 from ui.handlers import UNEXPECTED, error_message
+from ui.security.folder_names import UPLOADS
 
 MAX_TEXT = 1_000_000
 MAX_DEPTH = 24
@@ -60,8 +61,16 @@ def check_values(values: Any) -> None:
 
 
 def _check_file(value: dict[str, Any]) -> None:
-    """Gradio treats any object with these keys as a file, and downloads URLs."""
-    if "path" in value and ("meta" in value or "url" in value) and not is_upload(value):
+    """Gradio treats any object with these keys as a file, and downloads URLs.
+
+    An upload's short name becomes its path.
+    """
+    if "path" not in value or not ("meta" in value or "url" in value):
+        return
+    path = value["path"]
+    if isinstance(path, str) and path.startswith(f"{UPLOADS}/"):
+        value["path"] = str(Path(utils.get_upload_folder(), path.removeprefix(f"{UPLOADS}/")))
+    if not is_upload(value):
         raise UserError("This refers to a file that was not uploaded.", "Upload the file.", "data")
 
 
