@@ -212,11 +212,11 @@ def _tie_as_published(config: Any, value: dict[str, Any]) -> None:
 
 
 def _walk(value: Any) -> Iterator[tuple[str, Any, int]]:
-    """Every key of nested JSON with its value and depth."""
+    """Every value in nested JSON with its key, empty for an item of a list, and its depth."""
     waiting = [(value, 0)]
     while waiting:
         item, depth = waiting.pop()
-        if isinstance(item, dict):
-            yield from ((key, inner, depth) for key, inner in item.items())
         if isinstance(item, dict | list):
-            waiting += [(inner, depth + 1) for inner in (item.values() if isinstance(item, dict) else item)]
+            inside = list(item.items()) if isinstance(item, dict) else [("", inner) for inner in item]
+            yield from ((key, inner, depth) for key, inner in inside)
+            waiting += [(inner, depth + 1) for _, inner in inside]
