@@ -16,11 +16,8 @@ import pytest
 from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig
 from trainer.data.checking import check
-from trainer.data.masking.chat_templates import choose
-from trainer.data.masking.loss_mask import LossMasker
 from trainer.data.preparation import rejected_rows_error
 from trainer.data.readers import files, hub_datasets, limits, parquet_rows, uploads
-from trainer.data.rows.messages import BadRow
 
 packed = partial(gzip.compress, mtime=0)
 """The same bytes in every process that collects these tests."""
@@ -290,16 +287,3 @@ def test_uploads_have_a_size_and_a_quota(upload: Path, tmp_path: Path, monkeypat
 def test_an_upload_is_moved_not_doubled(upload: Path, tmp_path: Path) -> None:
     assert (tmp_path / "data" / uploads.take_upload(upload, tmp_path / "data")).exists()
     assert not upload.exists()
-
-
-def test_a_chat_template_is_rendered_in_the_sandbox() -> None:
-    """A template comes with a model; it may not reach into Python."""
-    from tests.support import tiny
-
-    tokenizer = tiny.tokenizer()
-    example = {"messages": [{"role": "user", "content": "{{ 7*7 }}"}, {"role": "assistant", "content": "b"}]}
-    masker = LossMasker(choose(DataConfig(), tokenizer, {}), DataConfig())
-    assert "{{ 7*7 }}" in masker.one(example).text
-    tokenizer.chat_template = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
-    with pytest.raises(BadRow, match="refuses"):
-        LossMasker(choose(DataConfig(), tokenizer, {}), DataConfig()).one(example)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from trainer.common.errors import UserError
+from trainer.common.formatting import size
+from trainer.common.work_limits import Exceeded, limited
 from trainer.config.schema import DataConfig
 from trainer.data.masking.message_forms import MessageForm, folded, form_of
 from trainer.data.rows.messages import BadRow, Example, Message
@@ -25,7 +27,10 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 Tools = Sequence[dict[str, Any]] | None
-REFUSALS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError)
+RENDER_SECONDS, RENDER_BYTES = 10.0, 1_000_000_000
+"""CPU time and memory of one rendering. A template is code that came with a model: nothing else bounds its loops."""
+MAX_TEXT, MAX_GROWTH = 1_000_000, 8
+"""Characters of any rendered text, and how many times its messages a longer one may be."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,18 @@ class Template:
 
     def _rendered(self, messages: list[Message], tools: Tools, ask: bool) -> str:
         try:
-            return self._applied(messages, tools, ask)
-        except REFUSALS as error:
+            text = limited(lambda: self._applied(messages, tools, ask), RENDER_BYTES, RENDER_SECONDS)
+        except Exceeded as error:
+            raise _excessive(error) from error
+        except (RecursionError, SyntaxError, TemplateSyntaxError) as error:  # no other row would fare better
+            raise _unusable(f"cannot be rendered: {_reason(error)}") from error
+        except Exception as error:  # a template may raise anything
             if tools is None and isinstance(error, TypeError):  # some go through the tools without asking for any
                 return self._rendered(messages, [], ask)
             raise _refusal(error) from error
+        if len(text) > MAX_TEXT and len(text) > MAX_TEXT + MAX_GROWTH * len(str((messages, tools))):
+            raise _unusable(f"makes a text of {len(text):,} characters of a single conversation")
+        return text
 
     def _applied(self, messages: list[Message], tools: Tools, ask: bool) -> str:
         return str(
@@ -117,17 +129,32 @@ class Template:
         if not conversations:
             return []
         made = [self.form(messages) for messages in conversations]
+        apply = partial(self.tokenizer.apply_chat_template, made, chat_template=self.text, tokenize=False)
         try:
-            return list(self.tokenizer.apply_chat_template(made, chat_template=self.text, tokenize=False))
-        except REFUSALS:
+            texts = list(limited(apply, RENDER_BYTES, RENDER_SECONDS))
+        except Exception:  # of whatever kind: rendered one by one, each gets its reason
             return None
+        return texts if max(map(len, texts)) <= MAX_TEXT else None
+
+
+def _excessive(error: Exceeded) -> UserError:
+    limit = {"time": f"{RENDER_SECONDS:g} s", "memory": f"{size(RENDER_BYTES)} of memory"}[error.limit]
+    return _unusable(f"takes more than {limit} for a single conversation")
+
+
+def _unusable(does: str) -> UserError:
+    fix = "Set the template to chatml or plain, or choose another model."
+    return UserError(f"The chat template of the model {does}.", fix)
 
 
 def _refusal(error: Exception) -> BadRow:
-    reason = str(error).strip().rstrip(".")
     if isinstance(error, TemplateError):
-        return BadRow(f"the chat template refuses it: {reason[:160]}")
-    return BadRow(f"the chat template cannot take it ({type(error).__name__}: {reason[:120]})")
+        return BadRow(f"the chat template refuses it: {_reason(error)}")
+    return BadRow(f"the chat template cannot take it ({type(error).__name__}: {_reason(error)})")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().rstrip(".")[:160]
 
 
 def adds_bos(tokenizer: Any) -> bool:

@@ -72,19 +72,14 @@ def capped(rows: Iterator[tuple[int, Row]], name: str) -> Iterator[tuple[int, Ro
         yield row
 
 
-def sized(rows: Iterator[Row], name: str, most: int = 0) -> Iterator[tuple[int, Row]]:
-    """Rows of an Arrow table, numbered and checked. Raises UserError where they are too much in all, or more than
-    `most` characters of text."""
+def sized(rows: Iterator[Row], name: str) -> Iterator[tuple[int, Row]]:
+    """Rows of an Arrow table, numbered and checked. Raises UserError where they are too much text in all."""
     total = 0
     for number, row in enumerate(rows, 1):
         total += row_size(row)
         if total > MAX_TEXT_BYTES:
             raise too_large(name)
-        if total > (most or total):
-            raise UserError(
-                f"{name} unfolds to far more than its own size: {size(most)} of text.", "Use a part of it.", "data"
-            )
-        yield number, _without_nulls(checked(row))
+        yield number, row if PROBLEM in row else _without_nulls(checked(row))
 
 
 def checked(row: Any) -> Row:
