@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
@@ -35,6 +34,8 @@ DAY = 86400
 THREADS = 64
 """For handlers, of which those that wait for an analysis take `analysis_process.PLACES` for each of two processes.
 Not 40, for which Gradio would let them share the threads of its own routes."""
+CLOSE_SECONDS = 1
+"""Seconds for open requests when the app ends; an open page always has some that would not end by themselves."""
 
 
 def build(lab: Lab) -> gr.Blocks:
@@ -58,17 +59,26 @@ def build(lab: Lab) -> gr.Blocks:
     return page
 
 
-def launch(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[str] = ()) -> None:
-    """Serve the page until Ctrl+C; prints its address."""
+def launch(
+    lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[str] = (), stop_runs: bool = False
+) -> None:
+    """Serve the page until KeyboardInterrupt, then close the lab; prints its address.
+
+    `stop_runs`: stop running trainings as well, with a checkpoint.
+    """
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    serve(lab, host, port, password, hosts)
     name = f"[{host}]" if ":" in host else host
-    lab.start()  # only now: the imports of its processes would delay the first page
-    print(f"LoRA Module Lab is running on http://{name}:{port}", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
+        serve(lab, host, port, password, hosts)
+        lab.start()  # only now: the imports of its processes would delay the first page
+        print(f"LoRA Module Lab is running on http://{name}:{port}", flush=True)
         while True:
             time.sleep(3600)
-    gr.close_all()
+    finally:
+        if stop_runs:
+            print("Stopping running trainings, with a checkpoint", flush=True)
+        lab.close(stop_runs)  # before the server, whose open requests may wait for the lab
+        gr.close_all()
 
 
 def serve(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[str] = ()) -> Any:
@@ -102,6 +112,7 @@ def serve(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[st
         max_threads=THREADS,
         prevent_thread_lock=True,
     )
+    page.server.config.timeout_graceful_shutdown = CLOSE_SECONDS
     return app
 
 
