@@ -28,14 +28,14 @@ def impatient() -> None:
 
 def freeze(bench: Bench, run: Run) -> int:
     """SIGSTOP the run's worker in a training step whose pace is known; returns its process id."""
-    wait_for(lambda: b'"limit": 1.5' in (run.folder / heartbeat.FILE).read_bytes())
+    wait_for(lambda: _pace_is_known(run))
     process = bench.worker_of(run)
     os.kill(process, signal.SIGSTOP)
     return process
 
 
 def test_a_hung_worker_is_shown_and_killed_and_its_run_resumes_with_the_same_losses(bench: Bench) -> None:
-    run, alike = bench.create(steps=30, save_steps=2, state="starting"), bench.create(steps=30, state="starting")
+    run, alike = (bench.create(steps=200, save_steps=10, eval_steps=50, state="starting") for _ in range(2))
     assert bench.worker(alike).wait() == 0
     slow = bench.worker(run, impatient)
     process = freeze(bench, run)
@@ -60,6 +60,11 @@ def test_a_hung_worker_is_shown_and_killed_and_its_run_resumes_with_the_same_los
     losses = [bench.run(one).history.train.curve("loss")[1].tolist() for one in (run, alike)]
     assert losses[0] == losses[1]
     assert not (run.folder / heartbeat.FILE).exists()
+
+
+def _pace_is_known(run: Run) -> bool:
+    path = run.folder / heartbeat.FILE
+    return path.exists() and f'"limit": {LIMIT}' in path.read_text()
 
 
 def _shown(bench: Bench, run: Run, words: str) -> str:

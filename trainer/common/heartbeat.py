@@ -10,13 +10,18 @@ A process has at most one heartbeat, so `beat` and `phase` may be called anywher
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import os
 import platform
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from trainer.common import bounded_files
+from trainer.common.bounded_files import DamagedFile
 
 FILE = "heartbeat"
 SIZE = 256
@@ -26,9 +31,8 @@ INTERVAL = 1.0
 LEAST_LIMIT = 120.0
 """Seconds without a sign of life that are always normal."""
 FACTOR = 10
-"""A silence is normal up to this many times the longest recent one."""
-DECAY = 0.999
-"""What remains of the longest silence after each later one: outliers are forgotten after hundreds of them."""
+"""A silence is normal up to this many times the longest of the recent ones, of which OUTLIERS do not count."""
+RECENT, OUTLIERS = 256, 2
 UNMEASURED_LIMIT = 1800.0
 """The same for what has no measured pace: loading, compiling, saving, the first steps."""
 STARTING, TRAINING, EVALUATING, SAVING = "starting", "training", "evaluating", "saving"
@@ -47,20 +51,23 @@ class _Pace:
     """How long the parts of a phase take."""
 
     def __init__(self) -> None:
-        self._parts, self._longest = 0, 0.0
+        self._is_first = True
+        self._recent: deque[float] = deque(maxlen=RECENT)
 
     def add(self, seconds: float) -> None:
-        if self._parts:
-            self._longest = max(seconds, self._longest * DECAY)
-        self._parts += 1
+        if not self._is_first:
+            self._recent.append(seconds)
+        self._is_first = False
 
     def limit(self) -> float:
-        return max(LEAST_LIMIT, FACTOR * self._longest) if self._parts > 2 else UNMEASURED_LIMIT
+        longest = heapq.nlargest(1 + OUTLIERS, self._recent)
+        return max(LEAST_LIMIT, FACTOR * longest[-1]) if len(longest) > OUTLIERS else UNMEASURED_LIMIT
 
 
 class _Heartbeat:
     def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path.open("wb", buffering=0)
+        path.unlink(missing_ok=True)  # whatever is there
+        self._path, self._file = path, path.open("xb", buffering=0)
         self._paces = {name: _Pace() for name in MEASURED}
         self._last = self._written = 0.0
         self.phase = ""
@@ -136,12 +143,11 @@ def silence(folder: Path, worker: int) -> Silence | None:
     `worker`: process id of the holder of the run's lock. A heartbeat of another process or machine says nothing.
     """
     try:
-        with (folder / FILE).open("rb") as file:
-            row = json.loads(file.read(SIZE))
+        row = bounded_files.read_json(folder / FILE, SIZE)
         if (row["worker"], row["boot"]) != (worker, _boot()):
             return None
         seconds, limit, name = time.monotonic() - float(row["time"]), float(row["limit"]), str(row["phase"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (DamagedFile, ValueError, TypeError, KeyError):
         return None
     return Silence(seconds, name) if seconds > limit else None
 
