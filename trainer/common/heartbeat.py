@@ -10,6 +10,7 @@ A process has at most one heartbeat, so `beat` and `phase` may be called anywher
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import json
 import os
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.common import bounded_files
+from trainer.common import atomic, bounded_files
 from trainer.common.bounded_files import DamagedFile
 
 FILE = "heartbeat"
@@ -43,6 +44,8 @@ MEASURED = (TRAINING, EVALUATING)
 class Silence(NamedTuple):
     """A silence that is longer than normal."""
 
+    worker: int
+    """Process id."""
     seconds: float
     phase: str
 
@@ -88,10 +91,9 @@ class _Heartbeat:
     def _write(self) -> None:
         self._written = self._last
         pace = self._paces.get(self.phase)
-        row = {"worker": os.getpid(), "boot": _boot(), "time": self._last, "phase": self.phase}
-        row["limit"] = pace.limit() if pace else UNMEASURED_LIMIT
+        row = _row(os.getpid(), self._last, self.phase, pace.limit() if pace else UNMEASURED_LIMIT)
         try:
-            os.pwrite(self._file.fileno(), json.dumps(row).encode().ljust(SIZE), 0)
+            os.pwrite(self._file.fileno(), row, 0)
         except OSError:
             self.end()  # better no heartbeat than one that seems to have stopped
 
@@ -101,6 +103,12 @@ class _Heartbeat:
 
 
 _current: _Heartbeat | None = None
+
+
+def announce(folder: Path, worker: int) -> None:
+    """The first sign of life of a process that is about to work on a run, on its behalf."""
+    with contextlib.suppress(OSError):
+        atomic.write(folder / FILE, _row(worker, time.monotonic(), STARTING, UNMEASURED_LIMIT), durable=False)
 
 
 def start(folder: Path) -> None:
@@ -140,7 +148,7 @@ def phase(name: str) -> Iterator[None]:
 def silence(folder: Path, worker: int) -> Silence | None:
     """How long this worker has shown no sign of life, if longer than normal; None if not, or if it cannot be known.
 
-    `worker`: process id of the holder of the run's lock. A heartbeat of another process or machine says nothing.
+    `worker`: its process id. A heartbeat of another process or machine says nothing.
     """
     try:
         row = bounded_files.read_json(folder / FILE, SIZE)
@@ -149,9 +157,15 @@ def silence(folder: Path, worker: int) -> Silence | None:
         seconds, limit, name = time.monotonic() - float(row["time"]), float(row["limit"]), str(row["phase"])
     except (DamagedFile, ValueError, TypeError, KeyError):
         return None
-    return Silence(seconds, name) if seconds > limit else None
+    return Silence(worker, seconds, name) if seconds > limit else None
 
 
+def _row(worker: int, moment: float, phase: str, limit: float) -> bytes:
+    row = {"worker": worker, "boot": _boot(), "time": moment, "phase": phase, "limit": limit}
+    return json.dumps(row).encode().ljust(SIZE)
+
+
+@functools.cache
 def _boot() -> str:
     """A name of this machine since it was started: only its own processes share its monotonic clock."""
     with contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer.common import devices, file_locks, gpu_allocator
+from trainer.common import devices, file_locks, gpu_allocator, heartbeat
 from trainer.common.errors import UserError
 from trainer.execution.worker import TAKEN
 from trainer.runs import lifecycle, queue_order
@@ -162,6 +162,7 @@ class Scheduler:
             return  # stopped or taken in the meantime
         self._spare = None
         self._children[run.id] = (worker, device)
+        heartbeat.announce(run.folder, worker.pid)
         assert worker.stdin is not None
         seen = "cpu" if device == "cpu" else "cuda:0"  # the only one visible to this worker
         worker.stdin.write(f"{seen}\t{run.folder}\n".encode())

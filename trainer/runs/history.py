@@ -214,7 +214,11 @@ class History:
 
     def silence(self) -> heartbeat.Silence | None:
         """How long the worker has shown no sign of life, if longer than normal: it may be hung."""
-        worker = file_locks.holder(self.folder / "lock") if self.recorded in ACTIVE else None
+        if self.recorded not in ACTIVE:
+            return None
+        worker = file_locks.holder(self.folder / "lock")
+        if worker is None and self.recorded == "starting" and file_locks.alive(self.worker):
+            worker = int(self.worker.partition("-")[0])  # it has not taken the lock yet
         return heartbeat.silence(self.folder, worker) if worker else None
 
     @property

@@ -58,10 +58,10 @@ def stop_run(run: Run) -> str:
         return f"This run is already {state}."
     again = stop_requests(run) > 0 or state == "stopping"
     _request_stop(run.folder / STOP)
-    process = file_locks.holder(run.folder / "lock")
+    silence = run.history.silence()
+    process = silence.worker if silence else file_locks.holder(run.folder / "lock")
     if process is None or process <= 0:
         return "It will stop as soon as its worker has started."
-    silence = run.history.silence()
     if again:
         return _kill(run, process, silence)
     with contextlib.suppress(ProcessLookupError):
@@ -76,12 +76,12 @@ def kill_hung(run: Run) -> str:
 
     Raises UserError if the worker is alive after all, so that what it has not saved yet is not lost.
     """
-    process, silence = file_locks.holder(run.folder / "lock"), run.history.refresh().silence()
-    if process is None or silence is None:
+    silence = run.history.refresh().silence()
+    if silence is None:
         raise UserError(
             f"{run.title} shows signs of life, or has ended.", "Stop it instead: that saves it first.", "data"
         )
-    return _kill(run, process, silence)
+    return _kill(run, silence.worker, silence)
 
 
 def stop_requests(run: Run) -> int:
