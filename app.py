@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import faulthandler
 import os
 import re
+import signal
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from trainer.common import file_modes, redaction
@@ -19,6 +23,10 @@ from trainer.service.lab import Lab, Settings
 FIRST_PORT = 7860
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIN_PASSWORD_LENGTH = 8
+END_SECONDS = 8.0
+"""Seconds from a signal until the app has ended; `docker stop` and others wait 10."""
+STOP_RUNS = "LAB_STOP_RUNS"
+"""Environment variable: `1` in a container, which ends all of its processes when the app ends."""
 HOST_NAME = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
@@ -155,9 +163,31 @@ def open_lab(settings: Settings) -> Lab:
         return refuse(str(error))
 
 
+def end_on_signals(at_once: bool) -> None:
+    """Raise KeyboardInterrupt on SIGTERM as on Ctrl+C, also as process 1, for which the system ignores SIGTERM.
+
+    `at_once`: END_SECONDS after it, the process ends whatever hangs, and prints where.
+    """
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        if at_once:
+            faulthandler.dump_traceback_later(END_SECONDS, file=2, exit=True)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
+
+
 def main() -> None:
     file_modes.keep_private()
-    settings, access = read_flags()
+    stop_runs = os.environ.get(STOP_RUNS) == "1"
+    end_on_signals(at_once=not stop_runs)
+    with contextlib.suppress(KeyboardInterrupt):
+        run(*read_flags(), stop_runs)
+
+
+def run(settings: Settings, access: Access, stop_runs: bool) -> None:
+    """Serve the page until a signal."""
     redaction.install()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     check_host(settings.host)
@@ -165,10 +195,7 @@ def main() -> None:
     lab = open_lab(settings)
     import ui
 
-    try:
-        ui.launch(lab, settings.host, port, access.password, (settings.host, *access.hosts))
-    finally:
-        lab.close()
+    ui.launch(lab, settings.host, port, access.password, (settings.host, *access.hosts), stop_runs)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What README, CONTRIBUTING and docs/architecture.md name exists: paths, make targets, commands."""
+"""What README, CONTRIBUTING and two of the docs name exists: paths, make targets, commands."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from trainer.cli import main as command_line
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in (
-    "README.md", "CONTRIBUTING.md", "docs/architecture.md",
+    "README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/deployment.md",
 )}  # fmt: skip
 MADE = ("runs/", "models/", ".venv/", "checkpoints/", "adapter/", "lora_module_lab/")
 """Paths that exist only once something has run."""
@@ -45,6 +47,16 @@ def test_every_make_target_and_every_command_exists() -> None:
     named = set(re.findall(r"(?:-m trainer|lora-lab) ([a-z]+)", text))
     assert {name for name in named if not re.search(rf"^    {name}\b", commands, re.M)} == set()
     assert len(named) > 10
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    unit = PAGES["docs/deployment.md"].partition("```ini\n")[2].partition("```")[0]
+    assert "[Service]" in unit
+    file = tmp_path / "lora-module-lab.service"
+    file.write_text(unit.replace("/srv/lora-module-lab", str(ROOT)).replace("User=lab", "User=root"))
+    done = subprocess.run(["systemd-analyze", "verify", file], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def _places(path: str) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
@@ -49,17 +48,28 @@ def build(lab: Lab, has_password: bool = False) -> gr.Blocks:
     return page
 
 
-def launch(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[str] = ()) -> None:
-    """Serve the page until Ctrl+C; prints its address."""
+def launch(
+    lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[str] = (), stop_runs: bool = False
+) -> None:
+    """Serve the page until KeyboardInterrupt, then close the lab; prints its address.
+
+    `stop_runs`: stop running trainings as well, with a checkpoint.
+    """
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    running = server.start(make_app(lab, password, hosts), host, port)
     name = f"[{host}]" if ":" in host else host
-    lab.start()  # only now: the imports of its processes would delay the first page
-    print(f"LoRA Module Lab is running on http://{name}:{port}", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
+    running = None
+    try:
+        running = server.start(make_app(lab, password, hosts), host, port)
+        lab.start()  # only now: the imports of its processes would delay the first page
+        print(f"LoRA Module Lab is running on http://{name}:{port}", flush=True)
         while True:
             time.sleep(3600)
-    running.close()
+    finally:
+        if stop_runs:
+            print("Stopping running trainings, with a checkpoint", flush=True)
+        lab.close(stop_runs)  # before the server, whose open requests may wait for the lab
+        if running is not None:
+            running.close()
 
 
 def make_app(lab: Lab, password: str = "", hosts: Iterable[str] = ()) -> Any:

@@ -30,6 +30,8 @@ from ui.security.sessions import Devices, Sessions, Throttle
 from ui.theme import STYLE, theme
 
 DEVICE_KEY = ".device-key"
+CLOSE_SECONDS = 1
+"""Seconds for open requests when the app ends; an open page always has some that would not end by themselves."""
 
 
 def make_app(page: gr.Blocks, lab: Lab, password: str, hosts: Iterable[str]) -> Any:
@@ -74,6 +76,7 @@ def start(app: Any, host: str, port: int) -> Any:
         log_level="warning",
         lifespan="on",
         server_header=False,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
         # the caller is whoever connects: uvicorn would trust any X-Forwarded-For from this machine
         forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", ""),
     )

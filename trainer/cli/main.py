@@ -271,5 +271,6 @@ def _configuration(options: argparse.Namespace) -> Any:
 
 
 def _reason(row: dict[str, Any]) -> str:
-    """Why a run failed or what of it is damaged, in a list."""
-    return f"  {one_line(row['message'], 200)}" if row["state"] == "failed" and row["message"] else ""
+    """Why a run failed, what of it is damaged, or that it may be hung, in a list."""
+    has_reason = row["message"] and (row["state"] == "failed" or row["silent"] is not None)
+    return f"  {one_line(row['message'], 200)}" if has_reason else ""

@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer.common import devices, file_locks, gpu_allocator
+from trainer.common import devices, file_locks, gpu_allocator, heartbeat
 from trainer.common.errors import UserError
 from trainer.execution.worker import TAKEN
 from trainer.runs import lifecycle, queue_order
@@ -25,6 +26,7 @@ from trainer.runs.history import ACTIVE
 from trainer.runs.store import Run, RunStore
 
 POLL_SECONDS = 1.0
+STOP_POLL_SECONDS = 0.1
 
 
 class Scheduler:
@@ -63,6 +65,21 @@ class Scheduler:
         self.drop_spare()
         if self._lock is not None:
             self._lock.close()
+
+    def stop_runs(self) -> None:
+        """Stop all running runs with a checkpoint, and wait until they have ended; call it after `close`.
+
+        For a container, which ends with the app, and its workers with it. It waits without a limit: the container's
+        stop timeout is the limit.
+        """
+        asked: set[str] = set()
+        while active := [run for run in self._store.open_runs() if run.history.state in ACTIVE]:
+            for run in active:
+                if run.id not in asked and not lifecycle.stop_requests(run):
+                    lifecycle.stop_run(run)
+                asked.add(run.id)
+            self._reap()
+            time.sleep(STOP_POLL_SECONDS)
 
     def drop_spare(self) -> None:
         """End the warm worker that waits for a run, if any."""
@@ -112,17 +129,7 @@ class Scheduler:
             del self._children[run_id]
 
     def _record_death(self, run: Run, code: int) -> None:
-        cause = ""
-        if lifecycle.stop_requests(run):
-            state, message = "stopped", "Killed by a second stop."
-        elif code == -signal.SIGKILL:
-            state, cause = "failed", "oom"
-            advice = memory_advice(run.config, run.plan())
-            message = f"The system killed the worker, most likely because memory ran out. {advice}"
-        else:
-            state, cause = "failed", "bug"
-            message = f"The worker ended with code {code}. See the end of worker.log."
-        lifecycle.record(run, ACTIVE, state, cause=cause, message=message)
+        lifecycle.record(run, ACTIVE, **(lifecycle.requested_death(run) or _explain(run, code)))
 
     def _launch(self) -> None:
         queued = [run for run in self._store.open_runs() if run.can_start]
@@ -155,6 +162,7 @@ class Scheduler:
             return  # stopped or taken in the meantime
         self._spare = None
         self._children[run.id] = (worker, device)
+        heartbeat.announce(run.folder, worker.pid)
         assert worker.stdin is not None
         seen = "cpu" if device == "cpu" else "cuda:0"  # the only one visible to this worker
         worker.stdin.write(f"{seen}\t{run.folder}\n".encode())
@@ -179,3 +187,13 @@ class Scheduler:
             start_new_session=True,
             env=self._environment | devices.environment(device),
         )
+
+
+def _explain(run: Run, code: int) -> dict[str, str]:
+    """State, cause and message of a run whose worker ended with `code` without saying why."""
+    if code == -signal.SIGKILL:
+        advice = memory_advice(run.config, run.plan())
+        message = f"The system killed the worker, most likely because memory ran out. {advice}"
+        return {"state": "failed", "cause": "oom", "message": message}
+    message = f"The worker ended with code {code}. See the end of worker.log."
+    return {"state": "failed", "cause": "bug", "message": message}

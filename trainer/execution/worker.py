@@ -18,11 +18,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from trainer.common import devices, file_locks, file_modes, redaction
+from trainer.common import devices, file_locks, file_modes, heartbeat, redaction
 from trainer.common.errors import UserError
 from trainer.config import validation
 from trainer.models.download import fetch
-from trainer.runs import failures
+from trainer.runs import failures, lifecycle
 from trainer.runs.event_log import EventWriter
 from trainer.runs.event_rows import Event
 from trainer.runs.history import History
@@ -122,6 +122,7 @@ def work(folder: Path, names: Sequence[str], echo: Callable[[Event], None] | Non
         return TAKEN
     if echo is None:
         _log_to(folder / "worker.log")
+    heartbeat.start(folder)
     run = Run(folder, None, "", History(folder))
     writer = None
     try:
@@ -150,7 +151,7 @@ def _take_over(run: Run, writer: EventWriter, switch: StopSwitch) -> None:
     """Take over from the launcher. Raises Stopped if a stop has been requested since."""
     launched = run.history.refresh().recorded == "starting"
     if not launched:
-        (run.folder / "stop").unlink(missing_ok=True)
+        lifecycle.forget_requests(run.folder)
         writer.write("state", state="starting")
     switch.attach(writer)
     if (run.folder / "stop").exists():
@@ -162,7 +163,12 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
     """Train the run on one of these devices."""
     assert run.config is not None
     models_dir = _folder("LAB_MODELS_DIR", "models")
-    model = fetch(run.config.model, models_dir, run.history.commit, writer.write)
+
+    def write(type: str, **values: Any) -> None:
+        heartbeat.beat()
+        writer.write(type, **values)
+
+    model = fetch(run.config.model, models_dir, run.history.commit, write)
     device = _take_device(names, writer)
     os.environ |= devices.environment(device)  # before anything looks for GPUs
     from trainer.training import loop
@@ -172,7 +178,7 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
             switch.training = True
             if switch.asked:
                 raise Stopped
-        writer.write(type, **values)
+        write(type, **values)
 
     paths = loop.RunPaths(run.folder, models_dir, _folder("LAB_DATA_DIR", "runs/data"))
     return loop.train(replace(run.config, model=model), paths, sink, lambda: switch.asked)
@@ -190,6 +196,7 @@ def _take_device(names: Sequence[str], writer: EventWriter) -> str:
         if not logged and time.monotonic() - began > DEVICE_PATIENCE:
             writer.write("log", text=f"Waiting for {' or '.join(names)}, which another run is using")
             logged = True
+        heartbeat.beat()
         time.sleep(0.05)
 
 
@@ -205,6 +212,7 @@ def _end(run: Run, writer: EventWriter | None, code: int, state: str, **values: 
             reserve.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         reserve.unlink(missing_ok=True)
+    heartbeat.end()
     return code
 
 

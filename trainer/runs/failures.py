@@ -9,7 +9,8 @@ from typing import Any
 
 from trainer.common.disk import disk_full
 from trainer.common.errors import UserError, causes, is_out_of_memory
-from trainer.common.formatting import size
+from trainer.common.formatting import duration, size
+from trainer.common.heartbeat import EVALUATING, SAVING, TRAINING, Silence
 from trainer.config.schema import RunConfig
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -19,6 +20,7 @@ PER_TOKEN = ("activations", "logits", "workspace")
 """Memory items of the plan that grow with batch size and length."""
 TRAINED_ITEMS = ("trained weights", "gradients", "optimizer", "optimizer, paged", "optimiser", "optimiser, paged")
 """Memory items that grow with the trainable parameters; plans of version 0.1 spell two the British way."""
+_PHASES = {TRAINING: "in a training step", EVALUATING: "during an evaluation", SAVING: "while saving"}
 
 
 def explain(error: BaseException, config: RunConfig | None, plan: Mapping[str, Any]) -> tuple[str, str]:
@@ -36,6 +38,20 @@ def explain(error: BaseException, config: RunConfig | None, plan: Mapping[str, A
         name = Path(str(error.filename)).name if error.filename else "A file"
         return "data", f"{name} is no longer there. Put it back and resume, or start a new run."
     return "bug", f"{type(error).__name__}: {str(error)[:300]}. worker.log has the full traceback."
+
+
+def no_sign_of_life(silence: Silence) -> str:
+    """What a worker's silence means."""
+    return f"{_silence(silence)}: the worker may be hung."
+
+
+def killed_hung(silence: Silence) -> str:
+    """Message of a run whose worker was killed for its silence."""
+    return f"{_silence(silence)}, so the worker was killed. Resume the run from its newest checkpoint."
+
+
+def _silence(silence: Silence) -> str:
+    return f"No sign of life for {duration(silence.seconds)} {_PHASES.get(silence.phase, 'while starting')}"
 
 
 def memory_advice(config: RunConfig | None, plan: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from trainer.common import bounded_files, file_locks
+from trainer.common import bounded_files, file_locks, heartbeat
 from trainer.common.bounded_files import DamagedFile
 from trainer.common.plain_text import visible
 from trainer.runs import event_rows, metrics_file
@@ -211,6 +211,15 @@ class History:
         if self.recorded not in ACTIVE or starting or file_locks.holder(self.folder / "lock") is not None:
             return self.recorded
         return "interrupted"
+
+    def silence(self) -> heartbeat.Silence | None:
+        """How long the worker has shown no sign of life, if longer than normal: it may be hung."""
+        if self.recorded not in ACTIVE:
+            return None
+        worker = file_locks.holder(self.folder / "lock")
+        if worker is None and self.recorded == "starting" and file_locks.alive(self.worker):
+            worker = int(self.worker.partition("-")[0])  # it has not taken the lock yet
+        return heartbeat.silence(self.folder, worker) if worker else None
 
     @property
     def step(self) -> int:

@@ -1,4 +1,4 @@
-"""Operations on a run from outside its worker: stop, resume, train longer, move to the front of the queue.
+"""Operations on a run from outside its worker: stop, kill, resume, train longer, move to the front of the queue.
 
 States are written while holding the run's turn, and only if the run is still in the expected state.
 """
@@ -18,15 +18,21 @@ from typing import Any
 from trainer.common import atomic, bounded_files, file_locks
 from trainer.common.disk import write_failed
 from trainer.common.errors import InvalidConfig, UserError
+from trainer.common.heartbeat import Silence
 from trainer.config.schema import RunConfig
 from trainer.config.validation import validate
 from trainer.planning import schedule
-from trainer.runs import event_log, queue_order
+from trainer.runs import event_log, failures, queue_order
 from trainer.runs.history import ACTIVE, ENDED
 from trainer.runs.store import Run, RunStore
 
 KILL_PATIENCE = 5.0
 """Seconds to wait until a killed process is gone."""
+STOP, HUNG = "stop", "hung"
+"""Files of a run folder: one byte per stop request; why a hung worker was killed."""
+MAX_MESSAGE = 4096
+KILLED = "Killed."
+UNKILLABLE = "Killed, but the system cannot end it yet: it is waiting for a drive or a device."
 
 
 def record(run: Run, expected: Collection[str], state: str, **values: Any) -> bool:
@@ -51,21 +57,36 @@ def stop_run(run: Run) -> str:
     if state not in ACTIVE:
         return f"This run is already {state}."
     again = stop_requests(run) > 0 or state == "stopping"
-    _request_stop(run.folder / "stop")
-    process = file_locks.holder(run.folder / "lock")
+    _request_stop(run.folder / STOP)
+    silence = run.history.silence()
+    process = silence.worker if silence else file_locks.holder(run.folder / "lock")
     if process is None or process <= 0:
         return "It will stop as soon as its worker has started."
+    if again:
+        return _kill(run, process, silence)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(process, signal.SIGKILL if again else signal.SIGTERM)
-    if not again:
-        return "Stopping after the current step. Stop again to kill it."
-    _record_kill(run)
-    return "Killed."
+        os.kill(process, signal.SIGTERM)
+    if silence:
+        return f"Asked to stop. {failures.no_sign_of_life(silence)} Stop again to kill it."
+    return "Stopping after the current step. Stop again to kill it."
+
+
+def kill_hung(run: Run) -> str:
+    """Kill a worker that shows no sign of life; its run has failed with cause `hung`. Returns what was done.
+
+    Raises UserError if the worker is alive after all, so that what it has not saved yet is not lost.
+    """
+    silence = run.history.refresh().silence()
+    if silence is None:
+        raise UserError(
+            f"{run.title} shows signs of life, or has ended.", "Stop it instead: that saves it first.", "data"
+        )
+    return _kill(run, silence.worker, silence)
 
 
 def stop_requests(run: Run) -> int:
     """How often a stop has been requested."""
-    return bounded_files.size(run.folder / "stop")
+    return bounded_files.size(run.folder / STOP)
 
 
 def _request_stop(path: Path) -> None:
@@ -76,13 +97,43 @@ def _request_stop(path: Path) -> None:
             file.write(b"!")
 
 
-def _record_kill(run: Run) -> None:
+def forget_requests(folder: Path) -> None:
+    """Remove what an earlier worker of the run was asked for."""
+    for name in (STOP, HUNG):
+        (folder / name).unlink(missing_ok=True)
+
+
+def requested_death(run: Run) -> dict[str, str]:
+    """State, cause and message of a run whose worker was killed on request; empty if nobody asked for it."""
+    with contextlib.suppress(bounded_files.DamagedFile):  # if it is not there
+        return _hung(bounded_files.read(run.folder / HUNG, MAX_MESSAGE).decode(errors="replace"))
+    return _stopped_twice() if stop_requests(run) else {}
+
+
+def _kill(run: Run, process: int, silence: Silence | None) -> str:
+    """Kill the worker, and record it once the process is gone. Returns what was done."""
+    death = _stopped_twice()
+    if silence:
+        death = _hung(failures.killed_hung(silence))
+        with contextlib.suppress(OSError):  # for whoever else may record it
+            atomic.write(run.folder / HUNG, death["message"])
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
     deadline = time.monotonic() + KILL_PATIENCE
     while time.monotonic() < deadline and run.history.refresh().recorded in ACTIVE:
         with contextlib.suppress(OSError):
-            if record(run, ACTIVE, "stopped", message="Killed by a second stop."):
-                return
+            if record(run, ACTIVE, **death):
+                return KILLED
         time.sleep(0.05)
+    return UNKILLABLE if run.history.recorded in ACTIVE else KILLED
+
+
+def _hung(message: str) -> dict[str, str]:
+    return {"state": "failed", "cause": "hung", "message": message}
+
+
+def _stopped_twice() -> dict[str, str]:
+    return {"state": "stopped", "message": "Killed by a second stop."}
 
 
 def resume_run(run: Run, state: str = "queued", worker: str = "", epochs: float = 0) -> None:
@@ -102,7 +153,7 @@ def resume_run(run: Run, state: str = "queued", worker: str = "", epochs: float 
         if epochs:
             values |= {"config": _save_longer(run, run.config, epochs), "message": f"Trains {epochs:g} more epochs."}
         queue_order.put_last(run.folder, run.folder.parent)
-        (run.folder / "stop").unlink(missing_ok=True)
+        forget_requests(run.folder)
         recorded_now = record(run, [recorded], state, **values)
         queue_order.announce(run.folder.parent)
     except OSError as error:

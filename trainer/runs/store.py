@@ -23,6 +23,7 @@ from trainer.config.schema import RunConfig
 from trainer.planning import scenarios
 from trainer.planning.plan import Plan
 from trainer.runs import event_log, plan_file, queue_order
+from trainer.runs.failures import no_sign_of_life
 from trainer.runs.history import ACTIVE, ENDED, ROWS_LOST, History
 from trainer.runs.index import Index, Stamp, stamp, stamp_of
 
@@ -84,10 +85,11 @@ class Run:
 
     @property
     def message(self) -> str:
-        """Why it ended or cannot be used, and what of its folder is damaged."""
+        """Why it ended, may be hung or cannot be used, and what of its folder is damaged."""
         history = self.history
+        silence = history.silence()
         notes = [
-            self.problem or history.message,
+            no_sign_of_life(silence) if silence else self.problem or history.message,
             ROWS_LOST if history.rows_lost else "",
             plan_file.read(self.folder)[1],
         ]
@@ -135,12 +137,14 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The row of `runs --json` and of the page's table."""
         history, plan = self.history.refresh(), self.plan()
+        silence = history.silence()
         return {
             "id": self.id,
             "name": self.title,
             "state": self.state,
             "cause": history.cause,
             "message": self.message,
+            "silent": round(silence.seconds) if silence else None,
             "unchanged": history.unchanged,
             "model": self.config.model.name if self.config else "",
             "modules": describe_ticks(self.config) if self.config else "",

@@ -114,8 +114,13 @@ class Lab:
         if task in self._processes:
             self._processes[task].start()
 
-    def close(self) -> None:
-        """End all processes except the workers, which finish their runs."""
+    def close(self, stop_runs: bool = False) -> None:
+        """End all processes except the workers, which finish their runs.
+
+        `stop_runs`: stop those as well, with a checkpoint, and wait for them.
+        """
         self.scheduler.close()
+        if stop_runs:
+            self.scheduler.stop_runs()
         for process in self._processes.values():
             process.close()

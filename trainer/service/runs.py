@@ -1,4 +1,4 @@
-"""Runs: start, train in this process, stop, resume. `Lab.store` lists, opens, renames and deletes them."""
+"""Runs: start, train in this process, stop, kill, resume. `Lab.store` lists, opens, renames and deletes them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ __all__ = [
     "describe_ticks",
     "is_experiment",
     "is_open",
+    "kill",
     "loss_figure",
     "put_first",
     "resume",
@@ -94,6 +95,11 @@ def is_open(lab: Lab, run_id: str) -> bool:
 def stop(lab: Lab, run_id: str) -> str:
     """Stop a run, or all runs of an experiment; a second call kills. Returns what was done."""
     return lab.experiments.stop(run_id) if is_experiment(run_id) else lifecycle.stop_run(lab.store.get(run_id))
+
+
+def kill(lab: Lab, run_id: str) -> str:
+    """Kill a run's worker that shows no sign of life. Returns what was done; raises UserError if it does show one."""
+    return lifecycle.kill_hung(lab.store.get(run_id))
 
 
 def resume(lab: Lab, run_id: str, epochs: float = 0) -> None:

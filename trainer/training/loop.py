@@ -16,7 +16,7 @@ from pyarrow import compute
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
-from trainer.common import atomic
+from trainer.common import atomic, heartbeat
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
@@ -84,7 +84,8 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
         raise InvalidConfig(plan.issues)
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
     sink("log", text="Reading the data")
-    data = prepare(config.data, tokenizer, config.training.max_length, config.training.seed, paths.data_dir)
+    limits = config.training.max_length, config.training.seed
+    data = prepare(config.data, tokenizer, *limits, paths.data_dir, lambda *_: heartbeat.beat())
     _check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
     for note in data.notes:
         sink("log", text=note)
@@ -112,9 +113,11 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     sink("log", text=f"{plan.trainable:,} trainable parameters, as planned (verified on the model)")
     trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
     start = weight_changes.InitialWeights(model)
-    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    with heartbeat.phase(heartbeat.TRAINING):
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     brings_template = data.template is not None and data.template.hand_over()
-    save_adapter(model, config, tokenizer if new_tokens or brings_template else None, paths.folder)
+    with heartbeat.phase(heartbeat.SAVING):
+        save_adapter(model, config, tokenizer if new_tokens or brings_template else None, paths.folder)
     unchanged = "" if start.differs(model) else weight_changes.why_not(trainer.state.log_history)
     return Outcome(bool(trainer.state.global_step >= trainer.state.max_steps), unchanged)
 

@@ -10,6 +10,7 @@ from transformers import Trainer
 from trl import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from trainer.common import heartbeat
 from trainer.config.schema import RunConfig
 from trainer.training.collation import IGNORED, GroupedSampler
 from trainer.training.optimizer import keep_paged, parameter_groups, scale_slices
@@ -89,6 +90,10 @@ class ModulesTrainer(Trainer):  # type: ignore[misc]
             self.state.num_input_tokens_seen += tokens
         return super()._prepare_inputs(inputs)  # type: ignore[no-any-return]
 
+    def _save_checkpoint(self, *values: Any, **keywords: Any) -> None:
+        with heartbeat.phase(heartbeat.SAVING):
+            super()._save_checkpoint(*values, **keywords)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save only the adapter: "auto" would add whole base embeddings, and Trainer a pickle of its arguments.
 
@@ -106,6 +111,7 @@ class ModulesTrainer(Trainer):  # type: ignore[misc]
             for tensors in self.steps.split(step["micro_batches"]):
                 found = torch.stack([torch.as_tensor(part).double() for part in self._score(model, dict(tensors))])
                 self._evaluated = self._evaluated + found
+                heartbeat.beat()
         loss, _, count = self._evaluated
         return (loss / count.clamp(min=1)).float(), None, None
 
@@ -120,7 +126,8 @@ class ModulesTrainer(Trainer):  # type: ignore[misc]
 
     def evaluation_loop(self, *values: Any, metric_key_prefix: str = "eval", **keywords: Any) -> Any:
         self._evaluated = torch.zeros(3, dtype=torch.float64, device=self.args.device)
-        found = super().evaluation_loop(*values, metric_key_prefix=metric_key_prefix, **keywords)
+        with heartbeat.phase(heartbeat.EVALUATING):
+            found = super().evaluation_loop(*values, metric_key_prefix=metric_key_prefix, **keywords)
         loss, right, count = self._evaluated.tolist()
         if count:
             found.metrics[f"{metric_key_prefix}_loss"] = loss / count

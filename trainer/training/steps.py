@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from trainer.common import heartbeat
 from trainer.common.formatting import plural
 from trainer.training.callbacks import Sink
 from trainer.training.collation import Tensors
@@ -55,6 +56,7 @@ class Steps:
             with trainer.compute_loss_context_manager():
                 loss = trainer.compute_loss(model, dict(tensors), num_items_in_batch=total)
             trainer.accelerator.backward(loss)
+            heartbeat.beat()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 

@@ -36,12 +36,13 @@ class Live:
     chart: gr.HTML
     figures: gr.HTML
     stop: gr.Button
+    kill: gr.Button
     download: gr.Button
     refresh: Callable[..., Any]
 
     @property
     def outputs(self) -> list[gr.blocks.Block]:
-        return [self.status, self.chart, self.figures, self.stop, self.download, self.seen]
+        return [self.status, self.chart, self.figures, self.stop, self.kill, self.download, self.seen]
 
 
 def build(lab: Lab) -> Live:
@@ -53,15 +54,17 @@ def build(lab: Lab) -> Live:
             status = gr.HTML(run_progress.EMPTY, apply_default_css=False, elem_id="live-status")
             with gr.Row(elem_id="live-buttons"):
                 stop = gr.Button("Stop", size="sm", visible=False, elem_id="stop")
+                kill = gr.Button("Kill", size="sm", variant="stop", visible=False, elem_id="kill")
                 fetch = gr.Button("Download adapter", size="sm", visible=False, elem_id="download")
         losses = chart("loss-chart", "Loss curves of the run", visible=False)
         figures = gr.HTML("", apply_default_css=False, elem_id="live-figures")
 
-    live = Live(shown, seen, status, losses, figures, stop, fetch, lambda *values: refresh(lab, *values))
+    live = Live(shown, seen, status, losses, figures, stop, kill, fetch, lambda *values: refresh(lab, *values))
     gr.Timer(1).tick(live.refresh, [shown, seen], live.outputs, **DIRECT)
-    stop.click(show_errors(lambda value: _stop(lab, value)), seen, None, **QUEUED).then(
-        live.refresh, [shown, seen], live.outputs, **DIRECT
-    )
+    for button, action in ((stop, service.runs.stop), (kill, service.runs.kill)):
+        button.click(show_errors(_on_displayed(lab, action)), seen, None, **QUEUED).then(
+            live.refresh, [shown, seen], live.outputs, **DIRECT
+        )
     download.wire(
         fetch, show_errors(lambda value: service.exports.adapter(lab, displayed(lab, value).id)), seen, "live-file"
     )
@@ -72,13 +75,13 @@ def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
     """Everything that has changed since `seen`; the rest is skipped."""
     run = current(lab, shown or "")
     if run is None:
-        return _nothing() if seen else [gr.skip()] * 6
-    state, has_adapter = run.state, run.has_adapter
+        return _nothing() if seen else [gr.skip()] * 7
+    state, has_adapter, silent = run.state, run.has_adapter, run.history.silence() is not None
     status = run_progress.status(run, state)
-    now = [run.id, f"{run.history.version} {state}", f"{state} {has_adapter}", digest(status)]
+    now = [run.id, f"{run.history.version} {state}", f"{state} {has_adapter} {silent}", digest(status)]
     old = parts(seen, SEEN_PARTS)
     if now == old:
-        return [gr.skip()] * 6
+        return [gr.skip()] * 7
     other_run, new_steps, new_state, new_status = (new != before for new, before in zip(now, old, strict=True))
     figure = service.runs.loss_figure(run.history, run.id) if other_run or new_steps else None
     return [
@@ -86,6 +89,7 @@ def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
         gr.update(figure=json.dumps(figure), visible=True) if figure is not None else gr.skip(),
         run_progress.figures(run) if figure is not None else gr.skip(),
         _stop_button(state) if other_run or new_state else gr.skip(),
+        gr.update(visible=silent) if other_run or new_state else gr.skip(),
         gr.update(visible=True, interactive=has_adapter) if other_run or new_state else gr.skip(),
         "|".join(now),
     ]
@@ -105,7 +109,7 @@ def parts(seen: str | None, number: int) -> list[str]:
 def _nothing() -> list[Any]:
     """The live panel without a run."""
     hidden = gr.update(visible=False)
-    return [run_progress.EMPTY, hidden, "", hidden, hidden, ""]
+    return [run_progress.EMPTY, hidden, "", hidden, hidden, hidden, ""]
 
 
 def current(lab: Lab, shown: str) -> Run | None:
@@ -131,8 +135,9 @@ def displayed(lab: Lab, seen: str | None) -> Run:
     return lab.store.get(parts(seen, SEEN_PARTS)[0])
 
 
-def _stop(lab: Lab, seen: str | None) -> None:
-    inform(service.runs.stop(lab, displayed(lab, seen).id))
+def _on_displayed(lab: Lab, action: Callable[[Lab, str], str]) -> Callable[[str | None], None]:
+    """A handler that does something with the run that the page shows, and says what was done."""
+    return lambda seen: inform(action(lab, displayed(lab, seen).id))
 
 
 def _stop_button(state: str) -> Any:

@@ -49,6 +49,7 @@ class RunsTab:
                 self.resume = gr.Button("Resume", size="sm", elem_id="run-resume")
                 self.first = gr.Button("Put first", size="sm", elem_id="run-first")
                 self.stop = gr.Button("Stop", size="sm", elem_id="run-stop")
+                self.kill = gr.Button("Kill", size="sm", variant="stop", elem_id="run-kill")
                 self.fetch = gr.Button("Download adapter", size="sm", elem_id="run-download")
                 self.delete = gr.Button("Delete…", size="sm", elem_id="run-delete")
             with gr.Row(elem_id="run-longer", visible=False) as self.longer:
@@ -71,8 +72,8 @@ class RunsTab:
     def _wire(self, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
         live = train.live
         chosen, table = self.table, [self.table, self.rows]
-        facts = [self.facts, self.buttons, self.naming, self.longer, self.resume, self.first, self.stop, self.fetch]
-        facts += [self.delete, self.seen]
+        facts = [self.facts, self.buttons, self.naming, self.longer, self.resume, self.first, self.stop, self.kill]
+        facts += [self.fetch, self.delete, self.seen]
 
         def after(event: Any) -> Any:
             listed = event.then(self.list_runs, self.rows, table, **DIRECT)
@@ -90,6 +91,7 @@ class RunsTab:
             self.reuse.click(show_errors(self.reused), chosen, [*train.model_inputs, tabs, self.timer], **QUEUED)
         )
         after(self.stop.click(show_errors(self.stopped), chosen, None, **QUEUED))
+        after(self.kill.click(show_errors(self.killed), chosen, None, **QUEUED))
         after(self.resume.click(show_errors(self.resumed), chosen, None, **QUEUED))
         after(self.first.click(show_errors(self.put_first), chosen, None, **QUEUED))
         after(self.train_on.click(show_errors(self.trained_longer), [chosen, self.epochs], None, **QUEUED))
@@ -121,12 +123,12 @@ class RunsTab:
             run = self._run(run_id)
         except UserError:
             hidden = gr.update(visible=False)
-            return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 5, ""]
+            return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 6, ""]
         row, has_adapter = run.summary(), run.has_adapter
         facts = _facts(row)
         now = digest(f"{facts} {has_adapter}")
         if now == seen:
-            return [gr.skip()] * 10
+            return [gr.skip()] * 11
         state = row["state"]
         can_stop = state in ("queued", *ACTIVE)
         can_resume = state in ("stopped", "interrupted", "failed")
@@ -138,6 +140,7 @@ class RunsTab:
             gr.update(visible=can_resume and not run.problem),
             gr.update(visible=state == "queued"),
             gr.update(value="Stop now" if state == "stopping" else "Stop", visible=can_stop),
+            gr.update(visible=row["silent"] is not None),
             gr.update(interactive=has_adapter),
             gr.update(interactive=state not in ACTIVE),
             now,
@@ -163,6 +166,9 @@ class RunsTab:
 
     def stopped(self, run_id: str | None) -> None:
         inform(service.runs.stop(self.lab, self._run(run_id).id))
+
+    def killed(self, run_id: str | None) -> None:
+        inform(service.runs.kill(self.lab, self._run(run_id).id))
 
     def exported(self, run_id: str | None) -> Path:
         return service.exports.adapter(self.lab, self._run(run_id).id)
@@ -219,5 +225,5 @@ def _facts(row: dict[str, Any]) -> Markup:
         f"adapter {formatting.size(row['adapter_bytes'])}" if row["adapter_bytes"] else "",
         row["id"],
     )
-    kind = "unchanged" if row.get("unchanged") else row["state"]  # an index from an earlier version lacks the key
+    kind = "silent" if row["silent"] is not None else "unchanged" if row["unchanged"] else row["state"]
     return render("facts", row, notes, kind)

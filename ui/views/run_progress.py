@@ -19,6 +19,7 @@ SENTENCES = {
     "stopped": "Stopped. The adapter it saved can be downloaded.",
     "finished": "Finished. The adapter is ready.",
 }
+KILL = "Kill it, then resume it on the Runs tab: it continues from its newest checkpoint."
 LOG_LINES = 60
 
 render = HTML.macros("run_progress.html")
@@ -27,12 +28,14 @@ EMPTY = render("nothing")
 
 def status(run: Run, state: str) -> Markup:
     """The run's name, state, ticks and progress."""
-    history = run.history
-    message = run.message or SENTENCES.get(state, "")
+    history, silent = run.history, run.history.silence() is not None
+    message = " ".join(filter(None, (run.message or SENTENCES.get(state), KILL if silent else "")))
     facts = (run.config.model.name, describe_ticks(run.config)) if run.config else ()
     downloaded = history.download if state == "starting" else {}
     is_downloading = downloaded and downloaded["bytes"] < downloaded["total"]
     progress = _download(downloaded) if is_downloading else _steps(history, state, message)
+    if silent:
+        progress |= {"message": message, "message_kind": "silent"}
     return render("status", run.title, state, " · ".join(filter(None, facts)), progress)
 
 

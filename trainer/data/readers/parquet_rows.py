@@ -128,10 +128,10 @@ def _batch_rows(file: Any, groups: list[int]) -> int:
         first = next(_batches(file, groups, FIRST_ROWS), None)
     except Exceeded:
         return 1
-    size = max(sum(group.total_byte_size for group in known) // rows, 1)
+    size: int = max(sum(group.total_byte_size for group in known) // rows, 1)
     if first is not None:
         size = max(size, _cost(first)[1] // first.num_rows)
-    by_values = LARGE_VALUES // max(file.metadata.num_columns, 1)
+    by_values: int = LARGE_VALUES // max(file.metadata.num_columns, 1)
     return max(1, min(MOST_ROWS, BATCH_BYTES // size, by_values))
 
 
