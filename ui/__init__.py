@@ -62,13 +62,17 @@ def launch(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[s
     """Serve the page until Ctrl+C; prints its address."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
     serve(lab, host, port, password, hosts)
-    name = f"[{host}]" if ":" in host else host
     lab.start()  # only now: the imports of its processes would delay the first page
-    print(f"LoRA Module Lab is running on http://{name}:{port}", flush=True)
+    print(f"LoRA Module Lab is running on http://{in_url(host)}:{port}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(3600)
     gr.close_all()
+
+
+def in_url(host: str) -> str:
+    """An address as URLs, and Gradio, take it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def serve(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[str] = ()) -> Any:
@@ -80,7 +84,7 @@ def serve(lab: Lab, host: str, port: int, password: str = "", hosts: Iterable[st
     gr.set_static_paths([exports])  # downloads are served from there without a copy
     page.queue(default_concurrency_limit=4)
     app, _, _ = page.launch(
-        server_name=host,
+        server_name=in_url(host),
         server_port=port,
         theme=theme(),
         css_paths=[STYLE],
