@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import http.client
+import json
 import os
 import ssl
 import subprocess
@@ -35,8 +36,6 @@ from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
 from app import free_port  # noqa: E402
 from tests.browser import chromium  # noqa: E402
 from tests.runs import damage  # noqa: E402
-from tests.support import tiny  # noqa: E402
-from tests.support.lab import wait_for  # noqa: E402
 from trainer.common import file_locks  # noqa: E402
 from trainer.runs import event_log  # noqa: E402
 
@@ -63,7 +62,8 @@ def app(folder: Path, *options: str, password: str = "") -> Iterator[tuple[int, 
     with log.open("wb") as output:
         process = subprocess.Popen([*command, *options], cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
-        wait_for(lambda: "running on" in log.read_text() or process.poll() is not None)
+        while "running on" not in log.read_text() and process.poll() is None:
+            time.sleep(0.1)
         assert process.poll() is None, log.read_text()
         yield port, process
         assert "Traceback" not in log.read_text(), log.read_text()
@@ -168,7 +168,8 @@ def tls_proxy(folder: Path, port: int) -> int:
 
 
 def tls(folder: Path) -> None:
-    tiny.save_rows(folder / "rows.jsonl")
+    rows = [{"instruction": f"Say {number}.", "response": f"Aye, {number}!"} for number in range(64)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with app(folder, "--auth", "--allow-host", NAME, password=PASSWORD) as (port, _), browser() as opened:
         own = tls_proxy(folder, port)
         page = open_page(opened, f"https://{NAME}:{own}/", PASSWORD)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trainer.common import atomic, disk_cache, formatting
+from trainer.common.disk import write_failed
 from trainer.common.errors import UserError
 
 MAX_UPLOAD_BYTES = 6 * 2**30
@@ -37,13 +38,22 @@ def keep_data(upload: Path, data_dir: Path) -> str:
         data_dir.mkdir(parents=True, exist_ok=True)
         if not (data_dir / name).exists():
             check_room((data_dir,), size)
-            with atomic.new_file(data_dir / name) as file:
-                shutil.copyfile(upload, file.name)
+            _copy(upload, data_dir / name)
     except OSError as error:
         raise UserError(
             f"{safe_name(upload.name)} cannot be read: {error.strerror}.", "Choose another file.", "data"
         ) from error
     return name
+
+
+def _copy(upload: Path, target: Path) -> None:
+    """Raises OSError if `upload` cannot be read, UserError if the copy cannot be written."""
+    with upload.open("rb") as source:
+        try:
+            with atomic.new_file(target) as file:
+                shutil.copyfileobj(source, file)
+        except OSError as error:
+            raise write_failed(error) from error
 
 
 def take_upload(upload: Path, data_dir: Path) -> str:
