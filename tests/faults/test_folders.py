@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from tests.faults.bench import Bench
+from tests.runs import damage
 from tests.support.lab import wait_for
 from trainer.common import file_locks
 from trainer.common.errors import UserError
@@ -53,8 +55,10 @@ def test_the_queue_keeps_its_order_when_the_clock_is_set_back(bench: Bench, monk
     assert int((first.folder / "place").read_text()) < int((second.folder / "place").read_text())
 
 
-def test_a_folder_of_an_unknown_schema_is_shown_and_left_alone(bench: Bench) -> None:
-    run, fine = bench.create(), bench.create()
+def test_damaged_folders_and_an_unknown_schema_are_shown_and_left_alone(bench: Bench) -> None:
+    run, locked, fifo, fine = (bench.create() for _ in range(4))
+    damage.directory(locked.folder / "lock", random.Random())
+    damage.fifo(fifo.folder / "events.jsonl", random.Random())
     config = json.loads((run.folder / "config.json").read_text())
     (run.folder / "config.json").write_text(json.dumps(config | {"schema": 99}))
     os.truncate(fine.folder / "plan.json", 3)
@@ -65,6 +69,8 @@ def test_a_folder_of_an_unknown_schema_is_shown_and_left_alone(bench: Bench) -> 
     rows = {row["id"]: row for row in bench.lab.store.summaries()}
     assert rows[run.id]["state"] == "failed"
     assert "99" in rows[run.id]["message"]
+    assert rows[locked.id]["message"].startswith("lock is a directory")
+    assert rows[fifo.id]["message"].startswith("events.jsonl is a FIFO")
     with pytest.raises(UserError, match="99"):
         lifecycle.resume_run(bench.run(run))
     assert (run.folder / "events.jsonl").read_bytes() == before

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults.bench import Bench, limit_files, run_out_of_memory
+from tests.support import tiny
 from tests.support.lab import wait_for
 from trainer.common.errors import UserError
 from trainer.runs import lifecycle
 from trainer.service import exports
+from trainer.service.data import keep_data
 from trainer.training import checkpoints
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -48,7 +50,7 @@ def fill(folder: Path, leave: int = 0) -> Path:
     return path
 
 
-def test_a_full_disk_keeps_the_checkpoint_before_and_the_app(small_disk: Bench) -> None:
+def test_a_full_disk_keeps_the_checkpoint_before_and_the_app(small_disk: Bench, tmp_path: Path) -> None:
     bench = small_disk
     run = bench.create(save_steps=3)
     app = bench.app()
@@ -62,6 +64,8 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_the_app(small_disk: Bench) 
     fill(bench.folder / "runs")  # what the worker gave back
     with pytest.raises(UserError, match="disk"):
         bench.create()
+    with pytest.raises(UserError, match="disk is full"):
+        keep_data(tiny.save_rows(tmp_path / "other.jsonl", 400), bench.lab.settings.data_dir)
     assert not list((bench.folder / "runs").glob(".20*")), "no draft of a run is left"
     filling.unlink()
     (bench.folder / "runs" / "filling").unlink()

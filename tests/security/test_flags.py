@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import app
+from tests.support import app_process
 from tests.support.lab import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +98,16 @@ def test_what_keeps_the_app_from_starting_is_said_in_one_line(tmp_path: Path) ->
             assert done.returncode == 2
             assert word in done.stderr
             assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_the_app_listens_on_ipv6(tmp_path: Path, models_dir: Path) -> None:
+    with app_process.running(tmp_path, "--host", "::1", "--models-dir", str(models_dir)) as running:
+        port = int(running.address.rpartition(":")[2])
+        statuses = []
+        for host in (f"[::1]:{port}", f"localhost:{port}", f"[::2]:{port}"):
+            connection = http.client.HTTPConnection("::1", port, timeout=60)
+            connection.request("GET", "/", headers={"Host": host})
+            statuses.append(connection.getresponse().status)
+            connection.close()
+        assert statuses == [200, 200, 400]
+        assert f"http://[::1]:{port}" in running.log.read_text()

@@ -25,7 +25,8 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json
 VOCABULARY = ("model", "added_tokens")
 """Keys of tokenizer.json that must stay as they are."""
 TEMPLATE = "chat_template.jinja"
-MAX_TOKENIZER, MAX_TEMPLATE = 100_000_000, 1_000_000
+REPAIR = "Resume the run, which saves a new one."
+MAX_TOKENIZER, MAX_OTHER = 100_000_000, 4_000_000
 """Bytes; the tokenizers of published models take up to 35 MB."""
 PRIVATE = ("name_or_path", "_name_or_path", "auto_map", "token", "use_auth_token", "cache_dir")
 """Keys with values of this machine, or that name code."""
@@ -72,7 +73,9 @@ def texts(run: Run) -> dict[str, str]:
 
 def adapter_config(run: Run) -> dict[str, Any]:
     """PEFT's adapter_config.json with the base model's name instead of a local path."""
-    value: dict[str, Any] = clean(_read(run.adapter / "adapter_config.json"))
+    value = clean(_read(run.adapter / "adapter_config.json"))
+    if not isinstance(value, dict):
+        raise UserError("The adapter's adapter_config.json is damaged.", REPAIR, "data")
     value["base_model_name_or_path"] = base_model(run)
     value["revision"] = revision(run) or None
     return value
@@ -98,14 +101,14 @@ def _check_weights(file: Path, title: str) -> None:
         head = weights.read(9)
     size = struct.unpack("<Q", head[:8])[0] if len(head) == 9 else 0
     if not 2 <= size <= file.stat().st_size - 8 or head[8:] != b"{":
-        raise UserError(f"The adapter of {title} is damaged.", "Resume the run, which saves a new one.", "data")
+        raise UserError(f"The adapter of {title} is damaged.", REPAIR, "data")
 
 
 def _read(file: Path) -> Any:
     try:
-        return bounded_files.read_json(file, MAX_TOKENIZER)
+        return bounded_files.read_json(file, MAX_TOKENIZER if file.name == "tokenizer.json" else MAX_OTHER)
     except DamagedFile as error:
-        raise UserError(f"The adapter's {error.problem}", "Resume the run, which saves a new one.", "data") from error
+        raise UserError(f"The adapter's {error.problem}", REPAIR, "data") from error
 
 
 def clean(value: Any) -> Any:
@@ -178,9 +181,9 @@ def _brings_template(run: Run) -> bool:
 
 def _template(run: Run) -> str:
     try:
-        return bounded_files.read(run.adapter / TEMPLATE, MAX_TEMPLATE).decode()
+        return bounded_files.read(run.adapter / TEMPLATE, MAX_OTHER).decode()
     except (DamagedFile, UnicodeDecodeError) as error:
-        raise UserError("The adapter's chat template is damaged.", "Resume the run.", "data") from error
+        raise UserError("The adapter's chat template is damaged.", REPAIR, "data") from error
 
 
 def _plain(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,6 +26,8 @@ STATES = ("queued", *ACTIVE, *ENDED)
 LOG_LINES = 200
 MAX_TEXT = 4000
 """Characters of a message or a log line that are kept."""
+LONGEST_STEP = 3600.0
+"""Seconds; a longer pause between two figures by the clock means that the clock was set."""
 LATEST = 2.0**33
 """The latest time that is believed, in the year 2242."""
 NO_STATE = "events.jsonl holds no state of this run."
@@ -76,6 +79,8 @@ class History:
     version: int = 0
     """Grows with every event: equal versions have equal content."""
     _offset: int = 0
+    _read: float = field(default_factory=time.monotonic)
+    """When the last figure was read, on a clock that nobody sets."""
     _reading: Any = field(default_factory=threading.Lock)
 
     def refresh(self) -> History:
@@ -176,13 +181,14 @@ class History:
         is_eval = rows[:, metrics_file.AT["eval"]] == 1
         self.latest |= metrics_file.latest_values(rows[is_eval]) | metrics_file.latest_values(rows[~is_eval])
         self.latest["time"] = float(rows[-1, metrics_file.AT["time"]])
+        self._read = time.monotonic()
 
     def _fold_state(self, event: Event) -> None:
         if event.get("state") not in STATES:
             self.rows_lost = True
             return
-        time = event.get("time")
-        moment = float(time) if event_rows.is_number(time) and 0 <= time < LATEST else 0.0
+        written = event.get("time")
+        moment = float(written) if event_rows.is_number(written) and 0 <= written < LATEST else 0.0
         self.recorded = event["state"]
         self.download = {}
         self.cause = _text(event.get("cause"))[:20]
@@ -228,6 +234,11 @@ class History:
     def elapsed(self) -> float:
         """Seconds of training so far, without the pauses of a stopped run."""
         return float(self.latest.get("elapsed", 0.0))
+
+    def idle(self) -> float:
+        """Seconds since the last figure was written; since it was read, if the clock was set in the meantime."""
+        by_clock = time.time() - self.latest.get("time", 0.0)
+        return by_clock if 0 <= by_clock < LONGEST_STEP else time.monotonic() - self._read
 
     def remaining(self) -> float | None:
         """Estimated seconds left; None before the first step."""

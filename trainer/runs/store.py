@@ -33,6 +33,8 @@ MAX_PROBLEM = 2000
 """Characters of what is said about a damaged configuration."""
 FULL_SCAN_SECONDS = 30.0
 """Interval at which all runs are scanned, for those that were not added by the queue."""
+SETTLED = 2_000_000_000
+"""Nanoseconds after its last change from which a folder's listing is not read again."""
 CACHED_RUNS = 64
 """Opened runs whose histories stay in memory."""
 
@@ -183,6 +185,8 @@ class RunStore:
         self._lock = threading.RLock()
         self._index = Index(self.folder)
         self._open: list[str] = []
+        self._known: tuple[int, list[str]] = 0, []
+        """When the folder last changed, and the ids that it held; 0 if that was too recent to be sure."""
         self._queue_stamp: Stamp = []
         self._scanned = 0.0
 
@@ -210,9 +214,15 @@ class RunStore:
 
     def ids(self) -> list[str]:
         """Ids of all runs, newest first."""
+        now, (changed, _) = time.time_ns(), stamp_of(str(self.folder))
+        known_at, known = self._known
+        if changed and changed == known_at:
+            return known.copy()
         with os.scandir(self.folder) as entries:
-            ids = [entry.name for entry in entries if RUN_ID.fullmatch(entry.name)]
-        return sorted(ids, reverse=True)
+            ids = sorted((entry.name for entry in entries if RUN_ID.fullmatch(entry.name)), reverse=True)
+        # a change in the same tick of the disk's clock as the last one would not be seen
+        self._known = (changed if now - changed > SETTLED else 0), ids.copy()
+        return ids
 
     def get(self, run_id: str) -> Run:
         """The run `run_id`, its history refreshed. Raises UserError if there is none."""

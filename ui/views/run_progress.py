@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from markupsafe import Markup
@@ -43,7 +42,7 @@ def _steps(history: History, state: str, message: str) -> dict[str, Any]:
     """Progress of the training."""
     elapsed = history.elapsed()
     if state == "running" and history.latest.get("time"):
-        elapsed += max(0.0, time.time() - history.latest["time"])
+        elapsed += history.idle()
     left = history.remaining() if state == "running" else None
     return {
         "label": "Steps",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from trainer.common import atomic, disk_cache, formatting
+from trainer.common.disk import write_failed
 from trainer.common.errors import UserError
 
 MAX_UPLOAD_BYTES = 6 * 2**30
@@ -60,8 +61,13 @@ def _keep(file: Path, data_dir: Path, store: Callable[[Path, Path], None]) -> st
 
 
 def _copy(file: Path, target: Path) -> None:
-    with atomic.new_file(target) as draft:
-        shutil.copyfile(file, draft.name)
+    """Raises OSError if `file` cannot be read, UserError if the copy cannot be written."""
+    with file.open("rb") as source:
+        try:
+            with atomic.new_file(target) as draft:
+                shutil.copyfileobj(source, draft)
+        except OSError as error:
+            raise write_failed(error) from error
 
 
 def _move(file: Path, target: Path) -> None:
