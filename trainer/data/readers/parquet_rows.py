@@ -128,7 +128,7 @@ def _batch_rows(file: Any, groups: list[int]) -> int:
         first = next(_batches(file, groups, FIRST_ROWS), None)
     except Exceeded:
         return 1
-    size = max(sum(group.total_byte_size for group in known) // rows, 1)
+    size: int = max(sum(group.total_byte_size for group in known) // rows, 1)
     if first is not None:
         size = max(size, _cost(first)[1] // first.num_rows)
     by_values = LARGE_VALUES // max(file.metadata.num_columns, 1)
