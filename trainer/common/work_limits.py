@@ -6,13 +6,13 @@ anything while the work stays within them.
 
 from __future__ import annotations
 
-import contextlib
+import os
 import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -41,9 +41,18 @@ def limited(work: Callable[[], T], memory: int, seconds: float = 0) -> T:
 
     The time limit holds in the main thread, the memory limit on Linux. Raises Exceeded.
     """
+    timed = seconds > 0 and threading.current_thread() is threading.main_thread()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     try:
-        with _memory(memory), _time(seconds):
+        try:
+            _limit_memory(memory, soft, hard)
+            if timed:
+                _start_timer(seconds)
             return work()
+        finally:
+            if timed:
+                _stop_timer()
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     except _TimeUp:
         limit: Literal["time", "memory"] = "time"
     except MemoryError:
@@ -51,40 +60,38 @@ def limited(work: Callable[[], T], memory: int, seconds: float = 0) -> T:
     raise Exceeded(limit)  # here, so that it does not keep what the work had made
 
 
-@contextlib.contextmanager
-def _memory(most: int) -> Iterator[None]:
-    if not sys.platform.startswith("linux"):
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [used_bytes() + most, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
-    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+def _limit_memory(most: int, soft: int, hard: int) -> None:
+    """Lower the limit on the address space, which all threads share: `most` leaves the others room."""
+    if sys.platform.startswith("linux"):
+        limits = [used_bytes() + most, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
+        resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
 
 
 def used_bytes() -> int:
     """Address space of this process, by which RLIMIT_AS is measured."""
-    return int(Path("/proc/self/statm").read_bytes().split(maxsplit=1)[0]) * PAGE
+    file = os.open("/proc/self/statm", os.O_RDONLY)  # five times as quick as with a file object: once a rendering
+    try:
+        return int(os.read(file, 32).split(b" ", 1)[0]) * PAGE
+    finally:
+        os.close(file)
 
 
-@contextlib.contextmanager
-def _time(seconds: float) -> Iterator[None]:
-    if not seconds or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGPROF, _interrupt)
+def _start_timer(seconds: float) -> None:
+    _install()
     signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE * seconds)
     signal.setitimer(signal.ITIMER_PROF, seconds, REPEATED)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGPROF, before)
+
+
+def _stop_timer() -> None:
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+@lru_cache(maxsize=1)
+def _install() -> None:
+    signal.signal(signal.SIGPROF, _interrupt)
 
 
 def _interrupt(*_: Any) -> None:
-    raise _TimeUp
+    if signal.getitimer(signal.ITIMER_PROF)[1]:  # else the work ended in time, and this signal came late
+        raise _TimeUp

@@ -20,6 +20,7 @@ from trainer.config.schema import ModelConfig
 from trainer.models.hub import COMMIT, Unreachable, in_time, refusal, snapshot
 from trainer.models.model_config import make_config, missing_package
 from trainer.models.safetensors_header import DOWNLOAD_AGAIN, LFS_PULL, is_pointer
+from trainer.models.tokenizer_files import check_tokenizer
 from trainer.models.weight_files import INDEX, MAX_INDEX_BYTES, TOKENIZER_FILES, WEIGHTS_FILE, is_whole
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -135,11 +136,15 @@ def load_tokenizer(model: ModelConfig, models_dir: Path) -> Any:
     from transformers import AutoTokenizer
 
     source, keywords = locate(model, models_dir)
+    kept = Path(source) if is_folder(keywords) else snapshot(source, model.revision)
+    check_tokenizer(model.name, kept)
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **keywords)
     except ImportError as error:
         raise missing_package(error, f"The tokenizer of {model.name}") from error
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of the Rust library
+            raise
         if "custom code" in str(error):
             raise UserError(
                 f"The tokenizer of {model.name} needs custom code, and code from a model is never run.",

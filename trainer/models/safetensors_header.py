@@ -22,10 +22,15 @@ POINTER = b"version https://git-lfs"
 MAX_POINTER_BYTES = 1024
 MAX_HEADER_BYTES = 100_000_000
 """The library's own limit."""
-_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
+MAX_TENSORS = 250_000
+"""Tensors of one file; the most in a published one are about 100,000."""
+MAX_DIMENSIONS = 16
+_BITS = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
+"""Every data type that the library reads."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,11 @@ def _read(path: Path, total: int, _time: int) -> Header:
                 problem=f"ends within its header, after {size(total)}", fix=f"It was cut off. {DOWNLOAD_AGAIN}"
             )
         file.seek(8)
+        text = file.read(length)
+        if text.count(b"{") > MAX_TENSORS:
+            return Header(problem=f"has a header of more than {MAX_TENSORS:,} tensors", fix=DOWNLOAD_AGAIN)
         try:
-            value = orjson.loads(file.read(length))
+            value = orjson.loads(text)
         except ValueError:
             return Header(problem="has a header that is not JSON", fix=DOWNLOAD_AGAIN)
     return _parse(value, total - 8 - length)
@@ -110,24 +118,22 @@ def _parse(value: Any, present: int) -> Header:
     """A header from its JSON, checked against the `present` bytes after it."""
     if not isinstance(value, dict):
         return Header(problem="has a header that is not a JSON object", fix=DOWNLOAD_AGAIN)
+    metadata = value.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        return Header(problem="has a header whose __metadata__ is not text by name", fix=DOWNLOAD_AGAIN)
     tensors: dict[str, Tensor] = {}
-    promised = covered = 0
+    ranges: list[tuple[int, int]] = []
     for name, item in value.items():
-        if name == "__metadata__":
-            continue
-        try:
-            start, end = item["data_offsets"]
-            tensor = Tensor(item["dtype"], tuple(item["shape"]))
-            width = _BYTES.get(tensor.dtype)
-            wrong = width is not None and math.prod(tensor.shape) * width != end - start
-        except (KeyError, TypeError, ValueError):
-            return Header(problem=f"has a header that does not describe {name[:80]}", fix=DOWNLOAD_AGAIN)
-        if wrong or not 0 <= start <= end:
+        found = _tensor(item)
+        if isinstance(found, str):
+            return Header(problem=f"has a header that {found} {name[:80]}", fix=DOWNLOAD_AGAIN)
+        tensors[name], (start, end) = found
+        ranges.append((start, end))
+        if math.prod(tensors[name].shape) * _BITS[tensors[name].dtype] != 8 * (end - start):
             return Header(problem=f"gives {name[:80]} a size that does not match its shape", fix=DOWNLOAD_AGAIN)
-        tensors[name] = tensor
-        promised = max(promised, end)
-        covered += end - start
-    if covered != promised:
+    ranges.sort()
+    promised = ranges[-1][1] if ranges else 0
+    if any(start != before for (start, _), before in zip(ranges, (0, *(end for _, end in ranges)), strict=False)):
         return Header(problem="has a header with overlapping tensors or gaps", fix=DOWNLOAD_AGAIN)
     if present < promised:
         problem = f"was cut off: it holds {size(present)} of the {size(promised)} that its header describes"
@@ -136,3 +142,21 @@ def _parse(value: Any, present: int) -> Header:
         problem = f"holds {size(present)}, and its header describes {size(promised)}"
         return Header(tensors, problem, f"Its header and weights do not belong together. {DOWNLOAD_AGAIN}", promised)
     return Header(tensors, data_bytes=promised)
+
+
+def _tensor(item: Any) -> tuple[Tensor, tuple[int, int]] | str:
+    """A tensor and its bytes' range; a clause that the tensor's name ends if that is not what the item describes."""
+    if not isinstance(item, dict) or not {"dtype", "shape", "data_offsets"} <= item.keys():
+        return "does not describe"
+    dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        return f"gives an unknown data type, {str(dtype)[:40]!r}, to"
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
+        return "gives no valid shape to"
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        return "gives no valid data_offsets to"
+    return Tensor(dtype, tuple(shape)), (offsets[0], offsets[1])
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)

@@ -11,17 +11,22 @@ from typing import Any
 
 import orjson
 
-from trainer.common.errors import Issue, first_line
+from trainer.common.errors import Issue, UserError, first_line
+from trainer.common.formatting import size
 from trainer.models.module_map import ModuleMap
 from trainer.models.safetensors_header import DOWNLOAD_AGAIN, is_pointer
 from trainer.models.weight_files import FIELD
 
 MAIN = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
-_FILES = (MAIN, CONFIG, "special_tokens_map.json", "added_tokens.json")
+_OBJECTS = (MAIN, CONFIG, "special_tokens_map.json", "added_tokens.json", "generation_config.json")
+"""Files that hold a JSON object. The last one is no tokenizer's, but read whenever the model is loaded."""
+_OTHERS = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja")
 _IN_EVERY_TEXT = ("bos_token", "eos_token", "pad_token")
-MAX_BYTES = 200_000_000
-"""Larger files are not checked."""
+MAX_BYTES = 100_000_000
+"""Of one file; the largest published ones have about 35 MB."""
+MAX_TOKENS, MAX_ADDED = 2_000_000, 100_000
+"""The largest published vocabulary has 901,629 tokens (XLM-V). Added tokens cost transformers far more time."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +41,34 @@ class Vocabulary:
 
 def tokenizer_issues(name: str, folder: Path, module_map: ModuleMap | None) -> tuple[list[Issue], list[Issue]]:
     """What is wrong with a tokenizer's files, and what may be, if their rare tokens are used."""
-    found: dict[str, Any] = {}
-    issues = []
-    for file in _FILES:
+    issues, found = _examined(name, folder)
+    if issues or MAIN not in found or module_map is None:
+        return issues, []
+    return _beyond(name, found[MAIN], found.get(CONFIG, {}), _rows(module_map))
+
+
+def check_tokenizer(name: str, folder: Path) -> None:
+    """Raises UserError for files that are damaged, or too large to be loaded."""
+    issues, _ = _examined(name, folder)
+    if issues:
+        raise UserError(" ".join(issue.problem for issue in issues), issues[0].fix)
+
+
+def _examined(name: str, folder: Path) -> tuple[list[Issue], dict[str, Any]]:
+    """What is wrong with the files, and what is in those that hold an object."""
+    issues, found = list[Issue](), dict[str, Any]()
+    for file in (*_OBJECTS, *_OTHERS):
         try:
             status = (folder / file).stat()
-            if status.st_size > MAX_BYTES or is_pointer(folder / file):
-                continue
-            found[file] = _read(folder / file, status.st_size, status.st_mtime_ns)
+            if status.st_size > MAX_BYTES:
+                raise ValueError(f"has {size(status.st_size)}, which is more than {size(MAX_BYTES)}")
+            if file in _OBJECTS and not is_pointer(folder / file):
+                found[file] = _read(folder / file, status.st_size, status.st_mtime_ns)
         except OSError:
             continue
         except ValueError as error:
             issues.append(Issue(FIELD, f"The {file} of {name} {error}.", DOWNLOAD_AGAIN))
-    if issues or MAIN not in found or module_map is None:
-        return issues, []
-    return _beyond(name, found[MAIN], found.get(CONFIG, {}), _rows(module_map))
+    return issues, found
 
 
 def _beyond(
@@ -101,9 +119,12 @@ def _read(path: Path, _bytes: int, _time: int) -> Any:
     if path.name != MAIN:
         return value
     try:
-        return _vocabulary(value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = _vocabulary(value)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError("does not describe a tokenizer") from error
+    if found.highest >= MAX_TOKENS or len(found.added) > MAX_ADDED:
+        raise ValueError(f"has more than {MAX_TOKENS:,} tokens, or more than {MAX_ADDED:,} added ones")
+    return found
 
 
 def _vocabulary(value: dict[str, Any]) -> Vocabulary:

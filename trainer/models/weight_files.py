@@ -74,7 +74,7 @@ def parse_index(data: bytes) -> Index | None:
             return None
         total = value.get("metadata", {}).get("total_size", 0)
         return Index(dict(files), int(total) if isinstance(total, int | float) else 0)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 
