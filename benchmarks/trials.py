@@ -213,8 +213,8 @@ def clock(folder: Path, models: Path) -> None:
     bench.close()
 
 
-def _attack(runs_dir: str, ids: list[str], seed: int, until: float, done: Any, broken: Any) -> None:
-    chance, store = random.Random(seed), RunStore(Path(runs_dir))
+def _attack(runs_dir: str, ids: list[str], seed: int, seconds: float, done: Any, broken: Any) -> None:
+    chance, store, until = random.Random(seed), RunStore(Path(runs_dir)), time.monotonic() + seconds
     while time.monotonic() < until:
         run_id, what = (
             chance.choice(ids),
@@ -241,16 +241,17 @@ def _attack(runs_dir: str, ids: list[str], seed: int, until: float, done: Any, b
 def races(folder: Path, models: Path, seconds: float = 60) -> None:
     """Four processes stop, resume and delete the same five runs at random, while an app starts them."""
     bench = Bench(folder / "races", models)
-    runs = [bench.create(steps=60, save_steps=20) for _ in range(5)]
+    runs = [bench.create(steps=600, save_steps=20) for _ in range(5)]
     app = bench.app()
     context = multiprocessing.get_context("spawn")
-    done, broken, until = context.Queue(), context.Queue(), time.monotonic() + seconds
+    done, broken = context.Queue(), context.Queue()
     ids = [run.id for run in runs]
     attackers = [
-        context.Process(target=_attack, args=(str(bench.lab.store.folder), ids, seed, until, done, broken))
+        context.Process(target=_attack, args=(str(bench.lab.store.folder), ids, seed, seconds, done, broken))
         for seed in range(4)
     ]
-    [attacker.start() for attacker in attackers]
+    for attacker in attackers:
+        attacker.start()
     counts: Counter[str] = Counter()
     while any(attacker.is_alive() for attacker in attackers):
         while not done.empty():
@@ -294,7 +295,7 @@ def apps(folder: Path, models: Path) -> None:
     wait_for(lambda: file_locks.holder(bench.lab.store.folder / ".supervisor") == other)
     took = time.monotonic() - killed
     for run in runs:
-        wait_for(lambda run=run: bench.state(run) in ENDED)
+        wait_for(partial(_has_ended, bench, run))
     starts = [starts_of(run) for run in runs]
     assert max(starts) == 1, starts
     print(
@@ -302,6 +303,10 @@ def apps(folder: Path, models: Path) -> None:
     )
     print(f"the other app took over after {took:.1f} s")
     bench.close()
+
+
+def _has_ended(bench: Bench, run: Run) -> bool:
+    return bench.state(run) in ENDED
 
 
 def readonly(folder: Path, models: Path) -> None:

@@ -41,7 +41,7 @@ from trainer.runs import event_log  # noqa: E402
 
 PASSWORD = "a long password"  # noqa: S105
 NAME = "lab.example"
-PATIENCE = 120_000
+PATIENCE = 240_000
 PAGES = 6
 RATE = "#training-learning_rate"
 FASTER = """for (const name of ["setInterval", "setTimeout"]) {
@@ -82,7 +82,7 @@ def browser() -> Iterator[Browser]:
 
 
 def open_page(browser: Browser, address: str, password: str = "", script: str = "") -> Page:
-    """The page in a context of its own, once its modules are listed and its timer answers."""
+    """The page in a context of its own, once its timer is answered."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, ignore_https_errors=True)
     context.set_default_timeout(PATIENCE)
     if script:
@@ -92,8 +92,8 @@ def open_page(browser: Browser, address: str, password: str = "", script: str = 
     if password:
         page.fill("input[type=password]", password)
         page.press("input[type=password]", "Enter")
-    page.wait_for_selector(".modules .row")
-    page.wait_for_selector(".summary dl")
+    page.wait_for_selector("#live-card")
+    page.wait_for_event("response", lambda answer: "/gradio_api/" in answer.url and answer.status == 200)
     return page
 
 

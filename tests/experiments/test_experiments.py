@@ -20,7 +20,8 @@ from trainer.cli.main import main
 from trainer.common import file_locks
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import RunConfig, Tick
-from trainer.experiments.experiment import MAX_SEEDS, Experiment
+from trainer.experiments.experiment import MAX_SEEDS
+from trainer.experiments.experiment_file import Experiment
 from trainer.planning.schedule import Size, total_steps
 from trainer.runs import duration_estimates, event_log
 from trainer.service import data, exports, runs

@@ -17,7 +17,7 @@ from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.config.differences import differences
 from trainer.config.schema import RunConfig
-from trainer.experiments.experiment import Experiment
+from trainer.experiments.experiment_file import Experiment
 from trainer.experiments.statistics import Pair, all_pairs, pareto, verdict
 from trainer.export.adapter_zip import WEIGHTS
 from trainer.runs.store import Run, RunStore

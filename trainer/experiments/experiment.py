@@ -15,77 +15,28 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer.common import atomic, bounded_files, file_locks
-from trainer.common.bounded_files import DamagedFile
+from trainer.common import atomic, file_locks
 from trainer.common.disk import write_failed
 from trainer.common.environment import machine
 from trainer.common.errors import InvalidConfig, UserError
-from trainer.common.plain_text import one_line
 from trainer.config import validation
-from trainer.config.schema import RunConfig
+from trainer.experiments.experiment_file import MAX_RUNS, Experiment, Member, read
 from trainer.experiments.scenario_plans import Planner, ScenarioPlan
 from trainer.runs import duration_estimates, lifecycle
 from trainer.runs.history import ACTIVE
-from trainer.runs.plan_file import is_count, is_issues, is_match_report
-from trainer.runs.store import MAX_TITLE, RUN_ID, Run, RunStore, new_id
+from trainer.runs.store import MAX_TITLE, Run, RunStore, new_id
 
 FOLDER = "experiments"
 ID = re.compile(r"exp-\d{8}-\d{6}-[0-9a-f]{6}")
-MAX_SEEDS, MAX_RUNS = 20, 200
+MAX_SEEDS = 20
 GONE = "not made"
 """State of a member whose run folder does not exist."""
 OPEN = ("queued", *ACTIVE)
-MAX_BYTES = 64_000_000
-"""Every scenario lists the modules that it matched."""
-MAX_TEXT = 4000
-"""Characters of a question."""
-FIX = "Fix the file, or move it away."
 _QUEUING = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Member:
-    """One run of an experiment."""
-
-    scenario: str
-    """Key of its scenario."""
-    seed: int
-    run: str
-    """Id of its run."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What experiments/<id>.json holds."""
-
-    id: str
-    name: str
-    question: str
-    equal_budget: bool
-    scenarios: tuple[dict[str, Any], ...]
-    """From `ScenarioPlan.to_json`; those that run also have their configuration as `config`."""
-    members: tuple[Member, ...]
-    """In queue order: all scenarios with the first seed, then with the next one."""
-    machine: dict[str, str]
-
-    @property
-    def runs(self) -> tuple[str, ...]:
-        return tuple(member.run for member in self.members)
-
-    def config(self, member: Member) -> RunConfig:
-        """The configuration of one of its runs."""
-        scenario = next(item for item in self.scenarios if item["key"] == member.scenario)
-        config = validation.from_json(scenario["config"])
-        several = len({member.seed for member in self.members}) > 1
-        title = f"{config.title} · seed {member.seed}" if several else config.title
-        return replace(config, title=title, training=replace(config.training, seed=member.seed))
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Experiments:
@@ -117,12 +68,7 @@ class Experiments:
         path = self._folder / f"{experiment_id}.json"
         if not ID.fullmatch(experiment_id) or not os.path.lexists(path):
             raise UserError(f"There is no experiment {experiment_id[:60]!r}.", "Choose one from the list.", "data")
-        try:
-            return _read(bounded_files.read_json(path, MAX_BYTES), experiment_id)
-        except DamagedFile as error:
-            raise UserError(f"experiments/{error.problem}", FIX, "data") from error
-        except (KeyError, TypeError, ValueError, AttributeError, InvalidConfig) as error:
-            raise UserError(f"experiments/{path.name} is damaged: {_what_is_wrong(error)}", FIX, "data") from error
+        return read(path)
 
     def all(self) -> list[Experiment]:
         """All experiments that can be read, newest first."""
@@ -269,50 +215,6 @@ def _make(name: str, question: str, plans: Sequence[ScenarioPlan], seeds: int, e
     if len(set(experiment.runs)) == len(members):
         return experiment
     return _make(name, question, plans, seeds, equal_budget)  # two ids were equal by chance
-
-
-def _read(value: dict[str, Any], experiment_id: str) -> Experiment:
-    """Checks what the program relies on. Raises KeyError, TypeError, ValueError, AttributeError or InvalidConfig."""
-    members = tuple(Member(str(item["scenario"]), _seed(item["seed"]), str(item["run"])) for item in value["members"])
-    if not 0 < len(members) <= MAX_RUNS or not all(RUN_ID.fullmatch(member.run) for member in members):
-        raise ValueError("its members are not runs")
-    scenarios = tuple(map(_scenario, value["scenarios"]))
-    if not {member.scenario for member in members} <= {item["key"] for item in scenarios if "config" in item}:
-        raise ValueError("a member has no scenario")
-    name, question = one_line(str(value["name"]), MAX_TITLE), one_line(str(value["question"]), MAX_TEXT)
-    facts = {one_line(key): one_line(str(item)) for key, item in value["machine"].items()}
-    return Experiment(
-        experiment_id, name or experiment_id, question, bool(value["equal_budget"]), scenarios, members, facts
-    )
-
-
-def _scenario(value: dict[str, Any]) -> dict[str, Any]:
-    """A scenario, from `ScenarioPlan.to_json`. Raises like `_read`."""
-    texts = {
-        name: one_line(value.get(name) or "", MAX_TEXT) for name in ("key", "title", "note", "same_as", "budget")
-    }
-    if not texts["key"] or not is_count(value["trainable"]):
-        raise ValueError("a scenario has no key or no trainable parameters")
-    if not is_match_report(value.get("receipts", [])) or not is_issues(value.get("issues", [])):
-        raise ValueError("a scenario has a damaged match report or damaged issues")
-    if "config" in value:
-        validation.from_json(value["config"])
-    return value | texts | {"title": texts["title"] or texts["key"]}
-
-
-def _seed(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**32:
-        raise ValueError("a seed is not a number")
-    return value
-
-
-def _what_is_wrong(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"{error} is missing."
-    wrong = (
-        str(error)[:300].rstrip(".") if isinstance(error, ValueError | InvalidConfig) else "a value has a wrong type"
-    )
-    return f"{wrong}."
 
 
 def _damaged(experiment_id: str, message: str) -> dict[str, Any]:

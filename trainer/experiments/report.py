@@ -16,7 +16,7 @@ from typing import Any
 from trainer.common.environment import machine
 from trainer.common.redaction import redact
 from trainer.experiments.comparison import COLUMNS, PRICES, SPREAD, Comparison, Group, Row, shown
-from trainer.experiments.experiment import Experiment
+from trainer.experiments.experiment_file import Experiment
 from trainer.export.adapter_zip import clean
 from trainer.runs.store import RunStore
 

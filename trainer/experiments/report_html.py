@@ -20,7 +20,7 @@ from trainer.common.redaction import redact
 from trainer.common.templates import Templates
 from trainer.experiments import charts, curves
 from trainer.experiments.comparison import PRICES, Comparison
-from trainer.experiments.experiment import Experiment
+from trainer.experiments.experiment_file import Experiment
 from trainer.experiments.report import CURVES_BLOCK, PRICES_BLOCK, Heading, document, markdown
 from trainer.runs.store import RunStore
 

@@ -14,7 +14,8 @@ from trainer.experiments.charts import COLORS, CURVES, layout, packed, price_fig
 from trainer.experiments.comparison import COLUMNS, MAX_COMPARED, PRICES, SPREAD, Comparison, Group, Row, shown
 from trainer.experiments.comparison import compare as compare_runs
 from trainer.experiments.curves import AXES
-from trainer.experiments.experiment import GONE, MAX_SEEDS, OPEN, Experiment, default_name, expand
+from trainer.experiments.experiment import GONE, MAX_SEEDS, OPEN, default_name, expand
+from trainer.experiments.experiment_file import Experiment
 from trainer.experiments.report import cells
 from trainer.experiments.scenario_plans import ScenarioPlan, make_scenario_plans
 from trainer.planning.scenarios import SETS, Scenario

@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer.common import atomic, file_modes
 from trainer.common.errors import UserError
 from trainer.experiments.comparison import Comparison
-from trainer.experiments.experiment import Experiment
+from trainer.experiments.experiment_file import Experiment
 from trainer.experiments.report import document, markdown
 from trainer.experiments.report_html import html_report, report_zip
 from trainer.export.adapter_zip import adapter_zip
