@@ -7,6 +7,7 @@ With --wait, it imports everything and then reads its device and folder from sta
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -101,9 +102,7 @@ def main(arguments: list[str]) -> int:
 def _wait() -> int:
     if devices.devices() == ("cpu",):
         os.nice(10)  # keeps the page responsive; on a GPU, the threads that launch kernels must not wait for a core
-    import trainer.training.loop
-
-    assert trainer.training.loop
+    _import_training()
     line = sys.stdin.readline()
     if not line.strip():
         return FINISHED  # the app ended and never needed this spare
@@ -171,6 +170,7 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
     model = fetch(run.config.model, models_dir, run.history.commit, write)
     device = _take_device(names, writer)
     os.environ |= devices.environment(device)  # before anything looks for GPUs
+    _import_training()
     from trainer.training import loop
 
     def sink(type: str, **values: Any) -> None:
@@ -182,6 +182,16 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
 
     paths = loop.RunPaths(run.folder, models_dir, _folder("LAB_DATA_DIR", "runs/data"))
     return loop.train(replace(run.config, model=model), paths, sink, lambda: switch.asked)
+
+
+def _import_training() -> None:
+    """Import it all. Modules stay, so the garbage collector need not scan them, while they load or in a step."""
+    gc.disable()
+    import trainer.training.loop
+
+    assert trainer.training.loop
+    gc.freeze()
+    gc.enable()
 
 
 def _take_device(names: Sequence[str], writer: EventWriter) -> str:

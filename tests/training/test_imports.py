@@ -1,0 +1,14 @@
+"""What a worker imports before it can train: every run and every resume waits for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+LOADED = "import sys, trainer.training.loop; print(*sys.modules)"
+
+
+def test_a_worker_starts_without_inductor() -> None:
+    loaded = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True).stdout.split()
+    assert {"bitsandbytes", "peft", "trl"} <= set(loaded)
+    assert "torch._inductor.compile_fx" not in loaded
