@@ -24,6 +24,7 @@ from ui.components import load_plotly
 from ui.security.auth import Login
 from ui.security.gate import SafeBlocks
 from ui.security.guard import Guard
+from ui.sessions import describe_once
 from ui.tabs.compare import CompareTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
@@ -55,6 +56,7 @@ def build(lab: Lab) -> gr.Blocks:
                 RunsTab(lab, train, tabs, tab)
             with gr.Tab("Compare", id="compare", render_children=True) as tab:
                 CompareTab(lab, train, tabs, tab)
+    describe_once(page)
     return page
 
 
