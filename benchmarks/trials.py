@@ -175,7 +175,7 @@ def set_clock(jumps: tuple[float, ...], every: float) -> None:
         number = int((time.monotonic() - started) / every)
         return real() + sum(jumps[: number + 1])
 
-    time.time = now  # type: ignore[assignment]
+    time.time = now
 
 
 def clock(folder: Path, models: Path) -> None:
@@ -205,21 +205,20 @@ def clock(folder: Path, models: Path) -> None:
     assert config is not None
     estimate = duration_estimates.seconds(config, duration_estimates.paces(bench.lab.store, config.model))
     assert estimate is None or 0 < estimate < 3600, estimate
+    elapsed, left, idle = (max(column) for column in zip(*seen, strict=True))
     print(f"{len(jumps)} jumps of up to 20 years in {wall:.0f} s: {len(steps)} steps in order; elapsed at most")
-    print(
-        f"{max(item[0] for item in seen):.1f} s, left at most {max(item[1] for item in seen):.0f} s, since the last"
-    )
-    print(f"event at most {max(item[2] for item in seen):.1f} s; the estimate of the next run is {estimate} s")
+    print(f"{elapsed:.1f} s, left at most {left:.0f} s, since the last event at most {idle:.1f} s; the estimate of")
+    print(f"the next run is {estimate} s")
     bench.close()
+
+
+OPERATIONS = ("stop", "stop", "resume", "resume", "delete", "list", "first")
 
 
 def _attack(runs_dir: str, ids: list[str], seed: int, seconds: float, done: Any, broken: Any) -> None:
     chance, store, until = random.Random(seed), RunStore(Path(runs_dir)), time.monotonic() + seconds
     while time.monotonic() < until:
-        run_id, what = (
-            chance.choice(ids),
-            chance.choice(("stop", "stop", "resume", "resume", "delete", "list", "first")),
-        )
+        run_id, what = chance.choice(ids), chance.choice(OPERATIONS)
         try:
             if what == "list":
                 assert all(row["state"] in STATES for row in store.summaries())
@@ -229,7 +228,8 @@ def _attack(runs_dir: str, ids: list[str], seed: int, seconds: float, done: Any,
             elif what == "first":
                 lifecycle.put_first(store, run_id)
             else:
-                {"stop": lifecycle.stop_run, "resume": lifecycle.resume_run}[what](store.get(run_id))
+                change: Callable[[Run], Any] = lifecycle.stop_run if what == "stop" else lifecycle.resume_run
+                change(store.get(run_id))
             done.put(what)
         except UserError:
             done.put(f"{what}, refused with a sentence")

@@ -176,7 +176,7 @@ def test_a_folder_of_another_user_shows_why(whole: Path, tmp_path: Path) -> None
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
     folder = copied(whole, tmp_path)
-    for path in (tmp_path, *tmp_path.parents):
+    for path in (tmp_path, *tmp_path.parents, *folder.rglob("*"), folder):
         path.chmod(path.stat().st_mode | 0o055)
     (folder / IDS[0] / "events.jsonl").chmod(0)
     (folder / IDS[1]).chmod(0o700)
