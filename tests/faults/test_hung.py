@@ -35,7 +35,7 @@ def freeze(bench: Bench, run: Run) -> int:
 
 
 def test_a_hung_worker_is_shown_and_killed_and_its_run_resumes_with_the_same_losses(bench: Bench) -> None:
-    run, alike = (bench.create(steps=200, save_steps=10, eval_steps=50, state="starting") for _ in range(2))
+    run, alike = (bench.create(steps=120, save_steps=20, eval_steps=60, state="starting") for _ in range(2))
     assert bench.worker(alike).wait() == 0
     slow = bench.worker(run, impatient)
     process = freeze(bench, run)
@@ -64,7 +64,7 @@ def test_a_hung_worker_is_shown_and_killed_and_its_run_resumes_with_the_same_los
 
 def _pace_is_known(run: Run) -> bool:
     path = run.folder / heartbeat.FILE
-    return path.exists() and f'"limit": {LIMIT}' in path.read_text()
+    return path.exists() and f'"phase": "training", "limit": {LIMIT}' in path.read_text()
 
 
 def _shown(bench: Bench, run: Run, words: str) -> str:

@@ -30,7 +30,7 @@ DOCKER_SECONDS = 10.0
 
 def helpers(app: int) -> dict[str, list[psutil.Process]]:
     """The app's child processes by what they do."""
-    found: dict[str, list[psutil.Process]] = {"analysis_process": [], "worker": []}
+    found: dict[str, list[psutil.Process]] = {"analysis_server": [], "worker": []}
     for child in psutil.Process(app).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             line = " ".join(child.cmdline())
@@ -56,7 +56,7 @@ def test_sigterm_ends_the_app_and_its_helpers_while_a_training_goes_on(bench: Be
         bench.until_step(run, 1)
         worker = bench.worker_of(run)
         family = helpers(app.process.pid)
-        analysis = family["analysis_process"]
+        analysis = family["analysis_server"]
         assert analysis
         analysis[0].suspend()  # busy for ever
         asking = threading.Thread(target=_ask_for_modules, args=(app.address,))
