@@ -184,6 +184,9 @@ def main() -> None:
     end_on_signals(at_once=not stop_runs)
     with contextlib.suppress(KeyboardInterrupt):
         run(*read_flags(), stop_runs)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # all is closed, and taking down the interpreter takes seconds on a busy machine
 
 
 def run(settings: Settings, access: Access, stop_runs: bool) -> None:

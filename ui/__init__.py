@@ -71,7 +71,7 @@ def launch(
             print("Stopping running trainings, with a checkpoint", flush=True)
         lab.close(stop_runs)  # before the server, whose open requests may wait for the lab
         if running is not None:
-            running.close()
+            server.stop(running)
 
 
 def make_app(lab: Lab, password: str = "", hosts: Iterable[str] = ()) -> Any:

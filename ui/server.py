@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -67,7 +68,7 @@ def make_app(page: gr.Blocks, lab: Lab, password: str, hosts: Iterable[str]) -> 
 
 
 def start(app: Any, host: str, port: int) -> Any:
-    """Serve `app` in the background, until the result's `close()`."""
+    """Serve `app` in the background, until `stop`."""
     config = uvicorn.Config(
         app,
         host,
@@ -83,6 +84,12 @@ def start(app: Any, host: str, port: int) -> Any:
     server: Any = Server(config)
     server.run_in_thread()
     return server
+
+
+def stop(server: Any) -> None:
+    """Stop serving. The streams of open pages, which do not end by themselves, are canceled."""
+    logging.getLogger("uvicorn.error").disabled = True  # it would report that as an error
+    server.close()
 
 
 async def _unreadable(_request: Request, _error: Exception) -> Response:
