@@ -90,7 +90,7 @@ def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
         run_progress.figures(run) if figure is not None else gr.skip(),
         _stop_button(state) if other_run or new_state else gr.skip(),
         gr.update(visible=silent) if other_run or new_state else gr.skip(),
-        gr.update(visible=True, interactive=has_adapter) if other_run or new_state else gr.skip(),
+        gr.update(visible=not silent, interactive=has_adapter) if other_run or new_state else gr.skip(),
         "|".join(now),
     ]
 

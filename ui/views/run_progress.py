@@ -32,18 +32,16 @@ def status(run: Run, state: str) -> Markup:
     facts = (run.config.model.name, describe_ticks(run.config)) if run.config else ()
     downloaded = history.download if state == "starting" else {}
     is_downloading = downloaded and downloaded["bytes"] < downloaded["total"]
-    progress = _download(downloaded) if is_downloading else _steps(history, state, message)
-    if silent:
-        progress |= {"message": message, "message_kind": "silent"}
+    progress = _download(downloaded) if is_downloading and not silent else _steps(history, state, message, silent)
     return render("status", run.title, state, " · ".join(filter(None, facts)), progress)
 
 
-def _steps(history: History, state: str, message: str) -> dict[str, Any]:
+def _steps(history: History, state: str, message: str, silent: bool) -> dict[str, Any]:
     """Progress of the training."""
     elapsed = history.elapsed()
     if state == "running" and history.latest.get("time"):
         elapsed += history.idle()
-    left = history.remaining() if state == "running" else None
+    left = history.remaining() if state == "running" and not silent else None
     return {
         "label": "Steps",
         "now": history.step,
@@ -56,7 +54,7 @@ def _steps(history: History, state: str, message: str) -> dict[str, Any]:
             f"about {formatting.duration(left)} left" if left is not None else "",
         ),
         "message": message,
-        "message_kind": "unchanged" if history.unchanged else state,
+        "message_kind": "silent" if silent else "unchanged" if history.unchanged else state,
     }
 
 
