@@ -49,7 +49,10 @@ def open_pages(address: str, number: int) -> Iterator[None]:
         yield
 
 
-def test_sigterm_ends_the_app_and_its_helpers_while_a_training_goes_on(bench: Bench) -> None:
+def test_sigterm_ends_the_app_and_its_helpers_while_a_training_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_DEVICE_LOCKS", str(bench.folder / "locks"))  # both apps use the same device
     run, waiting = bench.create(), bench.create()
     models = ("--models-dir", str(bench.models_dir))
     with app_process.running(bench.folder, *models) as app, open_pages(app.address, 5):
