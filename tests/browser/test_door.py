@@ -13,7 +13,7 @@ from playwright import sync_api
 from tests.browser.conftest import opened_page
 from tests.support import app_process
 from tests.support.app_process import App
-from tests.support.lab import wait_for
+from tests.support.lab import PATIENCE, wait_for
 from trainer.config.schema import RunConfig
 
 PASSWORD = "a long enough password"
@@ -27,6 +27,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 def test_log_in_and_out(locked: App, browser: sync_api.Browser) -> None:
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE * 1000)
     page.goto(locked.address)
     page.get_by_label("Password").fill("wrong password")
     page.get_by_role("button", name="Enter").click()
@@ -41,7 +42,9 @@ def test_log_in_and_out(locked: App, browser: sync_api.Browser) -> None:
     page.close()
 
 
-def test_another_page_cannot_frame_the_app(app: str, context: sync_api.BrowserContext, tmp_path: Path) -> None:
+def test_another_page_cannot_frame_the_app(
+    app: str, context: sync_api.BrowserContext, client: Client, tmp_path: Path
+) -> None:
     """It stays empty, so that no click on the other page can land on Train."""
     (tmp_path / "evil.html").write_text(f'<iframe src="{app}" width="1200" height="800"></iframe>')
     other = context.new_page()
@@ -51,6 +54,11 @@ def test_another_page_cannot_frame_the_app(app: str, context: sync_api.BrowserCo
     other.wait_for_timeout(500)
     assert any("frame-ancestors" in text for text in refused)
     assert not other.frames[1].url.startswith("http")
+    before = client.predict(api_name="/runs")
+    for x, y in [(850, 570), (640, 570), (400, 300)]:  # about where Train is, were the app there
+        other.mouse.click(x, y)
+    other.wait_for_timeout(500)
+    assert client.predict(api_name="/runs") == before
     other.close()
     without_password = next(opened_page(context, app))
     assert without_password.get_by_role("button", name="Log out").count() == 0
