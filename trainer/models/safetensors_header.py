@@ -118,8 +118,9 @@ def _parse(value: Any, present: int) -> Header:
     """A header from its JSON, checked against the `present` bytes after it."""
     if not isinstance(value, dict):
         return Header(problem="has a header that is not a JSON object", fix=DOWNLOAD_AGAIN)
-    metadata = value.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+    metadata = value.pop("__metadata__", None)
+    is_text = isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())
+    if metadata is not None and not is_text:
         return Header(problem="has a header whose __metadata__ is not text by name", fix=DOWNLOAD_AGAIN)
     tensors: dict[str, Tensor] = {}
     ranges: list[tuple[int, int]] = []

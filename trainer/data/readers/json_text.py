@@ -90,6 +90,8 @@ class JsonText:
             except (RecursionError, ValueError) as error:
                 self.fail(what, reason(error))
             else:
+                if end - self._at > MAX_ROW_BYTES:  # a number may go on for ever
+                    self.fail(what, f"it is longer than {MAX_ROW_BYTES:,} characters")
                 if end < len(self._text) or not self._more():
                     self._at = end
                     return value

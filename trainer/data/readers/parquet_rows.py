@@ -52,7 +52,7 @@ def _rows(path: Path, name: str, report: Report) -> Iterator[tuple[int, Row]]:
 
     pyarrow.allocate_buffer(1)  # what Arrow sets aside for itself at first is not the file's doing
     # a column of a row group is read through a buffer, not whole
-    opened = limited(lambda: parquet.ParquetFile(path, buffer_size=2**20), DECODING_BYTES)
+    opened = limited(lambda: parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False), DECODING_BYTES)
     with opened as file:
         _check(file.schema_arrow.names, file.metadata, name)
         count = max(file.metadata.num_rows, 1)
