@@ -17,6 +17,7 @@ from ui import api, server
 from ui.components import component, load_plotly
 from ui.security import upload_folder
 from ui.security.gate import SafeBlocks
+from ui.sessions import describe_once
 from ui.tabs.compare import CompareTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
@@ -45,6 +46,7 @@ def build(lab: Lab, has_password: bool = False) -> gr.Blocks:
                 RunsTab(lab, train, tabs, tab)
             with gr.Tab("Compare", id="compare", render_children=True) as tab:
                 CompareTab(lab, train, tabs, tab)
+    describe_once(page)
     return page
 
 

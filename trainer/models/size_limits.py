@@ -124,9 +124,7 @@ def bounded_build(name: str) -> Iterator[None]:
 def overflow(config: Any, name: str) -> TooLarge:
     """The error for a size that torch cannot even express; names the largest number in the config."""
     numbers = [
-        (item, path)
-        for path, item in _walk(config.to_dict())
-        if isinstance(item, int) and not isinstance(item, bool)
+        (item, path) for path, item in _walk(config.to_dict()) if isinstance(item, int) and not isinstance(item, bool)
     ]
     number, path = max(numbers, key=lambda found: abs(found[0]))
     return TooLarge(name, f"“{path[:80]}” of {_number(number)}", MAX_DIMENSION)

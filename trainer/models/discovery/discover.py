@@ -30,8 +30,8 @@ from trainer.models.discovery.saved_tensors import forward_facts
 from trainer.models.discovery.units import Unit, find_units
 from trainer.models.model_config import auto_class, missing_package
 from trainer.models.module_map import GROUPS, ModuleKind, ModuleMap
-from trainer.models.size_limits import bounded_build, overflow
 from trainer.models.quantized_modules import format_of, without_unsupported_treatments
+from trainer.models.size_limits import bounded_build, overflow
 
 SHARED = "Several layers share its weight, so an adapter or a copy for one of them would change the others."
 
