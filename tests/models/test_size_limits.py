@@ -74,6 +74,12 @@ def test_large_numbers_that_published_models_hold_are_no_sizes(tmp_path: Path) -
         "rope_theta": 100_000_000_000,
         "model_max_length": 10**30,
     }
-    odd |= {"sliding_window": 10**6, "max_window_layers": 80, "vision_feature_layer": -2, "num_mtp_layers": 0}
+    odd |= {
+        "model_max_length": 10**30,
+        "sliding_window": 10**6,
+        "max_window_layers": 80,
+        "vision_feature_layer": -2,
+        "num_mtp_layers": 0,
+    }
     odd |= {"quantization_config": {"quant_method": "fp8", "modules_to_not_convert": ["lm_head"] * 47_000}}
     assert read(LLAMA | odd, tmp_path).layers == 2
