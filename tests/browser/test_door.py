@@ -65,6 +65,7 @@ def test_another_page_cannot_frame_the_app(
     without_password.close()
 
 
+@pytest.mark.full
 def test_files_are_private_and_no_answer_names_their_folder(
     running_app: App, small: RunConfig, client: Client, page: sync_api.Page
 ) -> None:

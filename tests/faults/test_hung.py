@@ -34,6 +34,7 @@ def freeze(bench: Bench, run: Run) -> int:
     return process
 
 
+@pytest.mark.full
 def test_a_hung_worker_is_shown_and_killed_and_its_run_resumes_with_the_same_losses(bench: Bench) -> None:
     run, alike = (bench.create(steps=120, save_steps=20, eval_steps=60, state="starting") for _ in range(2))
     assert bench.worker(alike).wait() == 0

@@ -76,6 +76,7 @@ def test_the_app_killed_then_both(bench: Bench) -> None:
     bench.page_shows(run, "stopped", "second stop")
 
 
+@pytest.mark.full
 def test_two_apps_and_twenty_starts_at_once(bench: Bench) -> None:
     first = bench.app()
     bench.app()

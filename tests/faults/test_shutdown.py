@@ -109,6 +109,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.full
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
 def test_process_1_of_a_container_stops_the_trainings_with_a_checkpoint(bench: Bench) -> None:
     run, waiting = bench.create(), bench.create()

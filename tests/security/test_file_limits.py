@@ -106,7 +106,7 @@ def test_a_large_parquet_file_of_one_row_group_is_never_held_in_memory(tmp_path:
 
     rows = 16_384
     random = numpy.random.default_rng(0).integers(97, 123, rows * 2**14, numpy.uint8)
-    offsets = pyarrow.py_buffer(numpy.arange(0, random.size + 1, 2**14, numpy.int32))
+    offsets = pyarrow.py_buffer(numpy.arange(0, random.size + 1, 2**14, dtype=numpy.int32))
     texts = pyarrow.StringArray.from_buffers(rows, offsets, pyarrow.py_buffer(random))
     for compression in ("none", "zstd"):
         path = tmp_path / f"{compression}.parquet"

@@ -57,7 +57,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] if name in ("tools", "pairs") else []) for name in CASES]
+)
 def test_a_model_stops_by_itself_after_a_short_training(name: str, tmp_path: Path) -> None:
     make, template, end = CASES[name]
     rows = [make(question, answer) for question, answer in QUESTIONS.items()]
