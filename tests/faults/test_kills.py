@@ -7,6 +7,8 @@ import random
 import signal
 import time
 
+import pytest
+
 from tests.faults.bench import Bench, starts_of, trains
 from tests.support.lab import PATIENCE, wait_for
 from trainer.common import file_locks
