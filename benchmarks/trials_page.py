@@ -178,8 +178,11 @@ def tls(folder: Path) -> None:
         page.locator("#data-source label", has_text="File").click()
         with page.expect_file_chooser() as chooser:
             page.locator("#data-upload").click()
-        chooser.value.set_files(folder / "rows.jsonl")
-        page.wait_for_selector("text=rows.jsonl")
+        with page.expect_response(lambda answer: "/gradio_api/upload" in answer.url) as uploaded:
+            chooser.value.set_files(folder / "rows.jsonl")
+        assert uploaded.value.ok, uploaded.value.status
+        while not list((folder / "runs" / "data").glob("*rows.jsonl")):  # checked and kept by the app
+            page.wait_for_timeout(200)
         insecure = page.evaluate(
             "performance.getEntriesByType('resource').filter(entry => !entry.name.startsWith('https:')).length"
         )
