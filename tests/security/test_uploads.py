@@ -17,7 +17,7 @@ from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig
 from trainer.data.checking import check
 from trainer.data.preparation import rejected_rows_error
-from trainer.data.readers import files, hub_datasets, limits, parquet_rows, uploads
+from trainer.data.readers import files, hub_datasets, limits, uploads
 
 packed = partial(gzip.compress, mtime=0)
 """The same bytes in every process that collects these tests."""
@@ -177,23 +177,6 @@ def test_nested_columns_of_parquet_are_read_and_capped(tmp_path: Path) -> None:
     assert (tmp_path / "c.parquet").stat().st_size < 1e6
     with pytest.raises(UserError, match="200 of 200 rows"):
         read(tmp_path, "c.parquet")
-
-
-def test_small_files_that_unfold_to_gigabytes_are_refused_before_they_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 200_000, pyarrow.int32()), ["x" * 90_000])
-    parquet.write_table(pyarrow.table({"text": same}), tmp_path / "a.parquet", compression="zstd")
-    numbers = pyarrow.array([pyarrow.nulls(20_000_000, pyarrow.int8())], pyarrow.list_(pyarrow.int8()))
-    parquet.write_table(pyarrow.table({"text": ["x"], "ids": numbers}), tmp_path / "b.parquet", compression="zstd")
-    monkeypatch.setattr(parquet_rows, "UNFOLDED_BYTES", 2**24)
-    for name, reason in (("a.parquet", "unfolds to far more"), ("b.parquet", "20,000 values in ids")):
-        assert (tmp_path / name).stat().st_size < 2000
-        with pytest.raises(UserError, match=reason):
-            read(tmp_path, name)
 
 
 def test_rows_and_text_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from trainer.common.formatting import size
 from trainer.config.schema import ModelConfig
 from trainer.models import weight_files
 from trainer.models.hub import COMMIT, Hub, Repository, cached
-from trainer.models.locations import is_folder, locate
+from trainer.models.locations import MAX_CONFIG_BYTES, is_folder, locate
 from trainer.models.module_map import ModuleMap
 from trainer.models.safetensors_header import is_pointer
 from trainer.models.tensor_checks import tensor_issues
@@ -177,8 +177,11 @@ def _read_folder(name: str, folder: Path, module_map: ModuleMap | None, shown: s
 
 def _other_weights(name: str, folder: Path) -> list[Issue]:
     """transformers reads the file that a config.json names as `transformers_weights`, which may be a pickle."""
+    path = folder / "config.json"
     try:
-        named = orjson.loads((folder / "config.json").read_bytes()).get("transformers_weights")
+        if path.stat().st_size > MAX_CONFIG_BYTES:  # `load_config` refuses it
+            return []
+        named = orjson.loads(path.read_bytes()).get("transformers_weights")
     except (OSError, ValueError, AttributeError):
         return []
     if named in (None, weight_files.SINGLE, weight_files.INDEX):
