@@ -17,9 +17,10 @@ import pytest
 
 from tests.runs import damage
 from trainer.common.errors import UserError
+from trainer.config import validation
 from trainer.experiments import report_html
 from trainer.experiments.report import document, markdown
-from trainer.runs.store import RunStore
+from trainer.runs.store import CACHED_RUNS, RunStore
 from trainer.service import exports
 from trainer.service.experiments import compare
 from trainer.service.lab import Lab, Settings
@@ -210,3 +211,19 @@ def test_deleting_a_link_leaves_what_it_leads_to(whole: Path, tmp_path: Path) ->
     store.delete(IDS[0])
     assert (elsewhere / "events.jsonl").is_file()
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".deleted")) == []
+
+
+def test_queued_runs_are_not_opened_again_for_every_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than ended runs stay in memory: the scheduler looks at all of them every second."""
+    store = RunStore(tmp_path)
+    for number in range(CACHED_RUNS + 20):
+        folder = tmp_path / f"20260101-000000-{number:06x}"
+        damage.finished_run(folder)
+        (folder / "metrics.f64").unlink()
+        (folder / "events.jsonl").write_text('{"type": "state", "state": "queued"}\n')
+    assert len(store.open_runs()) == len(store.summaries()) == CACHED_RUNS + 20
+    read: list[Path] = []
+    monkeypatch.setattr(validation, "load", read.append)
+    store.summaries()
+    assert len(store.open_runs()) == CACHED_RUNS + 20
+    assert read == []

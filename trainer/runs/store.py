@@ -36,7 +36,7 @@ FULL_SCAN_SECONDS = 30.0
 SETTLED = 2_000_000_000
 """Nanoseconds after its last change from which a folder's listing is not read again."""
 CACHED_RUNS = 64
-"""Opened runs whose histories stay in memory."""
+"""Ended runs whose histories stay in memory; those of queued and running ones always do, as they are read often."""
 
 
 @dataclass
@@ -88,12 +88,15 @@ class Run:
     @property
     def message(self) -> str:
         """Why it ended, may be hung or cannot be used, and what of its folder is damaged."""
+        return self._message(plan_file.read(self.folder)[1])
+
+    def _message(self, plan_damage: str) -> str:
         history = self.history
         silence = history.silence()
         notes = [
             no_sign_of_life(silence) if silence else self.problem or history.message,
             ROWS_LOST if history.rows_lost else "",
-            plan_file.read(self.folder)[1],
+            plan_damage,
         ]
         if history.recorded == "queued" and not self._is_writable():
             notes.append("Its folder cannot be written to, so it does not start.")
@@ -138,14 +141,14 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """The row of `runs --json` and of the page's table."""
-        history, plan = self.history.refresh(), self.plan()
+        history, (plan, plan_damage) = self.history.refresh(), plan_file.read(self.folder)
         silence = history.silence()
         return {
             "id": self.id,
             "name": self.title,
             "state": self.state,
             "cause": history.cause,
-            "message": self.message,
+            "message": self._message(plan_damage),
             "silent": round(silence.seconds) if silence else None,
             "unchanged": history.unchanged,
             "model": self.config.model.name if self.config else "",
@@ -230,10 +233,13 @@ class RunStore:
         if not RUN_ID.fullmatch(run_id) or not os.path.isdir(folder):  # noqa: PTH112  never raises
             raise UserError(f"There is no run {run_id[:60]!r}.", "Choose one from the list of runs.", "data")
         with self._lock:
-            run = self._runs.pop(run_id, None) or Run(folder, None, "", History(folder))
+            run = self._runs.pop(run_id, None)
+            if run is None:
+                run = Run(folder, None, "", History(folder))
+                ended = [key for key, item in self._runs.items() if item.history.recorded in ENDED]
+                for key in ended[:-CACHED_RUNS]:
+                    del self._runs[key]
             self._runs[run_id] = run  # least recently used first
-            while len(self._runs) > CACHED_RUNS:
-                self._runs.pop(next(iter(self._runs)))
         return run.refresh()
 
     def all(self) -> list[Run]:
