@@ -187,9 +187,9 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
 def _import_training() -> None:
     """Import it all. Modules stay, so the garbage collector need not scan them, while they load or in a step."""
     gc.disable()
-    import trainer.training.loop
+    from trainer.training import loop
 
-    assert trainer.training.loop
+    assert loop
     gc.freeze()
     gc.enable()
 
