@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-LOADED = "import sys, trainer.training.loop; print(*sys.modules)"
+LOADED = "import sys; from trainer.execution import worker; worker._import_training(); print(*sys.modules)"
 
 
 def test_a_worker_starts_without_inductor() -> None:

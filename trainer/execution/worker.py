@@ -187,8 +187,10 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
 def _import_training() -> None:
     """Import it all. Modules stay, so the garbage collector need not scan them, while they load or in a step."""
     gc.disable()
+    import trainer.models.bitsandbytes_import
     from trainer.training import loop
 
+    assert trainer.models.bitsandbytes_import
     assert loop
     gc.freeze()
     gc.enable()

@@ -88,7 +88,7 @@ def is_upload(value: Any) -> bool:
 def check_kind(block: Any, value: Any) -> None:
     """Raise UserError for a value that its component can never have."""
     if isinstance(block, gr.HTML) and isinstance(value, dict):
-        value = value.get("value")  # gr.HTML may send its value among its properties
+        value = value.get("value", value)  # gr.HTML may send its value among its properties
     if value is None:
         return
     if isinstance(block, gr.Checkbox):
