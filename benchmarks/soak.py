@@ -27,7 +27,7 @@ from tests.support.lab import wait_for  # noqa: E402
 from trainer.common import file_locks  # noqa: E402
 from trainer.runs import lifecycle  # noqa: E402
 from trainer.runs.history import ENDED  # noqa: E402
-from trainer.runs.store import Run  # noqa: E402
+from trainer.runs.run import Run  # noqa: E402
 from trainer.training import checkpoints  # noqa: E402
 
 PATIENCE = 300.0

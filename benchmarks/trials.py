@@ -41,7 +41,8 @@ from trainer.common import file_locks  # noqa: E402
 from trainer.common.errors import UserError  # noqa: E402
 from trainer.runs import duration_estimates, lifecycle, queue_order  # noqa: E402
 from trainer.runs.history import ENDED, STATES  # noqa: E402
-from trainer.runs.store import Run, RunStore  # noqa: E402
+from trainer.runs.run import Run  # noqa: E402
+from trainer.runs.store import RunStore  # noqa: E402
 from trainer.service import data, exports, planning  # noqa: E402
 
 REPEATS = 9

@@ -13,7 +13,7 @@ API = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs")
 def describe_once(page: gr.Blocks) -> None:
     """Let every component of a finished page describe itself once, not once for every session.
 
-    For each session, Gradio collects these descriptions of all components anew, in its event loop: 80 ms for this
+    For each session, Gradio collects these descriptions of all components again, in its event loop: 80 ms for this
     page, in which nobody else is answered. A session writes its values into its own copy of a description.
     """
     for block in page.blocks.values():

@@ -21,7 +21,7 @@ from trainer.execution import worker
 from trainer.planning.plan import Plan
 from trainer.runs import event_log
 from trainer.runs.history import ACTIVE
-from trainer.runs.store import Run
+from trainer.runs.run import Run
 from trainer.service import planning
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from trainer.cli.main import main
 from trainer.common import file_locks, heartbeat
 from trainer.common.errors import UserError
 from trainer.runs import lifecycle
-from trainer.runs.store import Run
+from trainer.runs.run import Run
 from ui.panels import live_run
 
 LIMIT = 1.5

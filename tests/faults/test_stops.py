@@ -14,7 +14,7 @@ from tests.support.lab import PATIENCE, wait_for
 from trainer.cli.main import main
 from trainer.common import file_locks
 from trainer.runs import lifecycle
-from trainer.runs.store import Run
+from trainer.runs.run import Run
 from trainer.training import checkpoints
 
 

@@ -56,7 +56,7 @@ def test_a_compute_type_that_a_device_lacks_is_refused(
 
 
 def test_fp8_is_refused_where_the_gpu_cannot_multiply_it(medium: ModuleMap) -> None:
-    """It trains on a CPU as well, which the plan says is of no use."""
+    """It trains on a CPU as well, and the plan says that it saves no time there."""
     ada = replace(H100, float8=True)
     assert not plan(medium, ada, quantization="fp8").issues
     (issue,) = plan(medium, H100, quantization="fp8").issues

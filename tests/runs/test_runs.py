@@ -20,7 +20,7 @@ from trainer.common import file_locks
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config.schema import RunConfig
 from trainer.runs import event_log
-from trainer.runs.store import Run
+from trainer.runs.run import Run
 from trainer.service import data, exports, planning, runs
 from trainer.service.lab import Lab
 

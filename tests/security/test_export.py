@@ -19,7 +19,8 @@ from trainer.common.errors import UserError
 from trainer.config.schema import ModelConfig, RunConfig, Tick, default_config
 from trainer.export.adapter_zip import adapter_zip
 from trainer.runs import event_log
-from trainer.runs.store import Run, RunStore
+from trainer.runs.run import Run
+from trainer.runs.store import RunStore
 
 TOKEN = "hf_" + "AbCdEfGh12345678" * 2
 TITLE = '<img src=x onerror=alert(1)> | [a](javascript:alert(1)) `x` **b**\n# ../../etc & "q"'

@@ -17,7 +17,8 @@ from trainer import service
 from trainer.common.errors import Issue, UserError
 from trainer.config.schema import ModelConfig, RunConfig, Tick
 from trainer.runs import event_log
-from trainer.runs.store import Run, RunStore
+from trainer.runs.run import Run
+from trainer.runs.store import RunStore
 from ui import handlers
 from ui.panels import live_run, summary
 from ui.tabs import runs

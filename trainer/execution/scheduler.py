@@ -23,7 +23,8 @@ from trainer.execution.worker import TAKEN
 from trainer.runs import lifecycle, queue_order
 from trainer.runs.failures import memory_advice
 from trainer.runs.history import ACTIVE
-from trainer.runs.store import Run, RunStore
+from trainer.runs.run import Run
+from trainer.runs.store import RunStore
 
 POLL_SECONDS = 1.0
 STOP_POLL_SECONDS = 0.1

@@ -27,7 +27,7 @@ from trainer.runs import failures, lifecycle
 from trainer.runs.event_log import EventWriter
 from trainer.runs.event_rows import Event
 from trainer.runs.history import History
-from trainer.runs.store import Run
+from trainer.runs.run import Run
 from trainer.training import checkpoints
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from trainer.config.schema import RunConfig
 from trainer.experiments.experiment_file import Experiment
 from trainer.experiments.statistics import Pair, all_pairs, pareto, verdict
 from trainer.export.adapter_zip import WEIGHTS
-from trainer.runs.store import Run, RunStore
+from trainer.runs.run import Run
+from trainer.runs.store import RunStore
 
 MAX_COMPARED = 200
 PRICES = {"trainable": "Trainable parameters", "memory": "Peak memory", "elapsed": "Time"}

@@ -28,7 +28,8 @@ from trainer.experiments.experiment_file import MAX_RUNS, Experiment, Member, re
 from trainer.experiments.scenario_plans import Planner, ScenarioPlan
 from trainer.runs import duration_estimates, lifecycle
 from trainer.runs.history import ACTIVE
-from trainer.runs.store import MAX_TITLE, Run, RunStore, new_id
+from trainer.runs.run import MAX_TITLE, Run
+from trainer.runs.store import RunStore, new_id
 
 FOLDER = "experiments"
 ID = re.compile(r"exp-\d{8}-\d{6}-[0-9a-f]{6}")

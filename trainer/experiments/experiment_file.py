@@ -13,7 +13,8 @@ from trainer.common.plain_text import one_line
 from trainer.config import validation
 from trainer.config.schema import RunConfig
 from trainer.runs.plan_file import is_count, is_issues, is_match_report
-from trainer.runs.store import MAX_TITLE, RUN_ID
+from trainer.runs.run import MAX_TITLE
+from trainer.runs.store import RUN_ID
 
 MAX_RUNS = 200
 MAX_BYTES = 64_000_000

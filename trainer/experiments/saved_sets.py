@@ -16,7 +16,7 @@ from trainer.common.errors import InvalidConfig, UserError
 from trainer.config import validation
 from trainer.config.schema import RunConfig, Tick
 from trainer.planning.scenarios import SETS, Scenario, ScenarioSet
-from trainer.runs.store import MAX_TITLE
+from trainer.runs.run import MAX_TITLE
 
 FILE = "scenario-sets.json"
 MAX_SETS, MAX_SCENARIOS = 100, 50

@@ -18,7 +18,7 @@ from trainer.common.bounded_files import DamagedFile
 from trainer.common.errors import UserError
 from trainer.common.templates import Templates
 from trainer.data.masking.chat_templates import CHATML
-from trainer.runs.store import Run
+from trainer.runs.run import Run
 
 WEIGHTS = "adapter_model.safetensors"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

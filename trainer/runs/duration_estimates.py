@@ -16,7 +16,8 @@ from trainer.common.errors import UserError
 from trainer.config.schema import DataConfig, ModelConfig, RunConfig, Tick
 from trainer.planning.schedule import Size, examples_seen, total_tokens
 from trainer.runs import event_rows
-from trainer.runs.store import Run, RunStore
+from trainer.runs.run import Run
+from trainer.runs.store import RunStore
 
 MAX_RUNS = 40
 """Number of newest runs to consider."""

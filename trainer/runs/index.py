@@ -94,6 +94,6 @@ def _entry(stamp: Stamp, summary: dict[str, Any]) -> tuple[Stamp, dict[str, Any]
 def _code() -> str:
     """A hash of the code that makes summaries."""
     digest = hashlib.sha256()
-    for name in ("store.py", "history.py", "event_rows.py", "metrics_file.py", "plan_file.py", "index.py"):
+    for name in ("run.py", "history.py", "event_rows.py", "metrics_file.py", "plan_file.py", "index.py"):
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:16]

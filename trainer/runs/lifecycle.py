@@ -24,7 +24,8 @@ from trainer.config.validation import validate
 from trainer.planning import schedule
 from trainer.runs import event_log, failures, queue_order
 from trainer.runs.history import ACTIVE, ENDED
-from trainer.runs.store import Run, RunStore
+from trainer.runs.run import Run
+from trainer.runs.store import RunStore
 
 KILL_PATIENCE = 5.0
 """Seconds to wait until a killed process is gone."""

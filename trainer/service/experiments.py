@@ -21,7 +21,7 @@ from trainer.experiments.scenario_plans import ScenarioPlan, make_scenario_plans
 from trainer.planning.scenarios import SETS, Scenario
 from trainer.runs import duration_estimates
 from trainer.runs.index import stamp
-from trainer.runs.store import MAX_TITLE
+from trainer.runs.run import MAX_TITLE
 from trainer.service import data, models, planning, runs
 from trainer.service.lab import Lab
 

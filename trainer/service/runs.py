@@ -16,7 +16,7 @@ from trainer.planning.plan import Plan
 from trainer.runs import lifecycle
 from trainer.runs.event_rows import Event
 from trainer.runs.history import ACTIVE, ENDED, History
-from trainer.runs.store import MAX_TITLE, Run, describe_ticks
+from trainer.runs.run import MAX_TITLE, Run, describe_ticks
 from trainer.service import data, planning
 from trainer.service.lab import Lab
 

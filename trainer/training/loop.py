@@ -91,11 +91,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
         sink("log", text=note)
     newest = checkpoints.newest_complete(paths.folder / "checkpoints")
     plan = _final_plan(planned(data.size).on(base_files), paths.folder / "plan.json", resumes=newest is not None)
-    sink("log", text=f"Performance settings: {plan.performance.summary()}")
-    if said := plan.correction.sentence():
-        sink("log", text=said)
-    for warning in plan.warnings:
-        sink("log", text=f"{warning.problem} {warning.fix}")
+    _log(plan, sink)
     if data.skipped:
         record_skipped(data.skipped, paths.folder / "skipped_rows.jsonl")
     sink("log", text=f"Loading the weights of {config.model.name}")
@@ -120,6 +116,14 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
         save_adapter(model, config, tokenizer if new_tokens or brings_template else None, paths.folder)
     unchanged = "" if start.differs(model) else weight_changes.why_not(trainer.state.log_history)
     return Outcome(bool(trainer.state.global_step >= trainer.state.max_steps), unchanged)
+
+
+def _log(plan: Plan, sink: Sink) -> None:
+    sink("log", text=f"Performance settings: {plan.performance.summary()}")
+    if said := plan.correction.sentence():
+        sink("log", text=said)
+    for warning in plan.warnings:
+        sink("log", text=f"{warning.problem} {warning.fix}")
 
 
 def _check_ids(data: PreparedData, size: int, model: str) -> None:
