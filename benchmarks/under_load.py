@@ -97,6 +97,9 @@ async def _calls(client: httpx.AsyncClient, count: int, ends: Counter[str]) -> A
 
     async def queued(number: int) -> None:
         asked = await client.post("/gradio_api/call/modules", json={"data": [f"slow-{number}", "main"]})
+        if "busy" in asked.text:
+            ends["refused: busy"] += 1
+            return
         async with client.stream("GET", f"/gradio_api/call/modules/{asked.json()['event_id']}") as events:
             async for line in events.aiter_lines():
                 if line.startswith("data:") and line != "data: null":

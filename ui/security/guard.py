@@ -1,4 +1,5 @@
-"""Which requests reach Gradio: for listed paths, with bodies of bounded size that arrive without long pauses.
+"""Which requests reach Gradio: for listed paths, with bodies of bounded size that arrive without long pauses, and of
+the calls that may wait for an analysis, only so many at once.
 
 Gradio serves more than the page needs: paths that are not in `SERVED` do not exist here, and the only files are
 finished zips in the exports folder.
@@ -6,7 +7,9 @@ finished zips in the exports folder.
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +29,22 @@ SERVED = re.compile(
     r"|/gradio_api/((info|app_id|theme\.css|upload|upload_progress|queue/join|queue/data|cancel|reset"
     r"|user|login_check)/?|(run|api|call|heartbeat)/.*|file=.*)"
 )
+ANALYZING = re.compile(r"/gradio_api/(run|api|call)/(modules|plan|train|scenarios)/?")
+"""Endpoints for programs that may wait for the analysis of a model or data."""
+MAX_ANALYZING = 40
+"""As many as may wait for the two analysis processes. Gradio spends 10 ms of the event loop on each."""
 
 
 class Guard:
-    """ASGI middleware: rejects unlisted paths, other files, oversized, stalled and unlimited bodies."""
+    """ASGI middleware: rejects unlisted paths, other files, too many calls, and bodies without a bound."""
 
     def __init__(self, app: App, exports_dir: Path, stores: tuple[Path, ...]) -> None:
         """`stores`: the folders that share the quota of uploaded data."""
         self.app = app
         self.exports_dir = exports_dir.resolve()
         self.stores = stores
+        self._analyzing = 0
+        """Calls of ANALYZING in progress."""
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -47,13 +56,25 @@ class Guard:
             is_upload = scope["path"].rstrip("/") == UPLOAD
             if is_upload:
                 check_room(self.stores, size)
+            if self._analyzing >= MAX_ANALYZING and _may_analyze(scope):
+                raise Refused(503, f"The app is busy with {MAX_ANALYZING} calls. Try again in a moment.")
         except UserError as error:
             await PlainTextResponse(str(error), 413)(scope, receive, send)
         except Refused as error:
             await PlainTextResponse(error.text, error.status)(scope, receive, send)
         else:
             body = BodyReader(receive, size, self.stores if is_upload else ())
-            await body.respond(self.app, scope, send)
+            with self._counted(scope):
+                await body.respond(self.app, scope, send)
+
+    @contextlib.contextmanager
+    def _counted(self, scope: Scope) -> Iterator[None]:
+        counts = _may_analyze(scope)
+        self._analyzing += counts
+        try:
+            yield
+        finally:
+            self._analyzing -= counts
 
     def checked_path(self, scope: Scope) -> Scope:
         """The scope, with the real path of a download. Raises Refused for a path that is not served."""
@@ -66,6 +87,10 @@ class Guard:
         if file is None:
             raise Refused(403, "Only finished downloads are served.")
         return {**scope, "path": f"{FILE}{file}"}
+
+
+def _may_analyze(scope: Scope) -> bool:
+    return scope["method"] == "POST" and ANALYZING.fullmatch(scope["path"]) is not None
 
 
 def check_size(scope: Scope, headers: dict[str, str]) -> int:
