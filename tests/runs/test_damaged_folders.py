@@ -8,6 +8,8 @@ import os
 import random
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +201,25 @@ def test_a_repaired_run_is_fine_again(whole: Path, tmp_path: Path) -> None:
         path.rmdir()
         path.write_bytes(content)
         assert store.summaries() == good
+
+
+def test_figures_that_are_cut_off_while_they_are_read_do_not_end_the_app(whole: Path, tmp_path: Path) -> None:
+    folder = copied(whole, tmp_path) / IDS[0]
+    (folder / "metrics.f64").write_bytes(b"")
+    script = """
+import os, sys
+from pathlib import Path
+from trainer.runs import metrics_file
+events = Path(sys.argv[1])
+metrics_file.rebuild(events)
+rows = metrics_file.load(events)
+os.truncate(events.parent / metrics_file.FILE, 0)
+print(len(rows), rows[-1, metrics_file.AT["step"]])
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", script, str(folder / "events.jsonl")], capture_output=True, text=True, check=True
+    )
+    assert float(answer.stdout.split()[1]) > 0
 
 
 def test_deleting_a_link_leaves_what_it_leads_to(whole: Path, tmp_path: Path) -> None:

@@ -196,5 +196,8 @@ def _explain(run: Run, code: int) -> dict[str, str]:
         advice = memory_advice(run.config, run.plan())
         message = f"The system killed the worker, most likely because memory ran out. {advice}"
         return {"state": "failed", "cause": "oom", "message": message}
+    if code == -signal.SIGVTALRM:  # `common/work_limits.py`
+        problem = "One operation of the chat template ran far beyond its time limit, and could not be interrupted."
+        return {"state": "failed", "cause": "data", "message": f"{problem} Choose another template."}
     message = f"The worker ended with code {code}. See the end of worker.log."
     return {"state": "failed", "cause": "bug", "message": message}
