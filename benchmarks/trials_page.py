@@ -5,6 +5,8 @@ python benchmarks/trials_page.py tls       behind a proxy that ends TLS: cookie,
 python benchmarks/trials_page.py tabs      two tabs editing at once, and pages of two apps on one runs folder
 python benchmarks/trials_page.py pages [--minutes 20] [--speed 10]
                                            six open pages on a live run; timers run `speed` times as fast
+python benchmarks/trials_page.py refreshes [--hours 8]
+                                           the requests that six open pages make in so many hours, without browsers
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -43,6 +47,7 @@ PASSWORD = "a long password"  # noqa: S105
 NAME = "lab.example"
 PATIENCE = 240_000
 PAGES = 6
+RUN = "20260101-000000-aaaaaa"
 RATE = "#training-learning_rate"
 FASTER = """for (const name of ["setInterval", "setTimeout"]) {
   const real = window[name]
@@ -200,7 +205,7 @@ def _post(port: int, host: str, origin: str) -> int:
 
 def tabs(folder: Path) -> None:
     """What one tab enters is not seen in the other; both pages of two apps list and open the same runs."""
-    damage.finished_run(folder / "runs" / "20260101-000000-aaaaaa", "A shared run")
+    damage.finished_run(folder / "runs" / RUN, "A shared run")
     with app(folder) as (first, _), app(folder) as (second, _), browser() as opened:
         pages = [open_page(opened, f"http://127.0.0.1:{port}/") for port in (first, first, second)]
         for number, page in enumerate(pages):
@@ -219,7 +224,7 @@ def tabs(folder: Path) -> None:
 
 def pages(folder: Path, minutes: float, speed: float) -> None:
     """Memory, threads and open files of the app while six pages follow a run that writes five steps a second."""
-    run = folder / "runs" / "20260101-000000-aaaaaa"
+    run = folder / "runs" / RUN
     damage.finished_run(run, "A live run")
     stop = threading.Event()
     thread = threading.Thread(target=_train_on, args=(run, stop))
@@ -235,6 +240,48 @@ def pages(folder: Path, minutes: float, speed: float) -> None:
     finally:
         stop.set()
         thread.join()
+
+
+def refreshes(folder: Path, hours: float) -> None:
+    """The same figures while the requests of hours of open pages arrive one after another, without browsers."""
+    run = folder / "runs" / RUN
+    damage.finished_run(run, "A live run")
+    stop = threading.Event()
+    thread = threading.Thread(target=_train_on, args=(run, stop))
+    thread.start()
+    try:
+        with app(folder) as (port, process):
+            with browser() as opened:
+                asked = [_refresh_of(open_page(opened, f"http://127.0.0.1:{port}/")) for _ in range(PAGES)]
+            connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in asked]
+            measured = psutil.Process(process.pid)
+            count = round(hours * 3600 * PAGES)
+            for number in range(count + 1):
+                place = number % PAGES
+                _ask_again(connections[place], *asked[place])
+                if number % (count // 20) == 0:
+                    print(f"{number:8,} requests  {measured.memory_info().rss / 1e6:6.1f} MB  "
+                          f"{measured.num_threads()} threads  {measured.num_fds()} files", flush=True)  # fmt: skip
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _refresh_of(page: Page) -> tuple[str, dict[str, Any]]:
+    """Path and body of the request that the live panel's timer makes every second."""
+    with page.expect_request(lambda request: RUN in (request.post_data or "")) as caught:
+        pass
+    return urllib.parse.urlsplit(caught.value.url).path, json.loads(caught.value.post_data or "{}")
+
+
+def _ask_again(connection: http.client.HTTPConnection, path: str, body: dict[str, Any]) -> None:
+    """One refresh. The next one says what this one has shown."""
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    content = json.loads(answer.read())
+    assert answer.status == 200, content
+    if isinstance(content["data"][-1], str):
+        body["data"][-1] = content["data"][-1]
 
 
 def _train_on(run: Path, stop: threading.Event) -> None:
@@ -273,14 +320,17 @@ def _sample(process: psutil.Process, followed: list[Page], minutes: float, reque
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trial", choices=["ipv6", "tls", "tabs", "pages"])
+    parser.add_argument("trial", choices=["ipv6", "tls", "tabs", "pages", "refreshes"])
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--speed", type=float, default=10)
+    parser.add_argument("--hours", type=float, default=8)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         if options.trial == "pages":
             pages(place, options.minutes, options.speed)
+        elif options.trial == "refreshes":
+            refreshes(place, options.hours)
         else:
             {"ipv6": ipv6, "tls": tls, "tabs": tabs}[options.trial](place)
 

@@ -1,5 +1,6 @@
 // What concerns the whole page. A session that has ended: the next request brings the login page, instead of a page that
 // no longer works.
+import { labelFields } from "./field_labels.js";
 import { closeOverlaysOutside } from "./overlays.js";
 import { measureSticky } from "./sticky.js";
 
@@ -12,5 +13,4 @@ window.fetch = async (...request) => {
 
 closeOverlaysOutside();
 measureSticky();
-
-export {};
+labelFields();

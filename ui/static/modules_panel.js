@@ -5,7 +5,7 @@ import { TREATED } from "./picture_layout.js";
 import { adjustTick, inOrder, isPreset, OWN, setTick } from "./ticks.js";
 
 const PICTURE_KEY = "lab-picture";
-const WIDE = 1400; // pixels from which the picture fits next to the ticks
+const wide = matchMedia("(min-width: 1400px)"); // the picture fits next to the ticks
 const root = find(element, ".modules");
 const head = find(element, ".fact");
 const frame = find(element, ".picture");
@@ -120,13 +120,14 @@ function draw() {
 
 function drawHead() {
   const button = make("button", { type: "button", id: "picture-toggle", "aria-controls": "block-picture", onclick: () => {
-    remember(PICTURE_KEY, frame.hidden ? "open" : "closed");
+    if (wide.matches) remember(PICTURE_KEY, frame.hidden ? "open" : "closed");
     showPicture(Boolean(frame.hidden));
   } }, "Picture");
   head.append(make("span", {}, map.fact), button);
 }
 
-const wantsPicture = () => (recall(PICTURE_KEY) ?? (innerWidth >= WIDE ? "open" : "")) === "open";
+// where there is no room beside the ticks, it starts folded
+const wantsPicture = () => wide.matches && recall(PICTURE_KEY) !== "closed";
 
 /** @param {boolean} visible */
 function showPicture(visible) {
@@ -165,7 +166,7 @@ function drawRow(data) {
   const box = make("input", { type: "checkbox", disabled: off, "data-name": data.name,
     onchange: () => toggle(data.name, box.checked, data.first || "lora") });
   const more = make("button", { type: "button", class: "link more", "aria-expanded": "false",
-    "aria-label": `Rank, alpha, learning rate and layers of ${data.name}`,
+    "aria-label": `adjust rank, alpha, learning rate and layers of ${data.name}`,
     title: "Rank, alpha, learning rate and layers of this kind alone",
     onclick: () => { if (!open.delete(data.name)) open.add(data.name); paint(); } }, "adjust");
   const choice = drawChoice(data);
@@ -271,6 +272,7 @@ function readMap() {
   draw();
 }
 
+wide.addEventListener("change", () => showPicture(wantsPicture()));
 watch("value", () => { readTicks(); paint(); });
 watch("map", readMap);
 watch("receipts", () => { receipts = read(props.receipts, {}); paint(); });

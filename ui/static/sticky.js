@@ -1,5 +1,5 @@
 // What sticks to an edge of the window needs its height in the style sheet: what is too high to fit scrolls with the page.
-const STICKY = ["#live-card", "#go", ".modules-and-picture > .picture"];
+const STICKY = ["#col-modules > .card", "#live-card", "#go"];
 
 const sizes = new ResizeObserver((entries) => {
   for (const { target } of entries)
