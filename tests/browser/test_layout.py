@@ -19,7 +19,7 @@ NESTED = """() => [...document.querySelectorAll("body *")].filter((node) => {
   return scrolls && node.scrollHeight > node.clientHeight + 1 && node.id !== "data-sheet"
     && !node.matches("textarea, [role=listbox], [role=listbox] *");
 }).map((node) => `${node.tagName} #${node.id} .${node.className} ${node.scrollHeight} > ${node.clientHeight}`)"""
-USE_ORDER = ("#model-name", ".modules .group", "#data-source", "#training-learning_rate", "#train", "#live-card")
+USE_ORDER = ("#model-input", ".modules .group", "#data-source", "#training-learning_rate", "#train", "#live-card")
 """From the first decision to its result."""
 
 
