@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from ui.theme import STATIC
 
-CHART = '<div class="chart" role="img" aria-label="{label}"></div>'
+CHART = '<div class="chart" role="group" aria-label="{label}"></div>'
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
 _DOC = re.compile(r"^ */\*\*(?:(?!\*/).)*\*/\n", re.MULTILINE | re.DOTALL)
 _EXPORT = re.compile(r"^export (\{\};\n?)?", re.MULTILINE)

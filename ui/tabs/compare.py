@@ -21,8 +21,8 @@ from ui.tabs.train import TrainTab
 from ui.views import comparison
 
 PICKER = """<div class="runs picker">
-<h3>Experiments</h3><div class="scroll experiments"></div>
-<h3>Runs</h3><div class="runs-search"><input type="search" aria-label="Search runs to compare"
+<h2>Experiments</h2><div class="scroll experiments"></div>
+<h2>Runs</h2><div class="runs-search"><input type="search" aria-label="Search runs to compare"
 placeholder="Search runs" autocomplete="off"></div><div class="scroll singles"></div></div>"""
 TABLE = """<div class="runs results"><div class="results-top"><label><input type="checkbox" class="every"> Every run
 </label><button type="button" class="link csv">Download CSV</button></div>
