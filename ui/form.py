@@ -137,6 +137,15 @@ class Form:
         config, invalid, _ = repair(nested)
         return config, [*issues, *(_named(issue, nested[TICKS]) for issue in invalid)]
 
+    def restore(self, kept: Mapping[str, Any]) -> tuple[RunConfig | None, list[Issue]]:
+        """The configuration that a browser keeps, by path, and what of it cannot be used any more."""
+        gone = [
+            Issue(path[:80], "This setting no longer exists.", "") for path in kept if path not in self.components
+        ]
+        values = [kept.get(path, component.value) for path, component in self.components.items()]
+        config, issues = self.read(values)
+        return config, [*gone, *issues]
+
     def fill(self, config: RunConfig, whole: bool) -> list[Any]:
         """Values for the components of `filled`; unless `whole`, only for those that a change of the model resets."""
         return [
@@ -222,10 +231,14 @@ def _ticks(text: Any) -> Any:
 
 
 def _named(issue: Issue, ticks: Any) -> Issue:
-    """An issue of one field of a tick, such as `modules[3].layers`, prefixed with the tick's name."""
+    """An issue of one field of a tick, such as `modules[3].layers`, with the tick's name: `modules.q_proj.layers`."""
     match = TICK_FIELD.fullmatch(issue.field)
     try:
         name = ticks[int(match[1])]["name"] if match else ""
     except (LookupError, TypeError):
         name = ""
-    return dataclasses.replace(issue, problem=f"{name}, {match[2]}: {issue.problem}") if match and name else issue
+    if not match or not name:
+        return issue
+    return dataclasses.replace(
+        issue, field=f"modules.{name}.{match[2]}", problem=f"{name}, {match[2]}: {issue.problem}"
+    )

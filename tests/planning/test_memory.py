@@ -26,7 +26,7 @@ from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX
 from trainer.planning.weight_memory import modules_to_quantize
 from trainer.training.expert_quantization import quantized_experts
-from ui.panels.summary import summary
+from ui.panels.summary import State, summary
 
 ALL = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
 GPU = Device("cuda:0", total=80 * 10**9, free=78 * 10**9, bfloat16=True)
@@ -259,7 +259,7 @@ def test_where_nothing_fits_the_fix_is_one_that_helps(capsys: pytest.CaptureFixt
         assert warning.changes == {}
         plan_text._print_memory(plan)
         assert capsys.readouterr().out.endswith("nothing fits\n")
-        assert "· nothing fits" in summary(plan, ())
+        assert "Nothing fits." in summary(State(plan))
         return warning.fix
 
     assert "smaller model" in told("o_proj") and "fewer" not in told("o_proj")

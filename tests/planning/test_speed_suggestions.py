@@ -19,7 +19,7 @@ from trainer.config.validation import from_json
 from trainer.models.discovery.discover import discover
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX
-from ui.panels.summary import summary
+from ui.panels.summary import State, summary
 
 CONFIG = replace(default_config("phi3-medium"), modules=SIX[4].modules)
 MAP = discover(meter.phi3_medium(), "phi3-medium")
@@ -69,7 +69,7 @@ def test_nothing_is_offered_without_a_gpu_of_known_memory() -> None:
 
 def test_they_are_shown_with_a_button_and_change_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     plan = plan_of(80)
-    page: Any = summary(plan, ())
+    page: Any = summary(State(plan))
     plan_text.print_plan(plan)
     text = capsys.readouterr().out
     for issue in plan.suggestions:

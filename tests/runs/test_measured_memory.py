@@ -21,7 +21,7 @@ from trainer.planning.scenarios import SIX
 from trainer.runs import event_log
 from trainer.runs.measured_memory import MIN_STEPS, memory_correction
 from trainer.runs.store import RunStore
-from ui.panels.summary import summary
+from ui.panels.summary import State, summary
 
 H100 = Device("cuda:0", total=80 * 10**9, free=78 * 10**9, bfloat16=True, model="NVIDIA H100 NVL")
 CONFIG = replace(default_config("phi3-medium"), modules=SIX[4].modules)
@@ -60,7 +60,7 @@ def test_the_median_of_a_card_s_runs_corrects_its_plans(tmp_path: Path, capsys: 
     said = "Runs on this card (NVIDIA H100 NVL) needed 4 % more memory than computed (3 runs): counted."
     plan_text.print_plan(corrected)
     assert said in capsys.readouterr().out
-    assert said in summary(corrected, ())
+    assert said in summary(State(corrected))
 
 
 def test_corrections_do_not_add_up(tmp_path: Path) -> None:

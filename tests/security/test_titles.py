@@ -66,7 +66,7 @@ def test_the_chart_shows_no_foreign_text(run: Run) -> None:
 
 
 def test_the_summary_escapes() -> None:
-    assert is_safe(summary.summary(None, [Issue(EVIL, EVIL, EVIL)], refused=True, waiting=EVIL))
+    assert is_safe(summary.summary(summary.State(issues=(Issue(EVIL, EVIL, EVIL),), refused=True, waiting=EVIL)))
 
 
 def test_messages_escape() -> None:

@@ -181,7 +181,7 @@ def _train(options: argparse.Namespace) -> int:
     with data_commands.progress_bar() as monitor:
         run = runs.start_here(lab, config, planning.plan(lab, config), monitor)
     for warning in run.plan()["warnings"]:
-        print_issue(Issue(**warning), sys.stderr)
+        print_issue(Issue.from_json(warning), sys.stderr)
     if options.json:
         show_json({"type": "run", "id": run.id, "folder": str(run.folder)}, indent=None)
     else:

@@ -36,7 +36,9 @@ def print_plan(plan: Plan) -> None:
 def print_issue(issue: Issue, file: TextIO | None = None) -> None:
     """A problem, and below it the options that fix it."""
     show(issue, file=file)
-    if issue.changes:
+    for cure in issue.cures:
+        show(f"    {overrides.as_options(cure.changes)}  ({cure.result})", file=file)
+    if issue.changes and not issue.cures:
         show(f"    {overrides.as_options(issue.changes)}", file=file)
 
 

@@ -15,6 +15,16 @@ Value = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
+class Cure:
+    """One way to solve a problem, and what it leads to."""
+
+    changes: Mapping[str, Value]
+    """Settings by path, and their new values."""
+    result: str
+    """A phrase such as "needs 61.2 GB"."""
+
+
+@dataclass(frozen=True)
 class Issue:
     """One problem of a configuration: where it is, what is wrong, what to do."""
 
@@ -24,12 +34,20 @@ class Issue:
     changes: Mapping[str, Value] = dataclasses.field(default_factory=dict, hash=False)
     """Settings by path (`training.max_steps`) and the values that fix the problem, if known. The page offers them as
     a button, the command line as `--set` options."""
+    cures: tuple[Cure, ...] = dataclasses.field(default=(), hash=False)
+    """Where there are several ways to solve it: each of them alone; `changes` is the first."""
 
     def __str__(self) -> str:
         return f"{self.field}: {self.problem} {self.fix}".strip()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value = asdict(self)
+        value["cures"] = list(value["cures"])
+        return value if self.cures else {key: item for key, item in value.items() if key != "cures"}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Issue:
+        return cls(**{**value, "cures": tuple(Cure(**item) for item in value.get("cures", ()))})
 
 
 class UserError(Exception):

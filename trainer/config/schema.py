@@ -64,7 +64,7 @@ class ModelConfig:
     )
     new_tokens: tuple[str, ...] = setting((), "Special tokens to add to the vocabulary, such as <|pirate|>.")
     dtype: Dtype = setting(
-        "auto", "Compute type: auto is bfloat16 on a GPU that has it, float16 on an older one, float32 on a CPU."
+        "auto", "Precision: auto is bfloat16 on a GPU that has it, float16 on an older one, float32 on a CPU."
     )
 
 
@@ -74,7 +74,7 @@ class AdapterConfig:
 
     r: int = setting(16, "Rank of each LoRA.", ge=1, le=4096)
     lora_alpha: float = setting(16, "Scale: the update is multiplied by lora_alpha / r.", gt=0, le=65536)
-    lora_dropout: float = setting(0.05, "Share of LoRA's inputs dropped in training.", ge=0, le=0.9)
+    lora_dropout: float = setting(0.05, "Fraction of LoRA's inputs dropped in training.", ge=0, le=0.9)
     bias: Bias = setting("none", "Biases to train: none, or those of modules with LoRA.")
     use_rslora: bool = setting(False, "Scale by lora_alpha / sqrt(r), steadier at high ranks (rsLoRA).")
     use_dora: bool = setting(False, "Train magnitude and direction separately (DoRA): slower, often better at low r.")
@@ -83,7 +83,7 @@ class AdapterConfig:
         "default: B starts at zero. pissa: starts from the largest singular values.",
     )
     train_new_tokens: bool = setting(
-        True, "Train only the new tokens' rows of the embedding and an untied head: the cheap way to teach them."
+        True, "Train only the new tokens' rows of the embedding and of an untied head: the cheap way to teach them."
     )
     loraplus_lr_ratio: float = setting(
         1.0, "Learning rate of B over that of A (LoRA+); 1 is plain LoRA.", ge=1, le=64
@@ -99,21 +99,19 @@ class DataConfig:
     subset: str = setting("", "Configuration of the hub data set, if it has several.")
     split: str = setting("train", "Split of the hub data set, such as train or train[:10000].")
     held_out: str = setting(
-        "", "Uploaded file, or split of the hub data set, for the eval loss. Empty: a share of the examples."
+        "", "Uploaded file, or split of the hub data set, for the eval loss. Empty: a fraction of the examples."
     )
-    eval_fraction: float = setting(0.05, "Share of the examples held out for the eval loss.", ge=0, le=0.5)
+    eval_fraction: float = setting(0.05, "Fraction of the examples held out for the eval loss.", ge=0, le=0.5)
     messages_column: str = setting("", "Column with whole conversations. Empty: recognized by its name.")
     prompt_column: str = setting("", "Column with the question or instruction. Empty: recognized by its name.")
     input_column: str = setting("", "Column appended to the instruction, if a row has one. Empty: recognized.")
     completion_column: str = setting("", "Column with the answer. Empty: recognized by its name.")
     system_column: str = setting("", "Column with a system message. Empty: recognized by its name.")
     text_column: str = setting("", "Column with plain text. Empty: recognized by its name.")
-    assistant_role: str = setting(
-        "", "Name of the one who answers, where conversations call the assistant otherwise."
-    )
+    assistant_role: str = setting("", "Role that answers, where conversations do not call it assistant.")
     roles: str = setting(
         "",
-        "Who is who in conversations, such as pirate=assistant, narrator=ignore: user, assistant, system, tool or "
+        "Roles by name in conversations, such as pirate=assistant, narrator=ignore: user, assistant, system, tool or "
         "ignore.",
     )
     template: Template = setting(
@@ -121,19 +119,21 @@ class DataConfig:
         "auto: the model's chat template; without one, ChatML for conversations, else plain prompt and answer.",
     )
     system_prompt: str = setting("", "Added to every conversation that has no system message of its own.")
-    loss_on: LossOn = setting("completion", "Tokens that count: the answers, all of them, or the last answer alone.")
+    loss_on: LossOn = setting(
+        "completion", "Tokens that count toward the loss: the answers, all tokens, or the last answer alone."
+    )
     reasoning: Reasoning = setting(
-        "template", "Reasoning that the chat template leaves out of some answers: leave it out, or put it back."
+        "template", "Reasoning that the chat template drops from some answers: drop it, or keep it."
     )
     answer_end: AnswerEnd = setting(
         "auto", "auto: where the template ends an answer with no special token, the EOS token ends the last one."
     )
-    bad_rows: BadRows = setting("stop", "Rows that cannot be used: start nothing, or train without them.")
+    bad_rows: BadRows = setting("stop", "Invalid rows: stop, or skip them and train on the rest.")
     preference_rows: PreferenceRows = setting(
         "stop",
-        "Rows with chosen and rejected or with good and bad answers: start nothing, or train on the good ones alone.",
+        "Rows with chosen and rejected or with good and bad answers: stop, or train on the good ones alone.",
     )
-    media: Media = setting("refuse", "Images, audio, files in messages: refuse the row, or train on its text alone.")
+    media: Media = setting("refuse", "Images, audio, files in messages: reject the row, or train on its text alone.")
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,10 @@ class TrainingConfig:
     max_steps: int = setting(-1, "Number of steps; -1: the epochs decide.", ge=-1, le=10_000_000)
     learning_rate: float = setting(1e-4, "Peak learning rate of the LoRA weights.", gt=0, le=1)
     full_learning_rate: float | None = setting(
-        None, "Learning rate of modules trained in full. Empty: a tenth of learning_rate.", gt=0, le=1
+        None, "Learning rate of fully trained modules. Empty: 0.1 × the LoRA rate.", gt=0, le=1
     )
     lr_scheduler_type: Scheduler = setting("linear", "How the learning rate changes after the warmup.")
-    warmup_ratio: float = setting(0.1, "Share of the steps over which the learning rate rises.", ge=0, le=0.9)
+    warmup_ratio: float = setting(0.1, "Fraction of the steps over which the learning rate rises.", ge=0, le=0.9)
     per_device_train_batch_size: int = setting(
         8, "Rows held in memory at once: an example each, or several if packed.", ge=1, le=4096
     )

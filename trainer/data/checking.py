@@ -6,7 +6,7 @@ What is found is kept in the cache as rows.arrow (memory-mapped) and account.jso
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,10 @@ from trainer.data.rows.format_description import describe
 from trainer.data.rows.format_detection import PICKS, FormatDetector, LeftOut
 from trainer.data.rows.messages import BadRow, Example, Undecided
 
-VERSION = 2
+VERSION = 3
 ROWS, ACCOUNT = "rows.arrow", "account.json"
+MAX_LISTED = 1000
+"""Lines that are kept of each shape of rows."""
 BATCH, BATCH_BYTES = 2000, 2**23
 SCHEMA = pa.schema([("file", pa.int16()), ("line", pa.int64()), ("example", pa.large_binary()), ("key", pa.uint64())])
 """`example` is JSON; `key` is a hash of it, equal for equal examples."""
@@ -75,7 +77,7 @@ class CheckedData:
     @property
     def decisions(self) -> list[Issue]:
         """What the user has to decide before a run can start."""
-        return [Issue(**item) for item in self.account["decisions"]]
+        return [Issue.from_json(item) for item in self.account["decisions"]]
 
     @property
     def bad(self) -> list[RejectedRow]:
@@ -147,6 +149,8 @@ class _Writer:
         self._folder, self._data, self._progress = folder, data, progress
         self._detector = FormatDetector(data)
         self._bad: list[RejectedRow] = []
+        self._lines = defaultdict[str, list[tuple[str, int]]](list)
+        """Files and lines of the rows, by their shape."""
         self._rows = self._good = 0
         self._undecided = 0
         self._left_out: Counter[str] = Counter()
@@ -178,6 +182,8 @@ class _Writer:
             except TypeError:
                 self._refuse(source, line, BadRow("it holds values that are neither text nor JSON"))
                 continue
+            if len(of_shape := self._lines[self._detector.shape]) < MAX_LISTED:
+                of_shape.append((source.name, line))
             for text in texts:
                 lines.append(line)
                 examples.append(text)
@@ -239,6 +245,7 @@ class _Writer:
             "decisions": [issue.to_json() for issue in decisions],
             "unknown_roles": dict(reader.unknown.most_common()),
             "shapes": dict(seen.most_common()),
+            "other_shapes": {shape: self._lines[shape] for shape, _ in seen.most_common()[1:]},
             "why": " ".join(filter(None, [describe(found.seen, reader), *notes])),
             "assumed": [issue.to_json() for source in sources for issue in source.warnings],
             "columns": list(found.names)[: limits.MAX_COLUMNS],

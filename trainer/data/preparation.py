@@ -174,8 +174,8 @@ def rejected_rows_error(bad: Sequence[RejectedRow], rows: int) -> UserError:
     shown = "; ".join(f"{_named(items)}: {reason}" for reason, items in groups[:MAX_NAMED])
     more = f"; {len(groups) - MAX_NAMED:,} more reasons" if len(groups) > MAX_NAMED else ""
     return UserError(
-        f"{len(bad):,} of {rows:,} rows cannot be used: {shown}{more}.",
-        "Fix these rows, remove them, or train without them (bad_rows: skip).",
+        f"{len(bad):,} of {rows:,} rows are invalid: {shown}{more}.",
+        "Fix or remove these rows, or train without them (bad_rows: skip).",
         "data",
     )
 
@@ -235,4 +235,4 @@ def _notes(part: DataSplit, max_length: int, name: str) -> list[str]:
 def _skipped(bad: Sequence[RejectedRow], rows: int) -> str:
     reasons = Counter(item.reason for item in bad).most_common(3)
     shown = "; ".join(f"{count:,} × {reason}" for reason, count in reasons)
-    return f"{len(bad):,} of {rows:,} rows cannot be used and are left out: {shown}. skipped_rows.jsonl names each."
+    return f"{len(bad):,} of {rows:,} rows are invalid and skipped: {shown}. skipped_rows.jsonl lists them."

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer.common import devices
-from trainer.common.errors import Issue, UserError, Value
+from trainer.common.errors import Cure, Issue, UserError, Value
 from trainer.common.formatting import plural
 from trainer.common.progress import Progress
 from trainer.config.schema import RunConfig, TrainingConfig
@@ -27,10 +27,13 @@ from trainer.data.preparation import (
     no_counted_tokens_error,
     rejected_rows_error,
 )
+from trainer.data.rows.columns import SHAPES
 from trainer.data.template_report import template_report, template_warnings
 from trainer.planning.row_width import row_limit
 from trainer.planning.schedule import Size, batch_size, steps_per_epoch, total_steps, total_tokens
 
+MAX_LINES = 12
+"""Lines of another shape that a warning lists."""
 FEW_STEPS = 20
 """A run of fewer steps changes the model little."""
 
@@ -165,10 +168,12 @@ def issues(found: LoadedData, config: RunConfig) -> list[Issue]:
     usable = len(found.train.chosen)
     if found.bad and (config.data.bad_rows == "stop" or not usable):
         error = rejected_rows_error(found.bad, found.rows)
+        skip: dict[str, Value] = {"data.bad_rows": "skip"} if usable else {}
+        cures = (Cure(skip, plural(len(found.bad), "row")),) if usable else ()
         fix = error.fix if usable else "Fix them, or pick the columns by hand."
         if all("chat template" in item.reason for item in found.bad) and not usable:
             fix = "Choose a model whose chat template takes them, or the template chatml or plain."
-        problems.append(Issue("data", error.problem, fix))
+        problems.append(Issue("data", error.problem, fix, skip, cures))
     if usable and not len(found.train.fitting(config.training.max_length).chosen):
         error = no_counted_tokens_error()
         problems.append(Issue("training.max_length", error.problem, error.fix))
@@ -193,12 +198,14 @@ def _warnings(found: LoadedData, value: Mapping[str, Any], config: RunConfig) ->
 
 def _row_warnings(found: LoadedData, value: Mapping[str, Any]) -> Iterator[Issue]:
     if len(value["shapes"]) > 1:
-        kinds = ", ".join(f"{count:,} × {shape.replace('_', ' ')}" for shape, count in value["shapes"].items())
-        yield Issue(
-            "data", f"The rows have several shapes: {kinds}.", "Pick the columns by hand if one of them is a mistake."
+        most, *others = value["shapes"]
+        named = "; ".join(f"{SHAPES[shape]} in {_lines(found, shape)}" for shape in others)
+        problem = (
+            f"Most rows are {SHAPES[most]}, but {plural(sum(map(value['shapes'].get, others)), 'row')} are not: "
         )
+        yield Issue("data", f"{problem}{named}.", "Choose the columns yourself if they are read wrongly.")
     for checked in found.checks:
-        yield from (Issue(**issue) for issue in checked.account["assumed"])
+        yield from (Issue.from_json(issue) for issue in checked.account["assumed"])
         if several := checked.account["several_answers"]:
             yield Issue(
                 "data.completion_column",
@@ -214,6 +221,14 @@ def _row_warnings(found: LoadedData, value: Mapping[str, Any]) -> Iterator[Issue
             f"{found.shared:,} held-out examples are among the training examples, too.",
             "They are left out of the held-out part.",
         )
+
+
+def _lines(found: LoadedData, shape: str) -> str:
+    """Where the rows of a shape are, as a phrase."""
+    places = [place for checked in found.checks for place in checked.account["other_shapes"].get(shape, ())]
+    lines = line_numbers([RejectedRow(file, line, shape) for file, line in places])
+    more = f" and {len(lines) - MAX_LINES:,} more" if len(lines) > MAX_LINES else ""
+    return f"{'line' if len(lines) == 1 else 'lines'} {', '.join(map(str, lines[:MAX_LINES]))}{more}"
 
 
 def _length_warnings(tokens: Mapping[str, Any], training: TrainingConfig) -> Iterator[Issue]:

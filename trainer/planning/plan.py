@@ -16,7 +16,7 @@ from trainer.common.errors import Issue
 from trainer.config.schema import RunConfig
 from trainer.models.added_tokens import with_vocabulary_size
 from trainer.models.base_model import Base
-from trainer.models.checkpoint_format import format_issues, with_checkpoint_quantization
+from trainer.models.checkpoint_format import format_issues, prequantized, with_checkpoint_quantization
 from trainer.models.module_map import ModuleMap
 from trainer.planning import short_runs
 from trainer.planning.adapter_limits import adapter_issues
@@ -24,6 +24,7 @@ from trainer.planning.coverage_warnings import coverage
 from trainer.planning.device_limits import device_issues, device_warnings
 from trainer.planning.memory import Estimate, estimate, seen_by_torch
 from trainer.planning.memory_correction import UNCORRECTED, MemoryCorrection
+from trainer.planning.memory_cures import Cures, find_cures
 from trainer.planning.memory_warnings import left_unquantized, too_large
 from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
 from trainer.planning.performance import PerformanceSettings, choose_settings
@@ -133,23 +134,54 @@ def make_plan(
     `vocabulary`: the tokenizer's tokens, only needed if new ones are added. `data`: the size of the training data.
     `correction`: what was measured on this card.
     """
+    plan, least, choose = _plan(config, module_map, device, vocabulary, data, correction)
+
+    def planned(changed: RunConfig) -> Plan:
+        return _plan(changed, module_map, device, vocabulary, data, correction)[0]
+
+    def needs(changed: RunConfig) -> int:
+        same_ticks = changed.adapter == config.adapter
+        ready = with_checkpoint_quantization(changed, module_map.checkpoint)
+        return choose(ready).needed if same_ticks else planned(changed).needed
+
+    def fits(changed: RunConfig) -> int:
+        other = planned(changed)
+        return other.needed if other.needed <= device.room and not set(other.issues) - set(plan.issues) else 0
+
+    def cures() -> Cures:
+        own = prequantized(module_map.checkpoint) is not None
+        return find_cures(config, device.room, not own, needs, fits)
+
+    return replace(plan, warnings=(*too_large(least, plan.memory, device, cures), *plan.warnings))
+
+
+def _plan(
+    config: RunConfig,
+    module_map: ModuleMap,
+    device: Device,
+    vocabulary: Collection[str],
+    data: Size,
+    correction: MemoryCorrection,
+) -> tuple[Plan, Estimate, Callable[[RunConfig], Choice]]:
+    """As `make_plan`, without a warning if it does not fit; the estimate with as much recomputation as allowed; and
+    the settings and needs of another configuration for the same ticks."""
     new = config.model.new_tokens
     module_map = with_vocabulary_size(module_map, len(vocabulary) + len(new)) if new else module_map
     checkpoint = module_map.checkpoint
     obstacles, ignored = format_issues(config, checkpoint, device)
     config = with_checkpoint_quantization(config, checkpoint)
     found = resolve(config, module_map)
-    width = widest(config.training, device.is_gpu, data)
     costs = _estimates(module_map, found, device, correction)
 
     def choose(config: RunConfig) -> Choice:
+        width = widest(config.training, device.is_gpu, data)
         return Choice(*choose_settings(config, module_map, device, partial(costs, config), data), width)
 
     chosen = choose(config)
-    memory = chosen.costs.items(chosen.performance.per_device_train_batch_size, width)
+    memory = chosen.costs.items(chosen.performance.per_device_train_batch_size, chosen.width)
     least = costs(config, config.training.activation_checkpointing != "off")
     fits = least.largest(device.room) if device.room else {}
-    return Plan(
+    plan = Plan(
         total=module_map.parameters,
         trainable=sum(trainable_count(target, config.adapter) for target in found.targets),
         stored=sum(sum(file_sizes(target, config.adapter, module_map)) for target in found.targets),
@@ -172,12 +204,12 @@ def make_plan(
             *found.warnings,
             *coverage(config, module_map, found.targets),
             *left_unquantized(config, module_map, found.targets, device),
-            *too_large(least, memory, device, fits, found.targets),
             *short_runs.warnings(config.training, data.examples),
         ),
         suggestions=tuple(speed_suggestions(chosen, device.room, choose)) if device.is_gpu and device.room else (),
         correction=correction,
     )
+    return plan, least, choose
 
 
 def _estimates(

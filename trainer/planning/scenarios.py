@@ -133,17 +133,17 @@ def six(module_map: ModuleMap) -> tuple[Scenario, ...]:
     fused = [name for name in LINEAR_NAMES if (kind := module_map.get(name)) is not None and kind.slice_of]
     if not fused:
         return SIX
-    meant = tuple(replace(item, title=f"{item.title}, as meant") for item in SIX)
-    return (*meant, *(_as_written(item, fused, module_map) for item in SIX))
+    by_slices = tuple(replace(item, title=f"{item.title}, by slices") for item in SIX)
+    return (*by_slices, *(_by_name(item, fused, module_map) for item in SIX))
 
 
-def _as_written(item: Scenario, fused: list[str], module_map: ModuleMap) -> Scenario:
+def _by_name(item: Scenario, fused: list[str], module_map: ModuleMap) -> Scenario:
     """What PEFT does with the study's names: those inside fused modules silently match nothing."""
     ticks = tuple(tick for tick in item.modules if tick.name not in fused)
     matched = [tick.name for tick in ticks if module_map.get(tick.name)]
     result = f"only {_joined(matched)} match" if matched else "nothing matches"
     note = f"By name, {result}: this model fuses {_joined(fused)}."
-    return Scenario(f"{item.key}w", f"{item.title}, as written", note, ticks)
+    return Scenario(f"{item.key}w", f"{item.title}, by name", note, ticks)
 
 
 def groups(module_map: ModuleMap) -> tuple[Scenario, ...]:

@@ -55,7 +55,7 @@ def check(lab: Lab, config: RunConfig, monitor: ProgressMonitor | None = None) -
         return
     checked = _read(lab, config, monitor)
     if checked["issues"]:
-        raise InvalidConfig([Issue(**issue) for issue in checked["issues"]])
+        raise InvalidConfig([Issue.from_json(issue) for issue in checked["issues"]])
 
 
 def read_if_quick(lab: Lab, config: RunConfig, monitor: ProgressMonitor | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The Data group of the Train tab, and the sheet behind "Look at the data": what was recognized, what is wrong
+"""The Data group of the Train tab, and the sheet behind "Preview data": what was recognized, what is wrong
 with it, how long the examples are, and single ones as the model sees them."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MENUS += ["data.reasoning", "data.answer_end", "data.preference_rows", "data.med
 BOXES = ["data.assistant_role", "data.roles", "data.system_prompt", "data.held_out", "data.eval_fraction"]
 """Settings of the sheet: a change of one updates the report, of a box when it loses focus."""
 MAX_FILES, MAX_NAMES = 32, 40
-TITLE = HTML.macros("page.html")("heading", "The data, as the model will see them")
+TITLE = HTML.macros("page.html")("heading", "Data preview")
 NAMES = '<div class="names"></div>'
 
 
@@ -42,17 +42,21 @@ class DataPanel:
             self.upload = _upload_button("Choose files", "data-upload")
             form.components[FILE] = gr.Textbox(
                 label="Uploaded files", interactive=False, max_lines=1, elem_id="data-file", elem_classes="setting",
-                placeholder="None yet: JSONL, JSON, CSV, TSV, Parquet or text; .gz and .zst, too",
+                placeholder="None yet: JSONL, JSON, CSV, TSV, Parquet or text; also .gz and .zst",
             )  # fmt: skip
         with gr.Column(visible=False, elem_classes="bare") as hub_group:
             form.components[HUB] = gr.Textbox(
-                label="Data set of the hub", placeholder="owner/name", max_lines=1, elem_classes="setting"
+                label="Hub data set",
+                placeholder="owner/name",
+                max_lines=1,
+                elem_classes="setting",
+                elem_id="data-hub",
             )
             with gr.Row(elem_classes="pair"):
                 form.add("data.subset", placeholder="none")
                 form.add("data.split")
         with gr.Row(elem_id="data-look"):
-            self.open = gr.Button("Look at the data", size="sm", elem_id="data-open")
+            self.open = gr.Button("Preview data", size="sm", elem_id="data-open")
             self.line = gr.HTML("", apply_default_css=False, elem_id="data-line")
         source.change(
             lambda chosen: (gr.update(visible=chosen == "file"), gr.update(visible=chosen == "hub")),
@@ -74,13 +78,13 @@ class DataPanel:
                 with gr.Column(elem_classes="bare", elem_id="data-right"):
                     self._build_right()
         self.number = gr.Textbox("0", label="Number of the example", visible="hidden")
-        self.opened = gr.Textbox("", label="Whether the data are looked at", visible="hidden")
+        self.opened = gr.Textbox("", label="Whether the preview is open", visible="hidden")
 
     def _build_left(self) -> None:
         form = self.form
         self.overview = gr.HTML("", apply_default_css=False, elem_id="data-overview")
         self.problems: Any = component("summary.js", "${value}", "data-problems")
-        self.names = component("role_names.js", NAMES, "data-names", label="Who is who", content="{}")
+        self.names = component("role_names.js", NAMES, "data-names", label="Roles", content="{}")
         with gr.Column(elem_classes="grid bare", elem_id="data-choices"):
             form.add("data.bad_rows")
             form.add("data.loss_on")
@@ -91,14 +95,14 @@ class DataPanel:
             form.add("data.preference_rows")
             form.add("data.media")
             form.add("data.roles", placeholder="narrator=user, pirate=assistant", elem_classes=["setting", "wide"])
-        fold = gr.Accordion("Pick the columns by hand", open=False, elem_id="data-columns")
+        fold = gr.Accordion("Choose the columns", open=False, elem_id="data-columns")
         with fold, gr.Column(elem_classes="grid bare"):
             for name in COLUMNS:
                 form.add(f"data.{name}_column", choices=[("recognized", "")], allow_custom_value=True)
-        with gr.Accordion("Held-out part and system prompt", open=False, elem_id="data-more"):
+        with gr.Accordion("Held-out data and system prompt", open=False, elem_id="data-more"):
             with gr.Column(elem_classes="grid bare"):
                 form.add("data.eval_fraction")
-                form.add("data.held_out", placeholder="none: a share")
+                form.add("data.held_out", placeholder="none: a fraction")
                 form.add("data.system_prompt", lines=2, max_lines=6, elem_classes=["setting", "wide"])
             self.held_out_upload = _upload_button("Choose a held-out file", "data-upload-held-out")
 
@@ -230,7 +234,7 @@ class DataPanel:
             data_report.problems(report, config),
             gr.update(content=json.dumps({"names": list(report["unknown_roles"].items())[:MAX_NAMES]})),
             gr.update(visible=bool(tokens), figure=json.dumps(lengths_figure(tokens) if tokens else {})),
-            gr.update(value=f"Use the suggested maximum length: {suggested}", visible=differs),
+            gr.update(value=f"Use the suggested max length: {suggested}", visible=differs),
             example,
             number,
             gr.update(visible=bool(tokens)),
@@ -253,7 +257,7 @@ class DataPanel:
 
     def _keep(self, uploads: list[str]) -> str:
         if len(uploads) > MAX_FILES:
-            raise UserError(f"These are more than {MAX_FILES} files.", "Put some of them together.", "data")
+            raise UserError(f"These are more than {MAX_FILES} files.", "Merge some of them.", "data")
         return " ".join(service.data.take(self.lab, Path(path)) for path in uploads)
 
 

@@ -26,7 +26,7 @@ def build_settings(form: Form) -> gr.UploadButton:
         form.add("training.per_device_train_batch_size")
         form.add("training.gradient_accumulation_steps")
         form.add("training.max_length")
-        form.add("training.full_learning_rate", placeholder="a tenth of the learning rate")
+        form.add("training.full_learning_rate", placeholder="0.1 × LoRA rate")
     with gr.Accordion("More settings", open=False, elem_id="more-settings"):
         _build_rest(form)
         return gr.UploadButton("Load a configuration (JSON)", file_types=[".json"], size="sm", elem_id="load-config")

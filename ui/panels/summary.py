@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -13,24 +14,50 @@ from trainer.common.errors import Issue
 from trainer.service.planning import Plan
 from ui import form
 from ui.components import component
-from ui.fix_button import fix_button
+from ui.fix_button import buttons
 from ui.labels import LABELS
 from ui.views import HTML
+from ui.views.data_report import on_page
 
 render = HTML.macros("summary.html")
 
 
+@dataclass(frozen=True)
+class State:
+    """What the summary shows."""
+
+    plan: Plan | None = None
+    issues: tuple[Issue, ...] = ()
+    """What keeps the run from starting."""
+    invalid: tuple[str, ...] = ()
+    """Fields whose values are invalid, so that the plan is not theirs."""
+    refused: bool = False
+    """Train was pressed but did not start."""
+    waiting: str = ""
+    """What a missing plan waits for."""
+    progress: str = ""
+    """Of the data check."""
+
+
 def build(waiting: str) -> gr.HTML:
     """The component that shows the summary."""
-    return component("summary.js", "${value}", "summary", value=summary(None, (), waiting=waiting))
+    return component("summary.js", "${value}", "summary", value=summary(State(waiting=waiting)))
 
 
-def summary(
-    plan: Plan | None, issues: Sequence[Issue], refused: bool = False, waiting: str = "", progress: str = ""
-) -> Markup:
-    """The summary as HTML. `refused`: Train was pressed but did not start. `progress`: of the data check."""
-    shown = [(_sentence(issue), fix_button(issue.changes)) for issue in issues]
-    return render("summary", plan, _facts(plan) if plan is not None else {}, shown, refused, waiting, progress)
+def summary(state: State) -> Markup:
+    """The summary as HTML."""
+    issues = [(_sentence(issue), buttons(issue)) for issue in state.issues]
+    fields: dict[str, str] = {}
+    for issue in state.issues:
+        fields.setdefault(issue.field.partition("[")[0], f"{issue.problem} {issue.fix}".strip())
+    facts = _facts(state.plan) if state.plan is not None and not state.invalid else {}
+    named = list(dict.fromkeys(_name(field) for field in state.invalid))
+    return render("summary", state, facts, issues, json.dumps(fields), named)
+
+
+def _name(field: str) -> str:
+    """What the page calls a field: its label, or the tick and what is set for it."""
+    return form.label(field) or ", ".join(field.split(".")[1:]) or "the ticks"
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
@@ -38,10 +65,10 @@ def _facts(plan: Plan) -> dict[str, Any]:
     return {
         "notes": (_room(plan), plan.correction.sentence(), _checkpoint(plan), _new_rows(plan)),
         "speed": [(LABELS[f"training.{name}"], reason) for name, reason in plan.performance.why.items()],
-        "suggestions": [(f"{issue.problem} {issue.fix}", fix_button(issue.changes)) for issue in plan.suggestions],
+        "suggestions": [(f"{issue.problem} {issue.fix}", buttons(issue)) for issue in plan.suggestions],
         # ticks that match no module of this model have no effect, which the user must know
         "unmatched": [receipt.tick for receipt in plan.receipts if receipt.note.startswith("matches nothing")],
-        "warnings": [(f"{issue.problem} {issue.fix}", fix_button(issue.changes)) for issue in plan.warnings],
+        "warnings": [(f"{issue.problem} {issue.fix}", buttons(issue)) for issue in plan.warnings],
     }
 
 
@@ -50,15 +77,12 @@ def _room(plan: Plan) -> str:
     device = plan.device
     if not device.room:
         return ""
-    what = "GPU" if device.is_gpu else "machine"
-    state = f" ({what} busy now)" if device.busy else f" free on this {what}" if device.free else f" on this {what}"
-    has = formatting.size(device.room) + state
+    free = " free" if device.free and not device.busy else ""
+    has = f"{formatting.size(device.room)} {'GPU memory' if device.is_gpu else 'RAM'}{free}."
     batch, longest = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
-    options = [f"{batch:,} × {plan.length:,}"] * (batch > 0) + [f"1 × {longest:,}"] * (
-        longest > plan.length or not batch
-    )
-    fits = f"largest that fits: batch {', or '.join(options)}" if batch or longest else "nothing fits"
-    return f"{has} · {fits}"
+    options = [f"batch {batch:,} at length {plan.length:,}"] * (batch > 0)
+    options += [f"batch 1 at length {longest:,}"] * (longest > plan.length or (longest > 0 and not batch))
+    return f"{has} Fits {', or '.join(options)}." if options else f"{has} Nothing fits."
 
 
 def _checkpoint(plan: Plan) -> str:
@@ -71,9 +95,9 @@ def _checkpoint(plan: Plan) -> str:
 
 def _new_rows(plan: Plan) -> str:
     """Which rows of new tokens are trained; they have no tick of their own."""
-    return next((f"Trained, too: {report.note}." for report in plan.receipts if report.treatment == "rows"), "")
+    return next((f"Also trained: {report.note}." for report in plan.receipts if report.treatment == "rows"), "")
 
 
 def _sentence(issue: Issue) -> str:
     name = form.label(issue.field)
-    return f"{name}: {issue.problem} {issue.fix}" if name else f"{issue.problem} {issue.fix}".strip()
+    return on_page(f"{name}: {issue.problem} {issue.fix}" if name else f"{issue.problem} {issue.fix}").strip()

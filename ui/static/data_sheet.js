@@ -16,7 +16,7 @@ const isExpanded = (target) => target instanceof Element && target.getAttribute(
 if (sheet) {
   sheet.setAttribute("role", "dialog");
   sheet.setAttribute("aria-modal", "true");
-  sheet.setAttribute("aria-label", "The data, as the model will see them");
+  sheet.setAttribute("aria-label", "Data preview");
   document.addEventListener("keydown", onKey);
   setTimeout(() => /** @type {HTMLElement | null} */ (document.querySelector("#data-close"))?.focus(), 50);
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ui import download
 from ui.components import component
 from ui.handlers import DIRECT, QUEUED, inform, show_errors
 from ui.panels.live_run import digest, parts
-from ui.tabs.train import TrainTab, model_input_values
+from ui.tabs.train import TrainTab, run_values
 from ui.views import HTML
 
 TEMPLATE = """<div class="runs">
@@ -158,11 +157,7 @@ class RunsTab:
 
     def reused(self, run_id: str | None) -> list[Any]:
         """The selected run's configuration for the Train tab, without its title."""
-        run = self._run(run_id)
-        if run.config is None:
-            raise UserError(run.problem, "Choose another run.", "data")
-        values = model_input_values(replace(run.config, title=""))
-        return [*values, gr.Tabs(selected="train"), gr.Timer(active=False)]
+        return [*run_values(self._run(run_id)), gr.Tabs(selected="train"), gr.Timer(active=False)]
 
     def stopped(self, run_id: str | None) -> None:
         inform(service.runs.stop(self.lab, self._run(run_id).id))

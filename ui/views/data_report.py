@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from markupsafe import Markup
 
 from trainer.common import formatting
+from trainer.common.errors import Issue
 from trainer.config.schema import RunConfig
-from ui.fix_button import fix_button
+from ui.fix_button import buttons
 from ui.labels import CHOICES, LABELS
 from ui.views import HTML
 
@@ -34,6 +36,7 @@ KINDS = {
 }
 """What a model may be trained to write."""
 ON_PAGE = {
+    " (bad_rows: skip)": "",
     "Set preference_rows to chosen": f"Choose “{CHOICES['chosen']}” under “{LABELS['data.preference_rows']}”",
     "Keep it (reasoning: keep)": "Keep it",
     "Set answer_end to auto.": f"Set “{LABELS['data.answer_end']}” to “{CHOICES['auto']}”.",
@@ -63,7 +66,7 @@ def line(report: Mapping[str, Any]) -> Markup:
         return render("line", issues[0]["problem"], bad=True)
     counts = f"{formatting.percent(report['tokens']['share'])} counts"
     parts = [f"{report['good']:,} rows", SHAPES.get(report["shape"], ""), counts]
-    parts += [f"{len(report['bad']):,} left out"] if report["bad"] else []
+    parts += [f"{len(report['bad']):,} skipped"] if report["bad"] else []
     return render("line", " · ".join(filter(None, parts)))
 
 
@@ -122,7 +125,7 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         items += [
             ("Training", f"{tokens['examples']:,}", f"{held:,} held out"),
             ("Tokens", formatting.count(tokens["total"]), "per epoch"),
-            ("Count", formatting.percent(tokens["share"]), f"{formatting.count(tokens['counted'])} tokens"),
+            ("Loss tokens", formatting.percent(tokens["share"]), f"{formatting.count(tokens['counted'])} tokens"),
         ]
     if training:
         seconds = training["seconds"]
@@ -133,7 +136,7 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         ]
     if batches:
         other = f", {formatting.percent(batches['unpacked'])} else" if batches["way"] != "off" else ""
-        items.append(("Fill of batches", formatting.percent(batches["fill"]), f"{WAYS[batches['way']]}{other}"))
+        items.append(("Padding efficiency", formatting.percent(batches["fill"]), f"{WAYS[batches['way']]}{other}"))
     if report["duplicates"]:
         items.append(("Duplicates", f"{report['duplicates']:,}", "exact copies"))
     return [(*item, "") for item in items]
@@ -141,8 +144,8 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
 
 def _usable(report: Mapping[str, Any]) -> str:
     """How many of the rows go into the examples."""
-    parts = [f"{len(report['bad']):,} cannot be used"] if report["bad"] else []
-    parts += [f"{report['undecided']:,} to decide on"] if report["undecided"] else []
+    parts = [f"{len(report['bad']):,} invalid"] if report["bad"] else []
+    parts += [f"{report['undecided']:,} undecided"] if report["undecided"] else []
     parts += [f"{count:,} left out ({reason})" for reason, count in report["left_out"].items()]
     return ", ".join(parts) or "all usable"
 
@@ -150,10 +153,14 @@ def _usable(report: Mapping[str, Any]) -> str:
 def problems(report: Mapping[str, Any], config: RunConfig) -> Markup:
     """What keeps the run from starting, the bad rows by their reasons, and what may not be as intended."""
     groups, skip = report["bad_groups"], config.data.bad_rows == "skip"
-    issues = [issue for issue in report["issues"] if not (groups and issue["field"] == "data")]
-    what = "They are left out." if skip else "Fix them, or train without them."
-    head = f"{len(report['bad']):,} of {report['rows']:,} rows cannot be used. {what}"
-    bad_rows = {"head": head, "groups": [_group(group) for group in groups]}
+    of_rows = [issue for issue in report["issues"] if groups and issue["field"] == "data"]
+    issues = [issue for issue in report["issues"] if issue not in of_rows]
+    what = "They are skipped." if skip else "Fix them, or train without them."
+    bad_rows = {
+        "head": f"{len(report['bad']):,} of {report['rows']:,} rows are invalid. {what}",
+        "groups": [_group(group) for group in groups],
+        "buttons": [button for issue in of_rows for button in buttons(Issue.from_json(issue), trains=False)],
+    }
     shown = [[_on_page(issue, report, config) for issue in found] for found in (issues, report["warnings"])]
     return render("problems", shown[0], bad_rows, skip, shown[1])
 
@@ -161,10 +168,11 @@ def problems(report: Mapping[str, Any], config: RunConfig) -> Markup:
 def _on_page(issue: Mapping[str, Any], report: Mapping[str, Any], config: RunConfig) -> Mapping[str, Any]:
     """An issue whose fix names what the page has for it, with its button."""
     fix = "Choose a role for each below." if issue["field"] == "data.roles" else on_page(issue["fix"])
-    changes = issue["changes"]
+    found = Issue.from_json(issue)
     if issue["field"] == "model.new_tokens":
-        changes = {"model.new_tokens": [*config.model.new_tokens, *report["template"]["missing_tokens"]]}
-    return {**issue, "fix": fix, "button": fix_button(changes)}
+        tokens = [*config.model.new_tokens, *report["template"]["missing_tokens"]]
+        found = replace(found, changes={"model.new_tokens": tokens})  # type: ignore[dict-item]
+    return {**issue, "fix": fix, "buttons": buttons(found)}
 
 
 def on_page(sentence: str) -> str:

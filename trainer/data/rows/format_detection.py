@@ -48,6 +48,8 @@ class FormatDetector:
         self._rest: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]] = {}
         self.reader = ConversationReader(data)
         self.seen: Counter[tuple[Shape, Columns]] = Counter()
+        self.shape: Shape = "text"
+        """Of the last row that was read."""
         self.names: dict[str, None] = {}
         """Every column's name, in the order of their coming."""
         self.unused: Counter[str] = Counter()
@@ -75,6 +77,7 @@ class FormatDetector:
         else:
             shape, found, used = self._read(row, columns)
         self.seen[shape, columns] += 1
+        self.shape = shape
         if len(used) != len(names):
             self._count_unused(row, names, used)
         return found
