@@ -14,7 +14,7 @@ import torch
 from tests.support import meter
 from tests.support.tiny_configs import tiny_config
 from trainer.cli import plan_text
-from trainer.common import devices
+from trainer.common import devices, formatting
 from trainer.common.devices import Device
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig, default_config
 from trainer.models.discovery.discover import discover
@@ -24,6 +24,7 @@ from trainer.planning.optimizer_choice import optimizer_state
 from trainer.planning.parameter_counts import tensor_sizes, whole_module
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX
+from trainer.planning.schedule import batch_size
 from trainer.planning.weight_memory import modules_to_quantize
 from trainer.training.expert_quantization import quantized_experts
 from ui.panels.summary import State, summary
@@ -234,37 +235,45 @@ def test_the_study_fits_its_gpu_and_says_how_much_more_would() -> None:
     assert study_plan(GPU, per_device_train_batch_size=1, max_length=length).needed <= 78e9 * 0.95
 
 
-def test_a_run_too_large_is_warned_of_with_what_to_lower() -> None:
+def test_a_run_too_large_is_warned_of_with_changes_that_each_make_it_fit() -> None:
     small = replace(GPU, total=24 * 10**9, free=23 * 10**9)
     plan = study_plan(small, activation_checkpointing="off")
     assert not plan.issues
     (warning,) = [issue for issue in plan.warnings if "free" in issue.problem]
-    assert f"Lower it to {plan.fits['per_device_train_batch_size']}." in warning.fix
-    assert "activation_checkpointing" in warning.fix
-    assert warning.changes == {"training.per_device_train_batch_size": plan.fits["per_device_train_batch_size"]}
-    lower = {path.removeprefix("training."): value for path, value in warning.changes.items()}
-    assert study_plan(small, activation_checkpointing="off", **lower).warnings == ()
+    assert [set(cure.changes) for cure in warning.cures] == [
+        {"training.activation_checkpointing"},
+        {"training.micro_batches"},
+        {"training.per_device_train_batch_size", "training.gradient_accumulation_steps"},
+    ]
+    assert warning.changes == warning.cures[0].changes
+    for cure in warning.cures:
+        changes: dict[str, Any] = {path.removeprefix("training."): value for path, value in cure.changes.items()}
+        cured = study_plan(small, **{"activation_checkpointing": "off", **changes})
+        assert cured.warnings == () and f"needs {formatting.size(cured.needed)}" == cure.result
+        if batch := changes.get("per_device_train_batch_size"):
+            assert batch * changes["gradient_accumulation_steps"] == batch_size(study().training)
+    smaller = study_plan(replace(small, free=16 * 10**9), activation_checkpointing="off")
+    assert all(len(cure.changes) > 1 for cure in smaller.warnings[0].cures), "no single change is enough"
     busy = study_plan(replace(small, free=10**9, busy=True))
     assert busy.warnings == (), "the run waits until the other one is over"
     unknown = study_plan(Device("cuda:0", bfloat16=True), per_device_train_batch_size=4096)
     assert ([issue.field for issue in unknown.warnings], unknown.fits) == (["device"], {}), "it cannot be known yet"
 
 
-def test_where_nothing_fits_the_fix_is_one_that_helps(capsys: pytest.CaptureFixture[str]) -> None:
-    def told(ticks: str, kind: str = "phi3") -> str:
+def test_where_nothing_fits_one_sentence_names_the_least_memory_found(capsys: pytest.CaptureFixture[str]) -> None:
+    def fix(ticks: str, kind: str = "phi3") -> str:
         config = run_config(kind, ticks, "nf4", "bfloat16", activation_checkpointing="on")
         plan = make_plan(config, discover(meter.config(kind), kind), replace(devices.CPU, total=10**5, free=10**5))
         assert set(plan.fits.values()) == {0}
         (warning,) = [issue for issue in plan.warnings if issue.problem.startswith("This needs")]
-        assert warning.changes == {}
+        assert (warning.changes, warning.cures) == ({}, ())
         plan_text._print_memory(plan)
         assert capsys.readouterr().out.endswith("nothing fits\n")
         assert "Nothing fits." in summary(State(plan))
         return warning.fix
 
-    assert "smaller model" in told("o_proj") and "fewer" not in told("o_proj")
-    assert "fewer modules" in told("*down_proj")
-    assert re.search("rank of gate_up_proj and down_proj.* MB", told("q_proj gate_up_proj down_proj", "mixtral"))
+    assert re.search(r"least found is [\d.]+ \wB, with .*batch_size 1.*smaller model\.", fix("o_proj"))
+    assert "fewer modules" in fix("*down_proj")
 
 
 def test_below_the_first_trained_layer_nothing_is_kept() -> None:

@@ -200,9 +200,8 @@ def _row_warnings(found: LoadedData, value: Mapping[str, Any]) -> Iterator[Issue
     if len(value["shapes"]) > 1:
         most, *others = value["shapes"]
         named = "; ".join(f"{SHAPES[shape]} in {_lines(found, shape)}" for shape in others)
-        problem = (
-            f"Most rows are {SHAPES[most]}, but {plural(sum(map(value['shapes'].get, others)), 'row')} are not: "
-        )
+        count = sum(value["shapes"][shape] for shape in others)
+        problem = f"Most rows are {SHAPES[most]}, but {plural(count, 'row')} {'is' if count == 1 else 'are'} not: "
         yield Issue("data", f"{problem}{named}.", "Choose the columns yourself if they are read wrongly.")
     for checked in found.checks:
         yield from (Issue.from_json(issue) for issue in checked.account["assumed"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -12,10 +15,12 @@ from trainer.config import overrides, validation
 from trainer.config.schema import RunConfig
 from trainer.planning.schedule import batch_size
 
-SHORTEST_OFFERED = 64
+SHORTEST_OFFERED = 128
 """Tokens. A shorter maximum length would cut most examples."""
 MOST = 3
 """Ways that are offered."""
+IDLE = 0.02
+"""Share of the memory below which a change does not count."""
 BATCH, ACCUMULATION = "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
 LENGTH, RANK = "training.max_length", "adapter.r"
 
@@ -23,7 +28,7 @@ Changes = Mapping[str, Value]
 
 
 class Cures(NamedTuple):
-    """The ways found, and the changes that need the least memory of all that were tried, with its bytes."""
+    """The ways found; if there are none, the changes that need the least memory, with its bytes."""
 
     found: tuple[Cure, ...]
     least: Changes
@@ -33,27 +38,49 @@ class Cures(NamedTuple):
 def find_cures(
     config: RunConfig, room: int, quantizes: bool, needs: Callable[[RunConfig], int], fits: Callable[[RunConfig], int]
 ) -> Cures:
-    """Ways to fit `config` into `room` bytes: single changes; if there are none, two together; else all together.
+    """Ways to fit `config` into `room` bytes: single changes; if none is enough, two together; else all of them.
 
     `quantizes`: whether NF4 can be chosen. `needs`: a quick estimate of a configuration's bytes. `fits`: the bytes of
     its whole plan, 0 if it does not fit or cannot start.
     """
-    found: list[Cure] = []
-    least, least_bytes = dict[str, Value](), needs(config)
-    for ways in _levels(config, quantizes):
+
+    @cache
+    def bytes_with(*changes: tuple[str, Value]) -> int:
+        changed = changed_config(config, dict(changes))
+        return sys.maxsize if changed is None else needs(changed)
+
+    def is_enough(changes: Changes) -> bool:
+        return bytes_with(*changes.items()) <= room
+
+    singles = [way for way in _singles(config, quantizes) if way]
+    strongest = {path: value for way in singles for path, value in way[-1].items()}
+    if not is_enough(strongest):
+        least = _without_idle(strongest, lambda changes: bytes_with(*changes.items()))
+        return Cures((), least, bytes_with(*least.items()))
+    pairs = ([{**one[-1], **step} for step in other] for one, other in combinations(singles, 2))
+    for ways in (singles, pairs, [[strongest]]):
+        found: list[Cure] = []
         for way in ways:
-            for changes in way:
-                changed = changed_config(config, changes)
-                if changed is None:
-                    continue
-                if (estimated := needs(changed)) < least_bytes:
-                    least, least_bytes = dict(changes), estimated
-                if estimated <= room and (planned := fits(changed)):
-                    found.append(Cure(changes, f"needs {size(planned)}"))
-                    break  # the gentlest of this way
+            if not is_enough(way[-1]):
+                continue
+            gentlest = bisect_left(way, True, key=is_enough)
+            if (changed := changed_config(config, way[gentlest])) and (planned := fits(changed)):
+                found.append(Cure(way[gentlest], f"needs {size(planned)}"))
+            if len(found) == MOST:
+                break
         if found:
-            break
-    return Cures(tuple(found[:MOST]), least, least_bytes)
+            return Cures(tuple(found), {}, 0)
+    return Cures((), strongest, bytes_with(*strongest.items()))
+
+
+def _without_idle(changes: Changes, bytes_with: Callable[[Changes], int]) -> Changes:
+    """The changes without those that save next to nothing."""
+    least, kept = bytes_with(changes), dict(changes)
+    for path in changes:
+        others = {name: value for name, value in kept.items() if name != path}
+        if path != ACCUMULATION and bytes_with(others) <= least * (1 + IDLE):
+            kept = others
+    return kept if BATCH in kept else {name: value for name, value in kept.items() if name != ACCUMULATION}
 
 
 def changed_config(config: RunConfig, changes: Changes) -> RunConfig | None:
@@ -62,16 +89,8 @@ def changed_config(config: RunConfig, changes: Changes) -> RunConfig | None:
     return None if issues else changed
 
 
-def _levels(config: RunConfig, quantizes: bool) -> Iterator[list[list[Changes]]]:
-    """Ways with one change, with two, with all; each way from its gentlest step to its strongest."""
-    singles = [way for way in _singles(config, quantizes) if way]
-    yield singles
-    yield [[{**one[-1], **step} for step in other] for one, other in combinations(singles, 2)]
-    strongest = {path: value for way in singles for path, value in way[-1].items()}
-    yield [[strongest]]
-
-
 def _singles(config: RunConfig, quantizes: bool) -> Iterator[list[Changes]]:
+    """Settings that need less memory, each from its gentlest step to its strongest."""
     training = config.training
     yield [{"training.activation_checkpointing": "auto"}] if training.activation_checkpointing == "off" else []
     yield [{"training.micro_batches": "auto"}] if training.micro_batches == "off" else []

@@ -51,7 +51,7 @@ def too_large(costs: Estimate, memory: Mapping[str, int], device: Device, cures:
         problem = f"Loading the weights needs about {size(needed)} at its peak, and {where}"
     tried = cures()
     if tried.found:
-        fix = "Either of these makes it fit." if len(tried.found) > 1 else "This makes it fit."
+        fix = "Each of these makes it fit." if len(tried.found) > 1 else "This makes it fit."
         return [Issue(BATCH, problem, fix, tried.found[0].changes, tried.found)]
     checkpoint = costs.module_map.checkpoint
     copy = ", or an unquantized copy of this one with quantization nf4" * (checkpoint is not None)
@@ -61,8 +61,6 @@ def too_large(costs: Estimate, memory: Mapping[str, int], device: Device, cures:
 
 def _least(tried: Cures) -> str:
     """The least memory that any settings need, as a sentence."""
-    if not tried.least:
-        return "No other settings need less."
     named = [
         f"{path.rpartition('.')[2].removeprefix('per_device_train_')} {value}" for path, value in tried.least.items()
     ]

@@ -134,15 +134,15 @@ def make_plan(
     `vocabulary`: the tokenizer's tokens, only needed if new ones are added. `data`: the size of the training data.
     `correction`: what was measured on this card.
     """
-    plan, least, choose = _plan(config, module_map, device, vocabulary, data, correction)
+    plan, chosen, least, choose = _plan(config, module_map, device, vocabulary, data, correction)
 
     def planned(changed: RunConfig) -> Plan:
         return _plan(changed, module_map, device, vocabulary, data, correction)[0]
 
     def needs(changed: RunConfig) -> int:
-        same_ticks = changed.adapter == config.adapter
-        ready = with_checkpoint_quantization(changed, module_map.checkpoint)
-        return choose(ready).needed if same_ticks else planned(changed).needed
+        if changed.adapter != config.adapter:  # other targets
+            return planned(changed).needed
+        return choose(with_checkpoint_quantization(changed, module_map.checkpoint)).needed
 
     def fits(changed: RunConfig) -> int:
         other = planned(changed)
@@ -152,7 +152,11 @@ def make_plan(
         own = prequantized(module_map.checkpoint) is not None
         return find_cures(config, device.room, not own, needs, fits)
 
-    return replace(plan, warnings=(*too_large(least, plan.memory, device, cures), *plan.warnings))
+    return replace(
+        plan,
+        warnings=(*too_large(least, plan.memory, device, cures), *plan.warnings),
+        suggestions=tuple(speed_suggestions(chosen, device.room, choose)) if device.is_gpu and device.room else (),
+    )
 
 
 def _plan(
@@ -162,9 +166,9 @@ def _plan(
     vocabulary: Collection[str],
     data: Size,
     correction: MemoryCorrection,
-) -> tuple[Plan, Estimate, Callable[[RunConfig], Choice]]:
-    """As `make_plan`, without a warning if it does not fit; the estimate with as much recomputation as allowed; and
-    the settings and needs of another configuration for the same ticks."""
+) -> tuple[Plan, Choice, Estimate, Callable[[RunConfig], Choice]]:
+    """As `make_plan`, without what other settings would give. Also returns what was chosen, the estimate with as much
+    recomputation as allowed, and the choice for another configuration of the same targets."""
     new = config.model.new_tokens
     module_map = with_vocabulary_size(module_map, len(vocabulary) + len(new)) if new else module_map
     checkpoint = module_map.checkpoint
@@ -206,10 +210,9 @@ def _plan(
             *left_unquantized(config, module_map, found.targets, device),
             *short_runs.warnings(config.training, data.examples),
         ),
-        suggestions=tuple(speed_suggestions(chosen, device.room, choose)) if device.is_gpu and device.room else (),
         correction=correction,
     )
-    return plan, least, choose
+    return plan, chosen, least, choose
 
 
 def _estimates(

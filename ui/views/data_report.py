@@ -135,7 +135,7 @@ def _figures(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             ("Time", f"≈ {formatting.duration(seconds)}" if seconds else "unknown", pace),
         ]
     if batches:
-        other = f", {formatting.percent(batches['unpacked'])} else" if batches["way"] != "off" else ""
+        other = f"; {formatting.percent(batches['unpacked'])} if padded" if batches["way"] != "off" else ""
         items.append(("Padding efficiency", formatting.percent(batches["fill"]), f"{WAYS[batches['way']]}{other}"))
     if report["duplicates"]:
         items.append(("Duplicates", f"{report['duplicates']:,}", "exact copies"))
@@ -193,7 +193,7 @@ def _group(group: Mapping[str, Any]) -> dict[str, Any]:
 def example(value: Mapping[str, Any]) -> Markup:
     """One example as the model sees it."""
     where = f"{value['file']}, line {value['line']:,}"
-    facts = f"{value['length']:,} tokens · {value['counted']:,} count"
+    facts = f"{value['length']:,} tokens · {value['counted']:,} loss tokens"
     facts += f" · {value['cut']:,} cut off" if value["cut"] else ""
     return render("example", value, where, facts, _tokens(value["tokens"]))
 
