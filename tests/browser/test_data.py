@@ -33,15 +33,16 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     )
     page.locator("#train").click()
     page.wait_for_selector('#summary .issues.refused:has-text("13 of 54 rows")')
-    page.locator("#data-open").click()
+    assert "bad_rows" not in page.inner_text("#summary")
+    page.get_by_role("button", name="Show them").click()
     page.wait_for_selector("#data-example .example")
+    page.wait_for_function("document.activeElement.matches('#data-problems .bad-rows')")
     overview = page.inner_text("#data-overview")
     assert "columns question and answer" in overview
     assert "54" in overview
     problems = page.inner_text("#data-problems")
     assert "13 of 54 rows" in problems
     assert "12 ×" in problems and "lines 41, 42," in problems and "1 × not valid JSON" in problems
-    page.get_by_text("and 4 more").click()
     assert page.inner_text("#data-problems details").endswith("49, 50, 51, 52")
     assert page.locator("#data-example .t.counts").count() > 3
     assert page.locator("#data-example .t.special").first.inner_text() == "<s>"
@@ -52,9 +53,9 @@ def test_a_file_is_understood_its_problems_named_and_left_out_on_demand(page: Pa
     page.locator("#data-suggest").click()
     page.wait_for_function("!document.querySelector('#data-example .example .t.cut')")
     page.wait_for_function("document.querySelector('#training-max_length input').value !== '128'")
-    page.locator("#data-bad_rows input").click()
-    page.get_by_role("option", name="train without them").click()
-    page.wait_for_selector('#data-problems:has-text("left out")')
+    page.get_by_role("button", name="Skip these 13 rows").click()
+    page.wait_for_selector('#data-problems:has-text("They are skipped")')
+    assert page.locator("#data-bad_rows input").input_value() == "skip"
     page.keyboard.press("Escape")
     page.wait_for_selector("#data-sheet", state="hidden")
     assert "41 rows" in page.inner_text("#data-line")
@@ -77,7 +78,7 @@ def test_columns_are_picked_and_a_file_of_no_use_says_so(page: Page, tmp_path: P
     page.wait_for_function("document.querySelector('#data-file textarea, #data-file input')?.value.includes('fremd')")
     page.locator("#data-open").click()
     page.wait_for_selector('#data-problems:has-text("no known shape")')
-    page.get_by_text("Pick the columns by hand").click()
+    page.get_by_text("Choose the columns").click()
     for name, column in (("prompt", "frage"), ("completion", "antwort")):
         page.locator(f"#data-{name}_column input").click()
         page.get_by_role("option", name=column).click()
@@ -172,7 +173,7 @@ def test_what_counts_is_compared_with_serving_and_chatml_gets_its_tokens(
     page.get_by_role("button", name="Keep the reasoning").click()
     page.wait_for_selector(f'#data-overview:has-text("{counts.format(20)}")')
     assert page.locator(".mask-test").count() == 0, "a result is that of what is shown"
-    assert page.locator("#data-reasoning input").input_value() == "put it back"
+    assert page.locator("#data-reasoning input").input_value() == "keep all of it"
     page.keyboard.press("Escape")
     page.locator(".model-field input").fill("base")
     page.keyboard.press("Enter")

@@ -94,4 +94,4 @@ def test_a_model_is_found_and_chosen_and_without_the_hub_the_field_still_works(s
 
     field.fill("lama")
     page.keyboard.press("Enter")
-    page.get_by_text(re.compile("“lama” in /.*llama\\?", re.S)).wait_for()
+    page.get_by_text(re.compile("no model folder models/lama.*mean llama\\?", re.S)).wait_for()

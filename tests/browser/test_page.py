@@ -64,6 +64,24 @@ def test_train_with_problems_starts_nothing_and_shows_them_all(page: Page) -> No
     assert "2 problems" in text and 'Learning rate: "fast"' in text and "Rank r: 0" in text
     assert rate.input_value() == "fast"
     assert page.locator("#live-status .pill").count() == 0
+    # the fields are marked, the first has the focus, and no figures stand beside values that they do not belong to
+    marked = page.locator("[aria-invalid=true]")
+    page.wait_for_function("document.activeElement.closest('#training-learning_rate')")
+    assert page.locator("#adapter-r .field-error").inner_text() == "0 is too small. Use at least 1."
+    for field in marked.all():
+        assert page.locator(f"#{field.get_attribute('aria-errormessage')}").is_visible()
+    assert marked.count() == 2
+    assert page.locator("#summary .figures dd").all_inner_texts() == ["—"] * 4
+    assert "No figures until Rank r and Learning rate are valid" in page.inner_text("#summary")
+    page.locator("#adapter-r").get_by_role("textbox").fill("4")
+    page.wait_for_function("document.querySelectorAll('[aria-invalid=true]').length === 1")
+    page.get_by_text("More settings").click()
+    page.locator("#training-seed").get_by_role("textbox").fill("-1")
+    page.get_by_text("More settings").click()
+    rate.fill("1e-3")
+    page.wait_for_selector("#summary .issues:has-text('Seed: -1')")
+    page.click("#train")  # opens what hides the field
+    page.wait_for_function("document.activeElement.closest('#training-seed')")
 
 
 def test_a_model_that_cannot_be_read_says_why(page: Page) -> None:
@@ -71,6 +89,37 @@ def test_a_model_that_cannot_be_read_says_why(page: Page) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector(".notice.failed")
     assert "<b>no</b> model”" in page.inner_text(".notice.failed")
+
+
+def test_the_browser_keeps_the_form_and_the_page_says_whose_settings_it_shows(page: Page, app: str) -> None:
+    def shows(opened: Page, whose: str, length: str) -> None:
+        opened.wait_for_selector(f"#settings-source:has-text('Settings: {whose}')")
+        opened.wait_for_function(f"document.querySelector('#training-max_length input').value === '{length}'")
+
+    shows(page, "defaults", "128")
+    page.locator('input[data-name="q_proj"]').uncheck()
+    page.locator("#training-max_length").get_by_role("textbox").fill("64")
+    shows(page, "edited", "64")
+    page.wait_for_function("localStorage.getItem('lab-settings').includes('\"training.max_length\":\"64\"')")
+    second = page.context.new_page()
+    second.goto(app)
+    shows(second, "last used here", "64")
+    assert not second.locator('input[data-name="q_proj"]').is_checked()
+    second.locator("#training-max_length").get_by_role("textbox").fill("32")
+    second.wait_for_function("localStorage.getItem('lab-settings').includes('\"training.max_length\":\"32\"')")
+    page.reload()
+    shows(page, "last used here", "64")  # a tab keeps its own
+    # what a browser kept of another version, or what is no longer valid, is ignored and said
+    kept = {"model.name": "demo", "adapter.r": "0", "adapter.lora_magic": "9", "training.max_length": "48"}
+    second.evaluate("kept => sessionStorage.setItem('lab-settings', kept)", json.dumps({"values": kept}))
+    second.reload()
+    shows(second, "last used here", "48")
+    said = second.inner_text("#settings-source")
+    assert "adapter.lora_magic: This setting no longer exists." in said and "Rank r: 0 is too small." in said
+    second.get_by_role("button", name="Reset to defaults").click()
+    shows(second, "defaults", "128")
+    assert second.locator('input[data-name="q_proj"]').is_checked()
+    second.close()
 
 
 def test_an_empty_page_says_what_to_do(page: Page) -> None:
@@ -112,7 +161,7 @@ def test_the_memory_s_parts_stay_open_while_ticks_change(page: Page) -> None:
     page.wait_for_timeout(100)
     assert parts.is_visible()
     assert "activations" in parts.inner_text()
-    assert re.search(r"largest that fits: batch [\d,]+ × 128", text)
+    assert re.search(r"RAM( free)?\. Fits batch [\d,]+ at length 128, or batch 1 at length 1,024\.", text)
     page.click(".summary .memory summary")
     assert not parts.is_visible()
 

@@ -41,7 +41,11 @@ _SUPPORT_FILES = re.compile(
 """Files downloaded in addition to the weights. No code, no weights in other formats, no `original/`."""
 
 
-class Unreachable(UserError):
+class UnknownModel(UserError):
+    """The hub has no such model, or it cannot be asked."""
+
+
+class Unreachable(UnknownModel):
     """The hub did not answer."""
 
 
@@ -136,6 +140,14 @@ class Hub:
 OFFLINE_FIX = "Check the network, or put the model into the models folder."
 
 
+def cached_names() -> list[str]:
+    """Ids of the hub models that have a folder in the cache, whole or not."""
+    from huggingface_hub import constants
+
+    places = Path(constants.HF_HUB_CACHE).glob("models--*--*")
+    return sorted(place.name.removeprefix("models--").replace("--", "/", 1) for place in places)
+
+
 def refusal(name: str, error: Exception) -> UserError:
     """The error to show when the hub refused a request for `name`, or did not answer it."""
     from huggingface_hub.errors import (
@@ -155,7 +167,7 @@ def refusal(name: str, error: Exception) -> UserError:
     if isinstance(error, RevisionNotFoundError):
         return UserError(f"{name} has no such revision.", "Enter one of its branches, tags or commits, such as main.")
     if isinstance(error, RepositoryNotFoundError):
-        return UserError(
+        return UnknownModel(
             f"The hub has no model {name}, or it is private.",
             "Check the name; for a private model, start the app with HF_TOKEN set.",
         )

@@ -17,7 +17,7 @@ from trainer import demo
 from trainer.common import file_modes
 from trainer.common.errors import UserError, first_line
 from trainer.config.schema import ModelConfig
-from trainer.models.hub import COMMIT, Unreachable, in_time, refusal, snapshot
+from trainer.models.hub import COMMIT, UnknownModel, Unreachable, cached_names, in_time, refusal, snapshot
 from trainer.models.model_config import make_config, missing_package
 from trainer.models.safetensors_header import DOWNLOAD_AGAIN, LFS_PULL, is_pointer
 from trainer.models.tokenizer_files import check_tokenizer
@@ -67,7 +67,8 @@ def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
         return name, {"revision": model.revision, **({"local_files_only": True} if pinned else {})}
     raise UserError(
         f"“{name[:100]}” is not a model name.",
-        "Enter demo, the name of a folder in the models folder, or a hub id (owner/name).",
+        f"{_did_you_mean(name[:100], models_dir)}Enter demo, the name of a folder in {models_dir.resolve()}, or "
+        "a hub id (owner/name).",
     )
 
 
@@ -84,13 +85,21 @@ def _no_folder(name: str, models_dir: Path) -> tuple[str, str]:
         return f"The config.json of {name} is a broken link to {target}.", "Copy the file itself."
     if (place / name).is_dir():
         return f"{place / name} has no config.json.", "Put the model's config.json there, beside its weights."
-    names = {item.casefold(): item for item in ("demo", *local_models(models_dir))}
-    near = [names[item] for item in difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.5)]
-    meant = f"Did you mean {' or '.join(near)}? If not, put" if near else "Put"
-    return (
-        f"There is no model folder “{name}” in {place}.",
-        f"{meant} its folder there, or name a hub model as owner/name.",
-    )
+    fix = f"{_did_you_mean(name, models_dir)}Put its folder there, or enter a hub model as owner/name."
+    return f"There is no model folder {place / name}.", fix
+
+
+def _did_you_mean(name: str, models_dir: Path) -> str:
+    """A question that offers similar names of models on this machine, and a space; empty if there are none."""
+    known: dict[str, str] = {}
+    for item in ("demo", *local_models(models_dir), *cached_names()):
+        known.setdefault(item.casefold(), item)
+        known.setdefault(item.rpartition("/")[2].casefold(), item)  # the owner is what people forget
+    text = name.casefold()
+    near = difflib.get_close_matches(text, known, n=6, cutoff=0.5)
+    near += difflib.get_close_matches(text.rpartition("/")[2], known, n=3, cutoff=0.7)
+    found = list(dict.fromkeys(known[item] for item in near if known[item] != name))[:3]
+    return f"Did you mean {' or '.join(found)}? If not: " if found else ""
 
 
 def files_stamp(model: ModelConfig, models_dir: Path) -> tuple[tuple[int, int], ...]:
@@ -109,7 +118,11 @@ def load_config(model: ModelConfig, models_dir: Path) -> Any:
     Raises UserError if it is missing, needs custom code, or is of an unknown type.
     """
     source, keywords = locate(model, models_dir)
-    return make_config(_read_config(source, keywords, model.name), model.name, source)
+    try:
+        value = _read_config(source, keywords, model.name)
+    except UnknownModel as error:
+        raise type(error)(error.problem, f"{_did_you_mean(model.name, models_dir)}{error.fix}") from error
+    return make_config(value, model.name, source)
 
 
 def check_weights(model: ModelConfig, models_dir: Path) -> None:
@@ -164,7 +177,7 @@ def _read_config(source: str, keywords: dict[str, Any], name: str) -> dict[str, 
     except (LocalEntryNotFoundError, Unreachable) as error:
         raise Unreachable(
             f"{name} is not on this machine and the hub cannot be reached.",
-            "Check the network, or put the model into the models folder.",
+            "Check the name and the network, or put the model into the models folder.",
         ) from error
     except HfHubHTTPError as error:
         raise refusal(name, error) from error

@@ -49,7 +49,8 @@ class FolderNames:
         self.app = app
         self._names = {os.fsencode(path): name.encode() for path, name in names.items()}
         longest = sorted(self._names, key=len, reverse=True)
-        self._pattern = re.compile(b"(?:" + b"|".join(map(re.escape, longest)) + rb")(?![\w.-])")
+        # a path may end a sentence
+        self._pattern = re.compile(b"(?:" + b"|".join(map(re.escape, longest)) + rb")(?![\w-]|\.\w)")
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
