@@ -1,4 +1,4 @@
-"""The user's own sets of scenarios, in one JSON file in the runs folder."""
+"""Custom sets of scenarios, in one JSON file in the runs folder. The page's own presets are one of them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from trainer.planning.scenarios import SETS, Scenario, ScenarioSet
 from trainer.runs.run import MAX_TITLE
 
 FILE = "scenario-sets.json"
+PRESETS = "Presets"
+"""The set that holds the presets saved on the Train tab."""
 MAX_SETS, MAX_SCENARIOS = 100, 50
 MAX_BYTES = 16_000_000
 FIX = "Fix the file, or move it away to start over."
@@ -82,6 +84,16 @@ class OwnSets:
             if sets.pop(name, None) is None:
                 raise UserError(f"There is no set {name[:60]!r}.", "Choose one from the list.", "data")
             self._write(sets)
+
+    def remove_scenario(self, name: str, title: str) -> None:
+        """Remove a scenario of the set `name`, and the set with its last one. Raises UserError if there is none."""
+        with self._alone():
+            sets = self.all()
+            kept = [item for item in sets.get(name, ()) if item.title != title]
+            if len(kept) == len(sets.get(name, ())):
+                raise UserError(f"There is no “{title[:60]}” in {name[:60]!r}.", "Choose one from the list.", "data")
+            sets[name] = tuple(kept)
+            self._write({key: items for key, items in sets.items() if items})
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

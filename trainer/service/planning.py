@@ -7,10 +7,12 @@ from typing import Any
 from trainer.common import devices
 from trainer.config.schema import ModelConfig, RunConfig
 from trainer.config.validation import checked
+from trainer.experiments.saved_sets import PRESETS
+from trainer.models.module_map import ModuleMap
 from trainer.models.weight_files import no_tokenizer, no_weights
 from trainer.planning.memory_correction import UNCORRECTED
 from trainer.planning.plan import Plan, make_plan
-from trainer.planning.scenarios import SIX, scenario, starting_config, study_job
+from trainer.planning.scenarios import SIX, Scenario, groups, scenario, six, starting_config, study_job
 from trainer.planning.schedule import UNREAD
 from trainer.planning.targets import MatchReport
 from trainer.runs.measured_memory import memory_correction
@@ -18,12 +20,15 @@ from trainer.service import data, models
 from trainer.service.lab import Lab
 
 __all__ = [
+    "PRESETS",
     "SIX",
     "MatchReport",
     "Plan",
+    "Scenario",
     "check",
     "lacks_only_weights",
     "plan",
+    "preset_groups",
     "scenario",
     "start_from",
     "starting_config",
@@ -55,6 +60,13 @@ def plan(lab: Lab, config: RunConfig) -> Plan:
     correction = memory_correction(lab.store, device.model) if lab.settings.runs_dir.is_dir() else UNCORRECTED
     result = make_plan(config, module_map, device, vocabulary, data.size(lab, config) or UNREAD, correction)
     return result.on(lab.base_models.examine(config.model, module_map))
+
+
+def preset_groups(module_map: ModuleMap) -> dict[str, tuple[Scenario, ...]]:
+    """Built-in selections to start from, by the title of their group: parts of the model, and the study's six."""
+    parts = {item.key: item for item in groups(module_map)}
+    ordered = tuple(parts[key] for key in ("linear", "attention", "mlp", "ends") if key in parts)
+    return {"Parts of the model": ordered, "The study’s six": six(module_map)}
 
 
 def lacks_only_weights(plan: Plan, model: str) -> bool:

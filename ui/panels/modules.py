@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
 
 from trainer.common import formatting
 from trainer.common.errors import UserError
+from trainer.config import validation
 from trainer.config.schema import Tick
+from trainer.service.lab import Lab
 from trainer.service.models import GROUP_TITLES, GROUPS, ModuleKind, ModuleMap
-from trainer.service.planning import SIX, MatchReport
+from trainer.service.planning import PRESETS, SIX, MatchReport, Scenario, preset_groups
 from ui.components import component
+from ui.handlers import QUEUED, show_errors
 from ui.views import block_picture
 
 TEMPLATE = """<div class="modules-and-picture"><p class="fact"></p><div class="modules" aria-live="off"></div>
@@ -27,12 +31,32 @@ TOWERS = "Towers"
 TOWER_HINT = "Parts that text never runs through, such as vision and audio. They stay as they are."
 
 
-def build() -> gr.HTML:
-    """The panel, empty until a module map arrives."""
-    return component(
+def build(lab: Lab) -> gr.HTML:
+    """The panel, empty until a module map arrives; presets are saved and deleted at once."""
+    panel = component(
         "modules_panel.js", TEMPLATE, "modules-panel", value=encode(SIX[4].modules), label="Modules",
-        map=json.dumps(reading("demo")), receipts="{}",
+        map=json.dumps(reading("demo")), receipts="{}", presets="{}",
     )  # fmt: skip
+
+    def keep(value: str | None, event: gr.EventData) -> Any:
+        title = _text(event, "title")
+        ticks = validation.from_json({"modules": json.loads(value or "[]")}).modules
+        lab.own_sets.add(PRESETS, title, ticks)
+        return gr.update(presets=json.dumps({"own": own_presets(lab), "chosen": title}))
+
+    def discard(event: gr.EventData) -> Any:
+        lab.own_sets.remove_scenario(_text(event, "group"), _text(event, "title"))
+        return gr.update(presets=json.dumps({"own": own_presets(lab)}))
+
+    panel.keep(show_errors(keep), panel, panel, **QUEUED)
+    panel.discard(show_errors(discard), None, panel, **QUEUED)
+    return panel
+
+
+def _text(event: gr.EventData, key: str) -> str:
+    """A text of an event's data; empty if a tampered page sends something else."""
+    value = event._data.get(key) if isinstance(event._data, dict) else ""
+    return value if isinstance(value, str) else ""
 
 
 def update(content: dict[str, Any], ticks: tuple[Tick, ...] | None = None) -> Any:
@@ -54,7 +78,30 @@ def failed(error: UserError) -> dict[str, Any]:
     return {"state": "failed", "title": error.problem, "text": error.fix}
 
 
-def payload(module_map: ModuleMap) -> dict[str, Any]:
+def own_presets(lab: Lab) -> list[dict[str, Any]]:
+    """The custom sets as groups of presets. Raises UserError if their file is damaged."""
+    return [_preset_group(title, items, own=True) for title, items in lab.own_sets.all().items()]
+
+
+def _preset_group(title: str, items: Iterable[Scenario], own: bool = False) -> dict[str, Any]:
+    presets = [
+        {"key": f"{title}/{item.key}", "title": item.title, "note": item.note,
+         "ticks": [_short(tick) for tick in item.modules]}
+        for item in items
+    ]  # fmt: skip
+    return {"title": title, "own": own, "presets": presets}
+
+
+def _presets(lab: Lab, module_map: ModuleMap) -> dict[str, Any]:
+    """The built-in presets for a model, the custom ones, and why those cannot be read."""
+    built_in = [_preset_group(title, items) for title, items in preset_groups(module_map).items()]
+    try:
+        return {"presets": built_in, "own": own_presets(lab), "problem": ""}
+    except UserError as error:
+        return {"presets": built_in, "own": [], "problem": str(error)}
+
+
+def payload(lab: Lab, module_map: ModuleMap) -> dict[str, Any]:
     """What the panel draws of a module map: presets, and the groups with their rows."""
     groups = []
     for group in GROUPS:
@@ -69,17 +116,13 @@ def payload(module_map: ModuleMap) -> dict[str, Any]:
     # their names are long, so the line below repeats the whole name; the hint says why they are disabled
     if towers := [_row(kind) | {"note": kind.name} for kind in module_map.kinds if kind.tower]:
         groups.append({"key": "towers", "title": TOWERS, "hint": TOWER_HINT, "rows": towers})
-    presets = [
-        {"key": item.key, "title": item.title, "note": item.note, "ticks": [_short(tick) for tick in item.modules]}
-        for item in SIX
-    ]
     return {
         "state": "ready",
+        **_presets(lab, module_map),
         "model": module_map.model,
         "fact": _fact(module_map),
         "layers": module_map.layers,
         "groups": groups,
-        "presets": presets,
         "picture": block_picture.picture(module_map),
     }
 

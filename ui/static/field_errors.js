@@ -28,7 +28,7 @@ export function markFields(problems) {
   const wanted = new Map();
   for (const [field, text] of Object.entries(problems)) {
     const input = control(field);
-    if (input && input.matches("input, textarea, select") && field !== "modules") wanted.set(input, [field, text]);
+    if (input?.matches("input, textarea, select") && field !== "modules") wanted.set(input, [field, text]);
   }
   for (const old of document.querySelectorAll(`[${MARK}]`)) if (!wanted.has(old)) unmark(old);
   for (const [input, [field, text]] of wanted) mark(input, field, text);

@@ -2,7 +2,8 @@
 import { drawFlow, drawPicture, paintPicture } from "./block_picture.js";
 import { find, make, read, recall, remember, typed } from "./lib.js";
 import { TREATED } from "./picture_layout.js";
-import { adjustTick, inOrder, isPreset, OWN, setTick } from "./ticks.js";
+import { presetMenu } from "./preset_menu.js";
+import { adjustTick, inOrder, OWN, setTick } from "./ticks.js";
 
 const PICTURE_KEY = "lab-picture";
 const wide = matchMedia("(min-width: 1400px)"); // the picture fits next to the ticks
@@ -23,6 +24,15 @@ let ticks = new Map();
 let receipts = {};
 /** @type {Set<string>} */
 let open = new Set(); // names whose own settings are expanded
+
+const presets = presetMenu({
+  choose: (preset) => {
+    ticks = new Map(preset.ticks.map((item) => [item.name, { ...item }]));
+    save();
+  },
+  keep: (title) => trigger("keep", { title }),
+  discard: (group, title) => trigger("discard", { group, title }),
+});
 
 function save() {
   props.value = JSON.stringify(inOrder(ticks, rows.keys()));
@@ -59,14 +69,6 @@ function setGroup(group, on) {
   if (on)
     for (const row of group.rows)
       if (row.first && !row.slice_of && row.size !== "tied") tick(row.name, row.first);
-  save();
-}
-
-/** @param {string} key */
-function setPreset(key) {
-  const preset = map.presets?.find((item) => item.key === key);
-  if (!preset) return;
-  ticks = new Map(preset.ticks.map((item) => [item.name, { ...item }]));
   save();
 }
 
@@ -110,7 +112,7 @@ function draw() {
   }
   drawHead();
   showPicture(wantsPicture());
-  root.append(drawPresets(), ...(map.groups ?? []).map(drawGroup));
+  root.append(presets.place, ...(map.groups ?? []).map(drawGroup));
   const missing = make("fieldset", { class: "group missing" },
     make("legend", {}, make("span", { class: "title" }, "Not in this model")), make("div", { class: "rows" }));
   root.insertBefore(missing, root.querySelector(".other"));
@@ -134,14 +136,6 @@ function showPicture(visible) {
   frame.hidden = !visible;
   head.querySelector("#picture-toggle")?.setAttribute("aria-expanded", String(visible));
   if (visible) requestAnimationFrame(drawFlow);
-}
-
-function drawPresets() {
-  const select = make("select", { id: "preset", onchange: () => setPreset(select.value) },
-    make("option", { value: "", disabled: true, hidden: true }, "Your own choice"),
-    ...(map.presets ?? []).map((item) => make("option", { value: item.key }, item.title)));
-  return make("div", { class: "presets" },
-    make("label", { for: "preset" }, "Preset"), select, make("p", { class: "note", "aria-live": "polite" }));
 }
 
 /** @param {ModuleGroup} group */
@@ -213,7 +207,7 @@ function paint() {
     const ticked = group.rows.filter((row) => ticks.has(row.name)).length;
     if (place) place.textContent = ticked ? `${ticked} ticked` : "";
   }
-  paintPreset();
+  presets.paint(ticks);
   paintPicture(ticks, receipts);
 }
 
@@ -254,12 +248,6 @@ function paintMissing() {
   place.hidden = place.querySelectorAll(".row").length === 0;
 }
 
-function paintPreset() {
-  const preset = map.presets?.find((item) => isPreset(ticks, item));
-  find(root, "#preset", "select").value = preset ? preset.key : "";
-  find(root, ".presets .note").textContent = preset ? preset.note : "Your own ticks. A preset replaces them.";
-}
-
 function readTicks() {
   const list = read(props.value, /** @type {Tick[]} */ ([]));
   ticks = new Map((Array.isArray(list) ? list : []).map((item) => [item.name, item]));
@@ -267,6 +255,7 @@ function readTicks() {
 
 function readMap() {
   map = read(props.map, map);
+  presets.draw(map.presets ?? [], map.own ?? [], map.problem ?? "");
   open = new Set();
   readTicks();
   draw();
@@ -275,6 +264,11 @@ function readMap() {
 wide.addEventListener("change", () => showPicture(wantsPicture()));
 watch("value", () => { readTicks(); paint(); });
 watch("map", readMap);
+watch("presets", () => {
+  const saved = read(props.presets, /** @type {{ own?: PresetGroup[] }} */ ({}));
+  if (saved.own) presets.draw(map.presets ?? [], saved.own, "");
+  presets.paint(ticks);
+});
 watch("receipts", () => { receipts = read(props.receipts, {}); paint(); });
 receipts = read(props.receipts, {});
 readMap();

@@ -55,8 +55,8 @@ export function inOrder(ticks, names) {
  * @param {Preset} preset
  */
 export function isPreset(ticks, preset) {
-  return preset.ticks.length === ticks.size && preset.ticks.every(({ name, treatment }) => {
+  return preset.ticks.length === ticks.size && preset.ticks.every(({ name, treatment, ...rest }) => {
     const tick = ticks.get(name);
-    return tick?.treatment === treatment && !OWN.some((key) => tick[key]);
+    return tick?.treatment === treatment && OWN.every((key) => String(tick[key] ?? "") === String(rest[key] ?? ""));
   });
 }

@@ -29,6 +29,7 @@ interface Tick {
 }
 interface MatchReport { note: string; ok: boolean; layers?: number[] | null }
 interface Preset { key: string; title: string; note: string; ticks: Tick[] }
+interface PresetGroup { title: string; own: boolean; presets: Preset[] }
 interface ModuleRow {
   name: string; treatments: Treatment[]; first: Treatment | ""; note: string;
   slice_of?: string | null; reason?: string; size?: string; layered?: boolean; missing?: boolean;
@@ -36,7 +37,7 @@ interface ModuleRow {
 interface ModuleGroup { key: string; title: string; hint: string; rows: ModuleRow[] }
 interface ModulesMap {
   state: string; title?: string; text?: string; fact?: string;
-  groups?: ModuleGroup[]; presets?: Preset[]; picture?: Section[];
+  groups?: ModuleGroup[]; picture?: Section[]; presets?: PresetGroup[]; own?: PresetGroup[]; problem?: string;
 }
 
 // ui/views/block_picture.py

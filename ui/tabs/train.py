@@ -45,7 +45,7 @@ class TrainTab:
         with gr.Row(elem_id="bench"):
             with gr.Column(elem_id="col-modules", min_width=0), gr.Column(elem_classes="card"):
                 model = self.form.components["model.name"] = model_field.build(lab)
-                self.panel = self.form.components[TICKS] = modules.build()
+                self.panel = self.form.components[TICKS] = modules.build(lab)
             with gr.Column(elem_id="col-settings", min_width=0):
                 with gr.Column(elem_classes="card", elem_id="settings"):
                     self.source: Any = component("settings_source.js", "${value}", "settings-source")
@@ -161,7 +161,8 @@ class TrainTab:
         config = source.config if source is not None else service.planning.starting_config(model, module_map)
         values = dict(zip(self.form.filled, self.form.fill(config, whole=source is not None), strict=True))
         values[settings.QUANTIZATION] = settings.quantization(module_map.checkpoint, config.model.quantization)
-        yield [modules.update(modules.payload(module_map), config.modules), gr.skip(), *values.values(), run]
+        panel = modules.update(modules.payload(self.lab, module_map), config.modules)
+        yield [panel, gr.skip(), *values.values(), run]
 
     def plan(self, request: gr.Request, *values: Any) -> list[Any]:
         """Match reports, summary and whose settings these are. Fast: the module map has been read already."""
