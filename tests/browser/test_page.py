@@ -47,7 +47,7 @@ def test_a_tick_changes_the_summary_and_shows_what_it_matched(page: Page) -> Non
 
 
 def test_names_that_match_nothing_stay_and_say_so(page: Page) -> None:
-    text = summary_after(page, lambda: page.select_option("#preset", "4"))
+    text = summary_after(page, lambda: page.select_option("#preset", "The study’s six/4"))
     assert "fc1, fc2 match nothing" in text
     missing = page.locator(".group.missing")
     assert missing.locator(".row").count() == 2

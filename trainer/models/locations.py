@@ -67,8 +67,11 @@ def locate(model: ModelConfig, models_dir: Path) -> tuple[str, dict[str, Any]]:
         return name, {"revision": model.revision, **({"local_files_only": True} if pinned else {})}
     raise UserError(
         f"“{name[:100]}” is not a model name.",
-        f"{_did_you_mean(name[:100], models_dir)}Enter demo, the name of a folder in {models_dir.resolve()}, or "
-        "a hub id (owner/name).",
+        _or_near(
+            name[:100],
+            models_dir,
+            f"Enter demo, the name of a folder in {models_dir.resolve()}, or a hub id (owner/name).",
+        ),
     )
 
 
@@ -85,12 +88,12 @@ def _no_folder(name: str, models_dir: Path) -> tuple[str, str]:
         return f"The config.json of {name} is a broken link to {target}.", "Copy the file itself."
     if (place / name).is_dir():
         return f"{place / name} has no config.json.", "Put the model's config.json there, beside its weights."
-    fix = f"{_did_you_mean(name, models_dir)}Put its folder there, or enter a hub model as owner/name."
+    fix = _or_near(name, models_dir, "Put its folder there, or enter a hub model as owner/name.")
     return f"There is no model folder {place / name}.", fix
 
 
-def _did_you_mean(name: str, models_dir: Path) -> str:
-    """A question that offers similar names of models on this machine, and a space; empty if there are none."""
+def _or_near(name: str, models_dir: Path, fix: str) -> str:
+    """A fix for an unknown name, after similar names of models on this machine, if there are any."""
     known: dict[str, str] = {}
     for item in ("demo", *local_models(models_dir), *cached_names()):
         known.setdefault(item.casefold(), item)
@@ -99,7 +102,7 @@ def _did_you_mean(name: str, models_dir: Path) -> str:
     near = difflib.get_close_matches(text, known, n=6, cutoff=0.5)
     near += difflib.get_close_matches(text.rpartition("/")[2], known, n=3, cutoff=0.7)
     found = list(dict.fromkeys(known[item] for item in near if known[item] != name))[:3]
-    return f"Did you mean {' or '.join(found)}? If not: " if found else ""
+    return f"Did you mean {' or '.join(found)}? If not, {fix[0].lower()}{fix[1:]}" if found else fix
 
 
 def files_stamp(model: ModelConfig, models_dir: Path) -> tuple[tuple[int, int], ...]:
@@ -121,7 +124,7 @@ def load_config(model: ModelConfig, models_dir: Path) -> Any:
     try:
         value = _read_config(source, keywords, model.name)
     except UnknownModel as error:
-        raise type(error)(error.problem, f"{_did_you_mean(model.name, models_dir)}{error.fix}") from error
+        raise type(error)(error.problem, _or_near(model.name, models_dir, error.fix)) from error
     return make_config(value, model.name, source)
 
 
