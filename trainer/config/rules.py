@@ -11,6 +11,7 @@ from trainer.common.errors import Issue, UserError
 from trainer.config.schema import DataConfig, RunConfig
 
 MAX_TEXT = 20_000
+ANOTHER = "Choose another one, or hold out a fraction."
 ROLES = ("user", "assistant", "system", "tool", "ignore")
 _LAYER_PART = re.compile(r"(\d+)(?:\s*-\s*(\d+))?|(first|last)\s+(\d+)")
 
@@ -23,7 +24,7 @@ def check(config: RunConfig) -> Iterator[Issue]:
     yield from _check_ticks(config)
     for number, token in enumerate(config.model.new_tokens):
         if not token.strip() or token in config.model.new_tokens[:number]:
-            yield Issue(f"model.new_tokens[{number}]", "It is empty or named twice.", "Remove it.")
+            yield Issue(f"model.new_tokens[{number}]", "It is empty or a duplicate.", "Remove it.")
     yield from _check_data(config.data)
     if not config.model.name.strip():
         yield Issue("model.name", "No model is chosen.", "Choose the demo, a hub id or a folder.")
@@ -38,9 +39,11 @@ def _check_texts(value: Any, where: str) -> Iterator[Issue]:
         for number, item in enumerate(value):
             yield from _check_texts(item, f"{where}[{number}]")
     elif isinstance(value, str) and (len(value) > MAX_TEXT or "\x00" in value):
-        yield Issue(where, "The text is too long or holds a NUL character.", f"Keep to {MAX_TEXT} characters.")
+        yield Issue(
+            where, "The text is too long or contains a NUL character.", f"Keep it to {MAX_TEXT:,} characters."
+        )
     elif isinstance(value, str) and redaction.holds_secret(value):
-        yield Issue(where, "This holds a secret token, which is never saved.", "Set HF_TOKEN in the environment.")
+        yield Issue(where, "This contains a secret token, which is never saved.", "Set HF_TOKEN in the environment.")
 
 
 def _check_data(data: DataConfig) -> Iterator[Issue]:
@@ -48,16 +51,22 @@ def _check_data(data: DataConfig) -> Iterator[Issue]:
         what = "an uploaded file" if data.source == "file" else "a data set's id"
         yield Issue("data.path", "No data is chosen.", f"Choose {what}, or the demo data.")
     if data.source == "file" and set(data.path.split()) & set(data.held_out.split()):
-        yield Issue("data.held_out", "This file is among the training files.", "Choose another one, or a share.")
+        yield Issue(
+            "data.held_out", "This file is also a training file.", "Choose another one, or hold out a fraction."
+        )
     if data.source == "hub" and data.held_out and data.held_out == data.split:
-        yield Issue("data.held_out", "This split is the one that trains.", "Choose another one, or a share.")
+        yield Issue("data.held_out", "This is the training split.", ANOTHER)
     try:
         parse_roles(data.roles)
     except UserError as error:
         yield Issue("data.roles", error.problem, error.fix)
     if bool(data.prompt_column) != bool(data.completion_column) and not data.messages_column:
         missing = "completion_column" if data.prompt_column else "prompt_column"
-        yield Issue(f"data.{missing}", "Prompt and answer are picked together.", "Pick this column, too, or neither.")
+        yield Issue(
+            f"data.{missing}",
+            "The prompt and completion columns go together.",
+            "Choose this one as well, or neither.",
+        )
 
 
 def parse_roles(text: str) -> dict[str, str]:
@@ -69,8 +78,8 @@ def parse_roles(text: str) -> dict[str, str]:
         match = _ROLE.match(text, place)
         if match is None:
             raise UserError(
-                f"“{text[place:][:80]}” does not give a name one of the roles {', '.join(ROLES)}.",
-                "Write pirate=assistant, narrator=ignore.",
+                f"“{text[place:][:80]}” does not assign one of the roles {', '.join(ROLES)}.",
+                "Write name=role pairs, such as pirate=assistant, narrator=ignore.",
             )
         if found.setdefault(match[1], match[2]) != match[2]:
             raise UserError(f"{match[1][:80]} has two roles.", "Keep one of them.")
@@ -86,9 +95,7 @@ def _check_ticks(config: RunConfig) -> Iterator[Issue]:
             yield Issue(where, f"{tick.name} is ticked twice.", "Keep one of the two, LoRA or full.")
         seen.add(tick.name)
         if tick.treatment == "full" and (tick.r is not None or tick.lora_alpha is not None):
-            yield Issue(
-                where, f"{tick.name} is trained in full, where r and lora_alpha mean nothing.", "Leave them out."
-            )
+            yield Issue(where, f"{tick.name} is fully trained, so r and lora_alpha do not apply.", "Remove them.")
         if tick.layers:
             try:
                 parse_layers(tick.layers, 10**6)
@@ -115,7 +122,7 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
             continue
         first, last = int(start), int(end or start)
         if last < first:
-            raise UserError(f"“{part.strip()}” runs backwards.", f"Write {last}-{first}.")
+            raise UserError(f"“{part.strip()}” is reversed.", f"Write {last}-{first}.")
         if last >= count:
             raise UserError(f"There is no layer {last}.", f"The last one is {count - 1}.")
         layers.update(range(first, last + 1))
