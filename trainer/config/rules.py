@@ -51,9 +51,7 @@ def _check_data(data: DataConfig) -> Iterator[Issue]:
         what = "an uploaded file" if data.source == "file" else "a data set's id"
         yield Issue("data.path", "No data is chosen.", f"Choose {what}, or the demo data.")
     if data.source == "file" and set(data.path.split()) & set(data.held_out.split()):
-        yield Issue(
-            "data.held_out", "This file is also a training file.", "Choose another one, or hold out a fraction."
-        )
+        yield Issue("data.held_out", "This file is also a training file.", ANOTHER)
     if data.source == "hub" and data.held_out and data.held_out == data.split:
         yield Issue("data.held_out", "This is the training split.", ANOTHER)
     try:
