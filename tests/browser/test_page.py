@@ -54,6 +54,27 @@ def test_names_that_match_nothing_stay_and_say_so(page: Page) -> None:
     assert "gate_up_proj and down_proj" in missing.inner_text()
 
 
+def test_ticks_are_kept_as_a_preset_that_scenarios_know_too(page: Page) -> None:
+    page.select_option("#preset", label="Attention")
+    ticked = page.locator(".modules .row input[type=checkbox]:checked")
+    assert [box.get_attribute("data-name") for box in ticked.all()] == ["qkv_proj", "o_proj"]
+    page.locator('input[data-name="lm_head"]').check()
+    page.click("#preset-save")
+    page.keyboard.type("Attention and head")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#preset optgroup[label=Presets]", state="attached")
+    page.select_option("#preset", label="MLP")
+    page.select_option("#preset", label="Attention and head")
+    assert page.locator('input[data-name="lm_head"]').is_checked()
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#scenario-set input").click()
+    page.get_by_role("option", name="Presets").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("tab", name="Train").click()
+    page.click("#preset-delete")
+    page.wait_for_selector("#preset optgroup[label=Presets]", state="detached")
+
+
 def test_train_with_problems_starts_nothing_and_shows_them_all(page: Page) -> None:
     rate = page.locator("#training-learning_rate").get_by_role("textbox")
     rate.fill("fast")

@@ -53,3 +53,7 @@ def test_order_longer_training_names_and_deletion(page: Any, client: Client, sma
     press("Gamma", "#run-reuse")
     epochs = page.locator("#training-num_train_epochs").get_by_role("textbox")
     wait_for(lambda: epochs.input_value() == "5")
+    page.wait_for_selector("#settings-source:has-text('Settings: from run Gamma')")
+    page.locator("#live-status h2", has_text="Gamma").wait_for()
+    epochs.fill("6")
+    page.wait_for_selector("#settings-source:has-text('from run Gamma, changed')")

@@ -151,3 +151,20 @@ def test_the_same_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [row["loss"] for row in rows if row["type"] == "metrics"][-1] == pytest.approx(run["loss"], rel=1e-6)
     file.write_text('{"adapter": {"r": 0, "alpha": 3}, "training": {"learning_rate": "fast"}}')
     assert len(lab("plan", str(file), code=2).strip().splitlines()) >= 3
+
+
+def test_one_click_skips_invalid_rows_and_trains(page: Any, tmp_path: Path) -> None:
+    rows = [{"question": f"Where is {n}?", "answer": "There." if n < 12 else ""} for n in range(14)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page.locator("#data-source label", has_text="File").click()
+    with page.expect_file_chooser() as chooser:
+        page.locator("#data-upload").click()
+    chooser.value.set_files(file)
+    page.wait_for_function("document.querySelector('#data-file :is(input, textarea)').value.includes('rows')")
+    shown = page.inner_text("#live-status")
+    page.locator("#train").click()
+    page.get_by_role("button", name="Skip these 2 rows and train").click()
+    page.wait_for_function("shown => document.querySelector('#live-status').innerText !== shown", arg=shown)
+    page.wait_for_selector("#summary .issues", state="detached")
+    page.wait_for_selector("#live-status .pill.finished")
