@@ -38,6 +38,7 @@ def build(lab: Lab, has_password: bool = False) -> gr.Blocks:
     with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(DAY, DAY)) as page:
         api.build(lab)  # first, so that its endpoint names are not taken
         component("header.js", HTML.macros("page.html")("header", TITLE, has_password), "header")
+        component("download.js", "", "downloads", visible="hidden")
         load_plotly()
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train", render_children=True):

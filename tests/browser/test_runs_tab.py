@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from gradio_client import Client
 
+from tests.support.app_process import App
 from tests.support.lab import endless, wait_for
 from trainer.config.schema import RunConfig
 
 
-def test_order_longer_training_names_and_deletion(page: Any, client: Client, small: RunConfig) -> None:
+def test_order_longer_training_names_and_deletion(
+    page: Any, client: Client, small: RunConfig, running_app: App
+) -> None:
     def start(title: str, config: RunConfig) -> str:
         return str(client.predict(replace(config, title=title).to_json(), api_name="/train"))
 
     def state(run: str) -> str:
         return str(client.predict(run, api_name="/run")["state"])
+
+    def adapter_of(run: str) -> Path:
+        return running_app.folder / "runs" / run / "adapter"
 
     def press(title: str, button: str) -> None:
         page.locator(".runs tbody tr", has_text=title).locator("input").check()
@@ -50,6 +59,17 @@ def test_order_longer_training_names_and_deletion(page: Any, client: Client, sma
     page.locator("#run-really").click()
     page.locator(".runs tbody tr", has_text="Delta").wait_for(state="detached")
     assert beta not in {row["id"] for row in client.predict(api_name="/runs")}
+    page.locator(".runs tbody tr", has_text="Alpha").locator("input").check()
+    page.locator("#run-actions h2", has_text="Alpha").wait_for()
+    page.route(re.compile("/gradio_api/(queue|run)/"), lambda _route: None)  # Gradio has forgotten this page
+    with page.expect_download() as adapter:
+        page.locator("#run-download").click()
+    with zipfile.ZipFile(adapter.value.path()) as archive:
+        assert "adapter_model.safetensors" in archive.namelist()
+    (adapter_of(alpha) / "adapter_model.safetensors").unlink()
+    page.locator("#run-download").click()
+    page.locator(".download-note.failed", has_text="has no adapter yet").wait_for()
+    page.unroute_all()
     press("Gamma", "#run-reuse")
     epochs = page.locator("#training-num_train_epochs").get_by_role("textbox")
     wait_for(lambda: epochs.input_value() == "5")

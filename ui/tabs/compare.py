@@ -10,6 +10,7 @@ import gradio as gr
 
 from trainer import service
 from trainer.common.errors import UserError
+from trainer.common.progress import ProgressMonitor
 from trainer.service.experiments import AXES, CURVES, MAX_COMPARED, OPEN, PRICES, Comparison, Experiment, price_figure
 from trainer.service.lab import Lab
 from ui import download
@@ -90,7 +91,7 @@ class CompareTab:
         self.curve.change(lambda curve: gr.update(visible=curve == "loss"), self.curve, self.width, **DIRECT)
         after(self.stop.click(show_errors(self.stopped), self.pick, None, **QUEUED))
         after(self.resume.click(show_errors(self.resumed), self.pick, None, **QUEUED))
-        download.wire(self.fetch, show_errors(self.report), self.pick, "compare-file")
+        download.wire(self.fetch, self.report, self.pick, "compare-file")
         after(self.panel.wire(tab, self.pick, self.seen))
         train.scenarios.click(
             lambda: [gr.Tabs(selected="compare"), gr.Accordion(open=True), gr.Timer(active=True)],
@@ -153,7 +154,7 @@ class CompareTab:
         return [head, hidden, gr.skip(), gr.skip(), hidden, gr.skip(), hidden, gr.skip(), hidden, gr.skip(), "",
                 gr.skip(), now]  # fmt: skip
 
-    def report(self, value: Any) -> Path:
+    def report(self, value: Any, _monitor: ProgressMonitor) -> Path:
         return service.exports.report(self.lab, self._names(value))
 
     def stopped(self, value: Any) -> None:

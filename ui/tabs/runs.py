@@ -13,6 +13,7 @@ from markupsafe import Markup
 from trainer import service
 from trainer.common import formatting
 from trainer.common.errors import UserError
+from trainer.common.progress import ProgressMonitor
 from trainer.service.lab import Lab
 from trainer.service.runs import ACTIVE, ENDED, MAX_TITLE
 from ui import download
@@ -29,6 +30,7 @@ TEMPLATE = """<div class="runs">
 <div class="empty" hidden><strong></strong><span></span></div>
 </div>"""
 render = HTML.macros("run_facts.html")
+FILES = render("files", service.run_files.FORMATS)
 NOTHING = render("nothing")
 
 
@@ -62,6 +64,8 @@ class RunsTab:
                 self.question = gr.HTML("", apply_default_css=False)
                 self.really = gr.Button("Delete for good", variant="stop", size="sm", elem_id="run-really")
                 self.keep = gr.Button("Keep it", size="sm")
+        with gr.Column(elem_id="run-files-card", elem_classes="card", visible=False) as self.files_card:
+            self.files = component("run_files.js", FILES, "run-files", run="")
         self.timer = gr.Timer(1.5, active=False)
         # what the page already shows; the browser keeps it, so that a lost response is sent again
         self.rows = gr.Textbox("", label="Rows shown", visible="hidden")
@@ -73,7 +77,7 @@ class RunsTab:
         live = train.live
         chosen, table = self.table, [self.table, self.rows]
         facts = [self.facts, self.buttons, self.naming, self.longer, self.resume, self.first, self.stop, self.kill]
-        facts += [self.fetch, self.delete, self.seen]
+        facts += [self.fetch, self.delete, self.files_card, self.files, self.seen]
 
         def after(event: Any) -> Any:
             listed = event.then(self.list_runs, self.rows, table, **DIRECT)
@@ -100,7 +104,7 @@ class RunsTab:
         self.delete.click(show_errors(self.ask), chosen, [self.sure, self.question, self.asked], **QUEUED)
         self.keep.click(lambda: gr.update(visible=False), None, self.sure, **DIRECT)
         after(self.really.click(show_errors(self.deleted), [chosen, self.asked], [chosen, self.sure], **QUEUED))
-        download.wire(self.fetch, show_errors(self.exported), chosen, "run-file")
+        download.wire(self.fetch, self.exported, chosen, "run-file")
 
     def list_runs(self, seen: str) -> list[Any]:
         """Rows that the page does not have yet: of ended runs, and of open runs."""
@@ -123,12 +127,12 @@ class RunsTab:
             run = self._run(run_id)
         except UserError:
             hidden = gr.update(visible=False)
-            return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 6, ""]
+            return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 6, hidden, gr.update(run=""), ""]
         row, has_adapter = run.summary(), run.has_adapter
         facts = _facts(row)
         now = digest(f"{facts} {has_adapter}")
         if now == seen:
-            return [gr.skip()] * 11
+            return [gr.skip()] * 13
         state = row["state"]
         can_stop = state in ("queued", *ACTIVE)
         can_resume = state in ("stopped", "interrupted", "failed")
@@ -143,6 +147,8 @@ class RunsTab:
             gr.update(visible=row["silent"] is not None),
             gr.update(interactive=has_adapter),
             gr.update(interactive=state not in ACTIVE),
+            gr.update(visible=True),
+            gr.update(run=run.id),
             now,
         ]
 
@@ -170,8 +176,8 @@ class RunsTab:
     def killed(self, run_id: str | None) -> None:
         inform(service.runs.kill(self.lab, self._run(run_id).id))
 
-    def exported(self, run_id: str | None) -> Path:
-        return service.exports.adapter(self.lab, self._run(run_id).id)
+    def exported(self, run_id: str | None, monitor: ProgressMonitor) -> Path:
+        return service.exports.adapter(self.lab, self._run(run_id).id, monitor=monitor)
 
     def resumed(self, run_id: str | None) -> None:
         service.runs.resume(self.lab, self._run(run_id).id)
