@@ -44,9 +44,10 @@ def build(lab: Lab, has_password: bool = False) -> gr.Blocks:
             with gr.Tab("Train", id="train", render_children=True):
                 train = TrainTab(lab, page)
             with gr.Tab("Runs", id="runs", render_children=True) as tab:
-                RunsTab(lab, train, tabs, tab)
+                runs = RunsTab(lab, train, tabs, tab)
             with gr.Tab("Compare", id="compare", render_children=True) as tab:
-                CompareTab(lab, train, tabs, tab)
+                compare = CompareTab(lab, train, tabs, tab)
+                runs.compare_in(compare.pick)
     describe_once(page)
     return page
 

@@ -17,7 +17,7 @@ from ui.security.folder_names import FolderNames
 
 DEFAULT_LINES = 200
 CHUNK_CHARACTERS = 2**18
-MAX_WORDS = 200
+MAX_TEXT = 200
 
 
 def routes(lab: Lab, names: Mapping[Path, str]) -> list[Route]:
@@ -30,10 +30,10 @@ def routes(lab: Lab, names: Mapping[Path, str]) -> list[Route]:
         return PlainTextResponse(text, headers=_attachment(request, run_id, form))
 
     def log(request: Request) -> Response:
-        words = request.query_params.get("words", "")[:MAX_WORDS]
+        text = request.query_params.get("text", "")[:MAX_TEXT]
         lines = request.query_params.get("lines", "")
         count = int(lines) if lines.isdecimal() and len(lines) < 6 else DEFAULT_LINES
-        found = service.run_files.log(lab, request.path_params["run"], words, max(1, count))
+        found = service.run_files.log(lab, request.path_params["run"], text, max(1, count))
         return JSONResponse(vars(found))
 
     def whole_log(request: Request) -> Response:

@@ -28,7 +28,7 @@ def test_order_longer_training_names_and_deletion(
         return running_app.folder / "runs" / run / "adapter"
 
     def press(title: str, button: str) -> None:
-        page.locator(".runs tbody tr", has_text=title).locator("input").check()
+        page.locator(".runs tbody tr", has_text=title).locator("[type=radio]").check()
         page.locator("#run-actions h2", has_text=title).wait_for()
         page.locator(button).click()
 
@@ -44,24 +44,45 @@ def test_order_longer_training_names_and_deletion(
     press("Gamma", "#run-stop")
     wait_for(lambda: state(alpha) == "finished")
     assert client.predict(alpha, api_name="/run")["step"] == 6
-    page.locator(".runs tbody tr", has_text="Alpha").locator("input").check()
+    page.locator(".runs tbody tr", has_text="Alpha").locator("[type=radio]").check()
     page.locator("#run-epochs input").fill("0.4")
     press("Alpha", "#run-train-longer")
     wait_for(lambda: client.predict(alpha, api_name="/run")["step"] == 12)  # six steps, and six more
     wait_for(lambda: state(alpha) == "finished")
-    page.locator(".runs tbody tr", has_text="Beta").locator("input").check()
+    page.locator(".runs tbody tr", has_text="Beta").locator("[type=radio]").check()
     name = page.locator("#run-name textarea, #run-name input")
     wait_for(lambda: name.input_value() == "Beta")
     name.fill("Delta")
     press("Beta", "#run-rename-button")
     page.locator(".runs tbody tr", has_text="Delta").wait_for()
     press("Delta", "#run-delete")
+    page.keyboard.press("Escape")
+    page.locator("dialog[open]").wait_for(state="detached")
+    page.locator(".selection input").check()
+    page.locator(".runs tbody tr", has_text="Alpha").locator("[type=checkbox]").uncheck()
+    page.locator(".runs tbody tr", has_text="Gamma").locator("[type=checkbox]").uncheck()
+    page.get_by_text("1 selected", exact=True).wait_for()
+    page.locator("[data-action=stop]").click()
+    page.locator("#batch-results", has_text="Delta: It has already ended.").wait_for()
+    page.locator("[data-action=delete]").click()
+    assert page.locator("dialog li").all_inner_texts() == ["Delta"]
     page.locator("#run-really").click()
+    page.locator("#batch-results", has_text="Deleted 1 run.").wait_for()
     page.locator(".runs tbody tr", has_text="Delta").wait_for(state="detached")
     assert beta not in {row["id"] for row in client.predict(api_name="/runs")}
-    page.locator(".runs tbody tr", has_text="Alpha").locator("input").check()
+    page.locator(".runs tbody tr", has_text="Alpha").locator("[type=radio]").check()
     page.locator("#run-actions h2", has_text="Alpha").wait_for()
     page.route(re.compile("/gradio_api/(queue|run)/"), lambda _route: None)  # Gradio has forgotten this page
+    page.locator(".settings-of summary").click()
+    page.locator("[data-form=command]").click()
+    page.locator(".settings-of pre", has_text="--set model.name=phi3").wait_for()
+    with page.expect_download() as settings:
+        page.locator(".settings-of .save").click()
+    assert settings.value.suggested_filename == f"{alpha}.sh"
+    page.locator(".log-of summary").click()
+    page.locator(".log-of .note", has_text="line").wait_for()
+    page.locator(".log-of input").fill("no such text")
+    page.locator(".log-of .note", has_text="No line matches.").wait_for()
     with page.expect_download() as adapter:
         page.locator("#run-download").click()
     with zipfile.ZipFile(adapter.value.path()) as archive:

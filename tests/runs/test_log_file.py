@@ -18,8 +18,8 @@ def test_a_log_is_read_from_its_end_and_searched(tmp_path: Path) -> None:
     assert [line for _, line in found.lines] == ["100%|###", "last �"]
     assert not found.complete
     assert log_file.tail(tmp_path, 9).complete
-    assert log_file.search(tmp_path, "ALERT red", 5).lines == ((2, "red\\x07 alert"),)
-    assert "".join(log_file.text(tmp_path)).splitlines()[0] == "one"
+    assert log_file.search(tmp_path, "RED\\x07 alert", 5).lines == ((2, "red\\x07 alert"),)
+    assert "".join(log_file.all_lines(tmp_path)).splitlines()[0] == "one"
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="no log yet"):
         log_file.tail(tmp_path / "other", 5)

@@ -182,7 +182,7 @@ def _print_scenarios(plans: Sequence[ScenarioPlan]) -> None:
         for receipt in planned.plan.receipts:
             show(f"    {receipt.tick:24} {receipt.treatment:5} {receipt.note}")
         rank = f", r {planned.r}" if planned.r else ""
-        show(f"    {planned.plan.trainable:,} parameters train{rank}. {planned.budget}".rstrip())
+        show(f"    {planned.plan.trainable:,} trainable parameters{rank}. {planned.budget}".rstrip())
         for issue in planned.issues:
             show(f"    cannot run: {issue}")
 

@@ -17,6 +17,7 @@ from trainer.common import atomic, bounded_files, redaction
 from trainer.common.bounded_files import DamagedFile
 from trainer.common.errors import UserError
 from trainer.common.progress import ProgressMonitor
+from trainer.common.stored_names import own_names
 from trainer.common.templates import Templates
 from trainer.data.masking.chat_templates import CHATML
 from trainer.runs.run import Run
@@ -176,7 +177,7 @@ def model_card(run: Run) -> str:
         latest=history.latest,
         step=history.step,
         steps=history.steps,
-        data=config.data.path or config.data.source,
+        data=own_names(config.data.path) or config.data.source,
         tokens=config.model.new_tokens,
         template=config.data.template,
         brings_template=_brings_template(run),

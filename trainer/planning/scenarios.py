@@ -133,7 +133,7 @@ def six(module_map: ModuleMap) -> tuple[Scenario, ...]:
     fused = [name for name in LINEAR_NAMES if (kind := module_map.get(name)) is not None and kind.slice_of]
     if not fused:
         return SIX
-    meant = tuple(replace(item, title=f"{item.title}, as meant") for item in SIX)
+    meant = tuple(replace(item, title=f"{item.title}, by slices") for item in SIX)
     return (*meant, *(_as_written(item, fused, module_map) for item in SIX))
 
 
@@ -143,7 +143,7 @@ def _as_written(item: Scenario, fused: list[str], module_map: ModuleMap) -> Scen
     matched = [tick.name for tick in ticks if module_map.get(tick.name)]
     result = f"only {_joined(matched)} match" if matched else "nothing matches"
     note = f"By name, {result}: this model fuses {_joined(fused)}."
-    return Scenario(f"{item.key}w", f"{item.title}, as written", note, ticks)
+    return Scenario(f"{item.key}w", f"{item.title}, by name", note, ticks)
 
 
 def groups(module_map: ModuleMap) -> tuple[Scenario, ...]:

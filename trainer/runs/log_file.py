@@ -1,4 +1,4 @@
-"""The log of a run, `worker.log`: its end, its lines with a word, all of it. Never held in memory as a whole."""
+"""The log of a run, `worker.log`: its end, lines that contain a text, all of it. Never read as a whole."""
 
 from __future__ import annotations
 
@@ -52,21 +52,20 @@ def tail(folder: Path, count: int) -> LogLines:
     return LogLines(tuple((0, line) for line in shown), len(shown), complete, size)
 
 
-def search(folder: Path, words: str, limit: int) -> LogLines:
-    """The last `limit` lines that contain all of `words`, in any case. Raises UserError if the run has no log."""
-    wanted = words.lower().split()
+def search(folder: Path, text: str, limit: int) -> LogLines:
+    """The last `limit` lines that contain `text`, in any case. Raises UserError if the run has no log."""
+    wanted = text.lower()
     found, shown = 0, deque[tuple[int, str]](maxlen=limit)
     with _open(folder) as file:
         size = os.fstat(file.fileno()).st_size
         for number, line in enumerate(_lines(file), 1):
-            lower = line.lower()
-            if all(word in lower for word in wanted):
+            if wanted in line.lower():
                 found += 1
                 shown.append((number, line))
     return LogLines(tuple(shown), found, found <= limit, size)
 
 
-def text(folder: Path) -> Iterator[str]:
+def all_lines(folder: Path) -> Iterator[str]:
     """All lines, cleaned. Raises UserError if the run has no log; reads while it is iterated."""
     file = _open(folder)
 

@@ -57,14 +57,14 @@ def file_name(run_id: str, form: str) -> str:
     return f"{run_id}.{ENDINGS.get(form, 'log')}"
 
 
-def log(lab: Lab, run_id: str, words: str, lines: int) -> LogLines:
-    """The last lines of a run's log that contain all `words`; without words, of the whole log. Raises UserError."""
+def log(lab: Lab, run_id: str, text: str, lines: int) -> LogLines:
+    """The last lines of a run's log that contain `text`; without one, the last of all. Raises UserError."""
     folder = lab.store.get(run_id).folder
-    if words.strip():
-        return log_file.search(folder, words, min(lines, FOUND_LINES))
+    if text:
+        return log_file.search(folder, text, min(lines, FOUND_LINES))
     return log_file.tail(folder, min(lines, TAIL_LINES))
 
 
 def log_text(lab: Lab, run_id: str) -> Iterator[str]:
     """The whole log of a run, line by line. Raises UserError if it has none."""
-    return log_file.text(lab.store.get(run_id).folder)
+    return log_file.all_lines(lab.store.get(run_id).folder)

@@ -56,8 +56,8 @@ async function showSettings() {
 /** @param {{ lines: [number, string][], found: number, complete: boolean, size: number }} found */
 function noteOf({ lines: shown, found, complete, size }) {
   const count = (/** @type {number} */ number, /** @type {string} */ what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
-  if (!search.value.trim())
-    return complete ? count(shown.length, "line") : `The last ${count(shown.length, "line")} of ${(size / 1e6).toFixed(1)} MB`;
+  if (!search.value)
+    return complete ? count(shown.length, "line") : `The last ${count(shown.length, "line")} of ${size < 1e6 ? `${Math.ceil(size / 1e3)} kB` : `${(size / 1e6).toFixed(1)} MB`}`;
   if (!found) return "No line matches.";
   return complete ? `${count(found, "matching line")}` : `The last ${shown.length} of ${count(found, "matching line")}`;
 }
@@ -66,9 +66,9 @@ async function showLog() {
   if (!log.open || !props.run) return;
   const number = ++asked;
   try {
-    const found = await (await get(`log?lines=${lines}&words=${encodeURIComponent(search.value)}`)).json();
+    const found = await (await get(`log?lines=${lines}&text=${encodeURIComponent(search.value)}`)).json();
     if (number !== asked) return;
-    const numbered = found.lines.map(([place, text]) => (place ? `${place}: ${text}` : text));
+    const numbered = /** @type {[number, string][]} */ (found.lines).map(([place, text]) => (place ? `${place}: ${text}` : text));
     fill(log, numbered.join("\n"), noteOf(found));
     find(log, ".earlier").hidden = found.complete || lines > 1000;
   } catch (error) {
