@@ -260,7 +260,7 @@ def _warnings(groups: list[Group], configs: list[RunConfig]) -> list[str]:
     unchanged = [row.title for group in groups for row in group.rows if row.unchanged]
     if unchanged:
         warnings.append(
-            f"Training did not change these adapters, so their losses are the base model's: {', '.join(unchanged[:6])}."
+            f"Training left these adapters unchanged, so they have the base model's loss: {', '.join(unchanged[:6])}."
         )
     without_eval = [row.title for group in groups for row in group.finished if row.eval_loss is None]
     if without_eval:
