@@ -25,8 +25,8 @@ PICKER = """<div class="runs picker">
 <h2>Experiments</h2><div class="scroll experiments"></div>
 <h2>Runs</h2><div class="runs-search"><input type="search" aria-label="Search runs to compare"
 placeholder="Search runs" autocomplete="off"></div><div class="scroll singles"></div></div>"""
-TABLE = """<div class="runs results"><div class="results-top"><label><input type="checkbox" class="every"> Show single runs
-</label><button type="button" class="link csv">Download CSV</button></div>
+TABLE = """<div class="runs results"><div class="results-top"><label>
+<input type="checkbox" class="every"> Show single runs</label><button type="button" class="link csv">Download CSV</button></div>
 <div class="scroll"><table><thead><tr></tr></thead><tbody></tbody></table></div></div>"""
 OUTPUTS = 13
 """Number of components that `refresh` fills."""
