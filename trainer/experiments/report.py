@@ -158,7 +158,7 @@ def _scenarios(experiment: Experiment) -> Iterator[Block]:
     for item in experiment.scenarios:
         yield Heading(str(item["title"]), 3)
         if item.get("same_as"):
-            yield Text(f"Trains the same weights as “{item['same_as']}”, so it was not run.")
+            yield Text(f"Trains the same weights as “{item['same_as']}”, so it was not run again.")
             continue
         yield Text(" ".join(filter(None, (str(item.get("note", "")), str(item.get("budget", ""))))) or "–")
         yield from _match_table(item.get("receipts", []))

@@ -26,7 +26,8 @@ PICKER = """<div class="runs picker">
 <h2>Runs</h2><div class="runs-search"><input type="search" aria-label="Search runs to compare"
 placeholder="Search runs" autocomplete="off"></div><div class="scroll singles"></div></div>"""
 TABLE = """<div class="runs results"><div class="results-top"><label>
-<input type="checkbox" class="every"> Show single runs</label><button type="button" class="link csv">Download CSV</button></div>
+<input type="checkbox" class="every"> Show single runs</label>
+<button type="button" class="link csv">Download CSV</button></div>
 <div class="scroll"><table><thead><tr></tr></thead><tbody></tbody></table></div></div>"""
 OUTPUTS = 13
 """Number of components that `refresh` fills."""
@@ -176,9 +177,9 @@ class CompareTab:
         if choice.get("experiment"):
             return [str(choice["experiment"])]
         if not isinstance(runs, list) or not runs:
-            raise UserError("Nothing is selected.", "Tick two or more runs, or choose an experiment.", "data")
+            raise UserError("Nothing is selected.", "Select two or more runs, or an experiment.", "data")
         if len(runs) > MAX_COMPARED:
-            raise UserError(f"{len(runs)} runs are too many.", f"Choose at most {MAX_COMPARED}.", "data")
+            raise UserError(f"{len(runs)} runs are too many to compare.", f"Choose at most {MAX_COMPARED}.", "data")
         return [str(run) for run in runs]
 
 

@@ -129,7 +129,7 @@ class RunsTab:
     def picked(self, event: gr.EventData) -> list[Any]:
         ids = [run_id for run_id in _ids(event) if self._run(run_id)]
         if len(ids) > MAX_COMPARED:
-            raise UserError(f"{len(ids)} runs are too many.", f"Select at most {MAX_COMPARED}.", "data")
+            raise UserError(f"{len(ids)} runs are too many to compare.", f"Select at most {MAX_COMPARED}.", "data")
         return [json.dumps({"runs": ids}), gr.Tabs(selected="compare"), gr.Timer(active=False)]
 
     def list_runs(self, seen: str) -> list[Any]:
@@ -213,7 +213,7 @@ class RunsTab:
 
     def trained_longer(self, run_id: str | None, epochs: float | None) -> None:
         if not isinstance(epochs, int | float) or epochs <= 0:
-            raise UserError("The number of epochs is empty.", "Enter how many more to train.", "data")
+            raise UserError("The number of epochs is missing.", "Enter how many more epochs to train.", "data")
         service.runs.resume(self.lab, self._run(run_id).id, epochs)
 
     def renamed(self, run_id: str | None, title: str | None) -> None:
