@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from starlette.middleware import Middleware
@@ -16,7 +16,6 @@ from trainer.service.lab import Lab
 from ui.security.folder_names import FolderNames
 
 DEFAULT_LINES = 200
-CHUNK_CHARACTERS = 2**18
 MAX_TEXT = 200
 
 
@@ -38,7 +37,7 @@ def routes(lab: Lab, names: Mapping[Path, str]) -> list[Route]:
 
     def whole_log(request: Request) -> Response:
         run_id = request.path_params["run"]
-        chunks = _chunks(service.run_files.log_text(lab, run_id), short_names)
+        chunks = (short_names.rename(text.encode()) for text in service.run_files.log_text(lab, run_id))
         headers = {"content-disposition": f'attachment; filename="{service.run_files.file_name(run_id, "log")}"'}
         return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
 
@@ -67,18 +66,6 @@ def _attachment(request: Request, run_id: str, form: str) -> dict[str, str]:
     if "download" not in request.query_params:
         return {}
     return {"content-disposition": f'attachment; filename="{service.run_files.file_name(run_id, form)}"'}
-
-
-def _chunks(lines: Iterator[str], names: FolderNames) -> Iterator[bytes]:
-    """Whole lines, in pieces of bounded size."""
-    kept, size = [], 0
-    for line in lines:
-        kept.append(line)
-        size += len(line)
-        if size > CHUNK_CHARACTERS:
-            yield names.rename("".join(kept).encode())
-            kept, size = [], 0
-    yield names.rename("".join(kept).encode())
 
 
 async def _nothing(*_: object) -> None:

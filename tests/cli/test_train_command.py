@@ -22,7 +22,7 @@ ODD = RunConfig(
     model=ModelConfig(name="owner/name", new_tokens=("<|a b|>", "5")),
     modules=(Tick("q_proj", r=4, layers="0-3"), Tick("lm_head", "full", lr=2e-5)),
     adapter=AdapterConfig(lora_alpha=8.5, use_dora=True),
-    data=DataConfig(source="file", path="0123-rows.jsonl", system_prompt="[1, 2]", prompt_column="true"),
+    data=DataConfig(source="file", path="0123-rows.jsonl", system_prompt="[1, 2]", assistant_role="true"),
 )
 
 

@@ -7,6 +7,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +21,8 @@ FILE = "worker.log"
 MAX_LINE = 4000
 """Characters of a line that are shown."""
 READ_BYTES = 2**16
+BATCH = 1000
+"""Lines of the whole log that are read at once."""
 _COLORS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 TAIL_BYTES = 4 * 2**20
 """Bytes that are read for the end of a log, however large it is."""
@@ -46,9 +49,9 @@ def tail(folder: Path, count: int) -> LogLines:
         file.seek(skipped)
         if skipped:
             file.readline(TAIL_BYTES)  # the rest of a line
-        lines = deque(_lines(file), maxlen=count + 1)
+        lines = deque(_parts(file), maxlen=count + 1)
     complete = not skipped and len(lines) <= count
-    shown = list(lines)[-count:]
+    shown = [_shortened(_safe(_line(line))) for line in list(lines)[-count:]]
     return LogLines(tuple((0, line) for line in shown), len(shown), complete, size)
 
 
@@ -58,21 +61,22 @@ def search(folder: Path, text: str, limit: int) -> LogLines:
     found, shown = 0, deque[tuple[int, str]](maxlen=limit)
     with _open(folder) as file:
         size = os.fstat(file.fileno()).st_size
-        for number, line in enumerate(_lines(file), 1):
-            if wanted in line.lower():
+        for number, part in enumerate(_parts(file), 1):
+            if wanted in (line := _line(part)).lower() and wanted in (line := _safe(line)).lower():
                 found += 1
-                shown.append((number, line))
+                shown.append((number, _shortened(line)))
     return LogLines(tuple(shown), found, found <= limit, size)
 
 
-def all_lines(folder: Path) -> Iterator[str]:
-    """All lines, cleaned. Raises UserError if the run has no log; reads while it is iterated."""
+def whole(folder: Path) -> Iterator[str]:
+    """The whole log in pieces of whole lines. Raises UserError if the run has no log; reads while it is iterated."""
     file = _open(folder)
 
     def lines() -> Iterator[str]:
         with file:
-            for line in _lines(file, cut=False):
-                yield f"{line}\n"
+            parts = _parts(file)
+            while batch := list(islice(parts, BATCH)):
+                yield _safe("".join(f"{_line(part)}\n" for part in batch))
 
     return lines()
 
@@ -90,12 +94,21 @@ def _open(folder: Path) -> BinaryIO:
         raise
 
 
-def _lines(file: BinaryIO, cut: bool = True) -> Iterator[str]:
-    """Lines without control characters and secrets; of a progress bar that was redrawn, its last state.
+def _parts(file: BinaryIO) -> Iterator[bytes]:
+    """Lines; one without an end is read in parts, which bounds the memory."""
+    return iter(lambda: file.readline(READ_BYTES), b"")
 
-    A line without an end is read in parts, which bounds the memory.
-    """
-    while part := file.readline(READ_BYTES):
-        line = part.decode("utf-8", "replace").rstrip("\r\n").rpartition("\r")[2]
-        line = redact(visible(_COLORS.sub("", line)))
-        yield f"{line[:MAX_LINE]}…" if cut and len(line) > MAX_LINE else line
+
+def _line(part: bytes) -> str:
+    """A line without colors; of a progress bar that was redrawn, its last state."""
+    line = part.decode("utf-8", "replace").rstrip("\r\n").rpartition("\r")[2]
+    return _COLORS.sub("", line) if "\x1b" in line else line
+
+
+def _safe(text: str) -> str:
+    """Text without control characters and secrets. Takes as long for one line as for a thousand."""
+    return redact(visible(text))
+
+
+def _shortened(line: str) -> str:
+    return f"{line[:MAX_LINE]}…" if len(line) > MAX_LINE else line
