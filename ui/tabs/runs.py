@@ -117,14 +117,12 @@ class RunsTab:
         for event in (self.rename.click, self.name.submit):
             after(event(show_errors(self.renamed), [chosen, self.name], None, **QUEUED))
         self.delete.click(None, chosen, None, js="(run) => window.askToDelete([run?.value ?? run])")
-        after(self.table.batch(show_errors(self.acted_on_many), None, self.results, **QUEUED))  # type: ignore[attr-defined]
+        after(self.table.batch(show_errors(self.acted_on_many), None, self.results, **QUEUED))
         download.wire(self.fetch, self.exported, chosen, "run-file")
 
     def compare_in(self, pick: gr.HTML) -> None:
         """Let Compare choose the selected runs in `pick`, and show them."""
-        self.table.picked(  # type: ignore[attr-defined]
-            show_errors(self.picked), None, [pick, self.tabs, self.timer], **QUEUED
-        )
+        self.table.picked(show_errors(self.picked), None, [pick, self.tabs, self.timer], **QUEUED)
 
     def picked(self, event: gr.EventData) -> list[Any]:
         ids = [run_id for run_id in _ids(event) if self._run(run_id)]
