@@ -38,14 +38,16 @@ def build(lab: Lab, has_password: bool = False) -> gr.Blocks:
     with SafeBlocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(DAY, DAY)) as page:
         api.build(lab)  # first, so that its endpoint names are not taken
         component("header.js", HTML.macros("page.html")("header", TITLE, has_password), "header")
+        component("download.js", "", "downloads", visible="hidden")
         load_plotly()
         with gr.Tabs(selected="train", elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train", render_children=True):
                 train = TrainTab(lab, page)
             with gr.Tab("Runs", id="runs", render_children=True) as tab:
-                RunsTab(lab, train, tabs, tab)
+                runs = RunsTab(lab, train, tabs, tab)
             with gr.Tab("Compare", id="compare", render_children=True) as tab:
-                CompareTab(lab, train, tabs, tab)
+                compare = CompareTab(lab, train, tabs, tab)
+                runs.compare_in(compare.pick)
     describe_once(page)
     return page
 

@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from trainer.service.data import MAX_UPLOAD_BYTES
 from trainer.service.lab import Lab
+from ui import download, run_files
 from ui.security.auth import Login
 from ui.security.connections import Connection
 from ui.security.content_policy import ContentPolicy
@@ -41,7 +42,7 @@ def make_app(page: gr.Blocks, lab: Lab, password: str, hosts: Iterable[str]) -> 
     gr.set_static_paths([exports])  # downloads are served from there without a copy
     names = folder_names(lab.settings, Path(utils.get_upload_folder()))
     gradio_app = gr.mount_gradio_app(
-        Starlette(),
+        Starlette(routes=[download.route(page), *run_files.routes(lab, names)]),
         page,
         path="/",
         theme=theme(),

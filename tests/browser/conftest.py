@@ -77,12 +77,12 @@ def page(app: str, context: sync_api.BrowserContext) -> Iterator[sync_api.Page]:
 
 
 def opened_page(context: sync_api.BrowserContext, address: str) -> Iterator[sync_api.Page]:
-    """Requests to elsewhere, errors of scripts, and whatever the Content-Security-Policy refuses fail the test."""
+    """Requests to other hosts, script errors, and anything in the console but plain logging fail the test."""
     opened = context.new_page()
     faults: list[str] = []
     opened.on("request", lambda request: faults.extend(_foreign(request.url, address)))
-    opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on("console", lambda message: faults.extend(_refused(message.text)))
+    opened.on("pageerror", lambda error: faults.append(f"{error.name}: {error.message}"))
+    opened.on("console", lambda message: faults.extend(_complaint(message)))
     opened.goto(address)
     opened.wait_for_selector(".modules .row")
     opened.wait_for_selector(".summary dl")
@@ -96,5 +96,7 @@ def _foreign(url: str, app: str) -> list[str]:
     return [] if url.startswith((app, "data:", "blob:")) else [f"request to {url}"]
 
 
-def _refused(text: str) -> list[str]:
-    return [text] if "Content Security Policy" in text else []
+def _complaint(message: sync_api.ConsoleMessage) -> list[str]:
+    """A console error or warning, with the address it came from."""
+    is_complaint = message.type in ("error", "warning", "assert")
+    return [f"console {message.type}: {message.text} ({message.location['url']})"] if is_complaint else []

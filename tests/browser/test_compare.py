@@ -32,10 +32,10 @@ def test_from_own_scenarios_to_a_report(page: Any, client: Client, small: RunCon
     page.locator("#run-scenarios").click()
     page.wait_for_selector(".offers section >> nth=11")
     offers = page.locator(".offers > div")
-    assert offers.count() == 12, "six scenarios, each in both readings"
+    assert offers.count() == 12, "six scenarios, each by slices and by name"
     assert "same weights" in offers.nth(3).inner_text()
     assert offers.nth(3).locator("input").is_disabled()
-    page.wait_for_function("document.querySelector('#scenario-run').innerText === 'Run 8 runs'")
+    page.wait_for_function("document.querySelector('#scenario-run').innerText === 'Start 8 runs'")
     page.locator("#scenario-equal input").check()
     offers.filter(has_text="the budget of").first.wait_for()
     page.locator("#scenario-equal input").uncheck()
@@ -46,7 +46,7 @@ def test_from_own_scenarios_to_a_report(page: Any, client: Client, small: RunCon
     page.wait_for_selector(".offers section >> nth=11")
     for place in (0, 1, 2, 6, 7, 8):
         offers.nth(place).locator("input").uncheck()
-    page.wait_for_function("document.querySelector('#scenario-run').innerText === 'Run 2 runs'")
+    page.wait_for_function("document.querySelector('#scenario-run').innerText === 'Start 2 runs'")
     page.locator("#scenario-name").get_by_role("textbox").fill("Two <b>readings</b>")
     page.locator("#scenario-run").click()
     page.wait_for_function("document.querySelector('#compare-head h2')?.innerText === 'Two <b>readings</b>'")

@@ -98,7 +98,7 @@ def test_a_double_click_on_train_starts_one_run(page: Any) -> None:
     page.get_by_role("tab", name="Runs").click()
     page.wait_for_timeout(4000)  # a second run would have come by now
     assert page.locator(".runs tbody tr").count() == before + 1
-    page.locator(".runs tbody tr input").first.check()
+    page.locator(".runs tbody tr [type=radio]").first.check()
     page.locator("#run-stop").click()
     page.wait_for_selector(".runs tbody .pill.stopped")
 

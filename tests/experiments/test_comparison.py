@@ -189,7 +189,7 @@ def test_the_report_holds_everything_and_no_foreign_markup(tmp_path: Path) -> No
     assert "<script>alert" not in page
     assert "plotly.js v" in page[: 10**6]
     assert 'src="' not in page.partition("<script>")[0]
-    for part in ("Verdict", "Results", "What they matched", "3 of 3 layers", "learning_rate", "transformers", ids[0]):
+    for part in ("Verdict", "Results", "Match reports", "3 of 3 layers", "learning_rate", "transformers", ids[0]):
         assert part in page
     text = markdown(document(store, found))
     assert "\\<script\\>" in text

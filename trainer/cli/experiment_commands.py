@@ -40,7 +40,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     scenarios = add("scenarios", run_scenarios, "run a set of scenarios")
     scenarios.add_argument("config", type=Path)
     names = ", ".join(item.key for item in SETS)
-    scenarios.add_argument("--set", default="six", help=f"{names}, or the name of your own set (default: six)")
+    scenarios.add_argument("--set", default="six", help=f"{names}, or the name of a custom set (default: six)")
     scenarios.add_argument("--equal-budget", action="store_true", help="solve r for the same trainable count in each")
     scenarios.add_argument("--seeds", type=int, default=1, help=f"runs of each, 1 to {MAX_SEEDS} (default: 1)")
     scenarios.add_argument("--json", action="store_true")
@@ -177,12 +177,12 @@ def _print_scenarios(plans: Sequence[ScenarioPlan]) -> None:
     for planned in plans:
         show(f"{planned.scenario.title}: {planned.scenario.note}".removesuffix(": "))
         if planned.same_as:
-            show(f"    trains the same weights as “{planned.same_as}”, so it does not run")
+            show(f"    trains the same weights as “{planned.same_as}”, so it is not run again")
             continue
         for receipt in planned.plan.receipts:
             show(f"    {receipt.tick:24} {receipt.treatment:5} {receipt.note}")
         rank = f", r {planned.r}" if planned.r else ""
-        show(f"    {planned.plan.trainable:,} parameters train{rank}. {planned.budget}".rstrip())
+        show(f"    {planned.plan.trainable:,} trainable parameters{rank}. {planned.budget}".rstrip())
         for issue in planned.issues:
             show(f"    cannot run: {issue}")
 
@@ -205,7 +205,7 @@ def _print_result(found: Comparison, experiment: Experiment | None, as_json: boo
     for line in (*found.warnings, *found.verdict):
         show(f"- {line}")
     if found.differences:
-        show("They differ in:")
+        show("Settings that differ:")
         for setting, values in found.differences.items():
             show(f"  {setting}: {' | '.join(values)}")
 

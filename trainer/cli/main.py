@@ -24,7 +24,7 @@ from trainer.common import file_modes, formatting, gpu_allocator
 from trainer.common.errors import InvalidConfig, Issue, UserError
 from trainer.common.program import APP, COMMAND, HOME
 from trainer.config import overrides, validation
-from trainer.config.schema import ModelConfig
+from trainer.config.schema import ModelConfig, RunConfig
 from trainer.service import data, exports, models, planning, runs
 from trainer.service.lab import Lab, Settings
 from trainer.service.models import Unreachable
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_changes(plan)
     data_commands.add_command(add)
     train = add("train", _train, "train a configuration in this process")
-    train.add_argument("config", type=Path)
+    train.add_argument("config", type=Path, nargs="?", help="configuration file (default: only what --set says)")
     train.add_argument("--data-file", type=Path, help="train on this file instead of the configuration's data")
     train.add_argument("--json", action="store_true", help="print the run's events, one JSON object per line")
     _add_changes(train)
@@ -266,8 +266,11 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _configuration(options: argparse.Namespace) -> Any:
-    """The parsed JSON of the configuration file, with the overrides of `--set`."""
-    return overrides.apply(validation.load_json(options.config), overrides.from_options(options.set))
+    """The parsed JSON of the configuration file, else the default one, with the overrides of `--set`."""
+    if options.config is None and not options.set:
+        raise UserError("No configuration is named.", "Name its file, or write its settings as --set.", "data")
+    value = validation.load_json(options.config) if options.config else RunConfig().to_json()
+    return overrides.apply(value, overrides.from_options(options.set))
 
 
 def _reason(row: dict[str, Any]) -> str:

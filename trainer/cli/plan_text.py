@@ -14,7 +14,7 @@ from trainer.service.planning import Plan
 def print_plan(plan: Plan) -> None:
     for receipt in plan.receipts:
         show(f"{receipt.tick:24} {receipt.treatment:5} {receipt.note}")
-    show(f"{plan.trainable:,} of {plan.total:,} parameters train ({percent(plan.share)})")
+    show(f"{plan.trainable:,} trainable parameters of {plan.total:,} ({percent(plan.share)})")
     show(f"adapter: {size(plan.adapter_bytes)}")
     if plan.base.bytes:
         show(f"to download first: {size(plan.base.bytes)} in {plan.base.files} files")

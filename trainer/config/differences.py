@@ -7,14 +7,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer.common.formatting import rate_text
+from trainer.common.stored_names import own_names
 from trainer.config.schema import RunConfig
 
 SEED = "training.seed"
+STORED = ("data.path", "data.held_out")
+"""Names of stored files."""
 
 
 def differences(configs: Sequence[RunConfig], seeds: Sequence[Sequence[int]]) -> dict[str, list[str]]:
     """Settings that differ, with their value in every configuration; `seeds`: those of each configuration's runs."""
     flat = [dict(_flat(config.to_json(), "")) for config in configs]
+    for path in STORED:
+        stored = [getattr(config.data, path.removeprefix("data.")) for config in configs]
+        if len({values[path] for values in flat}) < len(set(stored)):  # different files with the same name
+            for values, name in zip(flat, stored, strict=True):
+                values[path] = name
     for values, config, own in zip(flat, configs, seeds, strict=True):
         values["modules"] = describe(config)
         values[SEED] = ", ".join(map(str, own))
@@ -48,7 +56,7 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
         if isinstance(item, dict):
             yield from _flat(item, where)
         else:
-            yield where, _shown(item)
+            yield where, own_names(item) if where in STORED else _shown(item)
 
 
 def _shown(value: Any) -> str:

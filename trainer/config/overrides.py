@@ -70,10 +70,10 @@ def _text(value: Value) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _value(text: str) -> Value:
-    """A number, true, false or null; anything else is text."""
+def _value(text: str) -> Any:
+    """A number, true, false, null, a quoted text or a list; anything else is text."""
     try:
         value = json.loads(text)
     except ValueError:
         return text
-    return value if not isinstance(value, dict | list) else text
+    return text if isinstance(value, dict) else value

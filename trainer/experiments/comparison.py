@@ -20,6 +20,7 @@ from trainer.config.schema import RunConfig
 from trainer.experiments.experiment_file import Experiment
 from trainer.experiments.statistics import Pair, all_pairs, pareto, verdict
 from trainer.export.adapter_zip import WEIGHTS
+from trainer.runs.history import ENDED
 from trainer.runs.run import Run
 from trainer.runs.store import RunStore
 
@@ -179,7 +180,7 @@ def compare(store: RunStore, run_ids: Sequence[str], experiment: Experiment | No
         else:
             runs.append(run)
     if experiment is not None and len(runs) + len(warnings) < len(experiment.members):
-        warnings.append(f"{len(experiment.members) - len(runs)} of its runs are missing: Resume creates them.")
+        warnings.append(f"{len(experiment.members) - len(runs)} of its runs are missing. Resume creates them.")
     groups, configs = _grouped(runs, experiment)
     warnings += _warnings(groups, configs)
     losses = {group.name: group.losses for group in groups}
@@ -247,19 +248,23 @@ def _unique(name: str, taken: set[str]) -> str:
 def _warnings(groups: list[Group], configs: list[RunConfig]) -> list[str]:
     """What limits the comparison of these losses."""
     warnings = []
-    open_rows = [row for group in groups for row in group.rows if row.state != "finished"]
-    if open_rows:
-        names = ", ".join(f"{row.title} ({row.state})" for row in open_rows[:6])
-        more = f" and {len(open_rows) - 6} more" if len(open_rows) > 6 else ""
-        warnings.append(f"Not finished, so not part of the verdict: {names}{more}.")
+    unfinished = [row for group in groups for row in group.rows if row.state != "finished"]
+    for title, rows in (
+        ("Still running", [row for row in unfinished if row.state not in ENDED]),
+        ("Did not finish", [row for row in unfinished if row.state in ENDED]),
+    ):
+        if rows:
+            names = ", ".join(f"{row.title} ({row.state})" for row in rows[:6])
+            more = f" and {len(rows) - 6} more" if len(rows) > 6 else ""
+            warnings.append(f"{title} (not in the verdict): {names}{more}.")
     unchanged = [row.title for group in groups for row in group.rows if row.unchanged]
     if unchanged:
         warnings.append(
-            f"Their adapters did not change, so their losses are the base model's: {', '.join(unchanged[:6])}."
+            f"Training left these adapters unchanged, so they have the base model's loss: {', '.join(unchanged[:6])}."
         )
     without_eval = [row.title for group in groups for row in group.finished if row.eval_loss is None]
     if without_eval:
-        warnings.append(f"No held-out examples, so no eval loss: {', '.join(without_eval[:6])}.")
+        warnings.append(f"No eval loss, because no examples were held out: {', '.join(without_eval[:6])}.")
     parts = {"the model": "model.name", "the data": "data", "the length": "training.max_length"}
     for title, path in parts.items():
         values = {json.dumps(_at(config.to_json(), path), sort_keys=True) for config in configs}
@@ -267,7 +272,7 @@ def _warnings(groups: list[Group], configs: list[RunConfig]) -> list[str]:
             warnings.append(f"{title.capitalize()} differs between these runs: their eval losses are not comparable.")
     steps = {row.step for group in groups for row in group.finished}
     if len(steps) > 1:
-        warnings.append(f"They trained for different numbers of steps: {', '.join(map(str, sorted(steps)))}.")
+        warnings.append(f"These runs trained for different numbers of steps: {', '.join(map(str, sorted(steps)))}.")
     return warnings
 
 

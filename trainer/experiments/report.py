@@ -98,7 +98,7 @@ def _verdict(found: Comparison) -> Iterator[Block]:
     if found.verdict:
         yield Bullets(found.verdict)
     else:
-        yield Text("No verdict yet: it takes two finished scenarios with an eval loss.")
+        yield Text("No verdict yet. It needs two finished scenarios with an eval loss.")
     if found.warnings:
         yield Bullets(found.warnings)
 
@@ -108,20 +108,20 @@ def _results(store: RunStore, found: Comparison) -> Iterator[Block]:
     yield Heading("Results")
     seeds = max((len(group.rows) for group in found.groups), default=0)
     if seeds > 1:
-        yield Text("Means over the seeds; ± is their standard deviation.")
+        yield Text("Mean over seeds ± standard deviation.")
     yield Table(("Scenario", *header), tuple(cells(group) for group in found.groups))
-    yield Figure(CURVES_BLOCK, "The curves are drawn in the HTML report; these are their points:")
+    yield Figure(CURVES_BLOCK, "The HTML report shows the curves. Their points:")
     yield _curves(store, found)
-    yield Heading("Price and loss", 3)
+    yield Heading("Eval loss and cost", 3)
     yield Figure(PRICES_BLOCK, "")
     fronts = {price: found.front(price) for price in PRICES}
     yield Bullets(
         tuple(f"{PRICES[price]}, Pareto front: {', '.join(names)}." for price, names in fronts.items() if names)
     )
     if found.pairs:
-        yield Heading("Every pair", 3)
+        yield Heading("Pairwise comparison", 3)
         yield Bullets(tuple(pair.sentence for pair in found.pairs))
-    yield Heading("Every run", 3)
+    yield Heading("All runs", 3)
     rows = tuple((row.title, row.id, str(row.seed), row.state, f"{row.step:,}", *_figures(row)) for row in found.rows)
     yield Table(("Run", "Id", "Seed", "State", "Steps", *header), rows, texts=4)
 
@@ -154,11 +154,11 @@ def _figures(row: Row) -> tuple[str, ...]:
 
 def _scenarios(experiment: Experiment) -> Iterator[Block]:
     """Each scenario and what it matched."""
-    yield Heading("Scenarios and what they matched")
+    yield Heading("Scenarios and match reports")
     for item in experiment.scenarios:
         yield Heading(str(item["title"]), 3)
         if item.get("same_as"):
-            yield Text(f"Trains the same weights as “{item['same_as']}”, so it was not run.")
+            yield Text(f"Trains the same weights as “{item['same_as']}”, so it was not run again.")
             continue
         yield Text(" ".join(filter(None, (str(item.get("note", "")), str(item.get("budget", ""))))) or "–")
         yield from _match_table(item.get("receipts", []))
@@ -167,7 +167,7 @@ def _scenarios(experiment: Experiment) -> Iterator[Block]:
 
 
 def _match_reports(store: RunStore, found: Comparison) -> Iterator[Block]:
-    yield Heading("What they matched")
+    yield Heading("Match reports")
     for group in found.groups:
         yield Heading(group.name, 3)
         yield from _match_table(store.get(group.rows[0].id).plan().get("receipts", []))
@@ -176,7 +176,7 @@ def _match_reports(store: RunStore, found: Comparison) -> Iterator[Block]:
 def _match_table(receipts: list[dict[str, Any]]) -> Iterator[Block]:
     rows = tuple((str(item["tick"]), str(item["treatment"]), str(item["note"])) for item in receipts)
     if rows:
-        yield Table(("Tick", "Treatment", "What it matched"), rows, texts=3)
+        yield Table(("Module", "Training", "Matched"), rows, texts=3)
 
 
 def _settings(store: RunStore, found: Comparison) -> Iterator[Block]:
@@ -185,13 +185,13 @@ def _settings(store: RunStore, found: Comparison) -> Iterator[Block]:
     if found.differences:
         names = tuple(group.name for group in found.groups)
         rows = tuple((name, *values) for name, values in found.differences.items())
-        yield Text("Only these settings differ:")
+        yield Text("Settings that differ:")
         yield Table(("Setting", *names), rows, texts=len(names) + 1)
     if found.rows:
         config = store.get(found.rows[0].id).config
         assert config is not None
         shared = _without(clean(config.to_json()), {*found.differences, "title"})
-        yield Text("Shared by all of them:")
+        yield Text("Settings that all runs share:")
         yield Code(json.dumps(shared, ensure_ascii=False, indent=2))
 
 
@@ -205,9 +205,9 @@ def _without(value: dict[str, Any], paths: set[str], path: str = "") -> dict[str
 
 
 def _environment(experiment: Experiment | None) -> Iterator[Block]:
-    yield Heading("Measured with")
+    yield Heading("Environment")
     if experiment is None:
-        yield Text("The machine that wrote this report:")
+        yield Text("The machine on which this report was written:")
     facts = experiment.machine if experiment else machine()
     yield Table(("", ""), tuple(facts.items()), texts=2)
     yield Text(f"Written by LoRA Module Lab, {time.strftime('%Y-%m-%d')}.")

@@ -103,7 +103,7 @@ def _equalize(plans: list[ScenarioPlan], module_map: ModuleMap, plan: Planner) -
     """The budget is the largest trainable count, at the configured rank, among scenarios that have LoRA."""
     counts = [planned.plan.trainable for planned in plans if planned.runs and _has_rank(planned.plan)]
     if not counts:
-        return [replace(planned, budget="It trains in full: there is no r to choose.") for planned in plans]
+        return [replace(planned, budget="Trained in full: no rank to choose.") for planned in plans]
     return [_solve(planned, max(counts), module_map, plan) if planned.runs else planned for planned in plans]
 
 

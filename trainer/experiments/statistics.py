@@ -18,7 +18,7 @@ from typing import Any
 from trainer.common.formatting import loss, percent
 
 LEVEL = 0.95
-ALONE = "One seed cannot show whether that is chance: run 3 seeds."
+ALONE = "One seed cannot rule out chance: run 3 seeds."
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Pair:
     @property
     def sentence(self) -> str:
         if self.half_width is None:
-            return f"{self.better} is {self.size} below {self.worse} with the one seed they share. {ALONE}"
+            return f"{self.better} is {self.size} below {self.worse} on the one seed they share. {ALONE}"
         sure = f"({LEVEL * 100:g} %, {self.seeds} seeds)"
         if self.real:
             return f"{self.better} beats {self.worse} by {self.size} {sure}."
@@ -102,7 +102,7 @@ def verdict(losses: Mapping[str, Mapping[int, float]], trainable: Mapping[str, i
         share = price[least] / price[best]
         sentences.append(f"{least} is not measurably worse, with {percent(share)} of the parameters.")
     if len(pairs) > 1:
-        sentences.append("Each interval stands alone: of twenty such comparisons, expect one to mislead.")
+        sentences.append("Intervals are not corrected for multiple comparisons: expect one in twenty to mislead.")
     return sentences
 
 

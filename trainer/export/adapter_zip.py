@@ -16,6 +16,8 @@ from typing import Any
 from trainer.common import atomic, bounded_files, redaction
 from trainer.common.bounded_files import DamagedFile
 from trainer.common.errors import UserError
+from trainer.common.progress import ProgressMonitor
+from trainer.common.stored_names import own_names
 from trainer.common.templates import Templates
 from trainer.data.masking.chat_templates import CHATML
 from trainer.runs.run import Run
@@ -26,14 +28,18 @@ VOCABULARY = ("model", "added_tokens")
 """Keys of tokenizer.json that must stay as they are."""
 TEMPLATE = "chat_template.jinja"
 REPAIR = "Resume the run, which saves a new one."
+CHUNK_BYTES = 4 * 2**20
 MAX_TOKENIZER, MAX_OTHER = 100_000_000, 4_000_000
 """Bytes; the tokenizers of published models take up to 35 MB."""
 PRIVATE = ("name_or_path", "_name_or_path", "auto_map", "token", "use_auth_token", "cache_dir")
 """Keys with values of this machine, or that name code."""
 
 
-def adapter_zip(run: Run, exports_dir: Path) -> Path:
-    """Write `<title>-<id>.zip` into `exports_dir`, atomically. Raises UserError if no adapter is saved yet."""
+def adapter_zip(run: Run, exports_dir: Path, monitor: ProgressMonitor | None = None) -> Path:
+    """Write `<title>-<id>.zip` into `exports_dir`, atomically.
+
+    Raises UserError if no adapter is saved yet, and Canceled if `monitor` cancels it.
+    """
     weights = run.adapter / WEIGHTS
     if run.config is None or not _is_plain(weights):
         raise UserError(f"{run.title} has no adapter yet.", "Let it finish, or stop it: both save one.", "data")
@@ -45,12 +51,22 @@ def adapter_zip(run: Run, exports_dir: Path) -> Path:
             atomic.new_file(path, durable=False) as file,
             zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
         ):
-            archive.write(weights, WEIGHTS)
+            _copy_weights(weights, archive, monitor or ProgressMonitor())
             for name, text in texts(run).items():
                 archive.writestr(name, text)
     except OSError as error:
         raise UserError(f"The zip cannot be written: {error.strerror}.", "Free some space.", "disk") from error
     return path
+
+
+def _copy_weights(weights: Path, archive: zipfile.ZipFile, monitor: ProgressMonitor) -> None:
+    """Add the weights in chunks: with modules trained in full, they take gigabytes."""
+    entry = zipfile.ZipInfo.from_file(weights, WEIGHTS)
+    with weights.open("rb") as source, archive.open(entry, "w") as target:
+        while chunk := source.read(CHUNK_BYTES):
+            monitor.check()
+            target.write(chunk)
+            monitor.progress("copying the weights", source.tell() / max(1, entry.file_size))
 
 
 def texts(run: Run) -> dict[str, str]:
@@ -161,7 +177,7 @@ def model_card(run: Run) -> str:
         latest=history.latest,
         step=history.step,
         steps=history.steps,
-        data=config.data.path or config.data.source,
+        data=own_names(config.data.path) or config.data.source,
         tokens=config.model.new_tokens,
         template=config.data.template,
         brings_template=_brings_template(run),

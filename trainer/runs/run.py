@@ -12,6 +12,7 @@ from trainer.common import bounded_files
 from trainer.common.bounded_files import DamagedFile
 from trainer.common.errors import UserError
 from trainer.common.plain_text import one_line
+from trainer.common.stored_names import own_names
 from trainer.config import validation
 from trainer.config.schema import RunConfig
 from trainer.planning import scenarios
@@ -139,6 +140,7 @@ class Run:
             "unchanged": history.unchanged,
             "model": self.config.model.name if self.config else "",
             "modules": describe_ticks(self.config) if self.config else "",
+            "data": describe_data(self.config) if self.config else "",
             "step": history.step,
             "steps": history.steps,
             "loss": history.latest.get("loss"),
@@ -163,6 +165,11 @@ def describe_ticks(config: RunConfig) -> str:
         if names:
             parts.append(f"{title} {', '.join(names)}")
     return " · ".join(parts)
+
+
+def describe_data(config: RunConfig) -> str:
+    """The data in short: files by their own names, a hub data set by its id."""
+    return own_names(config.data.path) or config.data.source
 
 
 def created(run_id: str) -> float:

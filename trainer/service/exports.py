@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.common import atomic, file_modes
 from trainer.common.errors import UserError
+from trainer.common.progress import ProgressMonitor
 from trainer.experiments.comparison import Comparison
 from trainer.experiments.experiment_file import Experiment
 from trainer.experiments.report import document, markdown
@@ -18,9 +19,12 @@ from trainer.service.lab import Lab
 __all__ = ["adapter", "report", "write_html", "write_markdown"]
 
 
-def adapter(lab: Lab, run_id: str, folder: Path | None = None) -> Path:
-    """The adapter of a run as a zip in `folder`, else in the exports folder. Raises UserError if none is saved."""
-    return adapter_zip(lab.store.get(run_id), folder or lab.settings.exports_dir)
+def adapter(lab: Lab, run_id: str, folder: Path | None = None, monitor: ProgressMonitor | None = None) -> Path:
+    """The adapter of a run as a zip in `folder`, else in the exports folder.
+
+    Raises UserError if none is saved, and Canceled if `monitor` cancels it.
+    """
+    return adapter_zip(lab.store.get(run_id), folder or lab.settings.exports_dir, monitor)
 
 
 def report(lab: Lab, names: Sequence[str]) -> Path:

@@ -29,6 +29,7 @@ __all__ = [
     "History",
     "Run",
     "check",
+    "delete",
     "describe_ticks",
     "is_experiment",
     "is_open",
@@ -40,6 +41,8 @@ __all__ = [
     "start",
     "start_here",
     "stop",
+    "stop_open",
+    "title",
     "train",
 ]
 
@@ -95,6 +98,26 @@ def is_open(lab: Lab, run_id: str) -> bool:
 def stop(lab: Lab, run_id: str) -> str:
     """Stop a run, or all runs of an experiment; a second call kills. Returns what was done."""
     return lab.experiments.stop(run_id) if is_experiment(run_id) else lifecycle.stop_run(lab.store.get(run_id))
+
+
+def stop_open(lab: Lab, run_id: str) -> None:
+    """Like `stop`, for one of many runs. Raises UserError if it has already ended."""
+    if not is_open(lab, run_id):
+        raise UserError("It has already ended.", "", "data")
+    stop(lab, run_id)
+
+
+def delete(lab: Lab, run_id: str) -> None:
+    """Delete a run with its adapter, checkpoints and log. Raises UserError if it is in use."""
+    lab.store.delete(run_id)
+
+
+def title(lab: Lab, run_id: str) -> str:
+    """A run's name; its id if the run no longer exists."""
+    try:
+        return lab.store.get(run_id).title
+    except UserError:
+        return run_id[:60]
 
 
 def kill(lab: Lab, run_id: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers import activations
 from transformers.initialization import guard_torch_init_functions
@@ -22,6 +21,7 @@ from transformers.initialization import guard_torch_init_functions
 from trainer.common.errors import UserError
 from trainer.config.schema import AdapterConfig
 from trainer.models.module_map import ModuleMap
+from trainer.planning.lora_arguments import lora_arguments, with_tied
 from trainer.planning.parameter_counts import tensor_sizes, trainable_count
 from trainer.planning.plan import Plan
 from trainer.planning.targets import Target
@@ -46,31 +46,10 @@ def peft_config(
     `exclude`: modules that are not targets, although their paths end like a target's.
     """
     targets = list(targets)
-    lora = [target for target in targets if target.treatment == "lora"]
-    modules = [target.module for target in lora if not _by_parameter(target)]
-    parameters = [f"{t.module}.weight" if t.kind.by_weight else t.module for t in lora if _by_parameter(t)]
-    full = [name for target in targets if target.treatment == "full" for name in _with_tied(target, module_map)]
     return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=adapter.r,
-        lora_alpha=_as_int_if_whole(adapter.lora_alpha),
-        lora_dropout=adapter.lora_dropout,
-        bias=adapter.bias,
-        use_rslora=adapter.use_rslora,
-        use_dora=adapter.use_dora,
-        init_lora_weights=True if adapter.init_lora_weights == "default" else adapter.init_lora_weights,
+        **lora_arguments(targets, adapter, module_map),
         trainable_token_indices={t.module: list(new_tokens) for t in targets if t.treatment == "rows"} or None,
-        # PEFT's placeholder for an adapter with modules_to_save only
-        target_modules=modules or ([] if parameters else DUMMY_TARGET_MODULES),
-        target_parameters=parameters or None,
         exclude_modules=list(exclude) or None,
-        modules_to_save=list(dict.fromkeys(full)) or None,
-        rank_pattern={target.module: target.r for target in lora if target.r != adapter.r},
-        alpha_pattern={
-            target.module: _as_int_if_whole(target.lora_alpha)
-            for target in lora
-            if target.lora_alpha != adapter.lora_alpha
-        },
     )
 
 
@@ -171,7 +150,7 @@ def owners(model: PeftModel, plan: Plan, module_map: ModuleMap) -> list[tuple[tu
     shared = {
         id(model.base_model.model.get_submodule(target.module).modules_to_save["default"].weight): target.module
         for target in plan.targets
-        if target.treatment == "full" and not target.kind.tied_to and len(_with_tied(target, module_map)) > 1
+        if target.treatment == "full" and not target.kind.tied_to and len(with_tied(target, module_map)) > 1
     }
     found = []
     for name, parameter in model.named_parameters():
@@ -207,10 +186,6 @@ def trainable_entries(model: PeftModel, plan: Plan, adapter: AdapterConfig) -> i
     return int(total - masked)
 
 
-def _by_parameter(target: Target) -> bool:
-    return target.kind.class_name == "Parameter" or target.kind.by_weight
-
-
 def _modules_with_same_ending(model: nn.Module, targets: Iterable[Target]) -> list[str]:
     """Modules that PEFT would match as LoRA targets because their paths end with a target's."""
     lora = {target.module for target in targets if target.treatment == "lora"}
@@ -221,14 +196,6 @@ def _modules_with_same_ending(model: nn.Module, targets: Iterable[Target]) -> li
     ]
 
 
-def _with_tied(target: Target, module_map: ModuleMap) -> list[str]:
-    """The module itself, and the one it shares its weight with."""
-    partner = [kind for kind in module_map.kinds if kind.tied_to == target.kind.name]
-    if target.kind.tied_to:
-        partner += [kind for kind in module_map.kinds if kind.name == target.kind.tied_to]
-    return [target.module, *(name for kind in partner for name in kind.modules)]
-
-
 def _tie_copies(model: PeftModel, targets: Iterable[Target], module_map: ModuleMap) -> None:
     """Keep fully trained tied modules tied: their copies share a weight; other parameters train if ticked."""
     full = [target for target in targets if target.treatment == "full"]
@@ -236,8 +203,8 @@ def _tie_copies(model: PeftModel, targets: Iterable[Target], module_map: ModuleM
     for target in full:
         if target.kind.tied_to:
             continue  # its weight is another target's
-        first, *others = (model.base_model.model.get_submodule(name) for name in _with_tied(target, module_map))
-        for name, other in zip(_with_tied(target, module_map)[1:], others, strict=True):
+        first, *others = (model.base_model.model.get_submodule(name) for name in with_tied(target, module_map))
+        for name, other in zip(with_tied(target, module_map)[1:], others, strict=True):
             copy = other.modules_to_save["default"]
             for key, parameter in copy.named_parameters():
                 parameter.requires_grad_(name in named or key == "weight")
@@ -280,8 +247,3 @@ def _owner(name: str) -> tuple[str, str]:
         if match:
             return match.group(1).replace(".base_layer", ""), treatment
     return name, "unknown"
-
-
-def _as_int_if_whole(number: float) -> float:
-    """16 rather than 16.0, as PEFT writes it."""
-    return int(number) if float(number).is_integer() else number

@@ -66,7 +66,10 @@ def build(lab: Lab) -> Live:
             live.refresh, [shown, seen], live.outputs, **DIRECT
         )
     download.wire(
-        fetch, show_errors(lambda value: service.exports.adapter(lab, displayed(lab, value).id)), seen, "live-file"
+        fetch,
+        lambda value, monitor: service.exports.adapter(lab, displayed(lab, value).id, monitor=monitor),
+        seen,
+        "live-file",
     )
     return live
 

@@ -24,8 +24,8 @@ from ui.panels.live_run import digest
 from ui.views import HTML, comparison, data_report
 
 render = HTML.macros("page.html")
-BASIS = render("quiet", "Uses the model, data and settings of the Train tab, but not its ticks.")
-WAITING = "The scenarios appear once the Train tab has read its model."
+BASIS = render("quiet", "Uses the model, data and settings from the Train tab. Each scenario brings its own modules.")
+WAITING = "Scenarios appear once the Train tab has read the model."
 
 
 class ScenariosPanel:
@@ -43,31 +43,31 @@ class ScenariosPanel:
             # no bounds here: Gradio's own error would not be shown; `_seeds` says what is wrong
             self.seeds = gr.Number(1, label="Seeds", elem_id="scenario-seeds", **common)
             self.equal = gr.Checkbox(False, label="Equal budget", elem_id="scenario-equal", **common)
-            self.name = gr.Textbox("", label="Name", placeholder="the set’s name", max_lines=1, max_length=MAX_TITLE,
+            self.name = gr.Textbox("", label="Name", placeholder="Same as the set", max_lines=1, max_length=MAX_TITLE,
                                    elem_id="scenario-name", elem_classes=["setting", "wide"])  # fmt: skip
         self.checklist = component(
             "scenarios_panel.js", '<div class="offers"></div>', "scenario-offers", value="[]", label="Scenarios",
             content="{}",
         )  # fmt: skip
         self.total = gr.HTML("", apply_default_css=False, elem_id="scenario-total")
-        self.start = gr.Button("Run", variant="primary", elem_id="scenario-run")
+        self.start = gr.Button("Start", variant="primary", elem_id="scenario-run")
         self.cancel = gr.Button("Cancel", elem_id="scenario-cancel")
         self.checked = gr.HTML("", apply_default_css=False, elem_id="scenario-progress")
         self._build_own_sets()
         self.seen = gr.Textbox("", label="Scenarios shown", visible="hidden")
 
     def _build_own_sets(self) -> None:
-        with gr.Accordion("Own sets", open=False, elem_id="own-sets"):
-            gr.HTML(render("quiet", "Keep the ticks of the Train tab as a scenario of a set of your own."),
+        with gr.Accordion("Custom sets", open=False, elem_id="own-sets"):
+            gr.HTML(render("quiet", "Save the modules ticked on the Train tab as a scenario of your own set."),
                     apply_default_css=False)  # fmt: skip
             with gr.Row(elem_classes="pair"):
-                self.own_set = gr.Textbox(label="Own set", max_lines=1, max_length=MAX_TITLE, elem_id="own-set",
+                self.own_set = gr.Textbox(label="Custom set", max_lines=1, max_length=MAX_TITLE, elem_id="own-set",
                                           elem_classes="setting")  # fmt: skip
                 self.own_title = gr.Textbox(label="Scenario", max_lines=1, max_length=MAX_TITLE, elem_id="own-title",
                                             elem_classes="setting")  # fmt: skip
             with gr.Row():
-                self.add = gr.Button("Add the ticks", size="sm", elem_id="own-add")
-                self.remove = gr.Button("Remove this set", size="sm", elem_id="own-remove")
+                self.add = gr.Button("Add scenario", size="sm", elem_id="own-add")
+                self.remove = gr.Button("Delete set", size="sm", elem_id="own-remove")
 
     def wire(self, tab: gr.Tab, pick: gr.HTML, compared: gr.Textbox) -> Any:
         """Wire the panel. Returns the start event, after which `pick` names the new experiment."""
@@ -112,7 +112,7 @@ class ScenariosPanel:
         now = digest(json.dumps([content, total, count]))
         if now == seen:
             return [gr.skip()] * 4
-        title = f"Run {count} runs" if count > 1 else "Run it" if count else "Run"
+        title = f"Start {count} runs" if count > 1 else "Start 1 run" if count else "Start"
         return [gr.update(content=json.dumps(content)), total, gr.update(value=title, interactive=count > 0), now]
 
     def _content(self, config: RunConfig, request: Request) -> tuple[dict[str, Any], str, int]:
@@ -123,9 +123,13 @@ class ScenariosPanel:
         ]
         count = sum(planned.runs for planned in plans) * request.seeds
         needed = service.experiments.seconds(self.lab, config, plans, request.seeds)
-        known = f"about {formatting.duration(needed)} in all" if needed is not None else ""
-        unknown = "the duration is known after the first run" if count else "nothing to run: tick a scenario"
-        return {"rows": rows}, render("quiet", f"{count} runs, {known or unknown}."), count
+        known = f"about {formatting.duration(needed)} in total" if needed is not None else ""
+        unknown = "duration known after the first run" if count else "select at least one scenario"
+        return (
+            {"rows": rows},
+            render("quiet", f"{count} {'run' if count == 1 else 'runs'}, {known or unknown}."),
+            count,
+        )
 
     def started(
         self, request: gr.Request, name: Any, set_name: Any, seeds: Any, equal: Any, left_out: Any, *values: Any
@@ -149,9 +153,9 @@ class ScenariosPanel:
     def add_own(self, set_name: Any, title: Any, *values: Any) -> list[Any]:
         config, _ = self.form.read(values)
         if config is None:
-            raise UserError("The Train tab's settings cannot be read.", "See there what is wrong.", "data")
+            raise UserError("The settings on the Train tab are invalid.", "Fix them there first.", "data")
         self.lab.own_sets.add(str(set_name or ""), str(title or ""), config.modules)
-        gr.Info("Added. The set is now in the list.", duration=5)
+        gr.Info("Scenario added. Its set is in the list.", duration=5)
         return [self.choices(), ""]
 
     def remove_own(self, set_name: Any) -> Any:
@@ -164,14 +168,14 @@ class ScenariosPanel:
         issues = [issue for issue in issues if not issue.field.startswith("modules")]
         if config is None or issues:
             problems = (f"{form.label(issue.field)}: {issue.problem} {issue.fix}".strip(": ") for issue in issues)
-            raise UserError("The Train tab's settings have problems.", " ".join(problems), "data")
+            raise UserError("Fix the settings on the Train tab first.", " ".join(problems), "data")
         return config
 
 
 def _row(item: Scenario, planned: ScenarioPlan | None) -> dict[str, Any]:
     """One row of the checklist, as text for the script."""
     row: dict[str, Any] = {"key": item.key, "title": item.title, "on": planned is not None and planned.runs}
-    row |= {"free": planned is None or planned.runs, "said": "Left out.", "receipts": [], "issues": []}
+    row |= {"free": planned is None or planned.runs, "said": "Not selected.", "receipts": [], "issues": []}
     if planned is None:
         return row
     value = planned.to_json()

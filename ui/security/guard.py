@@ -26,6 +26,7 @@ UPLOAD = "/gradio_api/upload"
 FILE = "/gradio_api/file="
 SERVED = re.compile(
     r"/|/(config|login|theme\.css|favicon\.ico|manifest\.json|robots\.txt)/?|/(assets|static|svelte|pwa_icon)/.*"
+    r"|/prepare/[a-z-]{1,40}|/runs/[0-9a-f-]{22}/(log|log\.txt|config/[a-z]{1,20})"
     r"|/gradio_api/((info|app_id|theme\.css|upload|upload_progress|queue/join|queue/data|cancel|reset"
     r"|user|login_check)/?|(run|api|call|heartbeat)/.*|file=.*)"
 )

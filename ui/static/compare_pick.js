@@ -55,7 +55,7 @@ function drawList(kind) {
   const rows = lists[kind].filter((row) => kind === "experiments" || matches(search.value, words(row)));
   let note = "";
   if (rows.length > MAX_ROWS) note = `The first ${MAX_ROWS} of ${rows.length}. Search to find the others.`;
-  else if (!rows.length) note = lists[kind].length ? "No run matches." : NONE[kind];
+  else if (!rows.length) note = lists[kind].length ? "No matching runs." : NONE[kind];
   places[kind].replaceChildren(
     ...rows.slice(0, MAX_ROWS).map((row) => line(kind, row)), ...(note ? [make("p", { class: "quiet" }, note)] : []));
 }

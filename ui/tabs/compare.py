@@ -10,6 +10,7 @@ import gradio as gr
 
 from trainer import service
 from trainer.common.errors import UserError
+from trainer.common.progress import ProgressMonitor
 from trainer.service.experiments import AXES, CURVES, MAX_COMPARED, OPEN, PRICES, Comparison, Experiment, price_figure
 from trainer.service.lab import Lab
 from ui import download
@@ -24,8 +25,9 @@ PICKER = """<div class="runs picker">
 <h2>Experiments</h2><div class="scroll experiments"></div>
 <h2>Runs</h2><div class="runs-search"><input type="search" aria-label="Search runs to compare"
 placeholder="Search runs" autocomplete="off"></div><div class="scroll singles"></div></div>"""
-TABLE = """<div class="runs results"><div class="results-top"><label><input type="checkbox" class="every"> Every run
-</label><button type="button" class="link csv">Download CSV</button></div>
+TABLE = """<div class="runs results"><div class="results-top"><label>
+<input type="checkbox" class="every"> Show single runs</label>
+<button type="button" class="link csv">Download CSV</button></div>
 <div class="scroll"><table><thead><tr></tr></thead><tbody></tbody></table></div></div>"""
 OUTPUTS = 13
 """Number of components that `refresh` fills."""
@@ -90,7 +92,7 @@ class CompareTab:
         self.curve.change(lambda curve: gr.update(visible=curve == "loss"), self.curve, self.width, **DIRECT)
         after(self.stop.click(show_errors(self.stopped), self.pick, None, **QUEUED))
         after(self.resume.click(show_errors(self.resumed), self.pick, None, **QUEUED))
-        download.wire(self.fetch, show_errors(self.report), self.pick, "compare-file")
+        download.wire(self.fetch, self.report, self.pick, "compare-file")
         after(self.panel.wire(tab, self.pick, self.seen))
         train.scenarios.click(
             lambda: [gr.Tabs(selected="compare"), gr.Accordion(open=True), gr.Timer(active=True)],
@@ -153,7 +155,7 @@ class CompareTab:
         return [head, hidden, gr.skip(), gr.skip(), hidden, gr.skip(), hidden, gr.skip(), hidden, gr.skip(), "",
                 gr.skip(), now]  # fmt: skip
 
-    def report(self, value: Any) -> Path:
+    def report(self, value: Any, _monitor: ProgressMonitor) -> Path:
         return service.exports.report(self.lab, self._names(value))
 
     def stopped(self, value: Any) -> None:
@@ -175,9 +177,9 @@ class CompareTab:
         if choice.get("experiment"):
             return [str(choice["experiment"])]
         if not isinstance(runs, list) or not runs:
-            raise UserError("Nothing is selected.", "Tick two or more runs, or choose an experiment.", "data")
+            raise UserError("Nothing is selected.", "Select two or more runs, or an experiment.", "data")
         if len(runs) > MAX_COMPARED:
-            raise UserError(f"{len(runs)} runs are too many.", f"Choose at most {MAX_COMPARED}.", "data")
+            raise UserError(f"{len(runs)} runs are too many to compare.", f"Choose at most {MAX_COMPARED}.", "data")
         return [str(run) for run in runs]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from markupsafe import Markup
 from trainer import service
 from trainer.common import formatting
 from trainer.common.errors import UserError
+from trainer.common.progress import ProgressMonitor
+from trainer.service.experiments import MAX_COMPARED
 from trainer.service.lab import Lab
 from trainer.service.runs import ACTIVE, ENDED, MAX_TITLE
 from ui import download
@@ -24,10 +27,28 @@ from ui.views import HTML
 TEMPLATE = """<div class="runs">
 <div class="runs-search"><label for="runs-search">Search runs</label>
 <input type="search" id="runs-search" placeholder="name, model, module, state" autocomplete="off"></div>
+<div class="selection" hidden><label><input type="checkbox" aria-label="Select all visible runs">
+<span class="count" aria-live="polite"></span></label>
+<button type="button" data-action="compare" hidden>Compare</button>
+<button type="button" data-action="stop" hidden>Stop</button>
+<button type="button" data-action="resume" hidden>Resume</button>
+<button type="button" data-action="delete" hidden>Delete…</button>
+<button type="button" data-action="clear" hidden>Clear selection</button></div>
 <div class="scroll"><table><thead><tr></tr></thead><tbody></tbody></table></div>
 <div class="empty" hidden><strong></strong><span></span></div>
+<dialog aria-labelledby="delete-title"><h2 id="delete-title"></h2><ul></ul>
+<p>Their adapters, checkpoints and logs are deleted as well. This cannot be undone.</p>
+<div class="dialog-buttons"><button type="button" class="cancel">Cancel</button>
+<button type="button" id="run-really">Delete</button></div></dialog>
 </div>"""
+ACTIONS: dict[str, tuple[str, Callable[[Lab, str], object]]] = {
+    "stop": ("Stopping", service.runs.stop_open),
+    "resume": ("Resumed", service.runs.resume),
+    "delete": ("Deleted", service.runs.delete),
+}
+"""What can be done with many runs: how it is reported, and how it is done with one."""
 render = HTML.macros("run_facts.html")
+FILES = render("files", service.run_files.FORMATS)
 NOTHING = render("nothing")
 
 
@@ -35,11 +56,12 @@ class RunsTab:
     """Builds the tab; handlers get the run's id from the browser and validate it every time."""
 
     def __init__(self, lab: Lab, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
-        self.lab = lab
+        self.lab, self.tabs = lab, tabs
         self._texts: dict[str, tuple[dict[str, Any], str]] = {}
         self.table = component(
             "runs_table.js", TEMPLATE, "runs-table", label="Runs", elem_classes="card", ended="", open=""
         )
+        self.results = gr.HTML("", apply_default_css=False, elem_id="batch-results")
         with gr.Column(elem_id="run-actions", elem_classes="card"):
             self.facts = gr.HTML(NOTHING, apply_default_css=False)
             with gr.Row(elem_id="run-buttons", visible=False) as self.buttons:
@@ -57,22 +79,19 @@ class RunsTab:
             with gr.Row(elem_id="run-rename", visible=False) as self.naming:
                 self.name = gr.Textbox(label="Name", max_lines=1, max_length=MAX_TITLE, elem_id="run-name")
                 self.rename = gr.Button("Rename", size="sm", elem_id="run-rename-button")
-            with gr.Row(elem_id="run-sure", visible=False) as self.sure:
-                self.question = gr.HTML("", apply_default_css=False)
-                self.really = gr.Button("Delete for good", variant="stop", size="sm", elem_id="run-really")
-                self.keep = gr.Button("Keep it", size="sm")
+        with gr.Column(elem_id="run-files-card", elem_classes="card", visible=False) as self.files_card:
+            self.files = component("run_files.js", FILES, "run-files", run="")
         self.timer = gr.Timer(1.5, active=False)
         # what the page already shows; the browser keeps it, so that a lost response is sent again
         self.rows = gr.Textbox("", label="Rows shown", visible="hidden")
         self.seen = gr.Textbox("", label="Facts shown", visible="hidden")
-        self.asked = gr.Textbox("", label="Run to delete", visible="hidden")
         self._wire(train, tabs, tab)
 
     def _wire(self, train: TrainTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
         live = train.live
         chosen, table = self.table, [self.table, self.rows]
         facts = [self.facts, self.buttons, self.naming, self.longer, self.resume, self.first, self.stop, self.kill]
-        facts += [self.fetch, self.delete, self.seen]
+        facts += [self.fetch, self.delete, self.files_card, self.files, self.seen]
 
         def after(event: Any) -> Any:
             listed = event.then(self.list_runs, self.rows, table, **DIRECT)
@@ -81,7 +100,7 @@ class RunsTab:
         after(tab.select(lambda: gr.Timer(active=True), None, self.timer, **DIRECT))
         after(self.timer.tick(lambda: None, None, None, **DIRECT))
         chosen.change(self.show, [chosen, self.seen], facts, **DIRECT).then(
-            self.show_name, chosen, [self.name, self.sure], **DIRECT
+            self.show_name, chosen, self.name, **DIRECT
         )
         self.open.click(
             show_errors(self.opened), chosen, [live.shown, tabs, self.timer], **QUEUED
@@ -96,10 +115,19 @@ class RunsTab:
         after(self.train_on.click(show_errors(self.trained_longer), [chosen, self.epochs], None, **QUEUED))
         for event in (self.rename.click, self.name.submit):
             after(event(show_errors(self.renamed), [chosen, self.name], None, **QUEUED))
-        self.delete.click(show_errors(self.ask), chosen, [self.sure, self.question, self.asked], **QUEUED)
-        self.keep.click(lambda: gr.update(visible=False), None, self.sure, **DIRECT)
-        after(self.really.click(show_errors(self.deleted), [chosen, self.asked], [chosen, self.sure], **QUEUED))
-        download.wire(self.fetch, show_errors(self.exported), chosen, "run-file")
+        self.delete.click(None, chosen, None, js="(run) => window.askToDelete([run?.value ?? run])")
+        after(self.table.batch(show_errors(self.acted_on_many), None, self.results, **QUEUED))
+        download.wire(self.fetch, self.exported, chosen, "run-file")
+
+    def compare_in(self, pick: gr.HTML) -> None:
+        """Let Compare choose the selected runs in `pick`, and show them."""
+        self.table.picked(show_errors(self.picked), None, [pick, self.tabs, self.timer], **QUEUED)
+
+    def picked(self, event: gr.EventData) -> list[Any]:
+        ids = [run_id for run_id in _ids(event) if self._run(run_id)]
+        if len(ids) > MAX_COMPARED:
+            raise UserError(f"{len(ids)} runs are too many to compare.", f"Select at most {MAX_COMPARED}.", "data")
+        return [json.dumps({"runs": ids}), gr.Tabs(selected="compare"), gr.Timer(active=False)]
 
     def list_runs(self, seen: str) -> list[Any]:
         """Rows that the page does not have yet: of ended runs, and of open runs."""
@@ -122,12 +150,12 @@ class RunsTab:
             run = self._run(run_id)
         except UserError:
             hidden = gr.update(visible=False)
-            return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 6, ""]
+            return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 6, hidden, gr.update(run=""), ""]
         row, has_adapter = run.summary(), run.has_adapter
         facts = _facts(row)
         now = digest(f"{facts} {has_adapter}")
         if now == seen:
-            return [gr.skip()] * 11
+            return [gr.skip()] * 13
         state = row["state"]
         can_stop = state in ("queued", *ACTIVE)
         can_resume = state in ("stopped", "interrupted", "failed")
@@ -142,15 +170,17 @@ class RunsTab:
             gr.update(visible=row["silent"] is not None),
             gr.update(interactive=has_adapter),
             gr.update(interactive=state not in ACTIVE),
+            gr.update(visible=True),
+            gr.update(run=run.id),
             now,
         ]
 
-    def show_name(self, run_id: str | None) -> list[Any]:
-        """Put the selected run's name into its box, and hide the delete confirmation."""
+    def show_name(self, run_id: str | None) -> str:
+        """Put the selected run's name into its box."""
         try:
-            return [self._run(run_id).title, gr.update(visible=False)]
+            return str(self._run(run_id).title)
         except UserError:
-            return ["", gr.update(visible=False)]
+            return ""
 
     def opened(self, run_id: str | None) -> list[Any]:
         return [self._run(run_id).id, gr.Tabs(selected="train"), gr.Timer(active=False)]
@@ -165,8 +195,8 @@ class RunsTab:
     def killed(self, run_id: str | None) -> None:
         inform(service.runs.kill(self.lab, self._run(run_id).id))
 
-    def exported(self, run_id: str | None) -> Path:
-        return service.exports.adapter(self.lab, self._run(run_id).id)
+    def exported(self, run_id: str | None, monitor: ProgressMonitor) -> Path:
+        return service.exports.adapter(self.lab, self._run(run_id).id, monitor=monitor)
 
     def resumed(self, run_id: str | None) -> None:
         service.runs.resume(self.lab, self._run(run_id).id)
@@ -176,22 +206,26 @@ class RunsTab:
 
     def trained_longer(self, run_id: str | None, epochs: float | None) -> None:
         if not isinstance(epochs, int | float) or epochs <= 0:
-            raise UserError("The number of epochs is empty.", "Enter how many more to train.", "data")
+            raise UserError("The number of epochs is missing.", "Enter how many more epochs to train.", "data")
         service.runs.resume(self.lab, self._run(run_id).id, epochs)
 
     def renamed(self, run_id: str | None, title: str | None) -> None:
         self.lab.store.rename(self._run(run_id).id, title or "")
 
-    def ask(self, run_id: str | None) -> list[Any]:
-        run = self._run(run_id)
-        question = render("delete", run.title)
-        return [gr.update(visible=True), question, run.id]
-
-    def deleted(self, run_id: str | None, asked: str | None) -> list[Any]:
-        if run_id != asked:
-            raise UserError("Another run has been selected in the meantime.", "Press Delete again.", "data")
-        self.lab.store.delete(self._run(run_id).id)
-        return ["", gr.update(visible=False)]
+    def acted_on_many(self, event: gr.EventData) -> Markup:
+        """Stop, resume or delete the selected runs; says for each one what became of it."""
+        ids, action = _ids(event), str(getattr(event, "action", ""))
+        if action not in ACTIONS:
+            raise UserError("This is not how the page calls the app.", "Reload the page.", "data")
+        done, act = ACTIONS[action]
+        failed = []
+        for run_id in ids:
+            name = service.runs.title(self.lab, run_id)
+            try:
+                act(self.lab, run_id)
+            except UserError as error:
+                failed.append((name, str(error)))
+        return render("results", done, action, len(ids) - len(failed), failed)
 
     def _run(self, run_id: str | None) -> Any:
         if not run_id:
@@ -199,9 +233,17 @@ class RunsTab:
         return self.lab.store.get(str(run_id))
 
 
+def _ids(event: gr.EventData) -> list[str]:
+    """The selected runs that came with an event."""
+    ids = getattr(event, "ids", None)
+    if not isinstance(ids, list) or not ids or not all(isinstance(item, str) for item in ids):
+        raise UserError("No run is selected.", "Select some in the table.", "data")
+    return ids
+
+
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     """A summary as the table needs it: raw values to sort by, texts to show."""
-    keys = ("id", "state", "name", "model", "modules", "loss", "eval_loss", "trainable", "created")
+    keys = ("id", "state", "name", "model", "modules", "data", "loss", "eval_loss", "trainable", "created")
     shown = {
         "loss": formatting.loss(row["loss"]),
         "eval_loss": formatting.loss(row["eval_loss"]),
@@ -215,6 +257,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 def _facts(row: dict[str, Any]) -> Markup:
     notes = (
         row["model"],
+        row["data"],
         f"step {row['step']:,} of {row['steps']:,}" if row["steps"] else "",
         f"best eval loss {formatting.loss(row['best_eval_loss'])}" if row["best_eval_loss"] is not None else "",
         f"adapter {formatting.size(row['adapter_bytes'])}" if row["adapter_bytes"] else "",

@@ -80,8 +80,8 @@ def details(found: Comparison, experiment: Experiment | None) -> Markup:
 def account(item: dict[str, Any]) -> str:
     """What a scenario is and what it costs, as plain text. `item`: from `ScenarioPlan.to_json`."""
     if item.get("same_as"):
-        return f"Trains the same weights as “{item['same_as']}”, so it does not run."
-    count = f"{item['trainable']:,} parameters train."
+        return f"Trains the same weights as “{item['same_as']}”, so it is not run again."
+    count = f"{item['trainable']:,} trainable parameters."
     return " ".join(filter(None, (item.get("note", ""), count, item.get("budget", ""))))
 
 
