@@ -104,6 +104,11 @@ def lock_path(device: str) -> Path:
     return base / f"{name}.lock"
 
 
+def is_taken(device: str) -> bool:
+    """Whether a run has `device`."""
+    return file_locks.holder(lock_path(device)) is not None
+
+
 def locks_are_shared() -> bool:
     """Whether other users of the machine take the same locks."""
     return bool(os.environ.get("LAB_DEVICE_LOCKS"))

@@ -64,6 +64,8 @@ class History:
     steps: int = 0
     """Total number of steps of the run, as counted by its worker."""
     examples: int = 0
+    saved: int = 0
+    """Step of the newest complete checkpoint; 0 if there is none."""
     created: float = 0.0
     started: float = 0.0
     """Start time of the first training step; 0 before it."""
@@ -157,6 +159,8 @@ class History:
                 self.commit = event["commit"]
             elif event["type"] == "download":
                 self.download = _numbers(event)
+            elif event["type"] == "checkpoint" and event_rows.is_whole(event.get("step")):
+                self.saved = min(max(event["step"], 0), metrics_file.MAX_STEP)
             elif event["type"] in metrics_file.KINDS:
                 self.rows_lost = True
             elif event["type"] == "log":

@@ -13,9 +13,10 @@ from trainer.config.validation import validate
 from trainer.experiments.charts import loss_figure
 from trainer.experiments.experiment import ID, OPEN
 from trainer.planning.plan import Plan
-from trainer.runs import lifecycle
+from trainer.runs import lifecycle, queue_state
 from trainer.runs.event_rows import Event
 from trainer.runs.history import ACTIVE, ENDED, History
+from trainer.runs.queue_state import Wait
 from trainer.runs.run import MAX_TITLE, Run, describe_ticks
 from trainer.service import data, planning
 from trainer.service.lab import Lab
@@ -41,6 +42,8 @@ __all__ = [
     "start_here",
     "stop",
     "train",
+    "train_longer",
+    "wait_of",
 ]
 
 
@@ -108,11 +111,23 @@ def resume(lab: Lab, run_id: str, epochs: float = 0) -> None:
     lab.scheduler.kick()
 
 
+def train_longer(lab: Lab, run_id: str, epochs: object) -> None:
+    """Queue an ended run again for `epochs` more. Raises UserError, also if that is not a number above 0."""
+    if not isinstance(epochs, int | float) or not epochs > 0:
+        raise UserError("The number of epochs is missing.", "Enter how many more to train.", "data")
+    resume(lab, run_id, epochs)
+
+
 def resume_here(lab: Lab, run_id: str, epochs: float = 0) -> Run:
     """Like `resume`, but for this process, which must then `train` the run."""
     run = lab.store.get(run_id)
     lifecycle.resume_run(run, "starting", file_locks.identity(os.getpid()), epochs)
     return run
+
+
+def wait_of(lab: Lab, run: Run) -> Wait:
+    """What a queued run waits for."""
+    return queue_state.wait_of(lab.store, run)
 
 
 def put_first(lab: Lab, run_id: str) -> None:

@@ -20,8 +20,8 @@ from trainer.service.planning import Plan
 from ui.clients import monitor_of_client
 from ui.data_checks import Checks
 from ui.form import TICKS, Form
-from ui.handlers import DIRECT, QUEUED, show_errors
-from ui.panels import live_run, model_field, modules, settings
+from ui.handlers import DIRECT, QUEUED, inform, show_errors
+from ui.panels import live_run, model_field, modules, run_buttons, settings
 from ui.panels.data import DataPanel
 from ui.panels.summary import build as build_summary
 from ui.panels.summary import summary
@@ -66,6 +66,7 @@ class TrainTab:
                 self.plan, form.inputs, plan_outputs, **DIRECT
             )
         self.show_after(config_file.upload(show_errors(self.load_config), config_file, self.model_inputs, **QUEUED))
+        self.show_after(self.live.again.click(show_errors(self.again), self.live.seen, self.model_inputs, **QUEUED))
         page.load(self.live.refresh, [self.live.shown, self.live.seen], self.live.outputs, **DIRECT)
         gr.on(
             [item.change for path, item in form.components.items() if path != "model.name"],
@@ -94,6 +95,13 @@ class TrainTab:
             return model_input_values(validation.load(Path(path)))
         finally:
             Path(path).unlink(missing_ok=True)
+
+    def again(self, seen: str | None) -> list[str]:
+        """Values of `model_inputs` for a new run like the one that the live panel shows."""
+        run = live_run.displayed(self.lab, seen)
+        values = model_input_values(run_buttons.settings_of(run))
+        inform(f"The form shows the settings of {run.title}. Change them, then press Train.")
+        return values
 
     def read_model(self, name: str | None, revision: str | None, pending: str | None) -> Iterator[list[Any]]:
         """Read a model's modules, then show the pending configuration for it, or the default one."""
