@@ -9,9 +9,10 @@ from typing import Any
 from gradio_client import Client
 from playwright.sync_api import expect
 
-from tests.support.lab import endless
+from tests.support.lab import PATIENCE, endless
 from trainer.config.schema import RunConfig
 
+expect.set_options(timeout=PATIENCE * 1000)
 APP = "LoRA Module Lab"
 SPY = """window.announced = [];
 window.Notification = class {
@@ -45,7 +46,9 @@ def test_every_state_says_what_is_next_and_offers_it(page: Any, client: Client, 
         page.wait_for_selector(f"#live-status .pill.{state}")
 
     status = page.locator("#live-status")
-    page.evaluate(SPY)
+    page.add_init_script(SPY)
+    page.reload()
+    page.wait_for_selector(".modules .row")
     three_epochs = replace(small, training=replace(small.training, num_train_epochs=3))
     start("Anna", endless(three_epochs))
     start("Bert", endless(small))
@@ -55,6 +58,9 @@ def test_every_state_says_what_is_next_and_offers_it(page: Any, client: Client, 
     expect(page.locator("#live-compare")).to_be_visible()
     assert buttons(page) == ["Stop", "Compare", "New run like this"]
     page.locator("#live-notify input").check()
+    expect(page.locator(".device summary")).to_have_text(re.compile(r"CPU \d.* % · RAM [\d.]+ of \d+ GB"))
+    page.locator(".device summary").click()
+    expect(page.locator(".device .part-of")).to_contain_text(re.compile(r"Anna[\d.]+ cores · \d+ MB"))
 
     show("Cora", "queued")
     expect(status).to_contain_text("2nd of 2 in the queue. “Anna” has had the device since")
@@ -89,15 +95,9 @@ def test_every_state_says_what_is_next_and_offers_it(page: Any, client: Client, 
     expect(page.locator(".picker label.chosen .name")).to_have_text("Anna")
     page.get_by_role("tab", name="Train").click()
     page.locator("#live-resume").click()
-    page.wait_for_selector("#live-status .pill.running")
+    page.wait_for_selector("#live-status .pill:is(.starting, .running)")
     page.locator("#stop").click()
     page.wait_for_selector("#live-status .pill.stopped")
-
-    too_fast = replace(small, training=replace(small.training, learning_rate=1e38, max_grad_norm=0.0))
-    start("Dora", too_fast)
     page.reload()
-    page.wait_for_selector("#live-status .pill.failed")
-    expect(page).to_have_title(APP)  # this page has not seen it run
-    expect(status).to_contain_text("is not a finite number at step")
-    expect(page.locator("#live-again")).to_have_class(re.compile("primary"))
-    expect(page.locator("#live-resume")).to_be_hidden()
+    page.wait_for_selector("#live-status .pill.stopped")
+    expect(page).to_have_title(APP)  # what had ended before is no news

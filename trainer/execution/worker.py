@@ -51,11 +51,12 @@ class Stopped(BaseException):
 
 
 class StopSwitch:
-    """Stops on SIGTERM: before training at once, during training after the current step; a second one kills."""
+    """Stops on SIGTERM: before the first step at once, later after the current step; a second one kills."""
 
     def __init__(self) -> None:
         self.asked = False
         self.training = False
+        """Whether a step has been taken, which is saved before the run ends."""
         self._signals = 0
         self._recorded = False
         self._writer: EventWriter | None = None
@@ -132,7 +133,9 @@ def work(folder: Path, names: Sequence[str], echo: Callable[[Event], None] | Non
         _take_over(run, writer, switch)
         outcome = _train(run, names, writer, switch, PAGE if echo is None else COMMAND_LINE)
     except Stopped:
-        return _end(run, writer, STOPPED, "stopped", message="Stopped before the first step.")
+        step = run.history.refresh().step
+        message = f"Stopped before step {step + 1:,}." if step else "Stopped before the first step."
+        return _end(run, writer, STOPPED, "stopped", message=message)
     except Exception as error:
         if echo is None or not isinstance(error, UserError):  # the traceback goes to the log
             with contextlib.suppress(OSError):
@@ -171,14 +174,13 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
     model = fetch(run.config.model, models_dir, run.history.commit, write)
     device = _take_device(run, names, writer, started_from)
     os.environ |= devices.environment(device)  # before anything looks for GPUs
+    heartbeat.task("Importing the libraries")
     _import_training()
     from trainer.training import loop
 
     def sink(type: str, **values: Any) -> None:
-        if type == "state":
+        if type == "metrics":  # from the first step on, there is something to save
             switch.training = True
-            if switch.asked:
-                raise Stopped
         write(type, **values)
 
     paths = loop.RunPaths(run.folder, models_dir, _folder("LAB_DATA_DIR", "runs/data"))
@@ -209,6 +211,7 @@ def _take_device(run: Run, names: Sequence[str], writer: EventWriter, started_fr
                 folder = str(run.folder.parent)
                 device_holder.write(held, Holder(process, run.id, run.title, folder, started_from, time.time()))
                 return name
+        heartbeat.task(heartbeat.WAITING)
         if time.monotonic() - began > DEVICE_PATIENCE and logged != (text := _waiting(names, run.folder.parent)):
             writer.write("log", text=text)
             logged = text

@@ -224,12 +224,22 @@ class History:
 
     def silence(self) -> heartbeat.Silence | None:
         """How long the worker has shown no sign of life, if longer than normal: it may be hung."""
+        worker = self.process()
+        return heartbeat.silence(self.folder, worker) if worker else None
+
+    def activity(self) -> heartbeat.Activity:
+        """What the worker is doing outside of its steps."""
+        worker = self.process()
+        return heartbeat.activity(self.folder, worker) if worker else heartbeat.NOTHING
+
+    def process(self) -> int | None:
+        """Process id of the worker of an active run, if it is known."""
         if self.recorded not in ACTIVE:
             return None
         worker = file_locks.holder(self.folder / "lock")
         if worker is None and self.recorded == "starting" and file_locks.alive(self.worker):
             worker = int(self.worker.partition("-")[0])  # it has not taken the lock yet
-        return heartbeat.silence(self.folder, worker) if worker else None
+        return worker
 
     @property
     def step(self) -> int:

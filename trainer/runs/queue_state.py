@@ -65,6 +65,12 @@ def wait_of(store: RunStore, run: Run) -> Wait:
     return Wait(place + 1, max(len(queue), place + 1), tuple(clauses), free > 0, seconds)
 
 
+def holders(store: RunStore) -> str:
+    """Who has the devices, as a sentence; empty if they are free."""
+    clauses, _ = _running(store, devices.devices())
+    return f"{'; '.join(clauses)}." if clauses else ""
+
+
 def _running(store: RunStore, names: Sequence[str]) -> tuple[list[str], list[float | None]]:
     """Who has the devices, a clause each, and the seconds for which each will, None if unknown."""
     clauses, lefts, seen = [], [], set()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from trainer.common import devices, file_locks
 from trainer.common.errors import InvalidConfig, UserError
+from trainer.common.heartbeat import WAITING, Activity
 from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import RunConfig
 from trainer.config.validation import validate
@@ -26,11 +27,14 @@ __all__ = [
     "ENDED",
     "MAX_TITLE",
     "OPEN",
+    "WAITING",
+    "Activity",
     "Event",
     "History",
     "Run",
     "check",
     "describe_ticks",
+    "holders",
     "is_experiment",
     "is_open",
     "kill",
@@ -128,6 +132,11 @@ def resume_here(lab: Lab, run_id: str, epochs: float = 0) -> Run:
 def wait_of(lab: Lab, run: Run) -> Wait:
     """What a queued run waits for."""
     return queue_state.wait_of(lab.store, run)
+
+
+def holders(lab: Lab) -> str:
+    """Who has the devices, as a sentence; empty if they are free."""
+    return queue_state.holders(lab.store)
 
 
 def put_first(lab: Lab, run_id: str) -> None:

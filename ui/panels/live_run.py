@@ -18,13 +18,13 @@ from trainer.service.runs import ACTIVE, Run
 from ui import download
 from ui.components import chart, component
 from ui.handlers import DIRECT, QUEUED, inform, show_errors
-from ui.panels import run_buttons
+from ui.panels import device, run_buttons
 from ui.panels.run_buttons import RunButtons
 from ui.views import run_progress
 
-OUTPUTS = 5 + len(run_buttons.LABELS)
+OUTPUTS = 6 + len(run_buttons.LABELS)
 """Number of components that `refresh` fills."""
-SEEN_PARTS = 4
+SEEN_PARTS = 5
 """Parts of `Live.seen`, of which the first is the run's id."""
 NOTIFY = '<label class="notify" hidden><input type="checkbox"> <span>Notify me when it ends</span></label>'
 
@@ -43,12 +43,14 @@ class Live:
     """The tab's title, and the notification when the run ends."""
     chart: gr.HTML
     figures: gr.HTML
+    usage: gr.HTML
+    """What the devices are doing."""
     buttons: RunButtons
     refresh: Callable[..., Any]
 
     @property
     def outputs(self) -> list[gr.blocks.Block]:
-        return [self.status, self.chart, self.figures, self.announcer, *self.buttons.outputs, self.seen]
+        return [self.status, self.chart, self.figures, self.announcer, self.usage, *self.buttons.outputs, self.seen]
 
     @property
     def compare(self) -> gr.Button:
@@ -74,8 +76,11 @@ def build(lab: Lab) -> Live:
             buttons = RunButtons()
         losses = chart("loss-chart", "Loss curves of the run", visible=False)
         figures = gr.HTML("", apply_default_css=False, elem_id="live-figures")
+        usage = device.build()
 
-    live = Live(shown, seen, status, announcer, losses, figures, buttons, lambda *values: refresh(lab, *values))
+    live = Live(
+        shown, seen, status, announcer, losses, figures, usage, buttons, lambda *values: refresh(lab, *values)
+    )
     gr.Timer(1).tick(live.refresh, [shown, seen], live.outputs, **DIRECT)
     _wire(lab, live)
     return live
@@ -105,27 +110,39 @@ def _wire(lab: Lab, live: Live) -> None:
 def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
     """Everything that has changed since `seen`; the rest is skipped."""
     old = parts(seen, SEEN_PARTS)
+    usage = device.content(lab)
     run = current(lab, shown or "")
     if run is None:
-        return _nothing() if seen else [gr.skip()] * OUTPUTS
+        return _nothing(usage, old)
     state = run.state
     wait = service.runs.wait_of(lab, run) if state == "queued" else None
     buttons = run_buttons.offered(run, state, is_next=wait is not None and wait.place == 1)
-    status = run_progress.status(run, state, str(wait) if wait else run_buttons.next_step(run, state))
+    status = run_progress.status(run, state, str(wait) if wait else _next(lab, run, state))
     announced = _announced(lab, run, state, old[0])
-    now = [run.id, f"{run.history.version} {state}", f"{state} {' '.join(buttons)}", digest(status + announced)]
+    news = f"{run.history.version} {state}", f"{state} {' '.join(buttons)}", digest(status + announced), digest(usage)
+    now = [run.id, *news]
     if now == old:
         return [gr.skip()] * OUTPUTS
-    other_run, new_steps, new_buttons, new_status = (new != before for new, before in zip(now, old, strict=True))
+    other_run, new_steps, new_buttons, new_status, new_usage = (
+        new != before for new, before in zip(now, old, strict=True)
+    )
     figure = service.runs.loss_figure(run.history, run.id) if other_run or new_steps else None
     return [
         status if new_status else gr.skip(),
         gr.update(figure=json.dumps(figure), visible=True) if figure is not None else gr.skip(),
         run_progress.figures(run) if figure is not None else gr.skip(),
         gr.update(runs=announced) if new_status else gr.skip(),
+        gr.update(usage=usage) if new_usage else gr.skip(),
         *(run_buttons.updates(buttons, state) if other_run or new_buttons else [gr.skip()] * len(run_buttons.LABELS)),
         "|".join(now),
     ]
+
+
+def _next(lab: Lab, run: Run, state: str) -> str:
+    """What the run waits for, or what can be done with it, as a sentence."""
+    if state == "starting" and run.history.activity().task == service.runs.WAITING:
+        return service.runs.holders(lab)
+    return run_buttons.next_step(run, state)
 
 
 def _announced(lab: Lab, run: Run, state: str, before: str) -> str:
@@ -149,10 +166,16 @@ def parts(seen: str | None, number: int) -> list[str]:
     return values if len(values) == number else [""] * number
 
 
-def _nothing() -> list[Any]:
-    """The live panel without a run."""
-    hidden = gr.update(visible=False)
-    return [run_progress.EMPTY, hidden, "", gr.update(runs="[]"), *run_buttons.updates((), ""), ""]
+def _nothing(usage: str, old: list[str]) -> list[Any]:
+    """The live panel without a run, of which only the devices change."""
+    now = ["", "nothing", "", "", digest(usage)]
+    if now == old:
+        return [gr.skip()] * OUTPUTS
+    devices = gr.update(usage=usage) if now[4] != old[4] else gr.skip()
+    if now[:4] == old[:4]:
+        return [*[gr.skip()] * 4, devices, *[gr.skip()] * len(run_buttons.LABELS), "|".join(now)]
+    hidden, buttons = gr.update(visible=False), run_buttons.updates((), "")
+    return [run_progress.EMPTY, hidden, "", gr.update(runs="[]"), devices, *buttons, "|".join(now)]
 
 
 def current(lab: Lab, shown: str) -> Run | None:

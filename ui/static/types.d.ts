@@ -64,3 +64,6 @@ interface ScenarioRow {
 
 // ui/panels/live_run.py
 interface RunState { id: string; name: string; state: string; open: boolean; progress: string; result: string }
+
+// ui/panels/device.py
+interface DeviceUsage { line: string; rows: string[][] }
