@@ -112,7 +112,7 @@ def load(identifier: str) -> GpuLoad:
     except nvml.NVMLError:
         return GpuLoad()
     memory = _told(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
-    milliwatts = _told(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(_whole(nvml, handle)))
+    milliwatts = _told(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle))
     utilization = _told(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
     running = _told(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or ()
     return GpuLoad(
