@@ -111,22 +111,22 @@ def load(identifier: str) -> GpuLoad:
         handle = _handle(nvml, identifier)
     except nvml.NVMLError:
         return GpuLoad()
-    memory = _told(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
-    milliwatts = _told(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle))
-    utilization = _told(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-    running = _told(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or ()
+    memory = _or_none(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    milliwatts = _or_none(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    utilization = _or_none(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    running = _or_none(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or ()
     return GpuLoad(
-        str(_told(nvml, lambda: nvml.nvmlDeviceGetName(handle)) or ""),
+        str(_or_none(nvml, lambda: nvml.nvmlDeviceGetName(handle)) or ""),
         None if utilization is None else utilization / 100,
         None if memory is None else int(memory.total) - int(memory.free),
         None if memory is None else int(memory.total),
-        _told(nvml, lambda: int(nvml.nvmlDeviceGetTemperature(_whole(nvml, handle), nvml.NVML_TEMPERATURE_GPU))),
+        _or_none(nvml, lambda: int(nvml.nvmlDeviceGetTemperature(_whole(nvml, handle), nvml.NVML_TEMPERATURE_GPU))),
         None if milliwatts is None else milliwatts / 1000,
         tuple((int(process.pid), int(process.usedGpuMemory or 0)) for process in running),
     )
 
 
-def _told(nvml: Any, ask: Callable[[], Any]) -> Any:
+def _or_none(nvml: Any, ask: Callable[[], Any]) -> Any:
     """What the driver says; None if it does not tell, as for most figures of a slice."""
     try:
         return ask()

@@ -131,7 +131,7 @@ def figures(run: Run) -> Markup:
     has_quality = latest.get("perplexity") is not None and latest.get("eval_accuracy") is not None
     quality = (
         f"Perplexity {formatting.decimals(latest['perplexity'])}, "
-        f"{formatting.percent(latest['eval_accuracy'])} of the tokens correct"
+        f"token accuracy {formatting.percent(latest['eval_accuracy'])}"
         if has_quality
         else ""
     )
