@@ -34,8 +34,8 @@ def _place(button: Any) -> tuple[int, int]:
 
 
 def test_every_state_says_what_is_next_and_offers_it(page: Any, client: Client, small: RunConfig) -> None:
-    def start(title: str, config: RunConfig) -> None:
-        client.predict(replace(config, title=title).to_json(), api_name="/train")
+    def start(title: str, config: RunConfig) -> str:
+        return str(client.predict(replace(config, title=title).to_json(), api_name="/train"))
 
     def show(title: str, state: str) -> None:
         page.get_by_role("tab", name="Runs").click()
@@ -52,7 +52,7 @@ def test_every_state_says_what_is_next_and_offers_it(page: Any, client: Client, 
     page.wait_for_selector(".modules .row")
     three_epochs = replace(small, training=replace(small.training, num_train_epochs=3))
     start("Anna", endless(three_epochs))
-    start("Bert", endless(small))
+    bert = start("Bert", endless(small))
     start("Cora", endless(small))
     page.wait_for_selector("#live-status .pill.running")
     expect(page).to_have_title(re.compile(rf"\d+ % · Anna – {APP}"))
@@ -74,9 +74,8 @@ def test_every_state_says_what_is_next_and_offers_it(page: Any, client: Client, 
     expect(status).to_contain_text("Taken out of the queue. Resume starts from the beginning.")
 
     show("Bert", "queued")
-    page.locator("#stop").click()
-    page.wait_for_selector("#live-status .pill.stopped")
     show("Anna", "running")
+    client.predict(bert, api_name="/stop")  # the page has shown it, and does not any more
     page.locator("#stop").click()
     page.wait_for_selector("#live-status .pill.stopped")
     expect(status).to_contain_text(
@@ -84,6 +83,7 @@ def test_every_state_says_what_is_next_and_offers_it(page: Any, client: Client, 
     )
     assert buttons(page) == ["Resume", "Download adapter", "Train longer", "Compare", "New run like this"]
     expect(page).to_have_title(f"stopped · Anna – {APP}")
+    page.wait_for_function("announced.length === 3")
     announced = {title: (body, silent) for title, body, silent in page.evaluate("announced")}
     assert announced.keys() == {"Cora: stopped", "Bert: stopped", "Anna: stopped"}
     assert (

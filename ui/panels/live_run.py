@@ -26,6 +26,8 @@ OUTPUTS = 6 + len(run_buttons.LABELS)
 """Number of components that `refresh` fills."""
 SEEN_PARTS = 5
 """Parts of `Live.seen`, of which the first is the run's id."""
+MAX_FOLLOWED = 8
+"""Runs whose end a page announces, besides the one that it shows."""
 NOTIFY = '<label class="notify" hidden><input type="checkbox"> <span>Notify me when it ends</span></label>'
 
 
@@ -81,7 +83,7 @@ def build(lab: Lab) -> Live:
     live = Live(
         shown, seen, status, announcer, losses, figures, usage, buttons, lambda *values: refresh(lab, *values)
     )
-    gr.Timer(1).tick(live.refresh, [shown, seen], live.outputs, **DIRECT)
+    gr.Timer(1).tick(live.refresh, [shown, seen, announcer], live.outputs, **DIRECT)
     _wire(lab, live)
     return live
 
@@ -107,8 +109,8 @@ def _wire(lab: Lab, live: Live) -> None:
     )
 
 
-def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
-    """Everything that has changed since `seen`; the rest is skipped."""
+def refresh(lab: Lab, shown: str | None, seen: str | None, followed: str | None = "") -> list[Any]:
+    """Everything that has changed since `seen`; the rest is skipped. `followed`: runs whose ends are announced."""
     old = parts(seen, SEEN_PARTS)
     usage = device.content(lab)
     run = current(lab, shown or "")
@@ -118,7 +120,7 @@ def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
     wait = service.runs.wait_of(lab, run) if state == "queued" else None
     buttons = run_buttons.offered(run, state, is_next=wait is not None and wait.place == 1)
     status = run_progress.status(run, state, str(wait) if wait else _next(lab, run, state))
-    announced = _announced(lab, run, state, old[0])
+    announced = _announced(lab, run, state, followed)
     news = f"{run.history.version} {state}", f"{state} {' '.join(buttons)}", digest(status + announced), digest(usage)
     now = [run.id, *news]
     if now == old:
@@ -145,14 +147,24 @@ def _next(lab: Lab, run: Run, state: str) -> str:
     return run_buttons.next_step(run, state)
 
 
-def _announced(lab: Lab, run: Run, state: str, before: str) -> str:
-    """JSON for run_state.js: the run, and the one that the page showed before, whose end it may not have seen."""
+def _announced(lab: Lab, run: Run, state: str, followed: str | None) -> str:
+    """JSON for run_state.js: the run, and others whose end the page waits for."""
     runs = [run_progress.announcement(run, state)]
-    if before and before != run.id:
-        with contextlib.suppress(UserError):  # deleted in the meantime
-            last = lab.store.get(before)
-            runs.append(run_progress.announcement(last, last.state))
+    for run_id in _ids(followed):
+        if run_id != run.id:
+            with contextlib.suppress(UserError):  # deleted in the meantime
+                other = lab.store.get(run_id)
+                runs.append(run_progress.announcement(other, other.state))
     return json.dumps(runs)
+
+
+def _ids(text: str | None) -> list[str]:
+    """The ids that run_state.js sends; none if they are invalid."""
+    try:
+        ids = json.loads(text or "[]")
+    except (TypeError, ValueError, RecursionError):
+        return []
+    return [item for item in ids if isinstance(item, str)][-MAX_FOLLOWED:] if isinstance(ids, list) else []
 
 
 def digest(content: str) -> str:

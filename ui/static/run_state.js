@@ -1,4 +1,4 @@
-// The run in the tab's title, and a notification when it ends. props.runs: the run shown, and the one shown before.
+// The run in the tab's title, and a notification when it ends. props.runs: the run shown, and those that props.value names.
 import { find, read, recall, remember } from "./lib.js";
 
 const APP = "LoRA Module Lab";
@@ -39,6 +39,8 @@ function update() {
       announce(run);
     }
   }
+  const ids = JSON.stringify([...followed]);
+  if (props.value !== ids) props.value = ids;
   const title = titleOf(runs[0]);
   if (document.title !== title) document.title = title;
   control.hidden = !available || !runs[0]?.open;
