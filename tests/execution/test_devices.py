@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ import torch
 from tests.security.test_export import NoPlan
 from tests.support.fake_nvml import process_environment
 from tests.support.lab import PATIENCE, plan_of, small_config, wait_for
-from trainer.common import devices, file_locks
+from trainer.common import device_holder, devices, file_locks
+from trainer.common.device_holder import PAGE, Holder
 from trainer.common.errors import UserError
 from trainer.config.schema import RunConfig
 from trainer.execution.scheduler import Scheduler
@@ -50,9 +53,15 @@ def test_a_run_takes_the_first_gpu_that_is_free_of_those_it_may_see(
     assert "trains on GPU-x" in (run / "worker.log").read_text()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-x")
     held.append(file_locks.acquire(devices.lock_path("cuda:0")))
-    process = train(waiting)
-    wait_for(lambda: "cuda:0 or cuda:1" in (waiting / "events.jsonl").read_text())
     assert held[0] is not None
+    me = file_locks.identity(os.getpid())
+    device_holder.write(held[0], Holder(me, "a-run", "Pirate", "/secret/other-runs", PAGE, time.time()))
+    process = train(waiting)
+    wait_for(lambda: "Waiting for cuda:0 or cuda:1" in (waiting / "events.jsonl").read_text())
+    (log,) = [line for line in (waiting / "events.jsonl").read_text().splitlines() if "Waiting for" in line]
+    said = json.loads(log)["text"]
+    assert "“Pirate” in another runs folder, “other-runs”, has had cuda:0 since" in said
+    assert "(started from the page)" in said and "secret" not in said
     held[0].close()
     assert process.wait(PATIENCE) == 0
     assert "trains on 2" in (waiting / "worker.log").read_text()

@@ -16,6 +16,7 @@ from tests.security.test_export import NoPlan
 from trainer import service
 from trainer.common.errors import Issue, UserError
 from trainer.config.schema import ModelConfig, RunConfig, Tick
+from trainer.execution.device_usage import UsageMeter
 from trainer.runs import event_log
 from trainer.runs.run import Run
 from trainer.runs.store import RunStore
@@ -51,7 +52,8 @@ def test_the_live_side_escapes(run: Run) -> None:
 
 def test_buttons_mean_the_run_that_the_page_shows(run: Run) -> None:
     """And not one that was made a moment ago, which the next refresh will show."""
-    lab: Any = SimpleNamespace(store=RunStore(run.folder.parent))
+    store = RunStore(run.folder.parent)
+    lab: Any = SimpleNamespace(store=store, usage=UsageMeter(store))
     seen = live_run.refresh(lab, "", "")[-1]
     lab.store.create(RunConfig(), NoPlan())
     assert live_run.displayed(lab, seen).id == run.id

@@ -25,6 +25,21 @@ class Card:
     """Of a partitioned GPU."""
     whole: Card | None = None
     """Of a slice: the GPU."""
+    processes: tuple[Process, ...] = ()
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that uses a GPU."""
+
+    pid: int
+    usedGpuMemory: int | None
+    """None where the driver does not tell."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    gpu: int
 
 
 class Nvml:
@@ -68,6 +83,26 @@ class Nvml:
     def nvmlDeviceGetMemoryInfo(self, card: Card) -> Card:
         self.asked += 1
         return card
+
+    NVML_TEMPERATURE_GPU = 0
+
+    def nvmlDeviceGetUtilizationRates(self, card: Card) -> Rates:
+        if card.whole is not None:
+            raise NVMLError("Not Supported")
+        return Rates(93)
+
+    def nvmlDeviceGetTemperature(self, card: Card, _sensor: int) -> int:
+        if card.whole is not None:
+            raise NVMLError("Invalid Argument")
+        return 54
+
+    def nvmlDeviceGetPowerUsage(self, card: Card) -> int:
+        if card.whole is not None:
+            raise NVMLError("Invalid Argument")
+        return 412_345
+
+    def nvmlDeviceGetComputeRunningProcesses(self, card: Card) -> tuple[Process, ...]:
+        return card.processes
 
     def nvmlDeviceGetCudaComputeCapability(self, card: Card) -> tuple[int, int]:
         if card.whole is not None:

@@ -104,6 +104,16 @@ def lock_path(device: str) -> Path:
     return base / f"{name}.lock"
 
 
+def load(device: str) -> nvidia.GpuLoad:
+    """What the GPU `device` is doing."""
+    return nvidia.load(_visible_id(device))
+
+
+def is_taken(device: str) -> bool:
+    """Whether a run has `device`."""
+    return file_locks.holder(lock_path(device)) is not None
+
+
 def locks_are_shared() -> bool:
     """Whether other users of the machine take the same locks."""
     return bool(os.environ.get("LAB_DEVICE_LOCKS"))

@@ -76,6 +76,16 @@ def holder(path: Path) -> int | None:
     return None if kind == fcntl.F_UNLCK else process
 
 
+def content(path: Path, limit: int) -> bytes:
+    """The first `limit` bytes of the lock file at `path`. Raises DamagedFile, or OSError."""
+    with _TURN:
+        ours = _OURS.get(path)
+        if ours is not None and not ours.closed:
+            return os.pread(ours.fileno(), limit, 0)
+        with bounded_files.open_regular(path) as file:
+            return file.read(limit)
+
+
 def identity(process: int) -> str:
     """A unique name of a living process: its id and start time; empty if it has ended.
 

@@ -97,6 +97,26 @@ def moment(stamp: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(stamp))
 
 
+def since(stamp: float) -> str:
+    """A moment of the past as local time: `14:05`; `2026-01-31 14:05` if it was on another day."""
+    text = moment(stamp)
+    return text[-5:] if text[:10] == moment(time.time())[:10] else text
+
+
+def about(seconds: float) -> str:
+    """An estimated time span, in minutes: `less than a minute`, `about 12 min`, `about 1 h 2 min`."""
+    minutes = math.ceil(seconds / 60)
+    if minutes <= 1:
+        return "less than a minute"
+    return f"about {minutes} min" if minutes < 60 else f"about {duration(60 * minutes)}"
+
+
+def ordinal(number: int) -> str:
+    """`1st`, `2nd`, `11th`."""
+    ending = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{ending}"
+
+
 def _scaled(number: float, units: tuple[str, str, str, str], one: str = "") -> str:
     """Three significant digits, in the largest of `units` (powers of 1000) that gives at least 1."""
     for unit, step in zip(units, (1e12, 1e9, 1e6, 1e3), strict=True):

@@ -4,7 +4,9 @@ A thread of its own would only prove that the process exists. The worker also wr
 only it knows what it is doing and how long that has taken so far. Times are those of the monotonic clock: the
 processes of a machine share it, setting the clock does not change it, and it stands still while the machine sleeps.
 
-A process has at most one heartbeat, so `beat` and `phase` may be called anywhere; without one, they do nothing.
+It also says what the worker does outside of its steps (`task`), with the share that is done where that is known.
+
+A process has at most one heartbeat, so these functions may be called anywhere; without one, they do nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trainer.common import atomic, bounded_files
 from trainer.common.bounded_files import DamagedFile
+from trainer.common.plain_text import one_line
 
 FILE = "heartbeat"
 SIZE = 256
 """Bytes of the file: one row of JSON, padded, so that it is rewritten in place, even on a full disk."""
+MAX_TASK = 60
 INTERVAL = 1.0
 """Seconds between writes, at least."""
 LEAST_LIMIT = 120.0
@@ -40,6 +44,10 @@ STARTING, TRAINING, EVALUATING, SAVING = "starting", "training", "evaluating", "
 MEASURED = (TRAINING, EVALUATING)
 """Phases of many equal parts; the first part compiles and allocates, so it does not count."""
 
+WAITING = "Waiting for the device"
+"""The task of a run whose device another one has."""
+_TASKS = {EVALUATING: "Evaluating", SAVING: "Saving"}
+
 
 class Silence(NamedTuple):
     """A silence that is longer than normal."""
@@ -48,6 +56,18 @@ class Silence(NamedTuple):
     """Process id."""
     seconds: float
     phase: str
+
+
+class Activity(NamedTuple):
+    """What a worker is doing."""
+
+    task: str
+    """Such as `Loading the weights`; empty while it takes steps."""
+    share: float | None
+    """The share of the task that is done, from 0 to 1; None if unknown."""
+
+
+NOTHING = Activity("", None)
 
 
 class _Pace:
@@ -78,7 +98,17 @@ class _Heartbeat:
 
     def enter(self, phase: str) -> None:
         self.phase, self._last = phase, time.monotonic()
+        self.activity = Activity(_TASKS.get(phase, ""), None)
         self._write()
+
+    def set(self, activity: Activity) -> None:
+        is_new = activity.task != self.activity.task
+        self.activity = activity
+        if is_new:
+            self._last = time.monotonic()
+            self._write()
+        else:
+            self.beat()
 
     def beat(self) -> None:
         now = time.monotonic()
@@ -91,7 +121,8 @@ class _Heartbeat:
     def _write(self) -> None:
         self._written = self._last
         pace = self._paces.get(self.phase)
-        row = _row(os.getpid(), self._last, self.phase, pace.limit() if pace else UNMEASURED_LIMIT)
+        limit = pace.limit() if pace else UNMEASURED_LIMIT
+        row = _row(os.getpid(), self._last, self.phase, limit, self.activity)
         try:
             os.pwrite(self._file.fileno(), row, 0)
         except OSError:
@@ -145,23 +176,54 @@ def phase(name: str) -> Iterator[None]:
             _current.enter(before)
 
 
+def task(name: str) -> None:
+    """Show what the process is busy with from now on, in a few words; the next phase ends it."""
+    if _current is not None and _current.activity.task != name:
+        _current.set(Activity(name, None))
+
+
+def progress(done: float, total: float) -> None:
+    """Show a sign of life, and how much of the current task is done."""
+    if _current is not None and total > 0:
+        _current.set(Activity(_current.activity.task, min(done / total, 1.0)))
+
+
+def activity(folder: Path, worker: int) -> Activity:
+    """What this worker is doing, as far as it is known; `worker`: its process id."""
+    try:
+        row = _read(folder, worker)
+        name, share = str(row.get("task", ""))[:MAX_TASK], row.get("share")
+        return Activity(one_line(name), None if share is None else min(max(float(share), 0.0), 1.0))
+    except (DamagedFile, ValueError, TypeError, KeyError):
+        return NOTHING
+
+
 def silence(folder: Path, worker: int) -> Silence | None:
     """How long this worker has shown no sign of life, if longer than normal; None if not, or if it cannot be known.
 
     `worker`: its process id. A heartbeat of another process or machine says nothing.
     """
     try:
-        row = bounded_files.read_json(folder / FILE, SIZE)
-        if (row["worker"], row["boot"]) != (worker, _boot()):
-            return None
+        row = _read(folder, worker)
         seconds, limit, name = time.monotonic() - float(row["time"]), float(row["limit"]), str(row["phase"])
     except (DamagedFile, ValueError, TypeError, KeyError):
         return None
     return Silence(worker, seconds, name) if seconds > limit else None
 
 
-def _row(worker: int, moment: float, phase: str, limit: float) -> bytes:
-    row = {"worker": worker, "boot": _boot(), "time": moment, "phase": phase, "limit": limit}
+def _read(folder: Path, worker: int) -> dict[str, Any]:
+    """The row of this worker. Raises DamagedFile, TypeError or KeyError."""
+    row: dict[str, Any] = bounded_files.read_json(folder / FILE, SIZE)
+    if (row["worker"], row["boot"]) != (worker, _boot()):
+        raise KeyError(worker)
+    return row
+
+
+def _row(worker: int, moment: float, phase: str, limit: float, activity: Activity = NOTHING) -> bytes:
+    row = {"worker": worker, "boot": _boot(), "time": round(moment, 3), "phase": phase, "limit": round(limit, 3)}
+    if activity.task:
+        row["task"] = activity.task[:MAX_TASK]
+        row["share"] = activity.share if activity.share is None else round(activity.share, 3)
     return json.dumps(row).encode().ljust(SIZE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,23 @@ class Gpu(NamedTuple):
     free: int = 0
     capability: tuple[int, int] | None = None
     """Compute capability: (9, 0) is sm_90."""
+
+
+class GpuLoad(NamedTuple):
+    """What a GPU, or a slice of one, is doing. What the driver does not tell is None."""
+
+    model: str = ""
+    utilization: float | None = None
+    """The share of the last moment in which a kernel ran, from 0 to 1."""
+    used: int | None = None
+    """Bytes."""
+    total: int | None = None
+    temperature: int | None = None
+    """Degrees Celsius."""
+    power: float | None = None
+    """Watts."""
+    processes: tuple[tuple[int, int], ...] = ()
+    """Process ids, and the bytes that each holds; 0 if the driver does not tell."""
 
 
 class Driver(NamedTuple):
@@ -82,6 +100,38 @@ def query(identifier: str) -> Gpu | None:
         major, minor = nvml.nvmlDeviceGetCudaComputeCapability(_whole(nvml, handle))
         capability = (int(major), int(minor))
     return Gpu(model, total, free, capability)
+
+
+def load(identifier: str) -> GpuLoad:
+    """What the GPU with this id is doing."""
+    nvml = _nvml()
+    if nvml is None:
+        return GpuLoad()
+    try:
+        handle = _handle(nvml, identifier)
+    except nvml.NVMLError:
+        return GpuLoad()
+    memory = _or_none(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    milliwatts = _or_none(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    utilization = _or_none(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    running = _or_none(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or ()
+    return GpuLoad(
+        str(_or_none(nvml, lambda: nvml.nvmlDeviceGetName(handle)) or ""),
+        None if utilization is None else utilization / 100,
+        None if memory is None else int(memory.total) - int(memory.free),
+        None if memory is None else int(memory.total),
+        _or_none(nvml, lambda: int(nvml.nvmlDeviceGetTemperature(_whole(nvml, handle), nvml.NVML_TEMPERATURE_GPU))),
+        None if milliwatts is None else milliwatts / 1000,
+        tuple((int(process.pid), int(process.usedGpuMemory or 0)) for process in running),
+    )
+
+
+def _or_none(nvml: Any, ask: Callable[[], Any]) -> Any:
+    """What the driver says; None if it does not tell, as for most figures of a slice."""
+    try:
+        return ask()
+    except nvml.NVMLError:
+        return None
 
 
 def driver() -> Driver:

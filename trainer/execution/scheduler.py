@@ -20,7 +20,7 @@ from typing import BinaryIO
 from trainer.common import devices, file_locks, gpu_allocator, heartbeat
 from trainer.common.errors import UserError
 from trainer.execution.worker import TAKEN
-from trainer.runs import lifecycle, queue_order
+from trainer.runs import lifecycle, queue_state
 from trainer.runs.failures import memory_advice
 from trainer.runs.history import ACTIVE
 from trainer.runs.run import Run
@@ -133,16 +133,11 @@ class Scheduler:
         lifecycle.record(run, ACTIVE, **(lifecycle.requested_death(run) or _explain(run, code)))
 
     def _launch(self) -> None:
-        queued = [run for run in self._store.open_runs() if run.can_start]
+        queued = queue_state.in_order(self._store)
         if not queued:
             return
-        queued.sort(key=lambda run: (queue_order.place(run.folder), run.id))
         in_use = {device for child, device in self._children.values() if child.poll() is None}
-        free = [
-            name
-            for name in devices.devices()
-            if name not in in_use and file_locks.holder(devices.lock_path(name)) is None
-        ]
+        free = [name for name in devices.devices() if name not in in_use and not devices.is_taken(name)]
         for run in queued if free else ():
             try:
                 self._spawn(run, free[0])

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from trainer.common import devices, file_locks, file_modes, heartbeat, redaction
+from trainer.common import device_holder, devices, file_locks, file_modes, heartbeat, redaction
+from trainer.common.device_holder import COMMAND_LINE, PAGE, Holder
 from trainer.common.errors import UserError
 from trainer.config import validation
 from trainer.models.download import fetch
@@ -50,11 +51,12 @@ class Stopped(BaseException):
 
 
 class StopSwitch:
-    """Stops on SIGTERM: before training at once, during training after the current step; a second one kills."""
+    """Stops on SIGTERM: before the first step at once, later after the current step; a second one kills."""
 
     def __init__(self) -> None:
         self.asked = False
         self.training = False
+        """Whether a step has been taken, which is saved before the run ends."""
         self._signals = 0
         self._recorded = False
         self._writer: EventWriter | None = None
@@ -129,9 +131,11 @@ def work(folder: Path, names: Sequence[str], echo: Callable[[Event], None] | Non
         with contextlib.suppress(OSError):
             (folder / RESERVE).write_bytes(b"\n" * RESERVE_BYTES)
         _take_over(run, writer, switch)
-        outcome = _train(run, names, writer, switch)
+        outcome = _train(run, names, writer, switch, PAGE if echo is None else COMMAND_LINE)
     except Stopped:
-        return _end(run, writer, STOPPED, "stopped", message="Stopped before the first step.")
+        step = run.history.refresh().step
+        message = f"Stopped before step {step + 1:,}." if step else "Stopped before the first step."
+        return _end(run, writer, STOPPED, "stopped", message=message)
     except Exception as error:
         if echo is None or not isinstance(error, UserError):  # the traceback goes to the log
             with contextlib.suppress(OSError):
@@ -158,7 +162,7 @@ def _take_over(run: Run, writer: EventWriter, switch: StopSwitch) -> None:
     run.config = validation.load(run.folder / run.history.config)
 
 
-def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwitch) -> Outcome:
+def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwitch, started_from: str) -> Outcome:
     """Train the run on one of these devices."""
     assert run.config is not None
     models_dir = _folder("LAB_MODELS_DIR", "models")
@@ -168,16 +172,15 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
         writer.write(type, **values)
 
     model = fetch(run.config.model, models_dir, run.history.commit, write)
-    device = _take_device(names, writer)
+    device = _take_device(run, names, writer, started_from)
     os.environ |= devices.environment(device)  # before anything looks for GPUs
+    heartbeat.task("Importing the libraries")
     _import_training()
     from trainer.training import loop
 
     def sink(type: str, **values: Any) -> None:
-        if type == "state":
+        if type == "metrics":  # from the first step on, there is something to save
             switch.training = True
-            if switch.asked:
-                raise Stopped
         write(type, **values)
 
     paths = loop.RunPaths(run.folder, models_dir, _folder("LAB_DATA_DIR", "runs/data"))
@@ -196,20 +199,30 @@ def _import_training() -> None:
     gc.enable()
 
 
-def _take_device(names: Sequence[str], writer: EventWriter) -> str:
-    """Lock the first of these devices that is free."""
-    began, logged = time.monotonic(), False
+def _take_device(run: Run, names: Sequence[str], writer: EventWriter, started_from: str) -> str:
+    """Lock the first of these devices that is free, and write into its lock who has it."""
+    began, logged = time.monotonic(), ""
     while True:
         for name in names:
             held = file_locks.acquire(devices.lock_path(name), shared=devices.locks_are_shared())
             if held is not None:
                 _HELD.append(held)
+                process = file_locks.identity(os.getpid())
+                folder = str(run.folder.parent)
+                device_holder.write(held, Holder(process, run.id, run.title, folder, started_from, time.time()))
                 return name
-        if not logged and time.monotonic() - began > DEVICE_PATIENCE:
-            writer.write("log", text=f"Waiting for {' or '.join(names)}, which another run is using")
-            logged = True
+        heartbeat.task(heartbeat.WAITING)
+        if time.monotonic() - began > DEVICE_PATIENCE and logged != (text := _waiting(names, run.folder.parent)):
+            writer.write("log", text=text)
+            logged = text
         heartbeat.beat()
         time.sleep(0.05)
+
+
+def _waiting(names: Sequence[str], runs: Path) -> str:
+    """Which devices the run waits for, and who has them."""
+    holders = [holder.describe(name, runs) for name in names if (holder := device_holder.read(name))]
+    return f"Waiting for {' or '.join(names)}: {'; '.join(holders) or 'another program is using it'}"
 
 
 def _end(run: Run, writer: EventWriter | None, code: int, state: str, **values: Any) -> int:

@@ -47,7 +47,7 @@ def no_sign_of_life(silence: Silence) -> str:
 
 def killed_hung(silence: Silence) -> str:
     """Message of a run whose worker was killed for its silence."""
-    return f"{_silence(silence)}, so the worker was killed. Resume the run from its newest checkpoint."
+    return f"{_silence(silence)}, so the worker was killed."
 
 
 def _silence(silence: Silence) -> str:

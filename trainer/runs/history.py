@@ -64,6 +64,8 @@ class History:
     steps: int = 0
     """Total number of steps of the run, as counted by its worker."""
     examples: int = 0
+    saved: int = 0
+    """Step of the newest complete checkpoint; 0 if there is none."""
     created: float = 0.0
     started: float = 0.0
     """Start time of the first training step; 0 before it."""
@@ -157,6 +159,8 @@ class History:
                 self.commit = event["commit"]
             elif event["type"] == "download":
                 self.download = _numbers(event)
+            elif event["type"] == "checkpoint" and event_rows.is_whole(event.get("step")):
+                self.saved = min(max(event["step"], 0), metrics_file.MAX_STEP)
             elif event["type"] in metrics_file.KINDS:
                 self.rows_lost = True
             elif event["type"] == "log":
@@ -220,12 +224,22 @@ class History:
 
     def silence(self) -> heartbeat.Silence | None:
         """How long the worker has shown no sign of life, if longer than normal: it may be hung."""
+        worker = self.process()
+        return heartbeat.silence(self.folder, worker) if worker else None
+
+    def activity(self) -> heartbeat.Activity:
+        """What the worker is doing outside of its steps."""
+        worker = self.process()
+        return heartbeat.activity(self.folder, worker) if worker else heartbeat.NOTHING
+
+    def process(self) -> int | None:
+        """Process id of the worker of an active run, if it is known."""
         if self.recorded not in ACTIVE:
             return None
         worker = file_locks.holder(self.folder / "lock")
         if worker is None and self.recorded == "starting" and file_locks.alive(self.worker):
             worker = int(self.worker.partition("-")[0])  # it has not taken the lock yet
-        return heartbeat.silence(self.folder, worker) if worker else None
+        return worker
 
     @property
     def step(self) -> int:

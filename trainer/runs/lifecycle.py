@@ -69,7 +69,8 @@ def stop_run(run: Run) -> str:
         os.kill(process, signal.SIGTERM)
     if silence:
         return f"Asked to stop. {failures.no_sign_of_life(silence)} Stop again to kill it."
-    return "Stopping after the current step. Stop again to kill it."
+    when = "after the current step" if run.history.step else "before the first step"
+    return f"Stopping {when}. Stop again to kill it."
 
 
 def kill_hung(run: Run) -> str:

@@ -122,6 +122,12 @@ class Run:
     def has_adapter(self) -> bool:
         return os.path.isdir(self.adapter)  # noqa: PTH112  Path raises where the run's folder cannot be entered
 
+    @property
+    def resumes_at(self) -> int:
+        """The step that a resumed run continues from; 0 if it starts again."""
+        step = self.history.saved
+        return step if os.path.isdir(self.folder / "checkpoints" / f"checkpoint-{step}") else 0  # noqa: PTH112
+
     def plan(self) -> dict[str, Any]:
         """The valid part of plan.json, from when the run was created; `message` says what is damaged."""
         return plan_file.read(self.folder)[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.common.errors import UserError
 from trainer.execution.analysis import Analysis, LocalAnalysis
 from trainer.execution.analysis_process import AnalysisProcess
+from trainer.execution.device_usage import UsageMeter
 from trainer.execution.scheduler import Scheduler
 from trainer.experiments.experiment import Experiments
 from trainer.experiments.saved_sets import OwnSets
@@ -86,6 +87,11 @@ class Lab:
     def own_sets(self) -> OwnSets:
         """The user's own sets of scenarios."""
         return OwnSets(self.store.folder)
+
+    @cached_property
+    def usage(self) -> UsageMeter:
+        """What the devices are doing."""
+        return UsageMeter(self.store)
 
     @cached_property
     def scheduler(self) -> Scheduler:

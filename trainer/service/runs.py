@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 from trainer.common import devices, file_locks
 from trainer.common.errors import InvalidConfig, UserError
+from trainer.common.heartbeat import WAITING, Activity
 from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import RunConfig
 from trainer.config.validation import validate
 from trainer.experiments.charts import loss_figure
 from trainer.experiments.experiment import ID, OPEN
 from trainer.planning.plan import Plan
-from trainer.runs import lifecycle
+from trainer.runs import lifecycle, queue_state
 from trainer.runs.event_rows import Event
 from trainer.runs.history import ACTIVE, ENDED, History
+from trainer.runs.queue_state import Wait
 from trainer.runs.run import MAX_TITLE, Run, describe_ticks
 from trainer.service import data, planning
 from trainer.service.lab import Lab
@@ -25,12 +27,15 @@ __all__ = [
     "ENDED",
     "MAX_TITLE",
     "OPEN",
+    "WAITING",
+    "Activity",
     "Event",
     "History",
     "Run",
     "check",
     "delete",
     "describe_ticks",
+    "holders",
     "is_experiment",
     "is_open",
     "kill",
@@ -44,6 +49,8 @@ __all__ = [
     "stop_open",
     "title",
     "train",
+    "train_longer",
+    "wait_of",
 ]
 
 
@@ -131,11 +138,28 @@ def resume(lab: Lab, run_id: str, epochs: float = 0) -> None:
     lab.scheduler.kick()
 
 
+def train_longer(lab: Lab, run_id: str, epochs: object) -> None:
+    """Queue an ended run again for `epochs` more. Raises UserError, also if that is not a number above 0."""
+    if not isinstance(epochs, int | float) or not epochs > 0:
+        raise UserError("The number of epochs is missing.", "Enter how many more to train.", "data")
+    resume(lab, run_id, epochs)
+
+
 def resume_here(lab: Lab, run_id: str, epochs: float = 0) -> Run:
     """Like `resume`, but for this process, which must then `train` the run."""
     run = lab.store.get(run_id)
     lifecycle.resume_run(run, "starting", file_locks.identity(os.getpid()), epochs)
     return run
+
+
+def wait_of(lab: Lab, run: Run) -> Wait:
+    """What a queued run waits for."""
+    return queue_state.wait_of(lab.store, run)
+
+
+def holders(lab: Lab) -> str:
+    """Who has the devices, as a sentence; empty if they are free."""
+    return queue_state.holders(lab.store)
 
 
 def put_first(lab: Lab, run_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import bitsandbytes
 import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
 
+from trainer.common import heartbeat
 from trainer.common.errors import UserError, first_line
 from trainer.config.schema import ModelConfig
 from trainer.models.checkpoint_format import CheckpointFormat
@@ -108,7 +111,7 @@ def _read(model: ModelConfig, models_dir: Path, config: Any, method: _LoadingMet
     if torch.cuda.is_available():
         keywords["device_map"] = {"": 0}
     try:
-        with method.arriving():
+        with method.arriving(), _reported():
             return auto_class(config).from_pretrained(  # type: ignore[no-any-return]
                 source,
                 config=config,
@@ -127,6 +130,26 @@ def _read(model: ModelConfig, models_dir: Path, config: Any, method: _LoadingMet
             f"The weights of {model.name} cannot be loaded: {first_line(error)}",
             "It needs complete weights as safetensors.",
         ) from error
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """Within the context, the heartbeat says how many of the weights transformers has loaded."""
+
+    def follow(factory: Callable[..., Any], values: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        return _counted(values[0]) if values and isinstance(values[0], Collection) else factory(*values, **keywords)
+
+    before = transformers_logging.set_tqdm_hook(follow)
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(before)
+
+
+def _counted(weights: Collection[Any]) -> Iterator[Any]:
+    for number, weight in enumerate(weights):
+        heartbeat.progress(number, len(weights))
+        yield weight
 
 
 def _check_complete(loaded: Any, found: dict[str, Any], name: str, sink: Sink) -> None:

@@ -38,6 +38,10 @@ from trainer.training.gpu import training_device
 from trainer.training.loading import compute_dtype, load_model
 from trainer.training.trainer import Outputs, build_trainer
 
+READING_DATA = "Reading the data"
+DATA_STAGES = {"checking": "Checking the data", "tokenizing": "Tokenizing the data"}
+"""What the stages of `prepare` are called where the run is shown."""
+
 
 @dataclass(frozen=True)
 class RunPaths:
@@ -73,6 +77,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     device = training_device()
     if device.is_gpu:
         sink("log", text=f"Training on {device.model}: {size(device.free)} of {size(device.total)} free")
+    heartbeat.task("Reading the model's configuration")
     sink("log", text=f"Reading {config.model.name}")
     tokenizer = load_tokenizer(config.model, paths.models_dir)
     module_map = discover(load_config(config.model, paths.models_dir), config.model.name)
@@ -83,9 +88,10 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     if plan.issues:
         raise InvalidConfig(plan.issues)
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
+    heartbeat.task(READING_DATA)
     sink("log", text="Reading the data")
     limits = config.training.max_length, config.training.seed
-    data = prepare(config.data, tokenizer, *limits, paths.data_dir, lambda *_: heartbeat.beat())
+    data = prepare(config.data, tokenizer, *limits, paths.data_dir, _show_data_progress)
     _check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
     for note in data.notes:
         sink("log", text=note)
@@ -94,19 +100,23 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     _log(plan, sink)
     if data.skipped:
         record_skipped(data.skipped, paths.folder / "skipped_rows.jsonl")
+    heartbeat.task("Loading the weights")
     sink("log", text=f"Loading the weights of {config.model.name}")
     before = memory_held()
     base = load_model(config.model, paths.models_dir, plan, module_map, sink)
     if new_tokens and len(tokenizer) > module_map.vocab_size:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
         module_map = with_vocabulary_size(module_map, len(tokenizer))
+    heartbeat.task("Attaching the adapter")
     model = adapter.attach(base, plan, config.adapter, module_map, new_tokens)
     save_start(model, config, paths.folder / "start")
+    heartbeat.task("Testing attention, packing and loss on the model")
     outputs = Outputs(paths.folder / "checkpoints", sink, partial(_keep_rows, paths.folder / "plan.json"))
     trainer = build_trainer(config, plan.performance, model, tokenizer, data, outputs)
     adapter.prepare(model, plan, compute_dtype(config.model))
     adapter.verify(model, plan, config.adapter, module_map)
-    sink("log", text=f"{plan.trainable:,} trainable parameters, as planned (verified on the model)")
+    sink("log", text=f"{plan.trainable:,} trainable parameters (matches the plan, verified on the model)")
+    trainer.stop_asked = stop_asked
     trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
     start = weight_changes.InitialWeights(model)
     with heartbeat.phase(heartbeat.TRAINING):
@@ -116,6 +126,11 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
         save_adapter(model, config, tokenizer if new_tokens or brings_template else None, paths.folder)
     unchanged = "" if start.differs(model) else weight_changes.why_not(trainer.state.log_history)
     return Outcome(bool(trainer.state.global_step >= trainer.state.max_steps), unchanged)
+
+
+def _show_data_progress(stage: str, share: float) -> None:
+    heartbeat.task(DATA_STAGES.get(stage, READING_DATA))
+    heartbeat.progress(share, 1)
 
 
 def _log(plan: Plan, sink: Sink) -> None:

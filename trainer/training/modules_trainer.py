@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,10 @@ class Sums(NamedTuple):
     """Weighted loss of a mixture of experts' routers (load balancing)."""
 
 
+class EvaluationStopped(Exception):
+    """A stop was requested during an evaluation, which is not finished."""
+
+
 class ModulesTrainer(Trainer):  # type: ignore[misc]
     """A Trainer with separate learning rates for LoRA, LoRA+'s B and fully trained modules.
 
@@ -38,9 +43,12 @@ class ModulesTrainer(Trainer):  # type: ignore[misc]
     optimizer: torch.optim.Optimizer | None
     steps: Steps
     grouped: GroupedSampler | None = None
+    stop_asked: Callable[[], bool] = staticmethod(lambda: False)
     sums: Sums = Sums()
     _evaluated: torch.Tensor
     """(negative log likelihood, correct predictions, tokens) of the eval so far, on the device."""
+
+    _batches_evaluated = _batches_to_evaluate = 0
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -112,6 +120,10 @@ class ModulesTrainer(Trainer):  # type: ignore[misc]
                 found = torch.stack([torch.as_tensor(part).double() for part in self._score(model, dict(tensors))])
                 self._evaluated = self._evaluated + found
                 heartbeat.beat()
+        self._batches_evaluated += 1
+        heartbeat.progress(self._batches_evaluated, self._batches_to_evaluate)
+        if self.stop_asked():
+            raise EvaluationStopped
         loss, _, count = self._evaluated
         return (loss / count.clamp(min=1)).float(), None, None
 
@@ -124,10 +136,20 @@ class ModulesTrainer(Trainer):  # type: ignore[misc]
         loss = nn.functional.cross_entropy(logits, wanted, reduction="sum")
         return loss, (logits.argmax(-1) == wanted).sum(), counted.sum()
 
-    def evaluation_loop(self, *values: Any, metric_key_prefix: str = "eval", **keywords: Any) -> Any:
+    def evaluate(self, *values: Any, **keywords: Any) -> dict[str, float]:
+        """Its figures; none if a stop was requested: the step so far is then saved."""
+        try:
+            return super().evaluate(*values, **keywords)  # type: ignore[no-any-return]
+        except EvaluationStopped:
+            self.control.should_evaluate = False
+            self.control.should_training_stop = self.control.should_save = True
+            return {}
+
+    def evaluation_loop(self, batches: Any, *values: Any, metric_key_prefix: str = "eval", **keywords: Any) -> Any:
         self._evaluated = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        self._batches_evaluated, self._batches_to_evaluate = 0, len(batches)
         with heartbeat.phase(heartbeat.EVALUATING):
-            found = super().evaluation_loop(*values, metric_key_prefix=metric_key_prefix, **keywords)
+            found = super().evaluation_loop(batches, *values, metric_key_prefix=metric_key_prefix, **keywords)
         loss, right, count = self._evaluated.tolist()
         if count:
             found.metrics[f"{metric_key_prefix}_loss"] = loss / count

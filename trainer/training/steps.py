@@ -130,4 +130,5 @@ class LargestFirst(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if torch.cuda.is_available():
+            heartbeat.task("Trying the largest micro-batch")
             self._steps.try_largest()

@@ -62,3 +62,9 @@ interface ScenarioRow {
   key: string; title: string; said: string; on: boolean; free: boolean; issues: string[];
   receipts: { tick: string; text: string; ok: boolean }[];
 }
+
+// ui/panels/live_run.py
+interface RunState { id: string; name: string; state: string; open: boolean; progress: string; result: string }
+
+// ui/panels/device.py
+interface DeviceUsage { line: string; rows: string[][] }

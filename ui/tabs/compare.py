@@ -16,6 +16,7 @@ from trainer.service.lab import Lab
 from ui import download
 from ui.components import chart, component
 from ui.handlers import DIRECT, QUEUED, inform, show_errors
+from ui.panels import live_run
 from ui.panels.live_run import digest
 from ui.panels.scenarios import ScenariosPanel
 from ui.tabs.train import TrainTab
@@ -94,10 +95,20 @@ class CompareTab:
         after(self.resume.click(show_errors(self.resumed), self.pick, None, **QUEUED))
         download.wire(self.fetch, self.report, self.pick, "compare-file")
         after(self.panel.wire(tab, self.pick, self.seen))
+        after(
+            train.live.compare.click(
+                show_errors(self.opened), train.live.seen, [self.pick, tabs, self.timer], **QUEUED
+            )
+        )
         train.scenarios.click(
             lambda: [gr.Tabs(selected="compare"), gr.Accordion(open=True), gr.Timer(active=True)],
             None, [tabs, fold, self.timer], **DIRECT,
         )  # fmt: skip
+
+    def opened(self, seen: str | None) -> list[Any]:
+        """Choose the run that the live panel shows."""
+        run = live_run.displayed(self.lab, seen)
+        return [json.dumps({"runs": [run.id]}), gr.Tabs(selected="compare"), gr.Timer(active=True)]
 
     def list_all(self, seen: str) -> list[Any]:
         """Experiments and runs to choose from; skipped if the page already has them."""

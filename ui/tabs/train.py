@@ -23,7 +23,7 @@ from ui.clients import monitor_of_client
 from ui.components import component
 from ui.data_checks import Checks
 from ui.form import TICKS, Form
-from ui.handlers import DIRECT, QUEUED, show_errors
+from ui.handlers import DIRECT, QUEUED, inform, show_errors
 from ui.panels import live_run, model_field, modules, settings
 from ui.panels.data import DataPanel
 from ui.panels.summary import State, summary
@@ -81,6 +81,7 @@ class TrainTab:
         for event in (
             config_file.upload(show_errors(self.load_config), config_file, self.model_inputs, **QUEUED),
             self.source.reset(self.reset, self.model_inputs[:2], self.model_inputs, **DIRECT),
+            live.again.click(show_errors(self.again), live.seen, self.model_inputs, **QUEUED),
         ):
             self.show_after(event)
         page.load(live.refresh, [live.shown, live.seen], live.outputs, **DIRECT)
@@ -136,6 +137,13 @@ class TrainTab:
         for number, shown in enumerate(self.read_model(model.name, model.revision, kept)):
             first = [model.name, model.revision, kept] if source is not None and not number else [gr.skip()] * 3
             yield [*first, *shown]
+
+    def again(self, seen: str | None) -> list[str]:
+        """Values of `model_inputs` for a new run like the one that the live panel shows."""
+        run = live_run.displayed(self.lab, seen)
+        values = run_values(run)
+        inform(f"The form shows the settings of {run.title}. Change them, then press Train.")
+        return values
 
     def read_model(self, name: str | None, revision: str | None, pending: str | None) -> Iterator[list[Any]]:
         """Read a model's modules, then show the pending configuration for it, or the default one."""
