@@ -58,6 +58,7 @@ LABELS = {
     "training.torch_compile": "Compiled layers",
     "training.use_liger_kernel": "Liger kernels",
     "training.eval_steps": "Eval steps",
+    "training.samples": "Samples",
     "training.save_steps": "Checkpoint steps",
     "training.seed": "Seed",
 }

@@ -17,9 +17,10 @@ from trainer.service.runs import ACTIVE, Run
 from ui import download
 from ui.components import chart
 from ui.handlers import DIRECT, QUEUED, inform, show_errors
+from ui.panels import samples
 from ui.views import run_progress
 
-SEEN_PARTS = 4
+SEEN_PARTS = 5
 """Parts of `Live.seen`, of which the first is the run's id."""
 
 
@@ -34,6 +35,7 @@ class Live:
     server, so that a response that got lost is sent again."""
     status: gr.HTML
     chart: gr.HTML
+    samples: gr.HTML
     figures: gr.HTML
     stop: gr.Button
     kill: gr.Button
@@ -42,7 +44,7 @@ class Live:
 
     @property
     def outputs(self) -> list[gr.blocks.Block]:
-        return [self.status, self.chart, self.figures, self.stop, self.kill, self.download, self.seen]
+        return [self.status, self.chart, self.samples, self.figures, self.stop, self.kill, self.download, self.seen]
 
 
 def build(lab: Lab) -> Live:
@@ -57,9 +59,12 @@ def build(lab: Lab) -> Live:
                 kill = gr.Button("Kill", size="sm", variant="stop", visible=False, elem_id="kill")
                 fetch = gr.Button("Download adapter", size="sm", visible=False, elem_id="download")
         losses = chart("loss-chart", "Loss curves of the run", visible=False)
+        answers = samples.build()
         figures = gr.HTML("", apply_default_css=False, elem_id="live-figures")
 
-    live = Live(shown, seen, status, losses, figures, stop, kill, fetch, lambda *values: refresh(lab, *values))
+    live = Live(
+        shown, seen, status, losses, answers, figures, stop, kill, fetch, lambda *values: refresh(lab, *values)
+    )
     gr.Timer(1).tick(live.refresh, [shown, seen], live.outputs, **DIRECT)
     for button, action in ((stop, service.runs.stop), (kill, service.runs.kill)):
         button.click(show_errors(_on_displayed(lab, action)), seen, None, **QUEUED).then(
@@ -75,18 +80,22 @@ def refresh(lab: Lab, shown: str | None, seen: str | None) -> list[Any]:
     """Everything that has changed since `seen`; the rest is skipped."""
     run = current(lab, shown or "")
     if run is None:
-        return _nothing() if seen else [gr.skip()] * 7
+        return _nothing() if seen else [gr.skip()] * 8
     state, has_adapter, silent = run.state, run.has_adapter, run.history.silence() is not None
     status = run_progress.status(run, state)
     now = [run.id, f"{run.history.version} {state}", f"{state} {has_adapter} {silent}", digest(status)]
+    now.append(service.runs.samples_version(run))
     old = parts(seen, SEEN_PARTS)
     if now == old:
-        return [gr.skip()] * 7
-    other_run, new_steps, new_state, new_status = (new != before for new, before in zip(now, old, strict=True))
+        return [gr.skip()] * 8
+    other_run, new_steps, new_state, new_status, new_samples = (
+        new != before for new, before in zip(now, old, strict=True)
+    )
     figure = service.runs.loss_figure(run.history, run.id) if other_run or new_steps else None
     return [
         status if new_status else gr.skip(),
         gr.update(figure=json.dumps(figure), visible=True) if figure is not None else gr.skip(),
+        gr.update(samples=samples.content(run)) if other_run or new_samples else gr.skip(),
         run_progress.figures(run) if figure is not None else gr.skip(),
         _stop_button(state) if other_run or new_state else gr.skip(),
         gr.update(visible=silent) if other_run or new_state else gr.skip(),
@@ -109,7 +118,7 @@ def parts(seen: str | None, number: int) -> list[str]:
 def _nothing() -> list[Any]:
     """The live panel without a run."""
     hidden = gr.update(visible=False)
-    return [run_progress.EMPTY, hidden, "", hidden, hidden, hidden, ""]
+    return [run_progress.EMPTY, hidden, gr.update(samples="{}"), "", hidden, hidden, hidden, ""]
 
 
 def current(lab: Lab, shown: str) -> Run | None:

@@ -61,3 +61,10 @@ interface ScenarioRow {
   key: string; title: string; said: string; on: boolean; free: boolean; issues: string[];
   receipts: { tick: string; text: string; ok: boolean }[];
 }
+
+// ui/panels/samples.py
+interface SamplePrompt { text: string; before: string; reference: string }
+interface Samples {
+  run: string; note: string; prompts: SamplePrompt[];
+  evaluations: { step: number; answers: { text: string; ended: boolean }[] }[];
+}
