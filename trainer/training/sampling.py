@@ -152,19 +152,31 @@ def ready_to_generate(trainer: Any) -> Iterator[Any]:
     model, base = trainer.model, trainer.model.get_base_model()
     was_training, own, attention = model.training, base.generation_config, current_attention(model)
     compiled = [(module, module._compiled_call_impl) for module in model.modules()]
+    # with a cache, a mixture of experts cannot compute its routers' loss
+    routed = [config for config in _configs(base) if getattr(config, "output_router_logits", False)]
     try:
         model.eval()
+        for config in routed:
+            config.output_router_logits = False
         if attention in (FLEX, VARLEN):
             use_attention(model, SDPA)
         _set_compiled([(module, None) for module, _ in compiled])
         with torch.random.fork_rng(), torch.no_grad(), trainer.accelerator.autocast():
             yield base
     finally:
+        for config in routed:
+            config.output_router_logits = True
         _set_compiled(compiled)
         if attention in (FLEX, VARLEN):
             use_attention(model, attention)
         base.generation_config = own
         model.train(was_training)
+
+
+def _configs(model: Any) -> list[Any]:
+    """The configurations that its modules read: some hold copies."""
+    found = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    return list(found.values())
 
 
 def _set_compiled(calls: list[tuple[nn.Module, Any]]) -> None:
