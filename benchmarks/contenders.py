@@ -91,7 +91,7 @@ def ours(task: Task, clock: Clock, folder: Path) -> None:
     settings = {"max_length": task["max_length"], "max_steps": task["steps"] if task["same"] else -1}
     settings |= {"learning_rate": task["learning_rate"], "per_device_train_batch_size": task["batch"]}
     same = {"packing": "off", "weight_decay": 0.0, "lr_scheduler_type": "linear", "warmup_ratio": 0.0}
-    settings |= {"eval_steps": 0, "num_train_epochs": 1} | (same if task["same"] else {})
+    settings |= {"eval_steps": 0, "samples": 0, "num_train_epochs": 1} | (same if task["same"] else {})
     data = DataConfig(source="file", path=keep_data(Path(task["rows"]), folder / "data"))
     config = replace(
         config,

@@ -67,8 +67,13 @@ class Endpoints:
         return _answer(self._lab.store.summaries)
 
     def run(self, run_id: str) -> dict[str, Any]:
-        """The summary of one run."""
-        return _answer(lambda: self._lab.store.get(_text(run_id)).summary())
+        """The summary of one run, and its answers to held-out prompts at each evaluation (`samples`)."""
+
+        def read() -> dict[str, Any]:
+            run = self._lab.store.get(_text(run_id))
+            return run.summary() | {"samples": service.runs.samples(run).to_json()}
+
+        return _answer(read)
 
     def stop(self, run_id: str) -> str:
         """Stop a run or an experiment; returns what was done."""

@@ -58,6 +58,7 @@ LABELS = {
     "training.torch_compile": "torch.compile",
     "training.use_liger_kernel": "Liger kernels",
     "training.eval_steps": "Eval steps",
+    "training.samples": "Samples",
     "training.save_steps": "Save steps",
     "training.seed": "Seed",
 }

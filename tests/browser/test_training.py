@@ -58,6 +58,19 @@ def points(page: Any) -> int:
     )
 
 
+def check_samples(page: Any) -> None:
+    """Three held-out prompts with their newest answers; stepping back shows those from before training."""
+    answers = page.locator("#live-samples .model dd")
+    newest = answers.all_inner_texts()
+    assert len(newest) == page.locator("#live-samples .prompt").count() == 3
+    page.get_by_role("button", name="Earlier evaluation").click()
+    assert page.locator("#live-samples output").inner_text() == "before training · evaluation 1 of 2"
+    assert page.get_by_role("button", name="Earlier evaluation").is_disabled()
+    assert answers.all_inner_texts() != newest
+    page.get_by_role("button", name="Later evaluation").click()
+    assert answers.all_inner_texts() == newest
+
+
 def test_tick_train_watch_reload_download(page: Any, app: str, tmp_path: Path) -> None:
     page.get_by_text("More settings").click()
     page.locator("#training-max_steps").get_by_role("textbox").fill(str(SEEN_STEPS))
@@ -73,6 +86,7 @@ def test_tick_train_watch_reload_download(page: Any, app: str, tmp_path: Path) -
     wait_for(lambda: points(page) > first)
     page.wait_for_selector("#live-status .pill.finished")
     wait_for(lambda: points(page) == SEEN_STEPS)
+    check_samples(page)
     second = page.context.new_page()
     second.goto(app)
     second.wait_for_function("document.querySelector('#live-status h2')?.innerText === 'Browser <b>run</b>'")
@@ -112,7 +126,8 @@ def test_the_same_through_gradio_client(client: Client, tmp_path: Path) -> None:
     assert plan["issues"] == []
     run = client.predict(config, api_name="/train")
     wait_for(lambda: client.predict(run, api_name="/run")["state"] == "finished")
-    assert client.predict(run, api_name="/run")["step"] == STEPS
+    found = client.predict(run, api_name="/run")
+    assert (found["step"], [at["step"] for at in found["samples"]["answers"]]) == (STEPS, [0, STEPS])
     assert client.predict(api_name="/runs")[0]["id"] == run
     check_adapter(Path(client.predict(run, api_name="/export")), tmp_path / "adapter")
     with pytest.raises(Exception, match="lora_alpha"):
@@ -140,6 +155,9 @@ def test_the_same_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"step     {STEPS:2}" in done.stdout
     (run,) = json.loads(lab("runs", "--json"))
     assert (run["state"], run["step"]) == ("finished", STEPS)
+    found = json.loads(lab("samples", run["id"], "--json"))
+    assert [len(at["answers"]) for at in found["answers"]] == [len(found["prompts"])] * 2 == [3, 3]
+    assert found["prompts"][0]["reference"] in lab("samples", run["id"])
     assert lab("export", run["id"], "-o", str(tmp_path / "out.zip")).strip() == str(tmp_path / "out.zip")
     check_adapter(tmp_path / "out.zip", tmp_path / "adapter")
     assert "written" in lab("export", run["id"], "-o", str(tmp_path / "none" / "out.zip"), code=2)

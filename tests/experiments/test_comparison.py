@@ -24,6 +24,7 @@ from trainer.experiments.statistics import Pair, compare_pair, pareto, t_quantil
 from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import make_plan
+from trainer.runs import samples
 from trainer.runs.event_log import EventWriter
 from trainer.runs.store import RunStore
 from ui.views import comparison
@@ -180,16 +181,27 @@ def test_csv_reads_back_and_is_no_formula(tmp_path: Path) -> None:
     json.dumps(found.to_json(), allow_nan=False)
 
 
+def add_samples(folder: Path) -> None:
+    writer = EventWriter(folder / samples.FILE)
+    writer.write("prompts", prompts=[{"text": EVIL, "before": "", "reference": EVIL}])
+    for step, text in ((0, EVIL), (40, "The last answer")):
+        writer.write("answers", step=step, answers=[{"text": text, "ended": True}], tokens=3, seconds=0.1)
+    writer.close()
+
+
 def test_the_report_holds_everything_and_no_foreign_markup(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     ids = [add_run(store, title, (name,), 1, loss) for title, name, loss in
            ((EVIL, "o_proj", 1.0), ("Plain", "down_proj", 2.0))]  # fmt: skip
+    for run_id in ids:
+        add_samples(store.get(run_id).folder)
     found = compare(store, ids)
     page = html_report(store, found)
     assert "<script>alert" not in page
     assert "plotly.js v" in page[: 10**6]
     assert 'src="' not in page.partition("<script>")[0]
-    for part in ("Verdict", "Results", "Match reports", "3 of 3 layers", "learning_rate", "transformers", ids[0]):
+    parts = ("Samples", "The last answer", "Verdict", "Results", "Match reports", "3 of 3 layers", "learning_rate")
+    for part in (*parts, "transformers", ids[0]):
         assert part in page
     text = markdown(document(store, found))
     assert "\\<script\\>" in text

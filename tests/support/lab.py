@@ -32,6 +32,7 @@ def small_config(data_dir: Path, rows: Path, steps: int = 8, **training: Any) ->
         "optim": "adamw_torch",
         "activation_checkpointing": "off",
         "eval_steps": 4,
+        "samples": 0,
     }
     return RunConfig(
         title="A small run",

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tests.support.lab import small_config
 from trainer.config.schema import AdapterConfig, Tick
+from trainer.runs import samples
 from trainer.training import loop
 from trainer.training.checkpoints import newest_complete
 
@@ -43,7 +44,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     selection: str, settings: dict[str, Any], tmp_path: Path, models_dir: Path
 ) -> None:
     ticks = SELECTIONS[selection]
-    config = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=8, weight_decay=0.1)
+    config = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=8, weight_decay=0.1, samples=1)
     config = replace(config, modules=ticks, adapter=AdapterConfig(r=4, lora_alpha=8, lora_dropout=0.1, **settings))
     if len(ticks) == 4:
         config = replace(config, model=replace(config.model, new_tokens=("<|pirate|>",)))
@@ -66,6 +67,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert sorted(parts) == [1, 2, 3, 4, 5]
     train("parts", parts, 99)
     assert parts == whole
+    answers = [{at.step: at.answers for at in samples.read(tmp_path / name).answers} for name in ("whole", "parts")]
+    shared = answers[0].keys() & answers[1].keys()  # a stop leaves out those of its step
+    assert {0, 8} <= shared and all(answers[0][step] == answers[1][step] for step in shared)
     left, right = (
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "parts")
     )

@@ -29,6 +29,8 @@ def print_plan(plan: Plan) -> None:
     for suggestion in plan.suggestions:
         print_issue(suggestion)
     show(f"steps: {plan.steps:,}" if plan.steps else "steps: known once the data has been read")
+    if said := plan.samples.sentence():
+        show(said)
     for issue in (*plan.warnings, *plan.issues):
         print_issue(issue)
 

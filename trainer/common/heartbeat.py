@@ -40,8 +40,8 @@ FACTOR = 10
 RECENT, OUTLIERS = 256, 2
 UNMEASURED_LIMIT = 1800.0
 """The same for what has no measured pace: loading, compiling, saving, the first steps."""
-STARTING, TRAINING, EVALUATING, SAVING = "starting", "training", "evaluating", "saving"
-MEASURED = (TRAINING, EVALUATING)
+STARTING, TRAINING, EVALUATING, SAMPLING, SAVING = "starting", "training", "evaluating", "sampling", "saving"
+MEASURED = (TRAINING, EVALUATING, SAMPLING)
 """Phases of many equal parts; the first part compiles and allocates, so it does not count."""
 
 WAITING = "Waiting for the device"

@@ -183,6 +183,9 @@ class TrainingConfig:
         ge=0,
         le=10_000_000,
     )
+    samples: int = setting(
+        3, "Held-out prompts that the model answers at each evaluation, to read its progress; 0: none.", ge=0, le=10
+    )
     save_steps: int = setting(0, "Steps between checkpoints; 0: about five over the run.", ge=0, le=10_000_000)
     seed: int = setting(42, "Seed for weights, dropout and data order.", ge=0, le=2**32 - 1)
 

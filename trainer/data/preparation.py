@@ -97,6 +97,8 @@ class PreparedData:
     """Tokens of each training example, cut at the maximum length."""
     template: Template | None = None
     """How the examples are rendered."""
+    held_out: DataSplit | None = None
+    """The examples of `eval` with the rows that they come from."""
 
     @property
     def size(self) -> Size:
@@ -154,17 +156,19 @@ def prepare(
     if found.held_out is not None:
         notes += _notes(found.held_out, max_length, "held-out")
         held_out = found.held_out.fitting(max_length)
+        held_out = held_out if len(held_out.chosen) else None
     if found.shared:
         notes.append(f"{found.shared:,} held-out examples are left out: they are among the training examples, too.")
     if found.bad:
         notes.append(_skipped(found.bad, found.rows))
     return PreparedData(
         train=train.dataset(),
-        eval=held_out.dataset() if held_out is not None and len(held_out.chosen) else None,
+        eval=held_out.dataset() if held_out is not None else None,
         notes=tuple(notes),
         skipped=tuple(found.bad),
         lengths=np.minimum(train.column("length"), max_length),
         template=found.template,
+        held_out=held_out,
     )
 
 

@@ -18,11 +18,14 @@ from trainer.common.redaction import redact
 from trainer.experiments.comparison import COLUMNS, PRICES, SPREAD, Comparison, Group, Row, shown
 from trainer.experiments.experiment_file import Experiment
 from trainer.export.adapter_zip import clean
+from trainer.runs import samples
 from trainer.runs.store import RunStore
 
 CURVES_BLOCK, PRICES_BLOCK = "curves", "prices"
 CURVE_STEPS = 12
-"""Steps of a curve in the table."""
+"""Steps of a curve in the table, and evaluations whose samples are shown."""
+PROMPT_LENGTH = 200
+"""Characters of a sample's prompt."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def document(store: RunStore, found: Comparison, experiment: Experiment | None =
     blocks: list[Block] = [Heading(redact(name), 1)]
     if experiment is not None:
         blocks.append(Text(f"Question: {experiment.question}"))
-    blocks += [*_verdict(found), *_results(store, found)]
+    blocks += [*_verdict(found), *_results(store, found), *_samples(store, found)]
     blocks += _match_reports(store, found) if experiment is None else _scenarios(experiment)
     blocks += [*_settings(store, found), *_environment(experiment)]
     return blocks
@@ -146,6 +149,32 @@ def _curves(store: RunStore, found: Comparison) -> Table:
         for step in chosen
     )
     return Table(("Eval loss at step", *means), rows)
+
+
+def _samples(store: RunStore, found: Comparison) -> Iterator[Block]:
+    """Held-out prompts and what the first run of each group answered: at every evaluation if it is the only one."""
+    first = [(group.name, store.get(group.rows[0].id)) for group in found.groups if group.rows]
+    read = [(name, samples.read(run.folder).thinned(CURVE_STEPS)) for name, run in first]
+    answered = [(name, own) for name, own in read if own.answers]
+    if not answered:
+        return
+    yield Heading("Samples")
+    yield Text("Held-out prompts, answered greedily by the model as it trained.")
+    # runs on other data have other prompts
+    for prompt in dict.fromkeys(prompt for _, own in answered for prompt in own.prompts):
+        rows = [("Reference", prompt.reference)]
+        for name, own in answered:
+            if prompt in own.prompts:
+                chosen = own.answers if len(answered) == 1 else own.answers[-1:]
+                at = own.prompts.index(prompt)
+                rows += [(_when(name, item.step, len(answered)), item.answers[at].text) for item in chosen]
+        yield Heading(prompt.text.replace("\n", " ")[:PROMPT_LENGTH] or "(no prompt)", 3)
+        yield Table(("", "Answer"), tuple(rows), texts=2)
+
+
+def _when(name: str, step: int, groups: int) -> str:
+    when = f"step {step:,}" if step else "before training"
+    return when if groups == 1 else f"{name}, {when}"
 
 
 def _figures(row: Row) -> tuple[str, ...]:

@@ -136,6 +136,20 @@ def activations_by_layer(
     return found
 
 
+def cached_width(module_map: ModuleMap) -> int:
+    """Elements per token of the keys and values of all layers, which generation caches."""
+    blocks = [block for layer in _layers(module_map, {}, set()).values() for block in layer.blocks.values()]
+    return sum(2 * _values_width(block, module_map) for block in blocks if block[0].kind.group == "attention")
+
+
+def _values_width(linears: list[Linear], module_map: ModuleMap) -> int:
+    """Elements per token of an attention's values, whose linears these are."""
+    leaving = _leaving(linears, module_map.hidden_size)
+    projected = sum(linear.out for linear in linears if linear is not leaving)
+    inner = leaving.width if leaving else projected
+    return min(inner, max(0, projected - inner) // 2)
+
+
 def _layers(module_map: ModuleMap, trained: dict[str, Target], quantized: set[str]) -> dict[int, Layer]:
     layers: dict[int, Layer] = defaultdict(Layer)
     linears = [kind for kind in module_map.kinds if kind.group in ("attention", "mlp") and not kind.slice_of]

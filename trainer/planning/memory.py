@@ -13,13 +13,21 @@ from math import prod
 from trainer.common.devices import CPU, Device
 from trainer.config.schema import RunConfig
 from trainer.models.module_map import ModuleMap
-from trainer.planning.activations import FLOAT32, ActivationBytes, ActivationSetup, activations_by_layer, by_parameter
+from trainer.planning.activations import (
+    FLOAT32,
+    ActivationBytes,
+    ActivationSetup,
+    activations_by_layer,
+    by_parameter,
+    cached_width,
+)
 from trainer.planning.attention import choose_attention
 from trainer.planning.device_limits import compute_width
 from trainer.planning.memory_correction import OVERHEAD
 from trainer.planning.optimizer_choice import OptimizerChoice, choose_optimizer, optimizer_state
 from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
 from trainer.planning.row_width import widest
+from trainer.planning.samples import MAX_TOKENS
 from trainer.planning.schedule import UNREAD
 from trainer.planning.targets import Target
 from trainer.planning.weight_memory import WEIGHTS, dequantized_experts, loading_buffers, modules_to_quantize, weights
@@ -62,6 +70,8 @@ class Estimate:
     """Outputs of the widest linear of attention or MLP with LoRA."""
     mlp_width: float
     """Elements per token inside an MLP, in all experts that a token passes through."""
+    cached_width: int
+    """Elements per token of the keys and values of all layers."""
     buffers: int
     """Temporary weights for one matrix product: dequantized, transposed, cast, with DoRA's norm."""
     fp8_width: int
@@ -118,7 +128,7 @@ class Estimate:
         }
 
     def moments(self, batch: int, length: int) -> list[dict[str, float]]:
-        """End of the forward pass; backward pass, beginning and end; optimizer's step; evaluation; loading."""
+        """Forward pass, its end; backward pass, beginning and end; optimizer's step; evaluation; samples; loading."""
         tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
         layers = self.masked if self.setup.masks(self.config, batch) else self.layers
         sizes = [kept.bytes(batch, length) for kept in layers] or [0.0]
@@ -139,6 +149,7 @@ class Estimate:
             {"gradients": self.gradients, "activations": one, "workspace": work},
             {"gradients": self.gradients},
             self.evaluation(batch, length),
+            self.sampling(length),
             {"loading": max(0, self.loading_peak - sum(self.static.values()))},
         ]
 
@@ -148,18 +159,36 @@ class Estimate:
         It is inside an MLP, or in the loss.
         """
         tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
-        casts = 2 * FLOAT32 * (width < FLOAT32)  # PEFT casts the input of LoRA
-        # LoRA's output is scaled and added, each time as a new tensor of the linear's size
-        inside = tokens * (hidden * (3 * width + casts) + width * max(4 * self.mlp_width, 3 * self.widest))
-        inside += batch * length**2 * (1 + width) * self.setup.masks(self.config, batch)
-        work = self.buffers + self.experts + CUBLAS * self.setup.on_gpu + self._quantizing(tokens)
+        inside, work = self._inside(batch, length)
         if self.whole_logits:
             loss = float(tokens * self.module_map.vocab_size * max(3 * width, 2 * FLOAT32))
         else:  # the training loss without the gradient of the head's input
             loss = self._loss(tokens) - tokens * hidden * FLOAT32
         if inside + work > loss:
-            return {"activations": float(inside), "workspace": float(work)}
+            return {"activations": inside, "workspace": work}
         return {"activations": float(tokens * hidden * width), "logits": loss}
+
+    def sampling(self, length: int) -> dict[str, float]:
+        """The peak while sample prompts of `length` tokens are answered: like an evaluation, with a KV cache.
+
+        Only the last token's logits are computed.
+        """
+        rows, width = self.config.training.samples, self.setup.width
+        if not rows:
+            return {}
+        inside, work = self._inside(rows, length)
+        cache = rows * (length + MAX_TOKENS) * self.cached_width * width
+        return {"activations": inside, "workspace": work, "KV cache": float(cache)}
+
+    def _inside(self, batch: int, length: int) -> tuple[float, float]:
+        """Activations and workspace inside an MLP, without gradients."""
+        tokens, hidden, width = batch * length, self.module_map.hidden_size, self.setup.width
+        casts = 2 * FLOAT32 * (width < FLOAT32)  # PEFT casts the input of LoRA
+        # LoRA's output is scaled and added, each time as a new tensor of the linear's size
+        inside = tokens * (hidden * (3 * width + casts) + width * max(4 * self.mlp_width, 3 * self.widest))
+        inside += batch * length**2 * (1 + width) * self.setup.masks(self.config, batch)
+        work = self.buffers + self.experts + CUBLAS * self.setup.on_gpu + self._quantizing(tokens)
+        return float(inside), float(work)
 
     def _kept(self, sizes: list[float], entering: int) -> tuple[float, float, float]:
         """Bytes of activations after the forward pass, at the later peak, and of the largest layer.
@@ -241,6 +270,7 @@ def estimate(
         torch_tiles=not device.is_gpu or device.no_triton is not None,
         widest=max((target.shape[-2] for target in whole if _in_layers(target)), default=0),
         mlp_width=_mlp_width(module_map),
+        cached_width=cached_width(module_map),
         buffers=_buffers(module_map, whole, quantized, setup),
         fp8_width=_fp8_width(module_map, quantized, setup),
         experts=dequantized_experts(module_map, quantized, targets) * width,

@@ -29,6 +29,7 @@ from trainer.planning.memory_warnings import left_unquantized, too_large
 from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
 from trainer.planning.performance import PerformanceSettings, choose_settings
 from trainer.planning.row_width import widest
+from trainer.planning.samples import SampleCost, sample_cost
 from trainer.planning.schedule import UNREAD, Size, total_steps
 from trainer.planning.speed_suggestions import Choice, speed_suggestions
 from trainer.planning.targets import MatchReport, Resolution, Target, resolve
@@ -66,6 +67,8 @@ class Plan:
     """Peak bytes on the training device while loading, if weights change their format on the way; else 0."""
     issues: tuple[Issue, ...]
     """What keeps the run from starting."""
+    samples: SampleCost
+    """What the answers to held-out prompts cost, at most."""
     auto_class: str = "AutoModelForCausalLM"
     """The class of transformers that loads the base model."""
     warnings: tuple[Issue, ...] = ()
@@ -108,6 +111,7 @@ class Plan:
             "fits": self.fits,
             "levers": self.performance.to_json(),
             "steps": self.steps or None,
+            "samples": self.samples.to_json(),
             "receipts": [asdict(receipt) | {"names": list(receipt.names)} for receipt in self.receipts],
             "issues": [issue.to_json() for issue in self.issues],
             "warnings": [issue.to_json() for issue in self.warnings],
@@ -201,6 +205,7 @@ def _plan(
         checkpoint=checkpoint.to_plan_json(config.model.quantization, usable=not obstacles) if checkpoint else {},
         loading=chosen.costs.loading_peak,
         issues=(*device_issues(config, device), *obstacles, *_problems(config, module_map, vocabulary, found)),
+        samples=sample_cost(config, total_steps(config.training, data.examples)),
         auto_class=module_map.auto_class,
         warnings=(
             *device_warnings(config, device),

@@ -10,7 +10,7 @@ from typing import Any
 from trainer.common.disk import disk_full
 from trainer.common.errors import UserError, causes, is_out_of_memory
 from trainer.common.formatting import duration, size
-from trainer.common.heartbeat import EVALUATING, SAVING, TRAINING, Silence
+from trainer.common.heartbeat import EVALUATING, SAMPLING, SAVING, TRAINING, Silence
 from trainer.config.schema import RunConfig
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -20,7 +20,12 @@ PER_TOKEN = ("activations", "logits", "workspace")
 """Memory items of the plan that grow with batch size and length."""
 TRAINED_ITEMS = ("trained weights", "gradients", "optimizer", "optimizer, paged", "optimiser", "optimiser, paged")
 """Memory items that grow with the trainable parameters; plans of version 0.1 spell two the British way."""
-_PHASES = {TRAINING: "in a training step", EVALUATING: "during an evaluation", SAVING: "while saving"}
+_PHASES = {
+    TRAINING: "in a training step",
+    EVALUATING: "during an evaluation",
+    SAMPLING: "while answering sample prompts",
+    SAVING: "while saving",
+}
 
 
 def explain(error: BaseException, config: RunConfig | None, plan: Mapping[str, Any]) -> tuple[str, str]:

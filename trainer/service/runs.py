@@ -15,10 +15,12 @@ from trainer.experiments.charts import loss_figure
 from trainer.experiments.experiment import ID, OPEN
 from trainer.planning.plan import Plan
 from trainer.runs import lifecycle, queue_state
+from trainer.runs import samples as stored_samples
 from trainer.runs.event_rows import Event
 from trainer.runs.history import ACTIVE, ENDED, History
 from trainer.runs.queue_state import Wait
 from trainer.runs.run import MAX_TITLE, Run, describe_ticks
+from trainer.runs.samples import Samples
 from trainer.service import data, planning
 from trainer.service.lab import Lab
 
@@ -32,6 +34,7 @@ __all__ = [
     "Event",
     "History",
     "Run",
+    "Samples",
     "check",
     "delete",
     "describe_ticks",
@@ -43,6 +46,8 @@ __all__ = [
     "put_first",
     "resume",
     "resume_here",
+    "samples",
+    "samples_version",
     "start",
     "start_here",
     "stop",
@@ -130,6 +135,16 @@ def title(lab: Lab, run_id: str) -> str:
 def kill(lab: Lab, run_id: str) -> str:
     """Kill a run's worker that shows no sign of life. Returns what was done; raises UserError if it does show one."""
     return lifecycle.kill_hung(lab.store.get(run_id))
+
+
+def samples(run: Run) -> Samples:
+    """The run's answers to held-out prompts, so far."""
+    return stored_samples.read(run.folder)
+
+
+def samples_version(run: Run) -> str:
+    """Changes when there are new samples; costs no more than looking at the file's size."""
+    return "-".join(map(str, stored_samples.stamp(run.folder)))
 
 
 def resume(lab: Lab, run_id: str, epochs: float = 0) -> None:

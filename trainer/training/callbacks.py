@@ -30,6 +30,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._sink, self._stop_asked, self._examples, self._before = sink, stop_asked, examples, before
         self._elapsed = self._tokens = 0.0
         self._resumed_at = self._last = time.monotonic()
+        self._stepped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._elapsed = next((row["elapsed"] for row in reversed(state.log_history) if "elapsed" in row), 0.0)
@@ -47,7 +48,15 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             self._check_space(Path(args.output_dir), model)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Save right after an eval during which a stop was requested; transformers saves after evaluating."""
+        """Save right after an eval during which a stop was requested; transformers saves after evaluating.
+
+        Samples come between the eval and this. They do not count for the speed of the next step nor, before the first
+        step, for the time from which the rest is estimated.
+        """
+        now = time.monotonic()
+        if not self._stepped:
+            self._resumed_at += now - self._last
+        self._last = now
         if self._stop_asked() and state.global_step and not control.should_save:
             control.should_training_stop = control.should_save = True
             self._check_space(Path(args.output_dir), model)
@@ -95,7 +104,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             memory=max(0, memory_peak() - self._before),
             elapsed=elapsed,
         )
-        self._last, self._tokens = now, tokens
+        self._last, self._tokens, self._stepped = now, tokens, True
 
     def _check_finite(self, step: int, logs: dict[str, Any], scaler: Any) -> None:
         """Raise UserError if the loss or the gradient is not finite.

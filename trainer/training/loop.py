@@ -22,6 +22,7 @@ from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
 from trainer.data.checking import RejectedRow
 from trainer.data.preparation import PreparedData, prepare
+from trainer.data.sample_prompts import SamplePrompt, sample_prompts
 from trainer.models.added_tokens import add_tokens, with_vocabulary_size
 from trainer.models.base_model import BaseModels
 from trainer.models.discovery.discover import discover
@@ -36,6 +37,7 @@ from trainer.training.compilation import keep_compiled
 from trainer.training.cpu_allocator import keep_freed_memory
 from trainer.training.gpu import training_device
 from trainer.training.loading import compute_dtype, load_model
+from trainer.training.sampling import NO_HELD_OUT, NO_PROMPTS, Sampler
 from trainer.training.trainer import Outputs, build_trainer
 
 READING_DATA = "Reading the data"
@@ -117,6 +119,8 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     adapter.verify(model, plan, config.adapter, module_map)
     sink("log", text=f"{plan.trainable:,} trainable parameters (matches the plan, verified on the model)")
     trainer.stop_asked = stop_asked
+    prompts = _sample_prompts(config, data, sink)
+    trainer.add_callback(Sampler(trainer, prompts, paths.folder, sink, stop_asked))
     trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
     start = weight_changes.InitialWeights(model)
     with heartbeat.phase(heartbeat.TRAINING):
@@ -139,6 +143,19 @@ def _log(plan: Plan, sink: Sink) -> None:
         sink("log", text=said)
     for warning in plan.warnings:
         sink("log", text=f"{warning.problem} {warning.fix}")
+
+
+def _sample_prompts(config: RunConfig, data: PreparedData, sink: Sink) -> tuple[SamplePrompt, ...]:
+    """The held-out prompts to answer at each evaluation."""
+    wanted = config.training.samples
+    if not wanted:
+        return ()
+    found: tuple[SamplePrompt, ...] = ()
+    if data.held_out is not None and data.template is not None:
+        found = sample_prompts(data.held_out, data.template, config.data, wanted, config.training.max_length)
+    if not found:
+        sink("log", text=NO_PROMPTS if data.held_out is not None else NO_HELD_OUT)
+    return found
 
 
 def _check_ids(data: PreparedData, size: int, model: str) -> None:

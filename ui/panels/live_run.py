@@ -18,13 +18,13 @@ from trainer.service.runs import ACTIVE, Run
 from ui import download
 from ui.components import chart, component
 from ui.handlers import DIRECT, QUEUED, inform, show_errors
-from ui.panels import device, run_buttons
+from ui.panels import device, run_buttons, samples
 from ui.panels.run_buttons import RunButtons
 from ui.views import run_progress
 
-OUTPUTS = 6 + len(run_buttons.LABELS)
+OUTPUTS = 7 + len(run_buttons.LABELS)
 """Number of components that `refresh` fills."""
-SEEN_PARTS = 5
+SEEN_PARTS = 6
 """Parts of `Live.seen`, of which the first is the run's id."""
 MAX_FOLLOWED = 8
 """Runs whose end a page announces, besides the one that it shows."""
@@ -44,6 +44,7 @@ class Live:
     announcer: gr.HTML
     """The tab's title, and the notification when the run ends."""
     chart: gr.HTML
+    samples: gr.HTML
     figures: gr.HTML
     usage: gr.HTML
     """What the devices are doing."""
@@ -52,7 +53,8 @@ class Live:
 
     @property
     def outputs(self) -> list[gr.blocks.Block]:
-        return [self.status, self.chart, self.figures, self.announcer, self.usage, *self.buttons.outputs, self.seen]
+        panel = [self.status, self.chart, self.samples, self.figures, self.announcer, self.usage]
+        return [*panel, *self.buttons.outputs, self.seen]
 
     @property
     def compare(self) -> gr.Button:
@@ -77,12 +79,14 @@ def build(lab: Lab) -> Live:
             announcer = component("run_state.js", NOTIFY, "live-notify", runs="")
             buttons = RunButtons()
         losses = chart("loss-chart", "Loss curves of the run", visible=False)
+        answers = samples.build()
         figures = gr.HTML("", apply_default_css=False, elem_id="live-figures")
         usage = device.build()
 
     live = Live(
-        shown, seen, status, announcer, losses, figures, usage, buttons, lambda *values: refresh(lab, *values)
-    )
+        shown, seen, status, announcer, losses, answers, figures, usage, buttons,
+        lambda *values: refresh(lab, *values),
+    )  # fmt: skip
     gr.Timer(1).tick(live.refresh, [shown, seen, announcer], live.outputs, **DIRECT)
     _wire(lab, live)
     return live
@@ -122,16 +126,17 @@ def refresh(lab: Lab, shown: str | None, seen: str | None, followed: str | None 
     status = run_progress.status(run, state, str(wait) if wait else _next(lab, run, state))
     announced = _announced(lab, run, state, followed)
     news = f"{run.history.version} {state}", f"{state} {' '.join(buttons)}", digest(status + announced), digest(usage)
-    now = [run.id, *news]
+    now = [run.id, *news, service.runs.samples_version(run)]
     if now == old:
         return [gr.skip()] * OUTPUTS
-    other_run, new_steps, new_buttons, new_status, new_usage = (
+    other_run, new_steps, new_buttons, new_status, new_usage, new_samples = (
         new != before for new, before in zip(now, old, strict=True)
     )
     figure = service.runs.loss_figure(run.history, run.id) if other_run or new_steps else None
     return [
         status if new_status else gr.skip(),
         gr.update(figure=json.dumps(figure), visible=True) if figure is not None else gr.skip(),
+        gr.update(samples=samples.content(run)) if other_run or new_samples else gr.skip(),
         run_progress.figures(run) if figure is not None else gr.skip(),
         gr.update(runs=announced) if new_status else gr.skip(),
         gr.update(usage=usage) if new_usage else gr.skip(),
@@ -180,14 +185,15 @@ def parts(seen: str | None, number: int) -> list[str]:
 
 def _nothing(usage: str, old: list[str]) -> list[Any]:
     """The live panel without a run, of which only the devices change."""
-    now = ["", "nothing", "", "", digest(usage)]
+    now = ["", "nothing", "", "", digest(usage), ""]
     if now == old:
         return [gr.skip()] * OUTPUTS
     devices = gr.update(usage=usage) if now[4] != old[4] else gr.skip()
     if now[:4] == old[:4]:
-        return [*[gr.skip()] * 4, devices, *[gr.skip()] * len(run_buttons.LABELS), "|".join(now)]
+        return [*[gr.skip()] * 5, devices, *[gr.skip()] * len(run_buttons.LABELS), "|".join(now)]
     hidden, buttons = gr.update(visible=False), run_buttons.updates((), "")
-    return [run_progress.EMPTY, hidden, "", gr.update(runs="[]"), devices, *buttons, "|".join(now)]
+    shown = [run_progress.EMPTY, hidden, gr.update(samples="{}"), "", gr.update(runs="[]"), devices]
+    return [*shown, *buttons, "|".join(now)]
 
 
 def current(lab: Lab, shown: str) -> Run | None:

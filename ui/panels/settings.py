@@ -68,6 +68,7 @@ def _build_rest(form: Form) -> None:
         form.add("training.weight_decay")
         form.add("training.max_grad_norm")
         form.add("training.eval_steps")
+        form.add("training.samples")
         form.add("training.save_steps")
         form.add("training.seed")
     gr.HTML(render("part", "Speed and memory"), apply_default_css=False)

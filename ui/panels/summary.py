@@ -63,7 +63,13 @@ def _name(field: str) -> str:
 def _facts(plan: Plan) -> dict[str, Any]:
     """What the plan says besides its numbers."""
     return {
-        "notes": (_room(plan), plan.correction.sentence(), _checkpoint(plan), _new_rows(plan)),
+        "notes": (
+            _room(plan),
+            plan.correction.sentence(),
+            _checkpoint(plan),
+            _new_rows(plan),
+            plan.samples.sentence(),
+        ),
         "speed": [(LABELS[f"training.{name}"], reason) for name, reason in plan.performance.why.items()],
         "suggestions": [(f"{issue.problem} {issue.fix}", buttons(issue)) for issue in plan.suggestions],
         # ticks that match no module of this model have no effect, which the user must know

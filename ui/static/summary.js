@@ -64,5 +64,3 @@ if (element.closest("#summary"))
 
 watch("value", show);
 show();
-
-export {};

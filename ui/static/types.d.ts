@@ -68,3 +68,10 @@ interface RunState { id: string; name: string; state: string; open: boolean; pro
 
 // ui/panels/device.py
 interface DeviceUsage { line: string; rows: string[][] }
+
+// ui/panels/samples.py
+interface SamplePrompt { text: string; before: string; reference: string }
+interface Samples {
+  run: string; note: string; prompts: SamplePrompt[];
+  evaluations: { step: number; answers: { text: string; ended: boolean }[] }[];
+}
