@@ -99,7 +99,7 @@ def refreshed(lab: Lab, run_id: str) -> tuple[float, int]:
     """Time and bytes of one refresh of the live panel that has changes."""
     from ui.panels import live_run
 
-    seconds, values = timed(lambda: live_run.refresh(lab, run_id, f"{run_id}|old|old|old"))
+    seconds, values = timed(lambda: live_run.refresh(lab, run_id, f"{run_id}|old|old|old|old"))
     return seconds, len(values[0]) + len(values[1]["figure"]) + len(values[2])
 
 
