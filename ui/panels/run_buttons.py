@@ -88,7 +88,7 @@ def offered(run: Run, state: str, is_next: bool = False) -> tuple[str, ...]:
 
 def next_step(run: Run, state: str) -> str:
     """What the offered buttons do for a run that ended early, as a sentence."""
-    if state in ("finished", "queued", *ACTIVE):
+    if run.problem or state in ("finished", "queued", *ACTIVE):
         return ""
     names = offered(run, state)
     if not {"again", "resume"} & {*names[:1]}:
