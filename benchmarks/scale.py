@@ -99,8 +99,9 @@ def refreshed(lab: Lab, run_id: str) -> tuple[float, int]:
     """Time and bytes of one refresh of the live panel that has changes."""
     from ui.panels import live_run
 
-    seconds, values = timed(lambda: live_run.refresh(lab, run_id, f"{run_id}|old|old|old"))
-    return seconds, len(values[0]) + len(values[1]["figure"]) + len(values[2])
+    before = "|".join([run_id, *["old"] * (live_run.SEEN_PARTS - 1)])
+    seconds, (status, chart, _, figures, *_) = timed(lambda: live_run.refresh(lab, run_id, before))
+    return seconds, len(status) + len(chart["figure"]) + len(figures)
 
 
 def measure_list(folder: Path, count: int) -> dict[str, str]:

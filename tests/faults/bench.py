@@ -160,18 +160,24 @@ class Bench:
 
     def page_shows(self, run: Run, state: str, *words: str) -> None:
         """The page tells of `state` in time, with the words, and offers what can be done."""
-        wait_for(lambda: f'pill {state}"' in self._live(run)[0], PAGE_SECONDS)
-        shown = self._live(run)
+        wait_for(lambda: f'pill {state}"' in self.live(run)[0], PAGE_SECONDS)
+        status, buttons = self.live(run)
         for word in words:
-            assert word in shown[0]
-        assert shown[3]["visible"] == (state in ("queued", *ACTIVE))
+            assert word in status
+        assert ("stop" in buttons) == (state in ("queued", *ACTIVE))
+        assert ("resume" in buttons) <= (state in ("stopped", "interrupted", "failed"))
         assert [row["state"] for row in self.lab.store.summaries() if row["id"] == run.id] == [state]
         self.holds(run)
 
-    def _live(self, run: Run) -> list[Any]:
-        from ui.panels import live_run
+    def live(self, run: Run) -> tuple[str, set[str]]:
+        """What a new page shows: the run's status, and the names of the buttons."""
+        from ui.panels import live_run, run_buttons
 
-        return live_run.refresh(self.lab, run.id, "")
+        status, *others = live_run.refresh(self.lab, run.id, "")
+        buttons = others[-1 - len(run_buttons.LABELS) : -1]
+        return str(status), {
+            name for name, update in zip(run_buttons.LABELS, buttons, strict=True) if update["visible"]
+        }
 
     def holds(self, run: Run) -> None:
         """What must hold after every fault: no acknowledged event is lost, every whole row is an event."""

@@ -16,7 +16,6 @@ from trainer.common import file_locks, heartbeat
 from trainer.common.errors import UserError
 from trainer.runs import lifecycle
 from trainer.runs.run import Run
-from ui.panels import live_run
 
 LIMIT = 1.5
 """Seconds of silence that are normal in these tests."""
@@ -69,8 +68,8 @@ def _pace_is_known(run: Run) -> bool:
 
 
 def _shown(bench: Bench, run: Run, words: str) -> str:
-    status, *_, kill, _, _ = live_run.refresh(bench.lab, run.id, "")
-    return str(status) if words in status and kill["visible"] else ""
+    status, buttons = bench.live(run)
+    return status if words in status and "kill" in buttons else ""
 
 
 def test_the_command_line_names_a_hung_worker_and_kills_it(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,7 @@ def test_the_app_killed_then_both(bench: Bench) -> None:
     assert bench.state(waiting) == "queued", "one at a time, also over two lives of the app"
     os.kill(app.pid, signal.SIGKILL)
     bench.kill(run)
-    bench.page_shows(run, "interrupted", "resume")
+    bench.page_shows(run, "interrupted", "Resume continues from step")
     bench.app()
     wait_for(lambda: bench.state(waiting) == "starting")
     assert bench.state(run) == "interrupted"

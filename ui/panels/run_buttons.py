@@ -88,8 +88,10 @@ def offered(run: Run, state: str, is_next: bool = False) -> tuple[str, ...]:
 
 def next_step(run: Run, state: str) -> str:
     """What the offered buttons do for a run that ended early, as a sentence."""
+    if run.problem or state in ("finished", "queued", *ACTIVE):
+        return ""
     names = offered(run, state)
-    if state in ("finished", "queued", *ACTIVE) or not {"again", "resume"} & {*names[:1]}:
+    if not {"again", "resume"} & {*names[:1]}:
         return ""
     if names[0] == "again":
         return "Change the settings in a new run like this."
