@@ -71,11 +71,13 @@ def tail(folder: Path, count: int) -> LogLines:
 def search(folder: Path, text: str, limit: int) -> LogLines:
     """The last `limit` lines that contain `text`, in any case. Raises DamagedFile if a file cannot be read."""
     wanted = text.lower()
-    found, shown, number, size = 0, deque[tuple[int, str]](maxlen=limit), 0, 0
+    found = number = size = 0
+    shown = deque[tuple[int, str]](maxlen=limit)
     with ExitStack() as stack:
         for file, write in _sources(folder, stack):
             size += os.fstat(file.fileno()).st_size
-            for number, part in enumerate(_parts(file), number + 1):
+            for part in _parts(file):
+                number += 1
                 if wanted in (line := write(part)).lower() and wanted in (line := _safe(line)).lower():
                     found += 1
                     shown.append((number, _shortened(line)))
