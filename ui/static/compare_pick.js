@@ -32,19 +32,36 @@ function choose(kind, id, on) {
   paint();
 }
 
+/** @type {Map<string, HTMLElement>} */
+const lines = new Map(); // kept while the list changes: a click in progress would be lost with its line
+
 /**
  * @param {Kind} kind
  * @param {Choice} row
  */
 function line(kind, row) {
+  const label = lines.get(row.id) ?? newLine(kind, row);
+  lines.set(row.id, label);
+  const [name, state, note] = label.querySelectorAll(".name, .pill, small");
+  if (name.textContent !== row.name) name.textContent = row.name;
+  name.setAttribute("title", row.name);
+  state.className = `pill ${row.state}`;
+  if (state.textContent !== row.state) state.textContent = row.state;
+  if (note.textContent !== row.note) note.textContent = row.note;
+  return label;
+}
+
+/**
+ * @param {Kind} kind
+ * @param {Choice} row
+ */
+function newLine(kind, row) {
   const input = make("input", {
     type: kind === "experiments" ? "radio" : "checkbox", name: kind, value: row.id,
     onchange: () => choose(kind, row.id, input.checked),
   });
   return make("label", {}, input,
-    make("span", { class: "name", title: row.name }, row.name),
-    make("span", { class: `pill ${row.state}` }, row.state),
-    make("small", {}, row.note));
+    make("span", { class: "name" }), make("span", { class: "pill" }), make("small"));
 }
 
 /** @param {Choice} row */
@@ -56,8 +73,10 @@ function drawList(kind) {
   let note = "";
   if (rows.length > MAX_ROWS) note = `The first ${MAX_ROWS} of ${rows.length}. Search to find the others.`;
   else if (!rows.length) note = lists[kind].length ? "No matching runs." : NONE[kind];
-  places[kind].replaceChildren(
-    ...rows.slice(0, MAX_ROWS).map((row) => line(kind, row)), ...(note ? [make("p", { class: "quiet" }, note)] : []));
+  const shown = rows.slice(0, MAX_ROWS).map((row) => line(kind, row));
+  const there = [...places[kind].children];
+  if (!note && there.length === shown.length && shown.every((label, place) => label === there[place])) return;
+  places[kind].replaceChildren(...shown, ...(note ? [make("p", { class: "quiet" }, note)] : []));
 }
 
 function draw() {
