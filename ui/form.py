@@ -138,11 +138,17 @@ class Form:
         return config, [*issues, *(_named(issue, nested[TICKS]) for issue in invalid)]
 
     def restore(self, kept: Mapping[str, Any]) -> tuple[RunConfig | None, list[Issue]]:
-        """The configuration that a browser keeps, by path, and what of it cannot be used any more."""
+        """The configuration that a browser keeps, by path, and what of it is no longer valid."""
         gone = [
             Issue(path[:80], "This setting no longer exists.", "") for path in kept if path not in self.components
         ]
-        values = [kept.get(path, component.value) for path, component in self.components.items()]
+        values = []
+        for path, component in self.components.items():
+            value = kept.get(path, component.value)
+            if value is not None and type(value) is not (bool if isinstance(component.value, bool) else str):
+                gone.append(Issue(path, "This is not what its field holds.", ""))
+                value = component.value
+            values.append(value)
         config, issues = self.read(values)
         return config, [*gone, *issues]
 

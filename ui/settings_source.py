@@ -62,7 +62,7 @@ class Source:
 
 def parse(text: str | None, form: Form) -> Source | None:
     """What `pending` holds; None if that is nothing, or nothing that can be used."""
-    if not text or len(text) > MAX_STORED:
+    if not isinstance(text, str) or not text or len(text) > MAX_STORED:
         return None
     try:
         value = json.loads(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -18,11 +19,18 @@ def test_a_log_is_read_from_its_end_and_searched(tmp_path: Path) -> None:
     assert [line for _, line in found.lines] == ["100%|###", "last �"]
     assert not found.complete
     assert log_file.tail(tmp_path, 9).complete
-    assert log_file.search(tmp_path, "RED\\x07 alert", 5).lines == ((2, "red\\x07 alert"),)
+    assert log_file.search(tmp_path, "ALERT", 5).lines == ((2, "red\\x07 alert"),)
     assert "".join(log_file.whole(tmp_path)).splitlines()[0] == "one"
-    (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match="no log yet"):
-        log_file.tail(tmp_path / "other", 5)
+    event = {"type": "eval", "time": 1795848063.7, "step": 4, "eval_loss": 1.23456789}
+    (tmp_path / "events.jsonl").write_text(f'{{"type": "log", "text": "Reading demo"}}\n{json.dumps(event)}\n')
+    assert log_file.search(tmp_path, "eval_loss 1.2346", 5).found == 1
+    lines = [line for _, line in log_file.tail(tmp_path, 5).lines]
+    assert [lines[0][-28:], lines[1]] == ["eval: step 4, eval_loss 1.2346"[-28:], "one"], "events come first"
+    assert "".join(log_file.whole(tmp_path)).splitlines()[0] == "Reading demo"
+    (tmp_path / "worker.log").unlink()
+    (tmp_path / "worker.log").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="is a device, not a file"):
+        log_file.tail(tmp_path, 5)
 
 
 def test_a_large_log_takes_no_time_at_its_end(tmp_path: Path) -> None:

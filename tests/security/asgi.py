@@ -24,14 +24,18 @@ def ask(  # noqa: PLR0913  the parts of a request
         "method": method,
         "path": path,
         "scheme": "http",
+        "query_string": b"",
         "server": server,
         "client": (client, 50000),
         "headers": [(key.encode("latin-1"), value.encode("latin-1")) for key, value in named.items()],
     }
     sent: list[dict[str, Any]] = []
+    arriving = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if not arriving:
+            await asyncio.Event().wait()  # the caller stays connected
+        return arriving.pop()
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)

@@ -46,7 +46,7 @@ MEASURED = (TRAINING, EVALUATING, SAMPLING)
 
 WAITING = "Waiting for the device"
 """The task of a run whose device another one has."""
-_TASKS = {EVALUATING: "Evaluating", SAMPLING: "Sampling", SAVING: "Saving"}
+_TASKS = {EVALUATING: "Evaluating", SAMPLING: "Answering sample prompts", SAVING: "Saving"}
 
 
 class Silence(NamedTuple):

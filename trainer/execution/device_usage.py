@@ -68,25 +68,30 @@ class UsageMeter:
         self._usage: Usage | None = None
         self._processes: dict[int, psutil.Process] = {}
         """Kept, since psutil measures CPU time from one call to the next."""
+        self._idle = 0.0
+        """Seconds that all cores have been idle, at the last reading. Not `psutil.cpu_percent`, whose first answer in
+        each thread is 0."""
 
     def read(self) -> Usage:
         """The newest reading."""
         with self._lock:
             pause = time.monotonic() - self._read
             if self._usage is None or pause >= READ_SECONDS:
-                self._usage, self._read = self._measure(pause < LONGEST_PAUSE), time.monotonic()
+                self._usage, self._read = self._measure(pause), time.monotonic()
             return self._usage
 
-    def _measure(self, follows: bool) -> Usage:
-        """`follows`: whether the last reading was a moment ago, so that CPU times since then say something."""
-        memory, busy = psutil.virtual_memory(), psutil.cpu_percent()
+    def _measure(self, pause: float) -> Usage:
+        """`pause`: seconds since the last reading; if it is long ago, CPU times since then say nothing."""
+        memory, cores, follows = psutil.virtual_memory(), psutil.cpu_count() or 1, pause < LONGEST_PAUSE
+        before, self._idle = self._idle, _idle_seconds()
+        busy = min(1.0, max(0.0, 1 - (self._idle - before) / (pause * cores)))
         titles = self._titles()
         runs = tuple(
             RunUsage(titles[process], cpu if follows else None, held) for process, cpu, held in self._used(titles)
         )
         gpus = tuple(_gpu(name, titles) for name in devices.devices() if name != "cpu")
-        held, cores = memory.total - memory.available, psutil.cpu_count() or 1
-        return Usage(busy / 100 if follows else None, cores, held, memory.total, runs, gpus)
+        held = memory.total - memory.available
+        return Usage(busy if follows else None, cores, held, memory.total, runs, gpus)
 
     def _titles(self) -> dict[int, str]:
         """Titles of the active runs by the process id of their worker."""
@@ -100,6 +105,11 @@ class UsageMeter:
             with contextlib.suppress(psutil.Error):  # it has just ended
                 info = self._processes.setdefault(process, psutil.Process(process))
                 yield process, info.cpu_percent() / 100, info.memory_info().rss
+
+
+def _idle_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(times.idle + getattr(times, "iowait", 0.0))
 
 
 def _gpu(name: str, titles: Mapping[int, str]) -> GpuUsage:

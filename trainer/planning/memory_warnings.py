@@ -61,7 +61,5 @@ def too_large(costs: Estimate, memory: Mapping[str, int], device: Device, cures:
 
 def _least(tried: Cures) -> str:
     """The least memory that any settings need, as a sentence."""
-    named = [
-        f"{path.rpartition('.')[2].removeprefix('per_device_train_')} {value}" for path, value in tried.least.items()
-    ]
+    named = [f"{path.rpartition('.')[2]} {value}" for path, value in tried.least.items()]
     return f"No settings fit: the least found is {size(tried.least_bytes)}, with {', '.join(named)}."

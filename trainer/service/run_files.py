@@ -66,5 +66,5 @@ def log(lab: Lab, run_id: str, text: str, lines: int) -> LogLines:
 
 
 def log_text(lab: Lab, run_id: str) -> Iterator[str]:
-    """The whole log of a run, in pieces of whole lines. Raises UserError if it has none."""
+    """The whole log of a run, in pieces of whole lines. Raises UserError."""
     return log_file.whole(lab.store.get(run_id).folder)

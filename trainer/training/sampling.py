@@ -126,7 +126,7 @@ class Sampler(TrainerCallback):  # type: ignore[misc]
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             use_cache=True,
-            stopping_criteria=StoppingCriteriaList([_EachToken(self._stop_asked)]),
+            stopping_criteria=StoppingCriteriaList([_EachToken(self._stop_asked, limit)]),
         )
         return made[:, width:].tolist()  # type: ignore[no-any-return]
 
@@ -134,11 +134,13 @@ class Sampler(TrainerCallback):  # type: ignore[misc]
 class _EachToken(StoppingCriteria):  # type: ignore[misc]
     """Shows a sign of life after each token, and ends the answers if the run is to stop."""
 
-    def __init__(self, stop_asked: Callable[[], bool]) -> None:
-        self._stop_asked = stop_asked
+    def __init__(self, stop_asked: Callable[[], bool], limit: int) -> None:
+        """`limit`: tokens that an answer may have."""
+        self._stop_asked, self._limit, self._made = stop_asked, limit, 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        heartbeat.beat()
+        self._made += 1
+        heartbeat.progress(self._made, self._limit)
         return torch.full((len(input_ids),), self._stop_asked(), device=input_ids.device)
 
 

@@ -79,8 +79,8 @@ def build(lab: Lab) -> Live:
             announcer = component("run_state.js", NOTIFY, "live-notify", runs="")
             buttons = RunButtons()
         losses = chart("loss-chart", "Loss curves of the run", visible=False)
-        answers = samples.build()
         figures = gr.HTML("", apply_default_css=False, elem_id="live-figures")
+        answers = samples.build()
         usage = device.build()
 
     live = Live(

@@ -40,7 +40,7 @@ def build(lab: Lab) -> gr.HTML:
 
     def keep(value: str | None, event: gr.EventData) -> Any:
         title = _text(event, "title")
-        ticks = validation.from_json({"modules": json.loads(value or "[]")}).modules
+        ticks = validation.loads(f'{{"modules": {value or "[]"}}}').modules
         lab.own_sets.add(PRESETS, title, ticks)
         return gr.update(presets=json.dumps({"own": own_presets(lab), "chosen": title}))
 

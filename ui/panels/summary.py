@@ -49,7 +49,7 @@ def summary(state: State) -> Markup:
     issues = [(_sentence(issue), buttons(issue)) for issue in state.issues]
     fields: dict[str, str] = {}
     for issue in state.issues:
-        fields.setdefault(issue.field.partition("[")[0], f"{issue.problem} {issue.fix}".strip())
+        fields.setdefault(issue.field.partition("[")[0], on_page(f"{issue.problem} {issue.fix}").strip())
     facts = _facts(state.plan) if state.plan is not None and not state.invalid else {}
     named = list(dict.fromkeys(_name(field) for field in state.invalid))
     return render("summary", state, facts, issues, json.dumps(fields), named)
@@ -71,10 +71,10 @@ def _facts(plan: Plan) -> dict[str, Any]:
             plan.samples.sentence(),
         ),
         "speed": [(LABELS[f"training.{name}"], reason) for name, reason in plan.performance.why.items()],
-        "suggestions": [(f"{issue.problem} {issue.fix}", buttons(issue)) for issue in plan.suggestions],
+        "suggestions": [(on_page(f"{issue.problem} {issue.fix}"), buttons(issue)) for issue in plan.suggestions],
         # ticks that match no module of this model have no effect, which the user must know
         "unmatched": [receipt.tick for receipt in plan.receipts if receipt.note.startswith("matches nothing")],
-        "warnings": [(f"{issue.problem} {issue.fix}", buttons(issue)) for issue in plan.warnings],
+        "warnings": [(on_page(f"{issue.problem} {issue.fix}"), buttons(issue)) for issue in plan.warnings],
     }
 
 
@@ -105,5 +105,5 @@ def _new_rows(plan: Plan) -> str:
 
 
 def _sentence(issue: Issue) -> str:
-    name = form.label(issue.field)
-    return on_page(f"{name}: {issue.problem} {issue.fix}" if name else f"{issue.problem} {issue.fix}").strip()
+    name, text = form.label(issue.field), on_page(f"{issue.problem} {issue.fix}").strip()
+    return f"{name}: {text}" if name else text

@@ -3,7 +3,9 @@ import { find, focus, make, matches, read } from "./lib.js";
 
 /** @typedef {"experiments" | "runs"} Kind */
 
+const FIRST_ROWS = 12; // a button shows the others
 const MAX_ROWS = 300; // drawn at once
+const limits = { experiments: FIRST_ROWS, runs: FIRST_ROWS };
 /** @type {Record<Kind, HTMLElement>} */
 const places = { experiments: find(element, ".experiments"), runs: find(element, ".singles") };
 const search = find(element, "input[type=search]", "input");
@@ -32,19 +34,36 @@ function choose(kind, id, on) {
   paint();
 }
 
+/** @type {Map<string, HTMLElement>} */
+const lines = new Map(); // kept while the list changes: a click in progress would be lost with its line
+
 /**
  * @param {Kind} kind
  * @param {Choice} row
  */
 function line(kind, row) {
+  const label = lines.get(row.id) ?? newLine(kind, row);
+  lines.set(row.id, label);
+  const [name, state, note] = label.querySelectorAll(".name, .pill, small");
+  if (name.textContent !== row.name) name.textContent = row.name;
+  name.setAttribute("title", row.name);
+  state.className = `pill ${row.state}`;
+  if (state.textContent !== row.state) state.textContent = row.state;
+  if (note.textContent !== row.note) note.textContent = row.note;
+  return label;
+}
+
+/**
+ * @param {Kind} kind
+ * @param {Choice} row
+ */
+function newLine(kind, row) {
   const input = make("input", {
     type: kind === "experiments" ? "radio" : "checkbox", name: kind, value: row.id,
     onchange: () => choose(kind, row.id, input.checked),
   });
   return make("label", {}, input,
-    make("span", { class: "name", title: row.name }, row.name),
-    make("span", { class: `pill ${row.state}` }, row.state),
-    make("small", {}, row.note));
+    make("span", { class: "name" }), make("span", { class: "pill" }), make("small"));
 }
 
 /** @param {Choice} row */
@@ -53,11 +72,27 @@ const words = (row) => `${row.name} ${row.state} ${row.note} ${row.id}`;
 /** @param {Kind} kind */
 function drawList(kind) {
   const rows = lists[kind].filter((row) => kind === "experiments" || matches(search.value, words(row)));
-  let note = "";
-  if (rows.length > MAX_ROWS) note = `The first ${MAX_ROWS} of ${rows.length}. Search to find the others.`;
-  else if (!rows.length) note = lists[kind].length ? "No matching runs." : NONE[kind];
-  places[kind].replaceChildren(
-    ...rows.slice(0, MAX_ROWS).map((row) => line(kind, row)), ...(note ? [make("p", { class: "quiet" }, note)] : []));
+  const shown = rows.slice(0, limits[kind]).map((row) => line(kind, row));
+  const end = listEnd(kind, rows.length);
+  const there = [...places[kind].children];
+  if (!end && there.length === shown.length && shown.every((label, place) => label === there[place])) return;
+  places[kind].replaceChildren(...shown, ...(end ? [end] : []));
+}
+
+/**
+ * What stands below the rows that are drawn.
+ * @param {Kind} kind
+ * @param {number} count
+ */
+function listEnd(kind, count) {
+  if (!count) return make("p", { class: "quiet" }, lists[kind].length ? "No matching runs." : NONE[kind]);
+  if (count <= limits[kind]) return null;
+  if (limits[kind] === MAX_ROWS)
+    return make("p", { class: "quiet" }, `The first ${MAX_ROWS} of ${count}. Search to find the others.`);
+  return make("button", { type: "button", class: "rest", onclick: () => {
+    limits[kind] = MAX_ROWS;
+    draw();
+  } }, `Show all ${count.toLocaleString("en")}`);
 }
 
 function draw() {

@@ -64,7 +64,7 @@ function drawSamples() {
       make(
         "dl",
         {},
-        answerOf(`Model, ${when}`, ended ? text : `${text} …`, "model"),
+        answerOf("Model", ended ? text : `${text} …`, "model"),
         answerOf("Reference", prompt.reference),
       ),
     );

@@ -1,6 +1,7 @@
 // A table that can be sorted by any column, for all runs and for comparisons.
 import { compare, find, focus, make } from "./lib.js";
 
+const FIRST_ROWS = 20; // what is below the table stays in reach; a button shows the others
 const MAX_ROWS = 500; // drawn at once; a browser takes seconds for ten thousand
 
 /** @typedef {{ key: string, down: boolean }} Sort */
@@ -23,6 +24,12 @@ export function sortedTable(root, { sort, value, cell, decorate }) {
   let columns = [];
   /** @type {Row[]} */
   let rows = [];
+  let limit = FIRST_ROWS;
+  const rest = make("button", { type: "button", class: "rest", onclick: () => {
+    limit = MAX_ROWS;
+    draw();
+  } });
+  find(root, "table", "table").after(rest);
 
   /** @param {Column} column */
   function header(column) {
@@ -53,7 +60,9 @@ export function sortedTable(root, { sort, value, cell, decorate }) {
     const kept = focused instanceof HTMLInputElement && body.contains(focused) ? focused.value : "";
     for (const [place, { key }] of columns.entries())
       head.children[place].ariaSort = sort.key !== key ? "none" : sort.down ? "descending" : "ascending";
-    body.replaceChildren(...sorted(rows, sort, value).slice(0, MAX_ROWS).map(line));
+    body.replaceChildren(...sorted(rows, sort, value).slice(0, limit).map(line));
+    rest.hidden = rows.length <= limit || limit === MAX_ROWS;
+    rest.textContent = `Show all ${rows.length.toLocaleString("en")} runs`;
     if (kept) focus(body, kept);
   }
 

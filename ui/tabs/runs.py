@@ -257,7 +257,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 def _facts(row: dict[str, Any]) -> Markup:
     notes = (
         row["model"],
-        row["data"],
+        f"data {row['data']}" if row["data"] else "",
         f"step {row['step']:,} of {row['steps']:,}" if row["steps"] else "",
         f"best eval loss {formatting.loss(row['best_eval_loss'])}" if row["best_eval_loss"] is not None else "",
         f"adapter {formatting.size(row['adapter_bytes'])}" if row["adapter_bytes"] else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -37,6 +38,7 @@ KINDS = {
 """What a model may be trained to write."""
 ON_PAGE = {
     " (bad_rows: skip)": "",
+    "in data.roles": f"under “{LABELS['data.roles']}” in the preview",
     "Set preference_rows to chosen": f"Choose “{CHOICES['chosen']}” under “{LABELS['data.preference_rows']}”",
     "Keep it (reasoning: keep)": "Keep it",
     "Set answer_end to auto.": f"Set “{LABELS['data.answer_end']}” to “{CHOICES['auto']}”.",
@@ -44,6 +46,11 @@ ON_PAGE = {
     "(reasoning: keep)": f"(“{LABELS['data.reasoning']}: {CHOICES['keep']}”)",
 }
 """Settings as sentences name them, and as the page does."""
+_NAMES = {path.rpartition(".")[2]: label for path, label in LABELS.items() if "_" in path.rpartition(".")[2]}
+"""Labels by configuration key, of those keys that are no ordinary words."""
+_SETTING = re.compile(
+    rf"(?:\b(?:{'|'.join(sorted({path.partition('.')[0] for path in LABELS}))})\.)?\b({'|'.join(_NAMES)})\b"
+)
 STAGES = {
     "waiting": "Waiting for another check",
     "reading": "Reading the file",
@@ -179,7 +186,13 @@ def on_page(sentence: str) -> str:
     """A sentence with the page's names of settings."""
     for text, name in ON_PAGE.items():
         sentence = sentence.replace(text, name)
-    return sentence
+    return _SETTING.sub(lambda found: _label(found[1], begins=found.start() == 0), sentence)
+
+
+def _label(key: str, begins: bool) -> str:
+    """The label of a setting, small inside a sentence unless it is a name such as LoRA."""
+    label = _NAMES[key]
+    return label[0].lower() + label[1:] if label[1:].islower() and not begins else label
 
 
 def _group(group: Mapping[str, Any]) -> dict[str, Any]:
