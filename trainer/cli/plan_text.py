@@ -59,7 +59,6 @@ def _print_memory(plan: Plan) -> None:
         show(f"  {'while loading':24} {size(plan.loading):>9}")
     if plan.fits:
         batch, length = plan.fits["per_device_train_batch_size"], plan.fits["max_length"]
-        options = [f"batch {batch} at this max_length"] * (batch > 0) + [f"max_length {length} at batch 1"] * (
-            length > 0
-        )
-        show(f"largest that fits: {', '.join(options)}" if options else "nothing fits")
+        options = [f"batch {batch:,} at length {plan.length:,}"] * (batch > 0)
+        options += [f"batch 1 at length {length:,}"] * (length > 0)
+        show(f"fits {', or '.join(options)}" if options else "nothing fits")

@@ -195,7 +195,7 @@ class TrainTab:
         """Read data that are quick to read, so that the plan knows how many steps the run takes."""
         config, issues = self.form.read(values)
         if config is not None and not any(issue.field.startswith(DATA_SETTINGS) for issue in issues):
-            with contextlib.suppress(UserError):  # Look at the data and Train report the problem
+            with contextlib.suppress(UserError):  # Preview data and Train report the problem
                 service.data.read_if_quick(self.lab, config)
 
     def train(self, request: gr.Request, *values: Any) -> Iterator[list[Any]]:
