@@ -27,6 +27,15 @@ FILE, HUB = "data.file", "data.hub"
 """Two boxes; the one that fits the source becomes `data.path`."""
 
 
+class Menu(gr.Dropdown):
+    """A dropdown whose value the configuration checks: while its choices change, a page may still send an old one."""
+
+    is_template = True  # a subclass that the browser draws like its parent
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting, as the configuration defines it."""
@@ -107,10 +116,10 @@ class Form:
         common |= {"elem_id": path.replace(".", "-")} | options
         component: gr.components.Component
         if "choices" in common:
-            component = gr.Dropdown(value=value, **common)
+            component = Menu(value=value, **common)
         elif get_origin(setting.kind) is Literal:
             choices = [(CHOICES.get(item, item), item) for item in get_args(setting.kind)]
-            component = common.pop("component", gr.Dropdown)(choices=choices, value=value, **common)
+            component = common.pop("component", Menu)(choices=choices, value=value, **common)
         elif setting.kind is bool:
             component = gr.Checkbox(value=value, **common)
         elif setting.is_list:

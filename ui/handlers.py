@@ -53,6 +53,11 @@ def _errors_as_messages() -> Iterator[None]:
         raise error_message(UNEXPECTED) from error
 
 
+def event_value(event: gr.EventData, name: str) -> Any:
+    """What a script sent with an event; None if it did not, or something else than the page sent it."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
+
+
 def error_message(text: str) -> gr.Error:
     """The message that Gradio shows in the corner of the page; it is HTML, so the text is escaped."""
     return gr.Error(str(escape(text)), duration=12, title="This did not work", print_exception=False)

@@ -98,5 +98,8 @@ def _foreign(url: str, app: str) -> list[str]:
 
 def _complaint(message: sync_api.ConsoleMessage) -> list[str]:
     """A console error or warning, with the address it came from."""
-    is_complaint = message.type in ("error", "warning", "assert")
+    # Gradio ends its stream of events when a page is left
+    is_complaint = (
+        message.type in ("error", "warning", "assert") and "AbortError: signal is aborted" not in message.text
+    )
     return [f"console {message.type}: {message.text} ({message.location['url']})"] if is_complaint else []

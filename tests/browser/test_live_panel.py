@@ -40,7 +40,7 @@ def test_every_state_says_what_is_next_and_offers_it(page: Any, client: Client, 
     def show(title: str, state: str) -> None:
         page.get_by_role("tab", name="Runs").click()
         # the rows are redrawn as the runs go on
-        page.locator(".runs tbody tr", has_text=title).locator("input").evaluate("input => input.click()")
+        page.locator(".runs tbody tr", has_text=title).locator("[type=radio]").evaluate("input => input.click()")
         page.locator("#run-actions h2", has_text=title).wait_for()
         page.locator("#run-open").click()
         page.locator("#live-status h2", has_text=title).wait_for()

@@ -19,7 +19,7 @@ from trainer.runs.store import RunStore
 
 Refused = tuple[dict[str, Any], str, list[str]]
 CASES: dict[str, Refused] = {
-    "an unknown folder": ({"model": {"name": "nope"}}, "", ["“nope”"]),
+    "an unknown folder": ({"model": {"name": "nope"}}, "", ["models/nope"]),
     "a folder without weights": ({"model": {"name": "empty"}}, "", ["no weights", "no tokenizer"]),
     "an unknown module": ({"modules": [{"name": "q_projj"}]}, "", ["No tick"]),
     "a new token that is there": (

@@ -45,7 +45,7 @@ def test_new_tokens_without_a_tokenizer_are_a_problem_of_the_form(lab: Lab, mode
         tab = TrainTab(lab, page)
     values = {path: component.value for path, component in tab.form.components.items()}
     values |= {"model.name": "mute", "model.new_tokens": "<|pirate|>"}
-    _, summary = tab.plan(cast("gr.Request", SimpleNamespace(session_hash="a page")), *values.values())
+    _, summary, _ = tab.plan(cast("gr.Request", SimpleNamespace(session_hash="a page")), *values.values(), "")
     assert "tokenizer of mute" in summary
 
 

@@ -68,4 +68,4 @@ def test_a_run_that_changed_nothing_says_so(lab: Any, tmp_path: Path) -> None:
     assert (run.history.state, run.history.unchanged) == ("finished", True)
     assert reason in lab("runs", "--json")
     assert f'<span class="message unchanged">{reason}</span>' in run_progress.status(run, "finished")
-    assert any("did not change" in warning for warning in compare(store, [run.id]).warnings)
+    assert any("unchanged" in warning for warning in compare(store, [run.id]).warnings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
@@ -40,7 +41,9 @@ def ask(  # noqa: PLR0913  the parts of a request
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    # in a thread of its own: where a browser is driven, this one has a running event loop
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, app(scope, receive, send)).result()
     answered: dict[str, str] = {}
     for key, value in sent[0]["headers"]:
         name = key.decode()

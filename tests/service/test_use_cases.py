@@ -41,7 +41,7 @@ def tab(lab: Lab) -> TrainTab:
 def choose(tab: TrainTab, model: str) -> dict[str, Any]:
     """The values of the Train tab's inputs once a model is chosen and read."""
     values = {path: component.value for path, component in tab.form.components.items()} | {"model.name": model}
-    panel, _, *filled = list(tab.read_model(model, "main", ""))[-1]
+    panel, _, *filled, _run = list(tab.read_model(model, "main", ""))[-1]
     shown = {TICKS: panel, **dict(zip(tab.form.filled, filled, strict=True))}
     for path, value in shown.items():
         if not isinstance(value, dict):
@@ -86,7 +86,7 @@ def test_one_click_on_train_plans_once_and_reads_the_data_once(
     values = choose(tab, "phi3") | {"data.source": "file", FILE: name, "model.new_tokens": "<|parrot|>"}
     tab.count_examples(*values.values())  # as the page does once the file is chosen
     click = as_request("a page")
-    tab.plan(click, *values.values())
+    tab.plan(click, *values.values(), "")
     monkeypatch.setattr("trainer.service.planning.make_plan", counted)
     count.clear()
     *_, (_, run_id) = tab.train(click, *values.values())
@@ -105,10 +105,10 @@ def test_why_train_started_nothing_stays_until_a_setting_changes(lab: Lab, tab: 
     page, other = (as_request(name) for name in ("a page", "another page"))
     *_, (refused, _) = tab.train(page, *values.values())
     assert "1 of 2 rows" in refused
-    assert tab.plan(page, *values.values())[1] == refused
-    assert "1 of 2 rows" not in tab.plan(other, *values.values())[1]
+    assert tab.plan(page, *values.values(), "")[1] == refused
+    assert "1 of 2 rows" not in tab.plan(other, *values.values(), "")[1]
     changed = values | {"training.seed": 7}
-    assert "1 of 2 rows" not in tab.plan(page, *changed.values())[1]
+    assert "1 of 2 rows" not in tab.plan(page, *changed.values(), "")[1]
     assert not lab.store.all()
 
 

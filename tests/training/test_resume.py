@@ -63,8 +63,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     train("whole", whole, 99)
     train("parts", parts, 3)
     assert sorted(parts) == [1, 2, 3]
-    train("parts", parts, 5)
-    assert sorted(parts) == [1, 2, 3, 4, 5]
+    train("parts", parts, 6)  # not during the evaluation after step 4, which would end it at once
+    assert sorted(parts) == [1, 2, 3, 4, 5, 6]
     train("parts", parts, 99)
     assert parts == whole
     answers = [{at.step: at.answers for at in samples.read(tmp_path / name).answers} for name in ("whole", "parts")]

@@ -27,7 +27,7 @@ from trainer.planning.memory_correction import OVERHEAD
 from trainer.planning.optimizer_choice import OptimizerChoice, choose_optimizer, optimizer_state
 from trainer.planning.parameter_counts import module_parameters, tensor_sizes, whole_module
 from trainer.planning.row_width import widest
-from trainer.planning.samples import MAX_TOKENS
+from trainer.planning.samples import MAX_PROMPT, MAX_TOKENS
 from trainer.planning.schedule import UNREAD
 from trainer.planning.targets import Target
 from trainer.planning.weight_memory import WEIGHTS, dequantized_experts, loading_buffers, modules_to_quantize, weights
@@ -173,7 +173,7 @@ class Estimate:
 
         Only the last token's logits are computed.
         """
-        rows, width = self.config.training.samples, self.setup.width
+        rows, width, length = self.config.training.samples, self.setup.width, min(length, MAX_PROMPT)
         if not rows:
             return {}
         inside, work = self._inside(rows, length)

@@ -10,6 +10,8 @@ from typing import Any
 from trainer.config.schema import RunConfig
 from trainer.planning.schedule import EVALS
 
+MAX_PROMPT = 2048
+"""Tokens of a prompt. Longer ones are not answered: their attention would need more memory than the training."""
 MAX_TOKENS, MIN_TOKENS = 128, 16
 """Tokens of an answer: never more, and never stopped earlier."""
 REFERENCE_FACTOR = 2

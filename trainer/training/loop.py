@@ -29,6 +29,7 @@ from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config, load_tokenizer
 from trainer.planning.performance import PerformanceSettings
 from trainer.planning.plan import Plan, make_plan
+from trainer.planning.samples import MAX_PROMPT
 from trainer.runs.measured_memory import memory_correction
 from trainer.runs.store import RunStore
 from trainer.training import adapter, checkpoints, weight_changes
@@ -151,8 +152,9 @@ def _sample_prompts(config: RunConfig, data: PreparedData, sink: Sink) -> tuple[
     if not wanted:
         return ()
     found: tuple[SamplePrompt, ...] = ()
+    longest = min(config.training.max_length, MAX_PROMPT)
     if data.held_out is not None and data.template is not None:
-        found = sample_prompts(data.held_out, data.template, config.data, wanted, config.training.max_length)
+        found = sample_prompts(data.held_out, data.template, config.data, wanted, longest)
     if not found:
         sink("log", text=NO_PROMPTS if data.held_out is not None else NO_HELD_OUT)
     return found

@@ -36,6 +36,7 @@ const drawTable = sortedTable(element, {
   sort: { key: "created", down: true },
   value: (run, key) => run[key],
   cell,
+  id: (run) => run.id,
   decorate(line, run) {
     line.dataset.id = run.id;
     paintLine(line);

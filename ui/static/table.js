@@ -14,10 +14,11 @@ const MAX_ROWS = 500; // drawn at once; a browser takes seconds for ten thousand
  * @param {Sort} options.sort
  * @param {(row: Row, key: string) => unknown} options.value what a column sorts by
  * @param {(row: Row, column: Column) => HTMLElement} options.cell
- * @param {(line: HTMLTableRowElement, row: Row) => void} [options.decorate]
+ * @param {(row: Row) => string} [options.id]
+ * @param {(line: HTMLTableRowElement, row: Row) => void} [options.decorate] a new line
  * @returns {(columns: Column[], rows: Row[]) => void} draws the table
  */
-export function sortedTable(root, { sort, value, cell, decorate }) {
+export function sortedTable(root, { sort, value, cell, id, decorate }) {
   const head = find(root, "thead tr");
   const body = find(root, "tbody");
   /** @type {Column[]} */
@@ -48,11 +49,30 @@ export function sortedTable(root, { sort, value, cell, decorate }) {
     head.replaceChildren(...columns.map(header));
   }
 
+  /** @type {Map<string, HTMLTableRowElement>} */
+  let lines = new Map(); // by id: what has not changed stays, so that a click in progress is not lost
+
   /** @param {Row} row */
   function line(row) {
-    const node = make("tr", {}, ...columns.map((column) => cell(row, column)));
-    decorate?.(node, row);
-    return node;
+    const cells = columns.map((column) => cell(row, column));
+    const old = lines.get(id?.(row) ?? "");
+    if (!old || old.children.length !== cells.length) {
+      const node = make("tr", {}, ...cells);
+      decorate?.(node, row);
+      return node;
+    }
+    for (const [place, fresh] of cells.entries())
+      if (!old.children[place].isEqualNode(fresh)) old.children[place].replaceWith(fresh);
+    return old;
+  }
+
+  /** @param {Row[]} shown */
+  function drawLines(shown) {
+    const nodes = shown.map(line);
+    for (const [place, node] of nodes.entries())
+      if (body.children[place] !== node) body.insertBefore(node, body.children[place] ?? null);
+    while (body.children.length > nodes.length) body.lastElementChild?.remove();
+    lines = new Map(id ? nodes.map((node, place) => [id(shown[place]), node]) : []);
   }
 
   function draw() {
@@ -60,7 +80,7 @@ export function sortedTable(root, { sort, value, cell, decorate }) {
     const kept = focused instanceof HTMLInputElement && body.contains(focused) ? focused.value : "";
     for (const [place, { key }] of columns.entries())
       head.children[place].ariaSort = sort.key !== key ? "none" : sort.down ? "descending" : "ascending";
-    body.replaceChildren(...sorted(rows, sort, value).slice(0, limit).map(line));
+    drawLines(sorted(rows, sort, value).slice(0, limit));
     rest.hidden = rows.length <= limit || limit === MAX_ROWS;
     rest.textContent = `Show all ${rows.length.toLocaleString("en")} runs`;
     if (kept) focus(body, kept);

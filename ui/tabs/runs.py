@@ -19,7 +19,7 @@ from trainer.service.lab import Lab
 from trainer.service.runs import ACTIVE, ENDED, MAX_TITLE
 from ui import download
 from ui.components import component
-from ui.handlers import DIRECT, QUEUED, inform, show_errors
+from ui.handlers import DIRECT, QUEUED, event_value, inform, show_errors
 from ui.panels.live_run import digest, parts
 from ui.tabs.train import TrainTab, run_values
 from ui.views import HTML
@@ -214,7 +214,7 @@ class RunsTab:
 
     def acted_on_many(self, event: gr.EventData) -> Markup:
         """Stop, resume or delete the selected runs; says for each one what became of it."""
-        ids, action = _ids(event), str(getattr(event, "action", ""))
+        ids, action = _ids(event), str(event_value(event, "action"))
         if action not in ACTIONS:
             raise UserError("This is not how the page calls the app.", "Reload the page.", "data")
         done, act = ACTIONS[action]
@@ -235,7 +235,7 @@ class RunsTab:
 
 def _ids(event: gr.EventData) -> list[str]:
     """The selected runs that came with an event."""
-    ids = getattr(event, "ids", None)
+    ids = event_value(event, "ids")
     if not isinstance(ids, list) or not ids or not all(isinstance(item, str) for item in ids):
         raise UserError("No run is selected.", "Select some in the table.", "data")
     return ids
