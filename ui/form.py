@@ -19,21 +19,15 @@ from trainer.config.schema import RunConfig, default_config
 from trainer.config.validation import repair
 from ui.labels import CHOICES, LABELS
 
+# the configuration checks all values; while the choices of a menu change, a page may still send an old one
+gr.Dropdown.preprocess = lambda _menu, payload: payload  # type: ignore[method-assign]
+
 TICKS = "modules"
 MODEL_SPECIFIC = ("adapter.", "training.", "model.")
 """Settings that are reset when the model changes."""
 TICK_FIELD = re.compile(r"modules\[(\d+)\]\.(\w+)")
 FILE, HUB = "data.file", "data.hub"
 """Two boxes; the one that fits the source becomes `data.path`."""
-
-
-class Menu(gr.Dropdown):
-    """A dropdown whose value the configuration checks: while its choices change, a page may still send an old one."""
-
-    is_template = True  # a subclass that the browser draws like its parent
-
-    def preprocess(self, payload: Any) -> Any:
-        return payload
 
 
 @dataclass(frozen=True)
@@ -116,10 +110,10 @@ class Form:
         common |= {"elem_id": path.replace(".", "-")} | options
         component: gr.components.Component
         if "choices" in common:
-            component = Menu(value=value, **common)
+            component = gr.Dropdown(value=value, **common)
         elif get_origin(setting.kind) is Literal:
             choices = [(CHOICES.get(item, item), item) for item in get_args(setting.kind)]
-            component = common.pop("component", Menu)(choices=choices, value=value, **common)
+            component = common.pop("component", gr.Dropdown)(choices=choices, value=value, **common)
         elif setting.kind is bool:
             component = gr.Checkbox(value=value, **common)
         elif setting.is_list:
