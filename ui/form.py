@@ -20,7 +20,7 @@ from trainer.config.validation import repair
 from ui.labels import CHOICES, LABELS
 
 # the configuration checks all values; while the choices of a menu change, a page may still send an old one
-gr.Dropdown.preprocess = lambda _menu, payload: payload  # type: ignore[method-assign]
+gr.Dropdown.preprocess = lambda _menu, payload: payload  # type: ignore[assignment, method-assign]
 
 TICKS = "modules"
 MODEL_SPECIFIC = ("adapter.", "training.", "model.")
