@@ -17,6 +17,7 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from trainer.common import atomic, heartbeat
+from trainer.common.devices import Device
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
@@ -71,15 +72,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     Resumes from the newest complete checkpoint, if there is one. Raises UserError for problems that the user can fix;
     any other exception is a bug.
     """
-    keep_freed_memory()
-    keep_compiled(paths.folder.parent / "compiled")
-    transformers_logging.disable_progress_bar()
-    # for names that the newest transformers deprecates and older versions still need
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    set_seed(config.training.seed)
-    device = training_device()
-    if device.is_gpu:
-        sink("log", text=f"Training on {device.model}: {size(device.free)} of {size(device.total)} free")
+    device = _prepare_process(config, paths, sink)
     heartbeat.task("Reading the model's configuration")
     sink("log", text=f"Reading {config.model.name}")
     tokenizer = load_tokenizer(config.model, paths.models_dir)
@@ -91,13 +84,8 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     if plan.issues:
         raise InvalidConfig(plan.issues)
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
-    heartbeat.task(READING_DATA)
-    sink("log", text="Reading the data")
-    limits = config.training.max_length, config.training.seed
-    data = prepare(config.data, tokenizer, *limits, paths.data_dir, _show_data_progress)
+    data = _read_data(config, tokenizer, paths, sink)
     _check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
-    for note in data.notes:
-        sink("log", text=note)
     newest = checkpoints.newest_complete(paths.folder / "checkpoints")
     plan = _final_plan(planned(data.size).on(base_files), paths.folder / "plan.json", resumes=newest is not None)
     _log(plan, sink)
@@ -131,6 +119,31 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
         save_adapter(model, config, tokenizer if new_tokens or brings_template else None, paths.folder)
     unchanged = "" if start.differs(model) else weight_changes.why_not(trainer.state.log_history)
     return Outcome(bool(trainer.state.global_step >= trainer.state.max_steps), unchanged)
+
+
+def _prepare_process(config: RunConfig, paths: RunPaths, sink: Sink) -> Device:
+    """Set up this process for the run. Returns the device that it trains on."""
+    keep_freed_memory()
+    keep_compiled(paths.folder.parent / "compiled")
+    transformers_logging.disable_progress_bar()
+    # for names that the newest transformers deprecates and older versions still need
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    set_seed(config.training.seed)
+    device = training_device()
+    if device.is_gpu:
+        sink("log", text=f"Training on {device.model}: {size(device.free)} of {size(device.total)} free")
+    return device
+
+
+def _read_data(config: RunConfig, tokenizer: Any, paths: RunPaths, sink: Sink) -> PreparedData:
+    """Read, check and tokenize the data."""
+    heartbeat.task(READING_DATA)
+    sink("log", text="Reading the data")
+    limits = config.training.max_length, config.training.seed
+    data = prepare(config.data, tokenizer, *limits, paths.data_dir, _show_data_progress)
+    for note in data.notes:
+        sink("log", text=note)
+    return data
 
 
 def _show_data_progress(stage: str, share: float) -> None:

@@ -148,7 +148,7 @@ class _EachToken(StoppingCriteria):  # type: ignore[misc]
 def ready_to_generate(trainer: Any) -> Iterator[Any]:
     """The base model with the adapter inside, as transformers generates with it; restores everything afterwards.
 
-    Not compiled, since the shapes of generation would compile the layers anew. Attention without a mask knows neither
+    Not compiled, since the shapes of generation would recompile the layers. Attention without a mask knows neither
     padding on the left nor a cache, so SDPA takes its place.
     """
     model, base = trainer.model, trainer.model.get_base_model()
