@@ -23,6 +23,8 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+LEFT = ("AbortError: signal is aborted", "Unexpected error Connection errored out.")
+"""What Gradio says of the requests that are cut off when a page is left."""
 
 
 @pytest.fixture(scope="session")
@@ -98,8 +100,5 @@ def _foreign(url: str, app: str) -> list[str]:
 
 def _complaint(message: sync_api.ConsoleMessage) -> list[str]:
     """A console error or warning, with the address it came from."""
-    # Gradio ends its stream of events when a page is left
-    is_complaint = (
-        message.type in ("error", "warning", "assert") and "AbortError: signal is aborted" not in message.text
-    )
+    is_complaint = message.type in ("error", "warning", "assert") and not any(text in message.text for text in LEFT)
     return [f"console {message.type}: {message.text} ({message.location['url']})"] if is_complaint else []

@@ -106,9 +106,9 @@ class TrainTab:
         )  # fmt: skip
 
     def _train_after(self, event: Any) -> None:
-        event(show_errors(self.train), self.form.inputs, [self.summary, self.live.shown], **QUEUED).then(
-            self.live.refresh, [self.live.shown, self.live.seen], self.live.outputs, **DIRECT
-        )
+        started = event(show_errors(self.train), self.form.inputs, [self.summary, self.live.shown], **QUEUED)
+        started.then(self.live.refresh, [self.live.shown, self.live.seen], self.live.outputs, **DIRECT)
+        self._plan_after(started.then)  # a plan that was asked for earlier may have arrived after the refusal
 
     def show_after(self, event: Any) -> None:
         """After an event that set `model_inputs` to `run_values` or the like: show all of it, and a run's curves."""
