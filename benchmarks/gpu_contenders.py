@@ -114,7 +114,8 @@ def ours(task: Task, folder: Path) -> Task:
     from trainer.data.preparation import PreparedData
     from trainer.models.discovery.discover import discover
     from trainer.models.locations import load_config
-    from trainer.planning.memory import estimate, seen_by_torch
+    from trainer.planning.memory.estimate import estimate
+    from trainer.planning.memory.peak import seen_by_torch
     from trainer.planning.plan import make_plan
     from trainer.training import adapter
     from trainer.training.loading import compute_dtype, load_model

@@ -31,10 +31,11 @@ from tests.support.meter import Meter, phi3_medium  # noqa: E402
 from trainer.config.schema import RunConfig, Tick, default_config  # noqa: E402
 from trainer.models.discovery.discover import discover  # noqa: E402
 from trainer.models.module_map import ModuleMap  # noqa: E402
-from trainer.planning import memory  # noqa: E402
+from trainer.planning.memory.estimate import estimate  # noqa: E402
+from trainer.planning.memory.peak import CUBLAS, TILE_WIDTH  # noqa: E402
+from trainer.planning.memory.weights import dequantized_experts, experts_to_quantize, modules_to_quantize, weights  # noqa: E402
 from trainer.planning.plan import Plan, make_plan  # noqa: E402
 from trainer.planning.scenarios import scenario  # noqa: E402
-from trainer.planning.weight_memory import dequantized_experts, experts_to_quantize, modules_to_quantize, weights  # noqa: E402
 
 KINDS = (
     *("phi3-medium", "llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3_text", "olmo2", "glm4"),
@@ -123,20 +124,20 @@ def print_long(name: str, config: Any, ticks: str) -> None:
     """Every item of the longest row that fits, planned and counted."""
     run, module_map, plan = long_run(config, name, ticks)
     length, hidden, layers = run.training.max_length, module_map.hidden_size, module_map.layers
-    needs = memory.estimate(run, module_map, plan.targets, plan.device, recompute=True)
+    needs = estimate(run, module_map, plan.targets, plan.device, recompute=True)
     real = fake_gpu.measure(config, run, plan, module_map, masked=False, every_n_layers=1)
     forward, backward, *_ = needs.moments(1, length)
     inputs = layers * length * hidden * 2
     static = sum(needs.static[item] for item in needs.static if "optimizer" not in item and "CUDA" not in item)
     rows: list[tuple[str, float, float | None]] = [
         ("weights, adapter", static, real.static),
-        ("optimizer, context, cuBLAS", sum(needs.static.values()) - static + memory.CUBLAS, None),
+        ("optimizer, context, cuBLAS", sum(needs.static.values()) - static + CUBLAS, None),
         (f"inputs of {layers} layers", inputs, layers * length * hidden * 2),
         ("end of the forward pass: inputs, last norm", forward["activations"], real.kept),
         ("loss", forward["logits"], loss_peak(length, hidden, module_map.vocab_size)),
         (
             "backward pass of the last layer",
-            backward["activations"] + backward["workspace"] - inputs - memory.CUBLAS,
+            backward["activations"] + backward["workspace"] - inputs - CUBLAS,
             real.backward - inputs,
         ),
         (
@@ -160,7 +161,7 @@ def loss_peak(tokens: int, hidden: int, vocabulary: int) -> int:
         weight, labels = torch.empty(vocabulary, hidden, dtype=torch.bfloat16), torch.zeros(tokens, dtype=torch.long)
         meter = Meter([states, weight, labels])
         with meter:
-            settings = (1.0, memory.TILE_WIDTH, None, 1.0, ("log_probs", "is_top1"))
+            settings = (1.0, TILE_WIDTH, None, 1.0, ("log_probs", "is_top1"))
             ChunkedLogProbFunction.apply(states, weight, None, labels, *settings)[0].sum().backward()
     return meter.peak
 
@@ -170,9 +171,9 @@ def print_whole_logits() -> None:
     run, module_map, plan = long_run(
         LLAMA_8B, "Llama-3.1-8B", "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
     )
-    needs = memory.estimate(run, module_map, plan.targets, plan.device, recompute=True)
+    needs = estimate(run, module_map, plan.targets, plan.device, recompute=True)
     forward, *_ = needs.moments(1, PUBLISHED)
-    rest = sum(needs.static.values()) + forward["activations"] + memory.CUBLAS
+    rest = sum(needs.static.values()) + forward["activations"] + CUBLAS
     logits = PUBLISHED * module_map.vocab_size
     longest = replace(needs, whole_logits=True).largest(GPU_80)["max_length"]
     print(f"\nFrom whole logits, as planned with 12 bytes each: {longest:,} tokens fit.")
@@ -214,7 +215,7 @@ def peak(config: Any, run: RunConfig, plan: Plan, module_map: ModuleMap, every: 
     real = fake_gpu.measure(config, run, plan, module_map, batch > 1, every)
     static = sum(size for name, size in needs.static.items() if "optimizer" not in name and "CUDA" not in name)
     forward, *others = needs.moments(batch, length)
-    highest = max(forward["activations"], *(sum(moment.values()) - memory.CUBLAS for moment in others))
+    highest = max(forward["activations"], *(sum(moment.values()) - CUBLAS for moment in others))
     return static + int(highest), real.static + max(real.kept, real.backward, needs.experts and real.forward)
 
 

@@ -97,7 +97,7 @@ def measure(folder: str, name: str, case: int) -> dict[str, Any]:
     from trainer.common import devices
     from trainer.models.discovery.discover import discover
     from trainer.models.locations import load_config
-    from trainer.planning.memory import seen_by_torch
+    from trainer.planning.memory.peak import seen_by_torch
     from trainer.planning.plan import make_plan
     from trainer.training import adapter
     from trainer.training.loading import compute_dtype, load_model

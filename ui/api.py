@@ -11,7 +11,7 @@ from trainer import service
 from trainer.common.errors import UserError
 from trainer.config import validation
 from trainer.config.schema import ModelConfig
-from trainer.service.experiments import MAX_COMPARED, Request
+from trainer.service.experiments import MAX_COMPARED, Request, parse_rates
 from trainer.service.lab import Lab
 from ui.clients import monitor_of_client
 
@@ -80,12 +80,20 @@ class Endpoints:
         return _answer(lambda: service.runs.stop(self._lab, _text(run_id)))
 
     def scenarios(
-        self, config: dict[str, Any], set: str = "six", equal_budget: bool = False, seeds: int = 1
+        self,
+        config: dict[str, Any],
+        set: str = "six",
+        equal_budget: bool = False,
+        seeds: int = 1,
+        rates: str = "0.5, 1, 2",
     ) -> dict[str, Any]:
-        """Queue the scenarios of a set as one experiment; returns its id, its runs and its scenarios."""
+        """Queue the scenarios of a set as one experiment; returns its id, its runs and its scenarios.
+
+        `rates`: factors of the configured learning rates that every scenario is run at.
+        """
 
         def queue() -> dict[str, Any]:
-            request = Request(_text(set), equal_budget is True, _whole(seeds))
+            request = Request(_text(set), equal_budget is True, _whole(seeds), parse_rates(_text(rates)))
             experiment = service.experiments.start(self._lab, validation.from_json(config), request)
             # without their configurations: a client would download anything that has a `path`
             scenarios = [{key: item[key] for key in item if key != "config"} for item in experiment.scenarios]

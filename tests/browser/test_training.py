@@ -134,6 +134,7 @@ def test_the_same_through_gradio_client(client: Client, tmp_path: Path) -> None:
         client.predict(config | {"adapter": {"lora_alfa": 1}}, api_name="/plan")
 
 
+@pytest.mark.full
 def test_the_same_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ["--runs-dir", str(tmp_path / "runs")]
 

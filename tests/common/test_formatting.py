@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainer.common import formatting
-from trainer.experiments.comparison import shown
+from trainer.experiments.table import shown
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ def test_a_canceled_call_that_does_not_react_ends_all_the_same(bench: Bench, mon
     assert not process.is_running()
 
 
+@pytest.mark.full
 def test_200_hanging_calls_do_not_slow_down_the_app_and_end_with_it(tmp_path: Path) -> None:
     with frozen(tmp_path, 200) as (app, analysis):
         with ThreadPoolExecutor(1) as pool:  # a test before may have left an event loop in this thread

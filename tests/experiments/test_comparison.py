@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.support import tiny
@@ -20,7 +19,8 @@ from trainer.experiments import charts
 from trainer.experiments.comparison import Comparison, compare
 from trainer.experiments.report import document, markdown
 from trainer.experiments.report_html import html_report, report_zip
-from trainer.experiments.statistics import Pair, compare_pair, pareto, t_quantile
+from trainer.experiments.statistics import pareto
+from trainer.experiments.verdict import Criteria
 from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import make_plan
@@ -75,37 +75,6 @@ def three_against_three(store: RunStore, worse: list[float]) -> Comparison:
     return compare(store, ids)
 
 
-def test_student_t_is_exact() -> None:
-    tables = {1: 12.7062047, 2: 4.30265273, 3: 3.18244631, 4: 2.77644511, 9: 2.26215716, 30: 2.04227246}
-    for freedom, value in tables.items():
-        assert t_quantile(freedom) == pytest.approx(value, rel=1e-8)
-    assert t_quantile(2, 0.99) == pytest.approx(9.92484320, rel=1e-8)
-
-
-def test_pairs_are_compared_seed_by_seed() -> None:
-    losses = {"a": {1: 1.0, 2: 2.0, 3: 3.0, 9: 0.0}, "b": {1: 1.10, 2: 2.12, 3: 3.11}}
-    pair = compare_pair("b", "a", losses)
-    assert pair is not None
-    assert (pair.better, pair.worse, pair.seeds) == ("a", "b", 3)
-    assert pair.difference == pytest.approx(0.11)
-    assert pair.half_width == pytest.approx(4.30265273 * 0.01 / 3**0.5)
-    assert all(part in pair.sentence for part in ("a beats b", "0.110 ± 0.025", "95 %", "3 seeds"))
-    assert compare_pair("a", "b", {"a": {1: 1.0}, "b": {2: 1.0}}) is None
-    assert "One seed" in str(compare_pair("a", "b", {"a": {1: 1.0}, "b": {1: 2.0}}).sentence)  # type: ignore[union-attr]
-    assert "no difference" in Pair("a", "b", 0.01, 0.05, 3).sentence
-
-
-def test_an_interval_holds_as_often_as_it_says() -> None:
-    """Of 1,000 experiments without any difference, about one in twenty finds one."""
-    random = np.random.default_rng(0)
-    found = 0
-    for _ in range(1000):
-        first, second = random.normal(size=(2, 3))
-        pair = compare_pair("a", "b", {"a": dict(enumerate(first)), "b": dict(enumerate(second))})
-        found += pair is not None and pair.real
-    assert 30 <= found <= 70
-
-
 def test_the_pareto_front_holds_what_nothing_beats() -> None:
     points = {"cheap": (1.0, 3.0), "worse": (2.0, 3.0), "middle": (2.0, 2.0), "best": (5.0, 1.0), "dear": (9.0, 1.0)}
     assert pareto(points) == ["cheap", "middle", "best"]
@@ -124,10 +93,35 @@ def test_a_real_difference_and_its_price(tmp_path: Path) -> None:
     assert found.rows[0].elapsed == 80
 
 
-def test_no_difference_is_said_as_such_with_what_it_saves(tmp_path: Path) -> None:
+def test_no_difference_shown_is_not_equivalence(tmp_path: Path) -> None:
     found = three_against_three(RunStore(tmp_path), [1.05, 1.05, 1.28])
-    assert "no difference" in found.verdict[1]
-    assert any(line.startswith("Small") and "31 %" in line for line in found.verdict)
+    assert "no difference shown" in found.verdict[1]
+    assert not any("Take" in line for line in found.verdict)
+
+
+def test_of_equivalent_scenarios_the_cheapest_is_named(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    ids = [row.id for row in three_against_three(store, [1.001, 1.101, 1.2015]).rows]
+    found = compare(store, ids, criteria=Criteria(cost="trainable"))
+    assert any("Take Small" in line and "69 % less trainable parameters" in line for line in found.verdict)
+    assert any("Take Big" in line for line in compare(store, ids, criteria=Criteria(cost="elapsed")).verdict)
+    strict = compare(store, ids, criteria=Criteria(margin=0.0001, cost="trainable"))
+    assert not any("Take" in line for line in strict.verdict)
+
+
+def test_losses_on_other_data_are_not_judged(tmp_path: Path, module_map: ModuleMap) -> None:
+    store = RunStore(tmp_path)
+    first = add_run(store, "A", ("o_proj",), 1, 1.0)
+    config = replace(BASE, title="B", data=replace(BASE.data, eval_fraction=0.3), modules=(Tick("o_proj"),))
+    second = store.create(config, make_plan(config, module_map))
+    writer = EventWriter(second.folder / "events.jsonl")
+    writer.write("metrics", step=40, loss=1.0)
+    writer.write("eval", step=40, eval_loss=2.0)
+    writer.write("state", state="finished")
+    writer.close()
+    found = compare(store, [first, second.id])
+    assert any("data differs" in line for line in found.warnings)
+    assert not found.verdict and not found.pairs
 
 
 def test_what_does_not_compare_is_named(tmp_path: Path, module_map: ModuleMap) -> None:

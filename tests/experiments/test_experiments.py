@@ -103,9 +103,9 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
 ) -> None:
     longer = replace(config, training=replace(config.training, max_steps=6))
     found = plan_scenarios(lab, longer, Request("two"))
-    assert seconds(lab, longer, found, 2) is None
+    assert seconds(lab, longer, found, Request("two", seeds=2)) is None
     (tmp_path / "run.json").write_text(json.dumps(longer.to_json()))
-    assert main([*folders(lab), "scenarios", str(tmp_path / "run.json"), "--set", "two"]) == 0
+    assert main([*folders(lab), "scenarios", str(tmp_path / "run.json"), "--set", "two", "--rates", "1"]) == 0
     told = capsys.readouterr().out
     assert "3 of 3 layers" in told.partition("2 runs, duration")[0]
     assert told.count("finished    ") == 2
@@ -120,7 +120,7 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
         == (lab.store.get(made.runs[0]).adapter / "adapter_model.safetensors").stat().st_size
     )
     assert exports.report(lab, [made.id]).parent == lab.settings.exports_dir
-    needed, one = seconds(lab, longer, found, 2), seconds(lab, longer, found, 1)
+    needed, one = (seconds(lab, longer, found, Request("two", seeds=count)) for count in (2, 1))
     assert needed and one
     assert needed == pytest.approx(2 * one)
     (pace, *_) = known = duration_estimates.paces(lab.store, longer.model)[:1]
@@ -133,9 +133,9 @@ def test_from_the_command_line_to_a_report_and_an_estimate(
     rows = tiny.save_rows(tmp_path / "others.jsonl", 24)
     others = replace(whole, data=replace(whole.data, path=data.add(lab, rows)))
     found = plan_scenarios(lab, others, Request("two"))
-    assert seconds(lab, others, found, 1) is None
+    assert seconds(lab, others, found, Request("two")) is None
     data.report(lab, others)
-    assert seconds(lab, others, found, 1), "what was looked at is known to take so long"
+    assert seconds(lab, others, found, Request("two")), "what was looked at is known to take so long"
     orders = [
         [
             event["tokens"]

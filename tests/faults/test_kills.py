@@ -34,6 +34,9 @@ def test_a_worker_killed_anywhere_goes_on_from_a_whole_checkpoint(bench: Bench) 
         assert any(map(checkpoints.is_complete, left)), "an older one is always whole"
         lifecycle.resume_run(bench.run(run))
     bench.until_step(run, bench.run(run).history.step + 2)
+    os.kill(bench.worker_of(run), signal.SIGVTALRM)  # as the kernel does to a template that cannot be interrupted
+    bench.page_shows(run, "failed", "chat template ran far beyond its time limit")
+    assert bench.run(run).history.cause == "data"
     steps = bench.run(run).history.train.curve("loss")[0].tolist()
     assert steps == list(range(1, len(steps) + 1)), "no step is missing"
     assert starts_of(run) == 3

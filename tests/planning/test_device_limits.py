@@ -14,7 +14,7 @@ from trainer.common.triton_compiler import NoTriton
 from trainer.config.schema import RunConfig, Tick, default_config
 from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
-from trainer.planning.memory import estimate
+from trainer.planning.memory.estimate import estimate
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.schedule import Size
 

@@ -18,14 +18,14 @@ from trainer.common import devices, formatting
 from trainer.common.devices import Device
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig, default_config
 from trainer.models.discovery.discover import discover
-from trainer.planning.activations import ActivationSetup, activations_by_layer
-from trainer.planning.memory import estimate
+from trainer.planning.memory.activations import ActivationSetup, activations_by_layer
+from trainer.planning.memory.estimate import estimate
+from trainer.planning.memory.weights import modules_to_quantize
 from trainer.planning.optimizer_choice import optimizer_state
 from trainer.planning.parameter_counts import tensor_sizes, whole_module
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX
 from trainer.planning.schedule import batch_size
-from trainer.planning.weight_memory import modules_to_quantize
 from trainer.training.expert_quantization import quantized_experts
 from ui.panels.summary import State, summary
 
@@ -183,7 +183,7 @@ def test_the_peak_of_a_training_is_near_the_plan(
 ) -> None:
     """Every tensor that lives at once over two real steps. TRL's tiles are made small, or they would be all of it."""
     monkeypatch.setattr("trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE", 64)
-    monkeypatch.setattr("trainer.planning.memory.TILE_WIDTH", 64)
+    monkeypatch.setattr("trainer.planning.memory.peak.TILE_WIDTH", 64)
     real = meter.Real(run, folder)
     moving = ("gradients", "activations", "logits", "workspace", "optimizer")
     said = sum(real.plan.memory.get(item, 0) for item in moving)
@@ -207,7 +207,7 @@ def test_the_peak_of_an_evaluation_is_near_the_plan(
 ) -> None:
     """Counted as above. Training on the same rows needs more, so evaluating them fits."""
     monkeypatch.setattr("trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE", 64)
-    monkeypatch.setattr("trainer.planning.memory.TILE_WIDTH", 64)
+    monkeypatch.setattr("trainer.planning.memory.peak.TILE_WIDTH", 64)
     real, training = meter.Real(run, folder), run.training
     planned = estimate(run, real.module_map, real.plan.targets)
     moment = planned.evaluation(training.per_device_train_batch_size, training.max_length)

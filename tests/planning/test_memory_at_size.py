@@ -14,8 +14,9 @@ from trainer.common.devices import Device
 from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick, TrainingConfig
 from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
-from trainer.planning import memory
 from trainer.planning.attention import SDPA, VARLEN
+from trainer.planning.memory.estimate import estimate
+from trainer.planning.memory.peak import CUBLAS, Estimate
 from trainer.planning.plan import Plan, make_plan
 
 H100 = Device("cuda:0", total=10**12, free=10**12, bfloat16=True)
@@ -53,14 +54,14 @@ def test_the_plan_is_within_five_percent_of_a_gpus_tensors(kind: str, changes: d
     training, every = run.training, changes.get("every", 0)
     plan = make_plan(run, module_map, H100)
     assert not plan.issues
-    estimate = estimate_of(run, module_map, plan, every, changes.get("attention", SDPA))
-    masked = estimate.setup.masks(run, training.per_device_train_batch_size)
+    costs = estimate_of(run, module_map, plan, every, changes.get("attention", SDPA))
+    masked = costs.setup.masks(run, training.per_device_train_batch_size)
     real = fake_gpu.measure(config, run, plan, module_map, masked, every)
-    static = sum(size for name, size in estimate.static.items() if "optimizer" not in name and "CUDA" not in name)
+    static = sum(size for name, size in costs.static.items() if "optimizer" not in name and "CUDA" not in name)
     assert static == pytest.approx(real.static, rel=0.01)
-    forward, *others = estimate.moments(training.per_device_train_batch_size, training.max_length)
+    forward, *others = costs.moments(training.per_device_train_batch_size, training.max_length)
     assert forward["activations"] == pytest.approx(real.kept, rel=0.05)
-    backward = max(sum(moment.values()) for moment in others) - memory.CUBLAS
+    backward = max(sum(moment.values()) for moment in others) - CUBLAS
     assert static + backward == pytest.approx(real.static + real.backward, rel=0.05)
 
 
@@ -78,13 +79,13 @@ def test_quantized_experts_at_the_size_of_qwen3_30b(experts: bool, every: int, b
         run = replace(run, modules=tuple(tick for tick in run.modules if tick.name in ("q_proj", "o_proj")))
     plan = make_plan(run, module_map, H100)
     assert not plan.issues
-    estimate = estimate_of(run, module_map, plan, every)
+    costs = estimate_of(run, module_map, plan, every)
     real = fake_gpu.measure(config, run, plan, module_map, masked=batch > 1, every_n_layers=every)
-    static = sum(size for name, size in estimate.static.items() if "optimizer" not in name and "CUDA" not in name)
+    static = sum(size for name, size in costs.static.items() if "optimizer" not in name and "CUDA" not in name)
     assert static == pytest.approx(real.static, rel=0.001)
-    forward, *others = estimate.moments(batch, length)
+    forward, *others = costs.moments(batch, length)
     assert forward["activations"] == pytest.approx(real.kept, rel=0.05)
-    most = max(sum(moment.values()) for moment in others) - memory.CUBLAS
+    most = max(sum(moment.values()) for moment in others) - CUBLAS
     assert static + most == pytest.approx(real.static + max(real.forward, real.backward), rel=0.05)
 
 
@@ -105,12 +106,10 @@ def qwen3_30b(layers: int = 48) -> PreTrainedConfig:
     )
 
 
-def estimate_of(
-    run: RunConfig, module_map: ModuleMap, plan: Plan, every: int, attention: str = SDPA
-) -> memory.Estimate:
+def estimate_of(run: RunConfig, module_map: ModuleMap, plan: Plan, every: int, attention: str = SDPA) -> Estimate:
     """The estimate on an H100 whose every `every`-th layer recomputes. Counted is what SDPA keeps, with or without a
     mask: without one, that is what `varlen_attn` keeps as well."""
-    costs = memory.estimate(run, module_map, plan.targets, H100, every > 0, attention)
+    costs = estimate(run, module_map, plan.targets, H100, every > 0, attention)
     return costs.with_performance(every, 1)
 
 

@@ -14,8 +14,8 @@ from trainer.common import devices
 from trainer.common.devices import Device
 from trainer.config.schema import default_config
 from trainer.models.discovery.discover import discover
-from trainer.planning.memory import seen_by_torch
-from trainer.planning.memory_correction import OVERHEAD, UNCORRECTED, MemoryCorrection
+from trainer.planning.memory.correction import OVERHEAD, UNCORRECTED, MemoryCorrection
+from trainer.planning.memory.peak import seen_by_torch
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX
 from trainer.runs import event_log

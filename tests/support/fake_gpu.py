@@ -26,8 +26,8 @@ from tests.support.meter import Meter, storages
 from trainer.config.schema import RunConfig
 from trainer.models.discovery.autocast import GpuAutocastWidening
 from trainer.models.module_map import ModuleMap
+from trainer.planning.memory.weights import experts_to_quantize, modules_to_quantize
 from trainer.planning.plan import Plan
-from trainer.planning.weight_memory import experts_to_quantize, modules_to_quantize
 from trainer.training import adapter
 from trainer.training.expert_quantization import quantize_experts, quantized_experts
 

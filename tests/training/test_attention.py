@@ -21,7 +21,7 @@ from trainer.config.schema import Tick, default_config
 from trainer.models.attention_setting import current_attention, use_attention
 from trainer.models.discovery.discover import discover
 from trainer.planning.attention import FLEX, SDPA, VARLEN
-from trainer.planning.memory import estimate
+from trainer.planning.memory.estimate import estimate
 from trainer.planning.plan import make_plan
 from trainer.training import attention
 from trainer.training.preflight import choose_attention, packing_is_exact

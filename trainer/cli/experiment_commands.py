@@ -14,19 +14,26 @@ from tqdm import tqdm
 from trainer.cli.data_commands import progress_bar
 from trainer.cli.output import one_line, show, show_json
 from trainer.common import formatting
+from trainer.common.errors import UserError
 from trainer.common.program import COMMAND
 from trainer.config import validation
 from trainer.service import experiments, exports, runs
 from trainer.service.experiments import (
+    COLUMNS,
+    DEFAULT,
     GONE,
+    MARGIN,
     MAX_SEEDS,
     OPEN,
+    PRICES,
     SETS,
     Comparison,
+    Criteria,
     Experiment,
     Request,
     ScenarioPlan,
     cells,
+    parse_rates,
 )
 from trainer.service.lab import Lab
 
@@ -43,24 +50,39 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     scenarios.add_argument("--set", default="six", help=f"{names}, or the name of a custom set (default: six)")
     scenarios.add_argument("--equal-budget", action="store_true", help="solve r for the same trainable count in each")
     scenarios.add_argument("--seeds", type=int, default=1, help=f"runs of each, 1 to {MAX_SEEDS} (default: 1)")
+    scenarios.add_argument(
+        "--rates",
+        default="0.5,1,2",
+        help="factors of the configured learning rates to run each at; 1: only that one (default: 0.5,1,2)",
+    )
     scenarios.add_argument("--json", action="store_true")
     add("experiments", list_experiments, "list all experiments").add_argument("--json", action="store_true")
     compared = add("compare", compare_runs, "compare runs, or those of an experiment")
     compared.add_argument("runs", nargs="+", metavar="RUN", help="ids of runs or of experiments")
     compared.add_argument("--html", type=Path, metavar="FILE", help="write the report as one HTML file")
     compared.add_argument("--markdown", type=Path, metavar="FILE", help="write the report as Markdown")
+    compared.add_argument(
+        "--margin",
+        type=float,
+        default=100 * MARGIN,
+        metavar="PERCENT",
+        help=f"losses this close are as good as equal (default: {100 * MARGIN:g} %% of the lower one)",
+    )
+    compared.add_argument(
+        "--cheapest-by", choices=list(PRICES), default=DEFAULT.cost, help="what to save among equivalent ones"
+    )
     compared.add_argument("--json", action="store_true")
     compared.add_argument("--csv", action="store_true", help="print the table of runs as CSV")
 
 
 def run_scenarios(options: argparse.Namespace) -> int:
     lab, base = options.lab, validation.load(options.config)
-    request = Request(options.set, options.equal_budget, options.seeds)
+    request = Request(options.set, options.equal_budget, options.seeds, parse_rates(options.rates))
     plans = experiments.plan_scenarios(lab, base, request)
-    seconds = experiments.seconds(lab, base, plans, options.seeds)
+    seconds = experiments.seconds(lab, base, plans, request)
     if not options.json:
         _print_scenarios(plans)
-        count = sum(planned.runs for planned in plans) * options.seeds
+        count = experiments.count_runs(plans, request.seeds, request.rates)
         show(f"{count} runs, {_about(seconds, 'duration known after the first run')}")
     with progress_bar() as monitor:
         experiment = experiments.start(lab, base, request, plans, monitor)
@@ -155,7 +177,10 @@ def list_experiments(options: argparse.Namespace) -> int:
 
 
 def compare_runs(options: argparse.Namespace) -> int:
-    found, experiment = experiments.compare(options.lab, options.runs)
+    criteria = Criteria(options.margin / 100, options.cheapest_by)
+    if not 0 <= criteria.margin <= 1:
+        raise UserError(f"A margin of {options.margin:g} % is not valid.", "Write a number from 0 to 100.", "data")
+    found, experiment = experiments.compare(options.lab, options.runs, criteria)
     for path, write in ((options.html, exports.write_html), (options.markdown, exports.write_markdown)):
         if path:
             write(options.lab, found, experiment, path)
@@ -192,7 +217,7 @@ def _print_result(found: Comparison, experiment: Experiment | None, as_json: boo
         value = found.to_json() | ({"type": "comparison", "experiment": experiment.id} if experiment else {})
         show_json(value, indent=None if experiment else 2)
         return
-    header = ("", "final loss", "best loss", "perplexity", "trainable", "adapter", "memory", "tokens/s", "time")
+    header = ("", *(title.partition(",")[0].lower() for title in COLUMNS.values()))
     rows = [header, *(cells(group) for group in found.groups)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     for row in rows:

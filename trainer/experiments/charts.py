@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from trainer.common.formatting import LOSS_DECIMALS
 from trainer.experiments import curves
-from trainer.experiments.comparison import PRICES, Comparison
+from trainer.experiments.comparison import Comparison
+from trainer.experiments.table import PRICES
 from trainer.runs.history import ENDED, History
 from trainer.runs.store import RunStore
 

@@ -2,115 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from statistics import mean, median, stdev
 from typing import Any
 
-import numpy as np
-
-from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.config.differences import differences
 from trainer.config.schema import RunConfig
 from trainer.experiments.experiment_file import Experiment
-from trainer.experiments.statistics import Pair, all_pairs, pareto, verdict
-from trainer.export.adapter_zip import WEIGHTS
+from trainer.experiments.rate_ladder import Rung
+from trainer.experiments.statistics import Pair, Results, all_pairs, pareto
+from trainer.experiments.table import PRICES, Group, Row, RungRows, best_rung, row_of, to_csv
+from trainer.experiments.verdict import DEFAULT, Criteria, forgetting_notes, ladder_notes, verdict
+from trainer.runs import row_losses
 from trainer.runs.history import ENDED
 from trainer.runs.run import Run
 from trainer.runs.store import RunStore
 
 MAX_COMPARED = 200
-PRICES = {"trainable": "Trainable parameters", "memory": "Peak memory", "elapsed": "Time"}
-COLUMNS = {
-    "eval_loss": "Final eval loss",
-    "best_eval_loss": "Best eval loss",
-    "perplexity": "Perplexity",
-    "trainable": "Trainable",
-    "adapter_bytes": "Adapter, bytes",
-    "memory": "Peak memory, bytes",
-    "tokens_per_second": "Tokens/s",
-    "elapsed": "Time, s",
-}
-"""The table's figures, in order."""
-SPREAD = ("eval_loss", "best_eval_loss", "perplexity")
-"""Figures whose standard deviation over the seeds is shown."""
-
-
-def shown(key: str, value: float | None) -> str:
-    """The value of one of COLUMNS, formatted."""
-    if key in ("adapter_bytes", "memory"):
-        return formatting.size(value)
-    if key in ("trainable", "tokens_per_second"):
-        return formatting.count(value)
-    if key == "elapsed":
-        return formatting.duration(value)
-    return formatting.decimals(value) if key == "perplexity" else formatting.loss(value)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run in the table."""
-
-    id: str
-    title: str
-    group: str
-    """Name of the group of runs that differ only in the seed."""
-    seed: int
-    state: str
-    step: int
-    eval_loss: float | None
-    """After the last step, so that of the saved adapter."""
-    best_eval_loss: float | None
-    perplexity: float | None
-    trainable: int | None
-    adapter_bytes: int | None
-    """Of the saved file; as planned before one exists."""
-    memory: int | None
-    tokens_per_second: float | None
-    """Median over the steps."""
-    elapsed: float
-    """Seconds of training, including evals."""
-    unchanged: bool = False
-    """Whether training left the adapter unchanged."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ only in the seed."""
-
-    name: str
-    rows: tuple[Row, ...]
-
-    def mean(self, key: str) -> float | None:
-        """Mean of a figure over the finished runs; None if none has it."""
-        values = self._values(key)
-        return mean(values) if values else None
-
-    def spread(self, key: str) -> float | None:
-        """Standard deviation of a figure over the finished runs; None for fewer than two."""
-        values = self._values(key)
-        return stdev(values) if len(values) > 1 else None
-
-    def _values(self, key: str) -> list[float]:
-        return [float(value) for row in self.finished if (value := getattr(row, key)) is not None]
-
-    @property
-    def finished(self) -> list[Row]:
-        return [row for row in self.rows if row.state == "finished"]
-
-    @property
-    def losses(self) -> dict[int, float]:
-        """Final eval loss of the finished runs, by seed."""
-        return {row.seed: row.eval_loss for row in self.finished if row.eval_loss is not None}
-
-    def to_json(self) -> dict[str, Any]:
-        figures = {key: {"mean": self.mean(key), "spread": self.spread(key)} for key in COLUMNS}
-        return {"name": self.name, "runs": [row.id for row in self.rows], "finished": len(self.finished), **figures}
 
 
 @dataclass(frozen=True)
@@ -126,7 +37,8 @@ class Comparison:
 
     @property
     def rows(self) -> list[Row]:
-        return [row for group in self.groups for row in group.rows]
+        """All runs, those at other learning rates included."""
+        return [row for group in self.groups for row in group.all_rows]
 
     def front(self, price: str) -> list[str]:
         """The Pareto front of `price` (one of PRICES) and loss: group names, cheapest first."""
@@ -149,25 +61,41 @@ class Comparison:
         }
 
     def to_csv(self) -> str:
-        """The table, one run per line. Spreadsheets cannot mistake a text for a formula."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["Run", "Scenario", "Seed", "State", "Steps", *COLUMNS.values(), "Id"])
-        for row in self.rows:
-            figures = [getattr(row, key) for key in COLUMNS]
-            values = [row.title, row.group, row.seed, row.state, row.step, *figures, row.id]
-            writer.writerow(["" if value is None else _cell(value) for value in values])
-        return file.getvalue()
+        return to_csv(self.rows)
 
 
-def compare(store: RunStore, run_ids: Sequence[str], experiment: Experiment | None = None) -> Comparison:
+def compare(
+    store: RunStore, run_ids: Sequence[str], experiment: Experiment | None = None, criteria: Criteria = DEFAULT
+) -> Comparison:
     """Compare runs, in the given order. `experiment`: they are its runs, and missing ones only cause a warning.
 
     Raises UserError for unknown ids, or more than MAX_COMPARED of them.
     """
+    runs, warnings = _found(store, run_ids, experiment)
+    members = {member.run: member for member in experiment.members} if experiment is not None else {}
+    missing = len(members) - len(runs) - len(warnings)
+    if missing > 0:
+        warnings.append(f"{missing} of its runs are missing. Resume creates them.")
+    groups, configs = _scenarios(runs, experiment) if experiment is not None else _alike(runs)
+    found = Comparison(
+        tuple(groups), differences(configs, [sorted({row.seed for row in group.rows}) for group in groups])
+    )
+    judged = [config for group, config in zip(groups, configs, strict=True) if group.losses]
+    warnings += [*_warnings(groups), *_incomparable(configs)]
+    if _incomparable(judged):
+        return replace(found, warnings=tuple(warnings))
+    results = {group.name: _results(store, group, missing <= 0) for group in groups}
+    pairs = all_pairs(results, criteria.margin)
+    costs = {group.name: group.mean(criteria.cost) for group in groups}
+    said = [*verdict(results, pairs, costs, criteria), *ladder_notes(groups), *forgetting_notes(groups)]
+    return replace(found, pairs=tuple(pairs), verdict=tuple(said), warnings=tuple(warnings))
+
+
+def _found(store: RunStore, run_ids: Sequence[str], experiment: Experiment | None) -> tuple[list[Run], list[str]]:
+    """The runs that can be read, and what is wrong with the others."""
     if len(run_ids) > MAX_COMPARED:
         raise UserError(f"{len(run_ids)} runs are too many.", f"Choose at most {MAX_COMPARED}.", "data")
-    runs, warnings = [], []
+    runs, problems = [], []
     for run_id in dict.fromkeys(run_ids):
         try:
             run = store.get(run_id)
@@ -176,62 +104,51 @@ def compare(store: RunStore, run_ids: Sequence[str], experiment: Experiment | No
                 raise
             continue
         if run.config is None:
-            warnings.append(f"{run.title}: {run.problem}")
+            problems.append(f"{run.title}: {run.problem}")
         else:
             runs.append(run)
-    if experiment is not None and len(runs) + len(warnings) < len(experiment.members):
-        warnings.append(f"{len(experiment.members) - len(runs)} of its runs are missing. Resume creates them.")
-    groups, configs = _grouped(runs, experiment)
-    warnings += _warnings(groups, configs)
-    losses = {group.name: group.losses for group in groups}
-    return Comparison(
-        tuple(groups),
-        differences(configs, [sorted({row.seed for row in group.rows}) for group in groups]),
-        tuple(all_pairs(losses)),
-        tuple(verdict(losses, {group.name: group.rows[0].trainable for group in groups})),
-        tuple(warnings),
-    )
+    return runs, problems
 
 
-def row_of(run: Run, group: str) -> Row:
-    """A run's row in the table."""
-    assert run.config is not None
-    summary, latest = run.summary(), run.history.latest
-    speeds = run.history.train.curve("tokens_per_second")[1]
-    speeds = speeds[np.isfinite(speeds)]
-    return Row(
-        id=run.id,
-        title=run.title,
-        group=group,
-        seed=run.config.training.seed,
-        state=summary["state"],
-        step=summary["step"],
-        eval_loss=summary["eval_loss"],
-        best_eval_loss=summary["best_eval_loss"],
-        perplexity=latest.get("perplexity"),
-        trainable=summary["trainable"],
-        adapter_bytes=_adapter_bytes(run) or summary["adapter_bytes"],
-        memory=summary["memory_measured"],
-        tokens_per_second=median(map(float, speeds)) if len(speeds) else None,
-        elapsed=summary["elapsed"],
-        unchanged=run.history.unchanged,
-    )
+def _results(store: RunStore, group: Group, all_there: bool) -> Results:
+    finished = [row for row in group.finished if row.eval_loss is not None]
+    read = {row.seed: row_losses.read(store.folder / row.id).get(row_losses.HELD_OUT) for row in finished}
+    # losses of an evaluation before the last step are not those of the adapter
+    rows = {row.seed: found for row in finished if (found := read[row.seed]) is not None and found.step == row.step}
+    return Results(group.losses, rows, group.complete and all_there)
 
 
-def _grouped(runs: list[Run], experiment: Experiment | None) -> tuple[list[Group], list[RunConfig]]:
+def _scenarios(runs: list[Run], experiment: Experiment) -> tuple[list[Group], list[RunConfig]]:
+    """The groups of an experiment, and the configuration of each group's first run."""
+    titles = {item["key"]: str(item["title"]) for item in experiment.scenarios}
+    members = {member.run: member for member in experiment.members}
+    names: dict[str, str] = {}
+    rows: dict[str, dict[Rung, list[Row]]] = {}
+    for run in runs:
+        member = members[run.id]
+        if member.scenario not in names:
+            names[member.scenario] = _unique(titles[member.scenario], set(names.values()))
+        ladder = rows.setdefault(member.scenario, {})
+        ladder.setdefault(member.rung, []).append(row_of(run, names[member.scenario]))
+    groups = [
+        best_rung(names[key], [RungRows(rung, tuple(own)) for rung, own in ladder.items()])
+        for key, ladder in rows.items()
+    ]
+    configs = {run.id: run.config for run in runs}
+    return groups, [config for group in groups if (config := configs[group.rows[0].id]) is not None]
+
+
+def _alike(runs: list[Run]) -> tuple[list[Group], list[RunConfig]]:
     """Groups of runs that differ only in seed and title, and the configuration of each group's first run."""
     names: dict[str, str] = {}
     rows: dict[str, list[Row]] = {}
     configs: dict[str, RunConfig] = {}
-    titles = {item["key"]: item["title"] for item in experiment.scenarios} if experiment else {}
-    scenario_of = {member.run: titles[member.scenario] for member in experiment.members} if experiment else {}
     for run in runs:
         assert run.config is not None
         plain = replace(run.config, title="", training=replace(run.config.training, seed=0))
         key = json.dumps(plain.to_json(), sort_keys=True)
         if key not in names:
-            title = scenario_of.get(run.id) or re.sub(r" · seed \d+$", "", run.title)
-            names[key] = _unique(str(title), set(names.values()))
+            names[key] = _unique(re.sub(r" · seed \d+$", "", run.title), set(names.values()))
             configs[key] = run.config
         rows.setdefault(key, []).append(row_of(run, names[key]))
     return [Group(names[key], tuple(rows[key])) for key in names], list(configs.values())
@@ -245,10 +162,11 @@ def _unique(name: str, taken: set[str]) -> str:
     return unique
 
 
-def _warnings(groups: list[Group], configs: list[RunConfig]) -> list[str]:
+def _warnings(groups: list[Group]) -> list[str]:
     """What limits the comparison of these losses."""
     warnings = []
-    unfinished = [row for group in groups for row in group.rows if row.state != "finished"]
+    every = [row for group in groups for row in group.all_rows]
+    unfinished = [row for row in every if row.state != "finished"]
     for title, rows in (
         ("Still running", [row for row in unfinished if row.state not in ENDED]),
         ("Did not finish", [row for row in unfinished if row.state in ENDED]),
@@ -257,7 +175,7 @@ def _warnings(groups: list[Group], configs: list[RunConfig]) -> list[str]:
             names = ", ".join(f"{row.title} ({row.state})" for row in rows[:6])
             more = f" and {len(rows) - 6} more" if len(rows) > 6 else ""
             warnings.append(f"{title} (not in the verdict): {names}{more}.")
-    unchanged = [row.title for group in groups for row in group.rows if row.unchanged]
+    unchanged = [row.title for row in every if row.unchanged]
     if unchanged:
         warnings.append(
             f"Training left these adapters unchanged, so they have the base model's loss: {', '.join(unchanged[:6])}."
@@ -265,29 +183,24 @@ def _warnings(groups: list[Group], configs: list[RunConfig]) -> list[str]:
     without_eval = [row.title for group in groups for row in group.finished if row.eval_loss is None]
     if without_eval:
         warnings.append(f"No eval loss, because no examples were held out: {', '.join(without_eval[:6])}.")
-    parts = {"the model": "model.name", "the data": "data", "the length": "training.max_length"}
-    for title, path in parts.items():
-        values = {json.dumps(_at(config.to_json(), path), sort_keys=True) for config in configs}
-        if len(values) > 1:
-            warnings.append(f"{title.capitalize()} differs between these runs: their eval losses are not comparable.")
     steps = {row.step for group in groups for row in group.finished}
     if len(steps) > 1:
         warnings.append(f"These runs trained for different numbers of steps: {', '.join(map(str, sorted(steps)))}.")
     return warnings
 
 
+def _incomparable(configs: Sequence[RunConfig]) -> list[str]:
+    """Why the losses of these configurations cannot be compared."""
+    found = []
+    parts = {"the model": "model.name", "the data": "data", "the length": "training.max_length"}
+    for title, path in parts.items():
+        values = {json.dumps(_at(config.to_json(), path), sort_keys=True) for config in configs}
+        if len(values) > 1:
+            found.append(f"{title.capitalize()} differs between these runs: their eval losses are not comparable.")
+    return found
+
+
 def _at(value: Any, path: str) -> Any:
     for key in path.split("."):
         value = value[key]
     return value
-
-
-def _adapter_bytes(run: Run) -> int | None:
-    try:
-        return (run.adapter / WEIGHTS).stat().st_size
-    except OSError:
-        return None
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -14,8 +14,8 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from trainer.common.environment import machine
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.config import validation
 from trainer.experiments.experiment_file import MAX_RUNS, Experiment, Member, read
+from trainer.experiments.rate_ladder import SINGLE, ladder
 from trainer.experiments.scenario_plans import Planner, ScenarioPlan
 from trainer.runs import duration_estimates, lifecycle
 from trainer.runs.history import ACTIVE
@@ -40,6 +41,19 @@ OPEN = ("queued", *ACTIVE)
 _QUEUING = threading.Lock()
 
 
+@dataclass(frozen=True)
+class Draft:
+    """What an experiment is to be, besides its scenarios."""
+
+    name: str
+    question: str
+    seeds: int = 1
+    """Runs of each scenario at each rate."""
+    rates: tuple[float, ...] = SINGLE
+    """Factors of the configured learning rates."""
+    equal_budget: bool = False
+
+
 class Experiments:
     """All experiments over one store of runs."""
 
@@ -47,11 +61,9 @@ class Experiments:
         self.store = store
         self._folder = store.folder / FOLDER
 
-    def create(
-        self, name: str, question: str, plans: Sequence[ScenarioPlan], seeds: int, equal_budget: bool, plan: Planner
-    ) -> Experiment:
+    def create(self, draft: Draft, plans: Sequence[ScenarioPlan], plan: Planner) -> Experiment:
         """Create an experiment and queue all its runs. Raises UserError if none of them can run."""
-        experiment = _make(name, question, plans, seeds, equal_budget)
+        experiment = _make(draft, plans)
         issues = [issue for member in experiment.members for issue in validation.validate(experiment.config(member))]
         if issues:
             raise InvalidConfig(list(dict.fromkeys(issues)))
@@ -187,35 +199,51 @@ class Experiments:
         return None if left is None else max(left - elapsed, 0.0)
 
 
-def _make(name: str, question: str, plans: Sequence[ScenarioPlan], seeds: int, equal_budget: bool) -> Experiment:
-    title = " ".join("".join(filter(str.isprintable, " ".join(name.split()))).split())[:MAX_TITLE]
+def _make(draft: Draft, plans: Sequence[ScenarioPlan]) -> Experiment:
+    title = " ".join("".join(filter(str.isprintable, " ".join(draft.name.split()))).split())[:MAX_TITLE]
     if not title:
         raise UserError("The experiment has no name.", "Write one.", "data")
-    if not 1 <= seeds <= MAX_SEEDS:
-        raise UserError(f"Seeds must be between 1 and {MAX_SEEDS}, not {seeds}.", "", "data")
+    if not 1 <= draft.seeds <= MAX_SEEDS:
+        raise UserError(f"Seeds must be between 1 and {MAX_SEEDS}, not {draft.seeds}.", "", "data")
     chosen = [planned for planned in plans if planned.runs]
     if not chosen:
         problems = [
             f"{planned.scenario.title}: {issue.problem} {issue.fix}" for planned in plans for issue in planned.issues
         ]
         raise UserError("None of these scenarios can run.", " ".join(problems) or "Choose at least one.", "data")
-    if len(chosen) * seeds > MAX_RUNS:
-        raise UserError(f"{len(chosen) * seeds} runs are too many.", f"At most {MAX_RUNS} at once.", "data")
+    if (count := count_runs(plans, draft.seeds, draft.rates)) > MAX_RUNS:
+        raise UserError(
+            f"{count} runs are too many.",
+            f"At most {MAX_RUNS} at once: choose fewer scenarios, rates or seeds.",
+            "data",
+        )
     moment = time.strftime("%Y%m%d-%H%M%S")
     members = tuple(
-        Member(planned.scenario.key, planned.config.training.seed + number, new_id())
-        for number in range(seeds)
+        Member(planned.scenario.key, planned.config.training.seed + number, new_id(), rung.lora, rung.full)
+        for number in range(draft.seeds)
         for planned in chosen
+        for rung in ladder(planned.config, draft.rates)
     )
     described = tuple(
         planned.to_json() | ({"config": planned.config.to_json()} if planned.runs else {}) for planned in plans
     )
     experiment = Experiment(
-        f"exp-{moment}-{secrets.token_hex(3)}", title, question, equal_budget, described, members, machine()
+        f"exp-{moment}-{secrets.token_hex(3)}",
+        title,
+        draft.question,
+        draft.equal_budget,
+        described,
+        members,
+        machine(),
     )
     if len(set(experiment.runs)) == len(members):
         return experiment
-    return _make(name, question, plans, seeds, equal_budget)  # two ids were equal by chance
+    return _make(draft, plans)  # two ids were equal by chance
+
+
+def count_runs(plans: Iterable[ScenarioPlan], seeds: int, rates: Sequence[float]) -> int:
+    """Runs of these scenarios, at all rates and seeds."""
+    return seeds * sum(len(ladder(planned.config, rates)) for planned in plans if planned.runs)
 
 
 def _damaged(experiment_id: str, message: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from trainer.common.errors import InvalidConfig, UserError
 from trainer.common.plain_text import one_line
 from trainer.config import validation
 from trainer.config.schema import RunConfig
+from trainer.experiments.rate_ladder import HIGHEST, LOWEST, Rung
 from trainer.runs.plan_file import is_count, is_issues, is_match_report
 from trainer.runs.run import MAX_TITLE
 from trainer.runs.store import RUN_ID
@@ -33,6 +34,14 @@ class Member:
     seed: int
     run: str
     """Id of its run."""
+    rate: float = 1.0
+    """Factor of LoRA's learning rate: its rung of the scenario's ladder."""
+    full_rate: float = 1.0
+    """Factor of the learning rate of modules trained in full."""
+
+    @property
+    def rung(self) -> Rung:
+        return Rung(self.rate, self.full_rate)
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,9 @@ class Experiment:
         scenario = next(item for item in self.scenarios if item["key"] == member.scenario)
         config = validation.from_json(scenario["config"])
         several = len({member.seed for member in self.members}) > 1
-        title = f"{config.title} · seed {member.seed}" if several else config.title
-        return replace(config, title=title, training=replace(config.training, seed=member.seed))
+        parts = [config.title, member.rung.title, f"seed {member.seed}" if several else ""]
+        config = member.rung.applied(replace(config, title=" · ".join(filter(None, parts))))
+        return replace(config, training=replace(config.training, seed=member.seed))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,7 +87,7 @@ def read(path: Path) -> Experiment:
 
 def _experiment(value: dict[str, Any], experiment_id: str) -> Experiment:
     """Checks what the program relies on. Raises KeyError, TypeError, ValueError, AttributeError or InvalidConfig."""
-    members = tuple(Member(str(item["scenario"]), _seed(item["seed"]), str(item["run"])) for item in value["members"])
+    members = tuple(map(_member, value["members"]))
     if not 0 < len(members) <= MAX_RUNS or not all(RUN_ID.fullmatch(member.run) for member in members):
         raise ValueError("its members are not runs")
     scenarios = tuple(map(_scenario, value["scenarios"]))
@@ -102,6 +112,18 @@ def _scenario(value: dict[str, Any]) -> dict[str, Any]:
     if "config" in value:
         validation.from_json(value["config"])
     return value | texts | {"title": texts["title"] or texts["key"]}
+
+
+def _member(value: dict[str, Any]) -> Member:
+    """A member; those of earlier versions have no rates."""
+    rates = (_factor(value.get(name, 1.0)) for name in ("rate", "full_rate"))
+    return Member(str(value["scenario"]), _seed(value["seed"]), str(value["run"]), *rates)
+
+
+def _factor(value: Any) -> float:
+    if type(value) not in (int, float) or not LOWEST <= value <= HIGHEST:
+        raise ValueError("a learning rate's factor is not a number between 1/64 and 64")
+    return float(value)
 
 
 def _seed(value: Any) -> int:

@@ -15,8 +15,9 @@ from typing import Any
 
 from trainer.common.environment import machine
 from trainer.common.redaction import redact
-from trainer.experiments.comparison import COLUMNS, PRICES, SPREAD, Comparison, Group, Row, shown
+from trainer.experiments.comparison import Comparison
 from trainer.experiments.experiment_file import Experiment
+from trainer.experiments.table import COLUMNS, PRICES, SPREAD, Group, Row, shown
 from trainer.export.adapter_zip import clean
 from trainer.runs import samples
 from trainer.runs.store import RunStore
@@ -93,7 +94,7 @@ def cells(group: Group) -> tuple[str, ...]:
         value, spread = group.mean(key), group.spread(key)
         text = shown(key, value)
         figures.append(f"{text} ± {shown(key, spread)}" if spread is not None and key in SPREAD else text)
-    return (group.name, *figures)
+    return (group.label, *figures)
 
 
 def _verdict(found: Comparison) -> Iterator[Block]:
@@ -121,12 +122,28 @@ def _results(store: RunStore, found: Comparison) -> Iterator[Block]:
     yield Bullets(
         tuple(f"{PRICES[price]}, Pareto front: {', '.join(names)}." for price, names in fronts.items() if names)
     )
+    yield from _ladders(found)
     if found.pairs:
         yield Heading("Pairwise comparison", 3)
         yield Bullets(tuple(pair.sentence for pair in found.pairs))
     yield Heading("All runs", 3)
     rows = tuple((row.title, row.id, str(row.seed), row.state, f"{row.step:,}", *_figures(row)) for row in found.rows)
     yield Table(("Run", "Id", "Seed", "State", "Steps", *header), rows, texts=4)
+
+
+def _ladders(found: Comparison) -> Iterator[Block]:
+    """The eval loss of every scenario at every learning rate, as factors of the configured one."""
+    climbed = [group for group in found.groups if group.ladder]
+    if not climbed:
+        return
+    yield Heading("Learning-rate ladder", 3)
+    yield Text("Mean eval loss at each factor of the configured rates; each scenario is compared at its best.")
+    rungs = sorted({rung.rung for group in climbed for rung in group.ladder})
+    rows = []
+    for group in climbed:
+        losses = {rung.rung: fmean(rung.losses) if rung.losses else None for rung in group.ladder}
+        rows.append((group.name, *(shown("eval_loss", losses.get(rung)) for rung in rungs), group.best.name))
+    yield Table(("Scenario", *(rung.name for rung in rungs), "Best"), tuple(rows))
 
 
 def _curves(store: RunStore, found: Comparison) -> Table:

@@ -19,9 +19,10 @@ from trainer.common.errors import UserError
 from trainer.common.redaction import redact
 from trainer.common.templates import Templates
 from trainer.experiments import charts, curves
-from trainer.experiments.comparison import PRICES, Comparison
+from trainer.experiments.comparison import Comparison
 from trainer.experiments.experiment_file import Experiment
 from trainer.experiments.report import CURVES_BLOCK, PRICES_BLOCK, Heading, document, markdown
+from trainer.experiments.table import PRICES
 from trainer.runs.store import RunStore
 
 SMOOTHING = 15

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from trainer.common.devices import Device
 from trainer.config.schema import RunConfig, TrainingConfig
 from trainer.models.module_map import ModuleMap
-from trainer.planning.memory import Estimate
+from trainer.planning.memory.peak import Estimate
 from trainer.planning.row_width import packs, widest
 from trainer.planning.schedule import Size, batch_size
 

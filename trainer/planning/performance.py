@@ -16,7 +16,7 @@ from trainer.config.schema import RunConfig
 from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleMap
 from trainer.planning.attention import SDPA, choose_attention
-from trainer.planning.memory import Estimate
+from trainer.planning.memory.peak import Estimate
 from trainer.planning.micro_batches import choose_micro_batches
 from trainer.planning.schedule import Size, total_tokens
 

@@ -22,10 +22,11 @@ from trainer.planning import short_runs
 from trainer.planning.adapter_limits import adapter_issues
 from trainer.planning.coverage_warnings import coverage
 from trainer.planning.device_limits import device_issues, device_warnings
-from trainer.planning.memory import Estimate, estimate, seen_by_torch
-from trainer.planning.memory_correction import UNCORRECTED, MemoryCorrection
-from trainer.planning.memory_cures import Cures, find_cures
-from trainer.planning.memory_warnings import left_unquantized, too_large
+from trainer.planning.memory.correction import UNCORRECTED, MemoryCorrection
+from trainer.planning.memory.cures import Cures, find_cures
+from trainer.planning.memory.estimate import estimate
+from trainer.planning.memory.peak import Estimate, seen_by_torch
+from trainer.planning.memory.warnings import left_unquantized, too_large
 from trainer.planning.parameter_counts import file_bytes, file_sizes, trainable_count
 from trainer.planning.performance import PerformanceSettings, choose_settings
 from trainer.planning.row_width import widest

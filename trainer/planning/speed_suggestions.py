@@ -9,7 +9,7 @@ from typing import NamedTuple
 from trainer.common.errors import Issue
 from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
-from trainer.planning.memory import Estimate
+from trainer.planning.memory.peak import Estimate
 from trainer.planning.micro_batches import MEMORY_RESERVE, WEIGHT_READ_TOKENS
 from trainer.planning.performance import PerformanceSettings
 

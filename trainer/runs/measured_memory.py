@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from trainer.common.errors import UserError
-from trainer.planning.memory_correction import OVERHEAD, MemoryCorrection
+from trainer.planning.memory.correction import OVERHEAD, MemoryCorrection
 from trainer.runs import plan_file
 from trainer.runs.store import RunStore
 

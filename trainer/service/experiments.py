@@ -11,13 +11,18 @@ from trainer.common.progress import ProgressMonitor
 from trainer.config.schema import RunConfig
 from trainer.experiments import charts
 from trainer.experiments.charts import COLORS, CURVES, layout, packed, price_figure
-from trainer.experiments.comparison import COLUMNS, MAX_COMPARED, PRICES, SPREAD, Comparison, Group, Row, shown
+from trainer.experiments.comparison import MAX_COMPARED, Comparison
 from trainer.experiments.comparison import compare as compare_runs
 from trainer.experiments.curves import AXES
-from trainer.experiments.experiment import GONE, MAX_SEEDS, OPEN, default_name, expand
+from trainer.experiments.experiment import GONE, MAX_SEEDS, OPEN, Draft, count_runs, default_name, expand
 from trainer.experiments.experiment_file import Experiment
+from trainer.experiments.rate_ladder import FACTORS, SINGLE, ladder
+from trainer.experiments.rate_ladder import parse as parse_rates
 from trainer.experiments.report import cells
 from trainer.experiments.scenario_plans import ScenarioPlan, make_scenario_plans
+from trainer.experiments.statistics import MARGIN
+from trainer.experiments.table import COLUMNS, PRICES, SPREAD, Group, Row, shown
+from trainer.experiments.verdict import DEFAULT, Criteria
 from trainer.planning.scenarios import SETS, Scenario
 from trainer.runs import duration_estimates
 from trainer.runs.index import stamp
@@ -30,15 +35,20 @@ __all__ = [
     "COLORS",
     "COLUMNS",
     "CURVES",
+    "DEFAULT",
+    "FACTORS",
     "GONE",
+    "MARGIN",
     "MAX_COMPARED",
     "MAX_SEEDS",
     "MAX_TITLE",
     "OPEN",
     "PRICES",
     "SETS",
+    "SINGLE",
     "SPREAD",
     "Comparison",
+    "Criteria",
     "Experiment",
     "Group",
     "Request",
@@ -47,9 +57,11 @@ __all__ = [
     "ScenarioPlan",
     "cells",
     "compare",
+    "count_runs",
     "curves_figure",
     "layout",
     "packed",
+    "parse_rates",
     "plan_scenarios",
     "price_figure",
     "resume",
@@ -70,7 +82,9 @@ class Request:
     equal_budget: bool = False
     """Choose each scenario's rank for the same trainable count."""
     seeds: int = 1
-    """Runs of each scenario."""
+    """Runs of each scenario at each rate."""
+    rates: tuple[float, ...] = SINGLE
+    """Factors of the configured learning rates: the ladder that every scenario is run at."""
     without: frozenset[str] = frozenset()
     """Keys of scenarios to leave out."""
     name: str = ""
@@ -89,9 +103,11 @@ def plan_scenarios(lab: Lab, config: RunConfig, request: Request) -> tuple[Scena
     return make_scenario_plans(config, chosen, module_map, plan, request.equal_budget, request.without)
 
 
-def seconds(lab: Lab, config: RunConfig, plans: Iterable[ScenarioPlan], seeds: int) -> float | None:
-    """Estimated duration of these scenarios with `seeds` seeds; None if there is no earlier run to go by."""
-    configs = [planned.config for planned in plans if planned.runs] * seeds
+def seconds(lab: Lab, config: RunConfig, plans: Iterable[ScenarioPlan], request: Request) -> float | None:
+    """Estimated duration of these scenarios; None if there is no earlier run to go by."""
+    configs = [
+        planned.config for planned in plans if planned.runs for _ in ladder(planned.config, request.rates)
+    ] * request.seeds
     paces = duration_estimates.paces(lab.store, config.model)
     size = lab.data_sizes.get(data.read_as(config))  # for the demo, earlier runs know the example length, too
     return duration_estimates.total(configs, paces, size) if configs else None
@@ -114,8 +130,8 @@ def start(
     if runnable:  # they have no issues of their own, and share model and data
         runs.check(lab, runnable[0].config, runnable[0].plan, monitor)
     title = request.name.strip() or default_name(chosen.title, config.model.name, request.equal_budget)
-    plan = partial(planning.plan, lab)
-    experiment = lab.experiments.create(title, chosen.question, plans, request.seeds, request.equal_budget, plan)
+    draft = Draft(title, chosen.question, request.seeds, request.rates, request.equal_budget)
+    experiment = lab.experiments.create(draft, plans, partial(planning.plan, lab))
     lab.scheduler.kick()
     return experiment
 
@@ -135,10 +151,10 @@ def resume(lab: Lab, experiment_id: str) -> str:
     return done
 
 
-def compare(lab: Lab, names: Sequence[str]) -> tuple[Comparison, Experiment | None]:
+def compare(lab: Lab, names: Sequence[str], criteria: Criteria = DEFAULT) -> tuple[Comparison, Experiment | None]:
     """Compare runs or experiments by their ids; also returns the experiment, if `names` is just one."""
     ids, experiment = expand(lab.experiments, names)
-    return compare_runs(lab.store, ids, experiment), experiment
+    return compare_runs(lab.store, ids, experiment, criteria), experiment
 
 
 def version(lab: Lab, names: Sequence[str]) -> list[Any]:

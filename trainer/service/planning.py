@@ -10,7 +10,7 @@ from trainer.config.validation import checked
 from trainer.experiments.saved_sets import PRESETS
 from trainer.models.module_map import ModuleMap
 from trainer.models.weight_files import no_tokenizer, no_weights
-from trainer.planning.memory_correction import UNCORRECTED
+from trainer.planning.memory.correction import UNCORRECTED
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX, Scenario, groups, scenario, six, starting_config, study_job
 from trainer.planning.schedule import UNREAD

@@ -28,8 +28,8 @@ class Collator:
     example attends to another. Nothing predicts the first token of an example. Padding is masked, so it uses token 0:
     many tokenizers lack a padding token, or have one outside the model's vocabulary.
 
-    Returns {"micro_batches", "counted", "tokens"}: for each micro-batch its tensors and the number of tokens that
-    count for the loss; and the step's positions without padding.
+    Returns {"micro_batches", "parts", "lengths", "counted", "tokens"}: for each micro-batch its tensors, the places
+    of its examples and the number of tokens that count for the loss; the examples' lengths; and their sum.
     """
 
     layout: Layout
@@ -42,12 +42,15 @@ class Collator:
             _labels(tokens, np.asarray(example["counts"][:most]))
             for tokens, example in zip(ids, examples, strict=True)
         ]
-        parts = self.layout.micro_batches([len(tokens) for tokens in ids])
+        lengths = [len(tokens) for tokens in ids]
+        parts = self.layout.micro_batches(lengths)
         made = [self._tensors(part, ids, labels) for part in parts]
         return {
             "micro_batches": made,
+            "parts": parts,
+            "lengths": lengths,
             "counted": [int((tensors["labels"] != IGNORED).sum()) for tensors in made],
-            "tokens": sum(len(tokens) for tokens in ids),
+            "tokens": sum(lengths),
         }
 
     def largest(self, examples: Sequence[dict[str, Any]]) -> Tensors:
@@ -76,6 +79,17 @@ class Collator:
                 start = end
         tensors = {name: torch.from_numpy(values) for name, values in made.items()}
         return tensors | packed(tensors["position_ids"], self.attention) if self.layout.packed else tensors
+
+
+def owners(part: MicroBatch, lengths: Sequence[int], width: int) -> torch.Tensor:
+    """For each position of a micro-batch, (rows, `width`), the place of its example; 0 for padding."""
+    found = np.zeros((len(part), width), np.int64)
+    for number, row in enumerate(part):
+        start = 0
+        for place in row:
+            found[number, start : start + lengths[place]] = place
+            start += lengths[place]
+    return torch.from_numpy(found)
 
 
 def _labels(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:

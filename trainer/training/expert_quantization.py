@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 
-from trainer.planning.weight_memory import BLOCK, BLOCK_OF_SCALES
+from trainer.planning.memory.weights import BLOCK, BLOCK_OF_SCALES
 
 _WEIGHTS, _SCOPE = "nf4_expert_weights", "nf4_scope"
 """Attributes of the module that owns the parameters, and of the one whose forward pass uses them."""
@@ -106,7 +106,7 @@ def quantize_experts(model: nn.Module, names: Iterable[str], device: torch.devic
     """Quantize the parameters `names` of a loaded model, one after the other, each on `device` if one is given.
 
     A model in main memory thus gets its experts onto a GPU with room for one unquantized parameter. What is quantized
-    already stays as it is. `names`: full names, from `weight_memory.experts_to_quantize`.
+    already stays as it is. `names`: full names, from `planning/memory/weights.py`.
     """
     for full_name in names:
         path, _, name = full_name.rpartition(".")

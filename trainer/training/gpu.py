@@ -14,7 +14,7 @@ from trainer.common.errors import Issue, UserError, first_line
 from trainer.common.nvidia import Gpu
 from trainer.common.torch_build import ON_THE_CPU, TorchBuild, no_kernels
 from trainer.common.triton_compiler import NoTriton, no_triton
-from trainer.planning.memory import CONTEXT
+from trainer.planning.memory.estimate import CONTEXT
 
 
 def training_device() -> Device:

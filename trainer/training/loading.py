@@ -22,8 +22,8 @@ from trainer.models.checkpoint_format import CheckpointFormat
 from trainer.models.locations import check_weights, load_config, locate
 from trainer.models.model_config import auto_class, missing_package
 from trainer.models.module_map import ModuleMap
+from trainer.planning.memory.weights import experts_to_quantize, modules_to_quantize, skipped_modules
 from trainer.planning.plan import Plan
-from trainer.planning.weight_memory import experts_to_quantize, modules_to_quantize, skipped_modules
 from trainer.training.callbacks import Sink
 from trainer.training.expert_loading import quantizing_experts
 from trainer.training.expert_quantization import quantize_experts

@@ -31,6 +31,7 @@ from trainer.models.locations import load_config, load_tokenizer
 from trainer.planning.performance import PerformanceSettings
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.samples import MAX_PROMPT
+from trainer.runs import row_losses
 from trainer.runs.measured_memory import memory_correction
 from trainer.runs.store import RunStore
 from trainer.training import adapter, checkpoints, weight_changes
@@ -108,6 +109,9 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     adapter.verify(model, plan, config.adapter, module_map)
     sink("log", text=f"{plan.trainable:,} trainable parameters (matches the plan, verified on the model)")
     trainer.stop_asked = stop_asked
+    if data.held_out is not None:
+        examples = row_losses.hash_of(data.held_out.keys())
+        trainer.keep_losses = partial(row_losses.record, paths.folder, row_losses.HELD_OUT, examples)
     prompts = _sample_prompts(config, data, sink)
     trainer.add_callback(Sampler(trainer, prompts, paths.folder, sink, stop_asked))
     trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import Trainer
@@ -13,7 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from trainer.common import heartbeat
 from trainer.config.schema import RunConfig
-from trainer.training.collation import IGNORED, GroupedSampler
+from trainer.training.collation import IGNORED, GroupedSampler, owners
 from trainer.training.optimizer import keep_paged, parameter_groups, scale_slices
 from trainer.training.steps import Steps
 
@@ -45,8 +46,10 @@ class ModulesTrainer(Trainer):  # type: ignore[misc]
     grouped: GroupedSampler | None = None
     stop_asked: Callable[[], bool] = staticmethod(lambda: False)
     sums: Sums = Sums()
-    _evaluated: torch.Tensor
-    """(negative log likelihood, correct predictions, tokens) of the eval so far, on the device."""
+    keep_losses: Callable[[int, np.ndarray, np.ndarray], None] = staticmethod(lambda *_: None)
+    """Called after an evaluation with the step, and each example's summed loss and counted tokens."""
+    _evaluated: list[torch.Tensor]
+    """For each batch of the eval so far (summed loss, correct predictions, tokens) of its examples, on the device."""
 
     _batches_evaluated = _batches_to_evaluate = 0
 
@@ -114,27 +117,41 @@ class ModulesTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, *values, **keywords)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Any, None, None]:
-        step = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            for tensors in self.steps.split(step["micro_batches"]):
-                found = torch.stack([torch.as_tensor(part).double() for part in self._score(model, dict(tensors))])
-                self._evaluated = self._evaluated + found
-                heartbeat.beat()
+        found = self.score(model, inputs)
+        self._evaluated.append(found)
         self._batches_evaluated += 1
         heartbeat.progress(self._batches_evaluated, self._batches_to_evaluate)
         if self.stop_asked():
             raise EvaluationStopped
-        loss, _, count = self._evaluated
-        return (loss / count.clamp(min=1)).float(), None, None
+        return (found[0].sum() / found[2].sum().clamp(min=1)).float(), None, None
+
+    def score(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """(3, examples): summed loss, correct predictions and counted tokens of each example of a collated batch."""
+        batch = self._prepare_inputs(inputs)
+        sums = torch.zeros(3, len(batch["lengths"]), dtype=torch.float64, device=self.args.device)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for tensors, part in zip(batch["micro_batches"], batch["parts"], strict=True):
+                places = owners(part, batch["lengths"], tensors["input_ids"].shape[1]).to(sums.device)
+                for piece in self.steps.split([tensors | {"places": places}]):
+                    examples = piece.pop("places")[:, 1:]
+                    losses, right, counted = self._score(model, piece)
+                    found = torch.stack([losses.double(), right.double(), counted.double()])
+                    sums.index_add_(1, examples[counted], found[:, counted])
+                    heartbeat.beat()
+        return sums
 
     def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
-        """Sums over a batch's counted tokens: negative log likelihood, correct predictions, tokens."""
+        """Of each position but the last, (rows, width - 1): the loss of the next token, whether it is predicted,
+        whether it counts."""
         labels = inputs.pop("labels")[:, 1:]
         counted = labels != IGNORED
         logits = model(**inputs, use_cache=False).logits[:, :-1][counted].float()
         wanted = labels[counted]
-        loss = nn.functional.cross_entropy(logits, wanted, reduction="sum")
-        return loss, (logits.argmax(-1) == wanted).sum(), counted.sum()
+        losses = torch.zeros(labels.shape, device=logits.device)
+        right = torch.zeros_like(counted)
+        losses[counted] = nn.functional.cross_entropy(logits, wanted, reduction="none")
+        right[counted] = logits.argmax(-1) == wanted
+        return losses, right, counted
 
     def evaluate(self, *values: Any, **keywords: Any) -> dict[str, float]:
         """Its figures; none if a stop was requested: the step so far is then saved."""
@@ -146,14 +163,15 @@ class ModulesTrainer(Trainer):  # type: ignore[misc]
             return {}
 
     def evaluation_loop(self, batches: Any, *values: Any, metric_key_prefix: str = "eval", **keywords: Any) -> Any:
-        self._evaluated = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        self._evaluated = []
         self._batches_evaluated, self._batches_to_evaluate = 0, len(batches)
         with heartbeat.phase(heartbeat.EVALUATING):
             found = super().evaluation_loop(batches, *values, metric_key_prefix=metric_key_prefix, **keywords)
-        loss, right, count = self._evaluated.tolist()
-        if count:
-            found.metrics[f"{metric_key_prefix}_loss"] = loss / count
-            found.metrics[f"{metric_key_prefix}_mean_token_accuracy"] = right / count
+        losses, right, tokens = torch.cat(self._evaluated, dim=1).cpu().numpy()
+        if count := tokens.sum():
+            found.metrics[f"{metric_key_prefix}_loss"] = float(losses.sum() / count)
+            found.metrics[f"{metric_key_prefix}_mean_token_accuracy"] = float(right.sum() / count)
+        self.keep_losses(self.state.global_step, losses, tokens)
         return found
 
 
@@ -197,4 +215,4 @@ class ModulesSFTTrainer(ModulesTrainer, SFTTrainer):  # type: ignore[misc]
 
     def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
         found = model(**inputs, use_cache=False, fused_lm_head=True)
-        return -found.log_probs.sum(), found.is_top1.sum(), found.label_mask.sum()
+        return -found.log_probs, found.is_top1, found.label_mask

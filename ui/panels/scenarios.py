@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -13,7 +14,7 @@ from trainer.common import formatting
 from trainer.common.errors import UserError
 from trainer.common.progress import Canceled
 from trainer.config.schema import RunConfig
-from trainer.service.experiments import MAX_SEEDS, MAX_TITLE, SETS, Request, Scenario, ScenarioPlan
+from trainer.service.experiments import FACTORS, MAX_SEEDS, MAX_TITLE, SETS, SINGLE, Request, Scenario, ScenarioPlan
 from trainer.service.lab import Lab
 from ui import form
 from ui.components import component
@@ -25,6 +26,8 @@ from ui.views import HTML, comparison, data_report
 
 render = HTML.macros("page.html")
 BASIS = render("quiet", "Uses the model, data and settings from the Train tab. Each scenario brings its own modules.")
+LADDERS = {"× ½, 1, 2": FACTORS, "× ¼, ½, 1, 2, 4": (0.25, *FACTORS, 4.0), "As set": SINGLE}
+"""Learning rates to try, as factors of the one on the Train tab."""
 WAITING = "Scenarios appear once the Train tab has read the model."
 
 
@@ -42,6 +45,9 @@ class ScenariosPanel:
             )
             # no bounds here: Gradio's own error would not be shown; `_seeds` says what is wrong
             self.seeds = gr.Number(1, label="Seeds", elem_id="scenario-seeds", **common)
+            self.rates = gr.Dropdown(
+                list(LADDERS), value=next(iter(LADDERS)), label="Learning rates", elem_id="scenario-rates", **common
+            )
             self.equal = gr.Checkbox(False, label="Equal budget", elem_id="scenario-equal", **common)
             self.name = gr.Textbox("", label="Name", placeholder="Same as the set", max_lines=1, max_length=MAX_TITLE,
                                    elem_id="scenario-name", elem_classes=["setting", "wide"])  # fmt: skip
@@ -71,7 +77,7 @@ class ScenariosPanel:
 
     def wire(self, tab: gr.Tab, pick: gr.HTML, compared: gr.Textbox) -> Any:
         """Wire the panel. Returns the start event, after which `pick` names the new experiment."""
-        settings: list[Any] = [self.set, self.seeds, self.equal, self.checklist]
+        settings: list[Any] = [self.set, self.seeds, self.rates, self.equal, self.checklist]
         shown = [self.checklist, self.total, self.start, self.seen]
         tab.select(self.choices, None, self.set, **DIRECT).then(
             self.show, [self.seen, *settings, *self.form.inputs], shown, **DIRECT
@@ -98,15 +104,14 @@ class ScenariosPanel:
         """The sets to choose from: built-in, then the user's own."""
         return gr.update(choices=[*((item.title, item.key) for item in SETS), *self.lab.own_sets.all()])
 
-    def show(self, seen: Any, set_name: Any, seeds: Any, equal: Any, left_out: Any, *values: Any) -> list[Any]:
+    def show(self, seen: Any, *values: Any) -> list[Any]:
         """What the scenarios mean on this model, and how long they take; skipped if the page already shows it."""
         try:
-            config = self._config(values)
+            chosen, config = self._read(values)
             if service.models.known(self.lab, config.model) is None:
                 content, total, count = {"notice": WAITING}, "", 0
             else:
-                request = Request(str(set_name), equal is True, _seeds(seeds), _keys(left_out))
-                content, total, count = self._content(config, request)
+                content, total, count = self._content(config, chosen)
         except UserError as error:
             content, total, count = {"notice": str(error)}, "", 0
         now = digest(json.dumps([content, total, count]))
@@ -121,8 +126,8 @@ class ScenariosPanel:
         rows = [
             _row(item, by_key.get(item.key)) for item in service.experiments.scenarios(self.lab, config, request.set)
         ]
-        count = sum(planned.runs for planned in plans) * request.seeds
-        needed = service.experiments.seconds(self.lab, config, plans, request.seeds)
+        count = service.experiments.count_runs(plans, request.seeds, request.rates)
+        needed = service.experiments.seconds(self.lab, config, plans, request)
         known = f"about {formatting.duration(needed)} in total" if needed is not None else ""
         unknown = "duration known after the first run" if count else "select at least one scenario"
         return (
@@ -131,12 +136,10 @@ class ScenariosPanel:
             count,
         )
 
-    def started(
-        self, request: gr.Request, name: Any, set_name: Any, seeds: Any, equal: Any, left_out: Any, *values: Any
-    ) -> Iterator[list[Any]]:
+    def started(self, request: gr.Request, name: Any, *values: Any) -> Iterator[list[Any]]:
         """Queue the experiment and select it in the list. Checking the data may take a while."""
-        config = self._config(values)
-        chosen = Request(str(set_name), equal is True, _seeds(seeds), _keys(left_out), str(name or ""))
+        chosen, config = self._read(values)
+        chosen = replace(chosen, name=str(name or ""))
         try:
             experiment = yield from self.checks.follow(
                 request,
@@ -161,6 +164,13 @@ class ScenariosPanel:
     def remove_own(self, set_name: Any) -> Any:
         self.lab.own_sets.remove(" ".join(str(set_name or "").split()))
         return gr.update(**(self.choices() | {"value": "six"}))
+
+    def _read(self, values: tuple[Any, ...]) -> tuple[Request, RunConfig]:
+        """What the panel and the Train tab say. Raises UserError."""
+        set_name, seeds, rates, equal, left_out, *others = values
+        config = self._config(tuple(others))
+        factors = LADDERS.get(str(rates), SINGLE)
+        return Request(str(set_name), equal is True, _seeds(seeds), factors, _keys(left_out)), config
 
     def _config(self, values: tuple[Any, ...]) -> RunConfig:
         """The Train tab's settings. Raises UserError if anything but the ticks is wrong."""

@@ -11,7 +11,17 @@ import gradio as gr
 from trainer import service
 from trainer.common.errors import UserError
 from trainer.common.progress import ProgressMonitor
-from trainer.service.experiments import AXES, CURVES, MAX_COMPARED, OPEN, PRICES, Comparison, Experiment, price_figure
+from trainer.service.experiments import (
+    AXES,
+    CURVES,
+    MAX_COMPARED,
+    OPEN,
+    PRICES,
+    Comparison,
+    Criteria,
+    Experiment,
+    price_figure,
+)
 from trainer.service.lab import Lab
 from ui import download
 from ui.components import chart, component
@@ -129,7 +139,7 @@ class CompareTab:
         if now == seen:
             return [gr.skip()] * OUTPUTS
         try:
-            compared, experiment = service.experiments.compare(self.lab, names)
+            compared, experiment = service.experiments.compare(self.lab, names, Criteria(cost=options[-1]))
             return [*self._filled(compared, experiment, *options), now]
         except UserError as error:  # a run was deleted in the meantime
             return self._nothing(comparison.notice(error), seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
@@ -45,7 +46,7 @@ def table(found: Comparison) -> dict[str, Any]:
     columns = [{"key": "name", "title": "Scenario"}]
     columns += [{"key": key, "title": title.split(",")[0]} for key, title in COLUMNS.items()]
     groups = [_group(number, group) for number, group in enumerate(found.groups)]
-    runs = [_run(number, row) for number, group in enumerate(found.groups) for row in group.rows]
+    runs = [_run(number, row) for number, group in enumerate(found.groups) for row in group.all_rows]
     return {"columns": columns, "groups": groups, "runs": runs, "csv": found.to_csv()}
 
 
@@ -56,7 +57,8 @@ def _group(number: int, group: Group) -> dict[str, Any]:
         spread = group.spread(key)
         if spread is not None:
             shown[key] += f" ± {format_figure(key, spread)}"
-    name = group.name if len(group.rows) == 1 else f"{group.name} · {len(group.finished)} of {len(group.rows)} seeds"
+    seeds = "" if len(group.rows) == 1 else f" · {len(group.finished)} of {len(group.rows)} seeds"
+    name = f"{group.label}{seeds}"
     return {"color": _color(number), "raw": raw | {"name": name}, "shown": shown | {"name": name}}
 
 
@@ -74,7 +76,32 @@ def _color(number: int) -> str:
 def details(found: Comparison, experiment: Experiment | None) -> Markup:
     """Differences between the configurations, every pair, and what each scenario matched."""
     names = [group.name for group in found.groups]
-    return render("details", found, names, experiment and [(item, account(item)) for item in experiment.scenarios])
+    return render(
+        "details",
+        found,
+        names,
+        ladders(found),
+        experiment and [(item, account(item)) for item in experiment.scenarios],
+    )
+
+
+def ladders(found: Comparison) -> list[tuple[str, list[tuple[str, str, bool]]]]:
+    """Of every scenario with a ladder, each rung: its factors, mean eval loss, and whether it is the best one."""
+    return [
+        (
+            group.name,
+            [
+                (
+                    rung.rung.name,
+                    format_figure("eval_loss", fmean(rung.losses) if rung.losses else None),
+                    rung.rung == group.best and bool(rung.losses),
+                )
+                for rung in sorted(group.ladder, key=lambda rung: rung.rung)
+            ],
+        )
+        for group in found.groups
+        if group.ladder
+    ]
 
 
 def account(item: dict[str, Any]) -> str:

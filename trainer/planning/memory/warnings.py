@@ -11,10 +11,10 @@ from trainer.config.schema import RunConfig
 from trainer.models.checkpoint_format import prequantized
 from trainer.models.module_map import ModuleMap
 from trainer.planning.device_limits import compute_width
-from trainer.planning.memory import Estimate
-from trainer.planning.memory_cures import BATCH, Cures
+from trainer.planning.memory.cures import BATCH, Cures
+from trainer.planning.memory.peak import Estimate
+from trainer.planning.memory.weights import unquantized_bytes
 from trainer.planning.targets import Target
-from trainer.planning.weight_memory import unquantized_bytes
 
 
 def left_unquantized(

@@ -1,0 +1,110 @@
+"""The conclusion of a comparison in sentences: what is best, what is as good for less, and what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from trainer.common.formatting import loss, percent
+from trainer.experiments.statistics import ALPHA, MARGIN, ONE_SEED, Pair, Results
+from trainer.experiments.table import PRICES, Group
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What a verdict goes by."""
+
+    margin: float = MARGIN
+    """Losses this close are as good as equal: a share of the lower one."""
+    cost: str = "elapsed"
+    """One of PRICES: of equivalent scenarios, the cheapest by it is recommended."""
+
+
+DEFAULT = Criteria()
+
+
+def verdict(
+    results: Mapping[str, Results], pairs: Sequence[Pair], costs: Mapping[str, float | None], criteria: Criteria
+) -> list[str]:
+    """What follows from `all_pairs`; `costs`: of each scenario, by `criteria.cost`."""
+    known = {name: found for name, found in results.items() if found.losses}
+    if len(known) < 2:
+        return []
+    best = min(known, key=lambda name: fmean(known[name].losses.values()))
+    own = [pair for pair in pairs if best in (pair.better, pair.worse)]
+    said = [f"{best} has the lowest held-out loss: {spread_text(list(known[best].losses.values()))}."]
+    if max(pair.seeds for pair in pairs) == 1 if pairs else True:
+        closest = min((pair for pair in own if pair.better == best), key=lambda pair: pair.difference, default=None)
+        return [*said, closest.sentence if closest else ONE_SEED]
+    said += [pair.sentence for pair in own if pair.real and not pair.equivalent]
+    said += [pair.sentence for pair in own if pair.equivalent]
+    said += [pair.sentence for pair in own if not pair.real and not pair.equivalent]
+    said += _recommendation(best, [_other(pair, best) for pair in own if pair.equivalent], costs, criteria)
+    if len(pairs) > 1:
+        said.append(
+            f"All {len(pairs)} pairs are judged together (Holm): the chance of even one false difference is "
+            f"{percent(ALPHA)}."
+        )
+    return said
+
+
+def _recommendation(
+    best: str, equals: Sequence[str], costs: Mapping[str, float | None], criteria: Criteria
+) -> list[str]:
+    """The cheapest of the best scenario and those that are equivalent to it."""
+    known = {name: cost for name in (best, *equals) if (cost := costs.get(name))}
+    if not equals:
+        return []
+    least = min(known, key=lambda name: known[name], default=best)
+    if best not in known or least == best or known[least] >= known[best]:
+        return [f"Take {best}: nothing equivalent costs less {PRICES[criteria.cost].lower()}."]
+    saved = percent(1 - known[least] / known[best])
+    return [f"Take {least}: equivalent to the best within {percent(criteria.margin)} of its loss, with {saved} less "
+            f"{PRICES[criteria.cost].lower()}."]  # fmt: skip
+
+
+def _other(pair: Pair, name: str) -> str:
+    return pair.worse if pair.better == name else pair.better
+
+
+def ladder_notes(groups: Sequence[Group]) -> list[str]:
+    """What the learning rates that were tried leave open."""
+    found = []
+    if sum(bool(group.losses) for group in groups) > 1 and not any(group.ladder for group in groups):
+        found.append(
+            "Each was run at one learning rate. The best rate differs between selections and can change their order: "
+            "run them at several."
+        )
+    for group in groups:
+        if group.losses and group.edges:
+            found.append(
+                f"{group.name} was best at the {' and the '.join(group.edges)} tried: its loss may fall further "
+                "beyond it."
+            )
+    return found
+
+
+def forgetting_notes(groups: Sequence[Group]) -> list[str]:
+    """Which scenario forgets the least, and what the best one forgets."""
+    known = {group.name: rise for group in groups if group.losses and (rise := group.mean("forgetting")) is not None}
+    losses = {group.name: fmean(group.losses.values()) for group in groups if group.losses}
+    if len(known) < 2 or len(known) < len(losses):
+        return []
+    best, least = min(losses, key=lambda name: losses[name]), min(known, key=lambda name: known[name])
+    said = f"{best} {_moved(known[best])}"
+    return [
+        f"On general text, {said}." if least == best else f"On general text, {said}; {least} {_moved(known[least])}."
+    ]
+
+
+def _moved(rise: float) -> str:
+    """What training did to the loss on general text."""
+    return f"forgets {loss(rise)} of loss" if rise > 0 else f"forgets nothing ({loss(-rise)} lower)"
+
+
+def spread_text(values: Sequence[float]) -> str:
+    """`0.5123 on average over 3 seeds (standard deviation 0.0021)`; for one value, the value."""
+    if len(values) == 1:
+        return loss(values[0])
+    return f"{loss(fmean(values))} on average over {len(values)} seeds (standard deviation {loss(stdev(values))})"
