@@ -27,6 +27,7 @@ LABELS = {
     "data.answer_end": "End of answer",
     "data.bad_rows": "Invalid rows",
     "data.held_out": "Held-out file or split",
+    "data.general_text": "General text",
     "data.assistant_role": "Assistant role",
     "data.roles": "Roles",
     "data.preference_rows": "Preference rows",

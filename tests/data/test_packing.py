@@ -23,6 +23,7 @@ from trainer.data import packing
 from trainer.data.preparation import prepare
 from trainer.data.readers.uploads import keep_data
 from trainer.planning import schedule
+from trainer.runs import row_losses
 from trainer.training import loop
 from trainer.training.collation import Collator
 from trainer.training.preflight import packing_is_exact
@@ -159,19 +160,29 @@ def test_held_out_figures_are_those_of_all_tokens(
     model = AutoModelForCausalLM.from_pretrained(models_dir / "phi3").eval()
     assert data.eval is not None
     loss = right = count = 0.0
+    each = []
     for example in data.eval:
         ids = torch.tensor(example["input_ids"][: config.training.max_length])[None]
         counts = torch.tensor(example["counts"][: config.training.max_length])[1:]
         logits = model(input_ids=ids).logits[0, :-1][counts]
         wanted = ids[0, 1:][counts]
-        loss += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").detach())
+        each.append(float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").detach()))
+        loss += each[-1]
         right += float((logits.argmax(-1) == wanted).sum())
         count += len(wanted)
     for way in ("off", "bfd"):
-        first = next(event for event in train(packed(config, way)) if event["type"] == "eval")
+        evals = [event for event in train(packed(config, way)) if event["type"] == "eval"]
+        first, last = evals[0], evals[-1]
         assert first["eval_loss"] == pytest.approx(loss / count, rel=1e-5)
         assert first["perplexity"] == pytest.approx(math.exp(loss / count), rel=1e-5)
         assert first["eval_accuracy"] == pytest.approx(right / count, abs=1e-9)
+        rows = row_losses.read(max(tmp_path.glob("run-*"), key=lambda path: path.stat().st_ctime))[
+            row_losses.HELD_OUT
+        ]
+        assert rows.before is not None and rows.after is not None
+        assert rows.before.tolist() == pytest.approx(each, rel=1e-5)
+        assert rows.after.sum() / rows.tokens.sum() == pytest.approx(last["eval_loss"], rel=1e-5)
+        assert (rows.tokens.sum(), rows.step) == (count, 5)
 
 
 def test_rows_are_few_full_and_never_too_long() -> None:

@@ -11,7 +11,7 @@ from trainer.common.stored_names import own_names
 from trainer.config.schema import RunConfig
 
 SEED = "training.seed"
-STORED = ("data.path", "data.held_out")
+STORED = ("data.path", "data.held_out", "data.general_text")
 """Names of stored files."""
 
 

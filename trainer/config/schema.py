@@ -102,6 +102,11 @@ class DataConfig:
         "", "Uploaded file, or split of the hub data set, for the eval loss. Empty: a fraction of the examples."
     )
     eval_fraction: float = setting(0.05, "Fraction of the examples held out for the eval loss.", ge=0, le=0.5)
+    general_text: str = setting(
+        "",
+        "Uploaded file with general text: its loss before and after training shows forgetting. Empty: 40 bundled "
+        "passages.",
+    )
     messages_column: str = setting("", "Column with whole conversations. Empty: recognized by its name.")
     prompt_column: str = setting("", "Column with the question or instruction. Empty: recognized by its name.")
     input_column: str = setting("", "Column appended to the instruction, if a row has one. Empty: recognized.")

@@ -13,6 +13,7 @@ from trainer.common.errors import Issue, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import ModelConfig, RunConfig
 from trainer.data import preview
+from trainer.data.general_text import general_text
 from trainer.data.lengths import size
 from trainer.data.masking.mask_test import mask_test
 from trainer.data.preparation import load_data
@@ -48,10 +49,19 @@ def data_check(
         )
     except UserError as error:
         return [Issue("data", error.problem, error.fix)], None
-    problems = issues(found, config)
+    problems = [*issues(found, config), *_general_text(config, tokenizer, data_dir)]
     parts = [part.fitting(most).column("length") for part in (found.train, found.held_out) if part is not None]
     cut = [np.minimum(part, most) for part in parts]
     return problems, size(cut) if len(cut[0]) and not problems else None
+
+
+def _general_text(config: RunConfig, tokenizer: Any, data_dir: Path) -> list[Issue]:
+    """What is wrong with a file of general text."""
+    try:
+        general_text(config.data, tokenizer, config.training.max_length, data_dir)
+    except UserError as error:
+        return [Issue("data.general_text", error.problem, error.fix)]
+    return []
 
 
 def data_example(config: RunConfig, which: str, models_dir: Path, data_dir: Path) -> dict[str, Any]:

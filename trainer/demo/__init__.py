@@ -9,6 +9,8 @@ from pathlib import Path
 MODEL_DIR = Path(__file__).parent / "model"
 TRAIN_FILE = Path(__file__).parent / "data" / "pirate.jsonl"
 HELDOUT_FILE = Path(__file__).parent / "data" / "pirate_heldout.jsonl"
+GENERAL_FILE = Path(__file__).parent / "data" / "general.jsonl"
+"""Passages on anything else, for the loss on general text."""
 
 
 @cache

@@ -18,6 +18,7 @@ import numpy as np
 
 from trainer.common import atomic, bounded_files
 from trainer.common.bounded_files import DamagedFile
+from trainer.common.formatting import LOSS_DECIMALS, loss
 from trainer.runs.index import stamp_of
 
 FILE = "row_losses.json"
@@ -45,6 +46,14 @@ class RowLosses:
         if self.before is None or self.after is None:
             return None
         return float((self.after - self.before).sum() / self.tokens.sum())
+
+    @property
+    def sentence(self) -> str:
+        """Mean loss before and after, and the difference; empty if one of both is unknown."""
+        if self.before is None or self.after is None or self.rise is None:
+            return ""
+        before, after = (float(losses.sum() / self.tokens.sum()) for losses in (self.before, self.after))
+        return f"{loss(before)} before training, {loss(after)} after ({self.rise:+.{LOSS_DECIMALS}f})"
 
 
 def hash_of(keys: np.ndarray) -> str:

@@ -22,6 +22,7 @@ from trainer.common.errors import InvalidConfig, UserError
 from trainer.common.formatting import size
 from trainer.config.schema import RunConfig
 from trainer.data.checking import RejectedRow
+from trainer.data.general_text import general_text
 from trainer.data.preparation import PreparedData, prepare
 from trainer.data.sample_prompts import SamplePrompt, sample_prompts
 from trainer.models.added_tokens import add_tokens, with_vocabulary_size
@@ -38,6 +39,7 @@ from trainer.training import adapter, checkpoints, weight_changes
 from trainer.training.callbacks import Recorder, Sink, memory_held
 from trainer.training.compilation import keep_compiled
 from trainer.training.cpu_allocator import keep_freed_memory
+from trainer.training.forgetting import Forgetting
 from trainer.training.gpu import training_device
 from trainer.training.loading import compute_dtype, load_model
 from trainer.training.sampling import NO_HELD_OUT, NO_PROMPTS, Sampler
@@ -87,6 +89,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
     data = _read_data(config, tokenizer, paths, sink)
     _check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
+    general = general_text(config.data, tokenizer, config.training.max_length, paths.data_dir)
     newest = checkpoints.newest_complete(paths.folder / "checkpoints")
     plan = _final_plan(planned(data.size).on(base_files), paths.folder / "plan.json", resumes=newest is not None)
     _log(plan, sink)
@@ -114,6 +117,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
         trainer.keep_losses = partial(row_losses.record, paths.folder, row_losses.HELD_OUT, examples)
     prompts = _sample_prompts(config, data, sink)
     trainer.add_callback(Sampler(trainer, prompts, paths.folder, sink, stop_asked))
+    trainer.add_callback(Forgetting(trainer, general, paths.folder, sink))
     trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
     start = weight_changes.InitialWeights(model)
     with heartbeat.phase(heartbeat.TRAINING):

@@ -99,12 +99,14 @@ class DataPanel:
         with fold, gr.Column(elem_classes="grid bare"):
             for name in COLUMNS:
                 form.add(f"data.{name}_column", choices=[("recognized", "")], allow_custom_value=True)
-        with gr.Accordion("Held-out data and system prompt", open=False, elem_id="data-more"):
+        with gr.Accordion("Held-out data, general text, system prompt", open=False, elem_id="data-more"):
             with gr.Column(elem_classes="grid bare"):
                 form.add("data.eval_fraction")
                 form.add("data.held_out", placeholder="none: a fraction")
+                form.add("data.general_text", placeholder="40 bundled passages")
                 form.add("data.system_prompt", lines=2, max_lines=6, elem_classes=["setting", "wide"])
             self.held_out_upload = _upload_button("Choose a held-out file", "data-upload-held-out")
+            self.general_upload = _upload_button("Choose a general text", "data-upload-general")
 
     def _build_right(self) -> None:
         self.chart = chart("data-chart", "Lengths of the examples", visible=False)
@@ -157,6 +159,9 @@ class DataPanel:
         self.held_out_upload.upload(
             show_errors(self._keep), self.held_out_upload, form.components["data.held_out"], **QUEUED
         ).then(self.refresh, **refresh)
+        self.general_upload.upload(
+            show_errors(self._keep), self.general_upload, form.components["data.general_text"], **QUEUED
+        )
         stale = [
             form.components[path] for path in ("data.source", FILE, HUB, "model.name", "data.subset", "data.split")
         ]
