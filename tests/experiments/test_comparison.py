@@ -7,9 +7,10 @@ import io
 import json
 import re
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support import tiny
@@ -24,7 +25,7 @@ from trainer.experiments.verdict import Criteria
 from trainer.models.discovery.discover import discover
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import make_plan
-from trainer.runs import samples
+from trainer.runs import row_losses, samples
 from trainer.runs.event_log import EventWriter
 from trainer.runs.store import RunStore
 from ui.views import comparison
@@ -107,6 +108,30 @@ def test_of_equivalent_scenarios_the_cheapest_is_named(tmp_path: Path) -> None:
     assert any("Take Big" in line for line in compare(store, ids, criteria=Criteria(cost="elapsed")).verdict)
     strict = compare(store, ids, criteria=Criteria(margin=0.0001, cost="trainable"))
     assert not any("Take" in line for line in strict.verdict)
+
+
+def test_task_scores_and_forgetting_stand_beside_the_loss(tmp_path: Path) -> None:
+    """One scenario has the lower loss, the other answers better and forgets less."""
+    store = RunStore(tmp_path)
+    ids = [row.id for row in three_against_three(store, [1.5, 1.61, 1.69]).rows]
+    found = compare(store, ids)
+    assert "exact_match" not in found.columns and "By exact match" not in " ".join(found.verdict)
+    for row in found.rows:
+        big, ones = row.group == "Big", np.ones(40)
+        wrong = (np.arange(40) < (20 if big else 4) + row.seed % 2).astype(float)
+        record = partial(row_losses.record, store.get(row.id).folder, examples="same", tokens=ones)
+        for name in (row_losses.EXACT_MATCH, row_losses.CONTAINS):
+            record(name=name, step=40, losses=wrong)
+        record(name=row_losses.GENERAL, step=0, losses=ones)
+        record(name=row_losses.GENERAL, step=40, losses=ones * (1.3 if big else 0.9))
+    found = compare(store, ids)
+    assert {"exact_match", "contains", "forgetting"} < found.columns.keys()
+    said = " ".join(found.verdict)
+    assert "Big beats Small" in said
+    assert "By exact match, Small is best: 89 %. It beats Big." in said
+    assert "Big forgets 0.3000 of loss; Small forgets nothing (0.1000 lower)" in said
+    text = markdown(document(store, found))
+    assert "+0.3000" in text and "49.2 %" in text
 
 
 def test_losses_on_other_data_are_not_judged(tmp_path: Path, module_map: ModuleMap) -> None:
@@ -194,7 +219,15 @@ def test_the_report_holds_everything_and_no_foreign_markup(tmp_path: Path) -> No
     assert "<script>alert" not in page
     assert "plotly.js v" in page[: 10**6]
     assert 'src="' not in page.partition("<script>")[0]
-    parts = ("Samples", "The last answer", "Verdict", "Results", "Match reports", "3 of 3 layers", "learning_rate")
+    parts = (
+        "Samples",
+        "The last answer",
+        "lowest held-out loss",
+        "Results",
+        "Match reports",
+        "3 of 3 layers",
+        "learning_rate",
+    )
     for part in (*parts, "transformers", ids[0]):
         assert part in page
     text = markdown(document(store, found))

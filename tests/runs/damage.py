@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trainer.config.schema import default_config
-from trainer.runs import event_log
+from trainer.runs import event_log, row_losses
 
 HOSTILE = "\x1b[31mred\x1b]52;c;ZXZpbA==\x07\u202ecod.exe\x9b2J\x7f\nsecond line\r<img src=x onerror=alert(1)>\ud800"
 ODD: tuple[Any, ...] = (
@@ -55,6 +57,10 @@ def finished_run(folder: Path, title: str = "A run", seed: int = 0) -> None:
         )  # fmt: skip
         if step % 5 == 0:
             writer.write("eval", step=step, eval_loss=2 / step + seed / 100, perplexity=2.0, eval_accuracy=0.5)
+    for name, rise in ((row_losses.HELD_OUT, -1.0), (row_losses.GENERAL, 0.5)):
+        for step in (0, 20):
+            losses, tokens = np.arange(1, 7) * 4.0 + rise * step / 20, np.full(6, 4)
+            row_losses.record(folder, name, f"set {seed}", step, losses, tokens)
     writer.write("log", text="half")
     writer.write("state", state="finished")
     writer.close()

@@ -23,7 +23,7 @@ from trainer.config import validation
 from trainer.experiments import report_html
 from trainer.experiments.report import document, markdown
 from trainer.runs.store import CACHED_RUNS, RunStore
-from trainer.service import exports
+from trainer.service import exports, runs
 from trainer.service.experiments import compare
 from trainer.service.lab import Lab, Settings
 from ui.panels import live_run
@@ -62,7 +62,10 @@ def seen(folder: Path) -> dict[str, Any]:
     lab.store.open_runs()
     for run_id in (*lab.store.ids(), ""):
         json.dumps(live_run.refresh(lab, run_id, ""), default=str).encode()
-    [runs_tab._row(row) and runs_tab._facts(row) for row in rows]
+    for row in rows:
+        assert runs_tab._row(row)
+        with contextlib.suppress(UserError):
+            runs_tab._facts(row, runs.general_loss(lab.store.get(row["id"])))
     compared, _ = compare(lab, lab.store.ids())
     compared.to_csv().encode()
     markdown(document(lab.store, compared)).encode()

@@ -60,7 +60,7 @@ def test_buttons_mean_the_run_that_the_page_shows(run: Run) -> None:
 
 
 def test_the_runs_tab_escapes(run: Run) -> None:
-    assert is_safe(runs._facts(run.summary()))
+    assert is_safe(runs._facts(run.summary(), ""))
 
 
 def test_the_chart_shows_no_foreign_text(run: Run) -> None:

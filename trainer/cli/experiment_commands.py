@@ -19,7 +19,6 @@ from trainer.common.program import COMMAND
 from trainer.config import validation
 from trainer.service import experiments, exports, runs
 from trainer.service.experiments import (
-    COLUMNS,
     DEFAULT,
     GONE,
     MARGIN,
@@ -217,8 +216,8 @@ def _print_result(found: Comparison, experiment: Experiment | None, as_json: boo
         value = found.to_json() | ({"type": "comparison", "experiment": experiment.id} if experiment else {})
         show_json(value, indent=None if experiment else 2)
         return
-    header = ("", *(title.partition(",")[0].lower() for title in COLUMNS.values()))
-    rows = [header, *(cells(group) for group in found.groups)]
+    header = ("", *(title.partition(",")[0].lower() for title in found.columns.values()))
+    rows = [header, *(cells(group, found.columns) for group in found.groups)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     for row in rows:
         show(

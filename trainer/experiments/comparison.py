@@ -14,8 +14,8 @@ from trainer.config.schema import RunConfig
 from trainer.experiments.experiment_file import Experiment
 from trainer.experiments.rate_ladder import Rung
 from trainer.experiments.statistics import Pair, Results, all_pairs, pareto
-from trainer.experiments.table import PRICES, Group, Row, RungRows, best_rung, row_of, to_csv
-from trainer.experiments.verdict import DEFAULT, Criteria, forgetting_notes, ladder_notes, verdict
+from trainer.experiments.table import PRICES, SCORES, Group, Row, RungRows, best_rung, columns, row_of, to_csv
+from trainer.experiments.verdict import DEFAULT, Criteria, forgetting_notes, ladder_notes, score_notes, verdict
 from trainer.runs import row_losses
 from trainer.runs.history import ENDED
 from trainer.runs.run import Run
@@ -39,6 +39,21 @@ class Comparison:
     def rows(self) -> list[Row]:
         """All runs, those at other learning rates included."""
         return [row for group in self.groups for row in group.all_rows]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The figures of its table, with their titles."""
+        return columns(self.groups)
+
+    @property
+    def answer(self) -> tuple[str, ...]:
+        """The verdict's first two sentences."""
+        return self.verdict[:2]
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """The rest of the verdict."""
+        return self.verdict[2:]
 
     def front(self, price: str) -> list[str]:
         """The Pareto front of `price` (one of PRICES) and loss: group names, cheapest first."""
@@ -84,10 +99,12 @@ def compare(
     warnings += [*_warnings(groups), *_incomparable(configs)]
     if _incomparable(judged):
         return replace(found, warnings=tuple(warnings))
-    results = {group.name: _results(store, group, missing <= 0) for group in groups}
+    results = {group.name: _results(store, group, missing <= 0, row_losses.HELD_OUT) for group in groups}
     pairs = all_pairs(results, criteria.margin)
     costs = {group.name: group.mean(criteria.cost) for group in groups}
     said = [*verdict(results, pairs, costs, criteria), *ladder_notes(groups), *forgetting_notes(groups)]
+    for name, title in SCORES.items():
+        said += score_notes(title, {group.name: _results(store, group, missing <= 0, name) for group in groups})
     return replace(found, pairs=tuple(pairs), verdict=tuple(said), warnings=tuple(warnings))
 
 
@@ -110,12 +127,14 @@ def _found(store: RunStore, run_ids: Sequence[str], experiment: Experiment | Non
     return runs, problems
 
 
-def _results(store: RunStore, group: Group, all_there: bool) -> Results:
+def _results(store: RunStore, group: Group, all_there: bool, name: str) -> Results:
+    """A scenario's held-out losses, or with the name of a task score, its shares of wrong answers."""
     finished = [row for row in group.finished if row.eval_loss is not None]
-    read = {row.seed: row_losses.read(store.folder / row.id).get(row_losses.HELD_OUT) for row in finished}
+    read = {row.seed: row_losses.read(store.folder / row.id).get(name) for row in finished}
     # losses of an evaluation before the last step are not those of the adapter
     rows = {row.seed: found for row in finished if (found := read[row.seed]) is not None and found.step == row.step}
-    return Results(group.losses, rows, group.complete and all_there)
+    losses = {seed: loss for seed, found in rows.items() if (loss := found.mean) is not None}
+    return Results(group.losses if name == row_losses.HELD_OUT else losses, rows, group.complete and all_there)
 
 
 def _scenarios(runs: list[Run], experiment: Experiment) -> tuple[list[Group], list[RunConfig]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,7 @@ from trainer.common.environment import machine
 from trainer.common.redaction import redact
 from trainer.experiments.comparison import Comparison
 from trainer.experiments.experiment_file import Experiment
-from trainer.experiments.table import COLUMNS, PRICES, SPREAD, Group, Row, shown
+from trainer.experiments.table import PRICES, SPREAD, Group, Row, shown
 from trainer.export.adapter_zip import clean
 from trainer.runs import samples
 from trainer.runs.store import RunStore
@@ -76,6 +76,9 @@ def document(store: RunStore, found: Comparison, experiment: Experiment | None =
     blocks: list[Block] = [Heading(redact(name), 1)]
     if experiment is not None:
         blocks.append(Text(f"Question: {experiment.question}"))
+    blocks.append(
+        Text(" ".join(found.answer) or "No verdict yet. It needs two finished scenarios with an eval loss.")
+    )
     blocks += [*_verdict(found), *_results(store, found), *_samples(store, found)]
     blocks += _match_reports(store, found) if experiment is None else _scenarios(experiment)
     blocks += [*_settings(store, found), *_environment(experiment)]
@@ -87,10 +90,10 @@ def markdown(blocks: list[Block]) -> str:
     return "\n\n".join(filter(None, map(_markdown, blocks))) + "\n"
 
 
-def cells(group: Group) -> tuple[str, ...]:
+def cells(group: Group, columns: Iterable[str]) -> tuple[str, ...]:
     """A group's row in the table of results: means over its finished runs, losses with their standard deviation."""
     figures = []
-    for key in COLUMNS:
+    for key in columns:
         value, spread = group.mean(key), group.spread(key)
         text = shown(key, value)
         figures.append(f"{text} ± {shown(key, spread)}" if spread is not None and key in SPREAD else text)
@@ -98,22 +101,21 @@ def cells(group: Group) -> tuple[str, ...]:
 
 
 def _verdict(found: Comparison) -> Iterator[Block]:
-    yield Heading("Verdict")
-    if found.verdict:
-        yield Bullets(found.verdict)
-    else:
-        yield Text("No verdict yet. It needs two finished scenarios with an eval loss.")
+    if found.evidence:
+        yield Heading("Evidence")
+        yield Bullets(found.evidence)
     if found.warnings:
+        yield Heading("Warnings")
         yield Bullets(found.warnings)
 
 
 def _results(store: RunStore, found: Comparison) -> Iterator[Block]:
-    header = tuple(title.split(",")[0] for title in COLUMNS.values())
+    header = tuple(title.split(",")[0] for title in found.columns.values())
     yield Heading("Results")
     seeds = max((len(group.rows) for group in found.groups), default=0)
     if seeds > 1:
         yield Text("Mean over seeds ± standard deviation.")
-    yield Table(("Scenario", *header), tuple(cells(group) for group in found.groups))
+    yield Table(("Scenario", *header), tuple(cells(group, found.columns) for group in found.groups))
     yield Figure(CURVES_BLOCK, "The HTML report shows the curves. Their points:")
     yield _curves(store, found)
     yield Heading("Eval loss and cost", 3)
@@ -127,7 +129,10 @@ def _results(store: RunStore, found: Comparison) -> Iterator[Block]:
         yield Heading("Pairwise comparison", 3)
         yield Bullets(tuple(pair.sentence for pair in found.pairs))
     yield Heading("All runs", 3)
-    rows = tuple((row.title, row.id, str(row.seed), row.state, f"{row.step:,}", *_figures(row)) for row in found.rows)
+    rows = tuple(
+        (row.title, row.id, str(row.seed), row.state, f"{row.step:,}", *_figures(row, found.columns))
+        for row in found.rows
+    )
     yield Table(("Run", "Id", "Seed", "State", "Steps", *header), rows, texts=4)
 
 
@@ -194,8 +199,8 @@ def _when(name: str, step: int, groups: int) -> str:
     return when if groups == 1 else f"{name}, {when}"
 
 
-def _figures(row: Row) -> tuple[str, ...]:
-    return tuple(shown(key, getattr(row, key)) for key in COLUMNS)
+def _figures(row: Row, columns: Iterable[str]) -> tuple[str, ...]:
+    return tuple(shown(key, getattr(row, key)) for key in columns)
 
 
 def _scenarios(experiment: Experiment) -> Iterator[Block]:

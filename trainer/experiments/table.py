@@ -15,6 +15,7 @@ from trainer.common import formatting
 from trainer.experiments.rate_ladder import Rung, edges
 from trainer.export.adapter_zip import WEIGHTS
 from trainer.runs import row_losses
+from trainer.runs.row_losses import RowLosses
 from trainer.runs.run import Run
 
 PRICES = {"trainable": "Trainable parameters", "memory": "Peak memory", "elapsed": "Time"}
@@ -22,6 +23,8 @@ COLUMNS = {
     "eval_loss": "Final eval loss",
     "best_eval_loss": "Best eval loss",
     "perplexity": "Perplexity",
+    "exact_match": "Exact match",
+    "contains": "Contains",
     "forgetting": "Forgetting",
     "trainable": "Trainable",
     "adapter_bytes": "Adapter, bytes",
@@ -30,7 +33,11 @@ COLUMNS = {
     "elapsed": "Time, s",
 }
 """The table's figures, in order."""
-SPREAD = ("eval_loss", "best_eval_loss", "perplexity", "forgetting")
+SCORES = {"exact_match": "exact match", "contains": "answers that contain the reference"}
+"""Task scores, and how a sentence names them."""
+OPTIONAL = (*SCORES, "forgetting")
+"""Figures that not every comparison has: columns of nothing else are left out."""
+SPREAD = ("eval_loss", "best_eval_loss", "perplexity", *OPTIONAL)
 """Figures whose standard deviation over the seeds is shown."""
 
 
@@ -42,6 +49,8 @@ def shown(key: str, value: float | None) -> str:
         return formatting.count(value)
     if key == "elapsed":
         return formatting.duration(value)
+    if key in SCORES and value is not None:
+        return f"{100 * value:.1f} %"
     if key == "forgetting" and value is not None:
         return f"{value:+.{formatting.LOSS_DECIMALS}f}"
     return formatting.decimals(value) if key == "perplexity" else formatting.loss(value)
@@ -62,6 +71,10 @@ class Row:
     """After the last step, so that of the saved adapter."""
     best_eval_loss: float | None
     perplexity: float | None
+    exact_match: float | None
+    """Share of held-out prompts whose answer equals the reference."""
+    contains: float | None
+    """Share of held-out prompts whose answer contains the reference."""
     forgetting: float | None
     """How much the loss on general text rose; below 0, it fell."""
     trainable: int | None
@@ -179,7 +192,8 @@ def row_of(run: Run, group: str) -> Row:
     """A run's row in the table."""
     assert run.config is not None
     summary, latest = run.summary(), run.history.latest
-    general = row_losses.read(run.folder).get(row_losses.GENERAL)
+    known = row_losses.read(run.folder)
+    general = known.get(row_losses.GENERAL)
     speeds = run.history.train.curve("tokens_per_second")[1]
     speeds = speeds[np.isfinite(speeds)]
     return Row(
@@ -192,6 +206,8 @@ def row_of(run: Run, group: str) -> Row:
         eval_loss=summary["eval_loss"],
         best_eval_loss=summary["best_eval_loss"],
         perplexity=latest.get("perplexity"),
+        exact_match=_share_right(known.get(row_losses.EXACT_MATCH)),
+        contains=_share_right(known.get(row_losses.CONTAINS)),
         forgetting=general.rise if general is not None else None,
         trainable=summary["trainable"],
         adapter_bytes=_adapter_bytes(run) or summary["adapter_bytes"],
@@ -213,6 +229,21 @@ def to_csv(rows: Sequence[Row]) -> str:
         values = [row.title, row.group, row.seed, row.state, row.step, row.learning_rate, *figures, row.id]
         writer.writerow(["" if value is None else _cell(value) for value in values])
     return file.getvalue()
+
+
+def columns(groups: Sequence[Group]) -> dict[str, str]:
+    """COLUMNS without those that no run has."""
+    rows = [row for group in groups for row in group.all_rows]
+    return {
+        key: title
+        for key, title in COLUMNS.items()
+        if key not in OPTIONAL or any(getattr(row, key) is not None for row in rows)
+    }
+
+
+def _share_right(found: RowLosses | None) -> float | None:
+    wrong = found.mean if found is not None else None
+    return None if wrong is None else 1 - wrong
 
 
 def _adapter_bytes(run: Run) -> int | None:

@@ -1,4 +1,7 @@
-"""The conclusion of a comparison in sentences: what is best, what is as good for less, and what is not known."""
+"""The conclusion of a comparison in sentences: what is best, what is as good for less, and what is not known.
+
+The first two are the answer; the others are the evidence for it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from trainer.common.formatting import loss, percent
-from trainer.experiments.statistics import ALPHA, MARGIN, ONE_SEED, Pair, Results
+from trainer.experiments.statistics import ALPHA, MARGIN, ONE_SEED, Pair, Results, all_pairs
 from trainer.experiments.table import PRICES, Group
 
 
@@ -37,16 +40,35 @@ def verdict(
     if max(pair.seeds for pair in pairs) == 1 if pairs else True:
         closest = min((pair for pair in own if pair.better == best), key=lambda pair: pair.difference, default=None)
         return [*said, closest.sentence if closest else ONE_SEED]
-    said += [pair.sentence for pair in own if pair.real and not pair.equivalent]
-    said += [pair.sentence for pair in own if pair.equivalent]
-    said += [pair.sentence for pair in own if not pair.real and not pair.equivalent]
-    said += _recommendation(best, [_other(pair, best) for pair in own if pair.equivalent], costs, criteria)
+    beaten = [pair for pair in own if pair.real and not pair.equivalent]
+    equal = [pair for pair in own if pair.equivalent]
+    unclear = [pair for pair in own if not pair.real and not pair.equivalent]
+    names = [[_other(pair, best) for pair in group] for group in (beaten, equal, unclear)]
+    said += _recommendation(best, names[1], costs, criteria)
+    if len(own) > 1:
+        said.append(_summary(*names))
+    said += [pair.sentence for pair in (*beaten, *equal, *unclear)]
     if len(pairs) > 1:
         said.append(
             f"All {len(pairs)} pairs are judged together (Holm): the chance of even one false difference is "
             f"{percent(ALPHA)}."
         )
     return said
+
+
+def _summary(beaten: Sequence[str], equal: Sequence[str], unclear: Sequence[str]) -> str:
+    """What the best scenario is to all the others."""
+    parts = (
+        f"It beats {_joined(beaten)}" if beaten else "",
+        f"{_joined(equal)} {'is' if len(equal) == 1 else 'are'} equivalent to it" if equal else "",
+        f"no difference from {_joined(unclear)} is shown" if unclear else "",
+    )
+    said = "; ".join(filter(None, parts))
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def _recommendation(
@@ -83,6 +105,20 @@ def ladder_notes(groups: Sequence[Group]) -> list[str]:
                 "beyond it."
             )
     return found
+
+
+def score_notes(title: str, results: Mapping[str, Results]) -> list[str]:
+    """Which scenario answers best by a task score. `results`: shares of wrong answers."""
+    known = {name: found for name, found in results.items() if found.losses}
+    if len(known) < 2:
+        return []
+    best = min(known, key=lambda name: fmean(known[name].losses.values()))
+    said = f"By {title}, {best} is best: {percent(1 - fmean(known[best].losses.values()))}."
+    own = [pair for pair in all_pairs(known, margin=0.0) if best in (pair.better, pair.worse)]
+    if all(pair.seeds == 1 for pair in own):
+        return [f"{said} {ONE_SEED}"]
+    beaten = [_other(pair, best) for pair in own if pair.real]
+    return [f"{said} {_summary(beaten, [], [_other(pair, best) for pair in own if not pair.real])}"]
 
 
 def forgetting_notes(groups: Sequence[Group]) -> list[str]:

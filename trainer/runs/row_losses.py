@@ -1,7 +1,8 @@
 """row_losses.json: the loss of every held-out example before and after training, so that runs compare row by row.
 
 By the name of the set ("held_out", "general"): {"examples": which ones, as a hash, "tokens": counted tokens of each,
-"before": summed loss of each with the base model, "after": the same after `step` steps}. A loss is in nats. Runs of
+"before": summed loss of each with the base model, "after": the same after `step` steps}. A loss is in nats. Task
+scores ("exact_match", "contains") are sets, too: the loss of a prompt is 1 if its answer is wrong, else 0. Runs of
 earlier versions have no such file.
 """
 
@@ -22,8 +23,9 @@ from trainer.common.formatting import LOSS_DECIMALS, loss
 from trainer.runs.index import stamp_of
 
 FILE = "row_losses.json"
-HELD_OUT, GENERAL = "held_out", "general"
-MAX_BYTES = 2**28
+HELD_OUT, GENERAL, EXACT_MATCH, CONTAINS = "held_out", "general", "exact_match", "contains"
+MAX_BYTES = 2**25
+"""About half a million examples."""
 DIGITS = 6
 """Decimals that are kept of a summed loss."""
 
@@ -39,6 +41,11 @@ class RowLosses:
     after: np.ndarray | None
     step: int
     """Of `after`."""
+
+    @property
+    def mean(self) -> float | None:
+        """The mean loss after training, over all counted tokens."""
+        return None if self.after is None else float(self.after.sum() / self.tokens.sum())
 
     @property
     def rise(self) -> float | None:

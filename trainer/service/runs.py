@@ -14,7 +14,7 @@ from trainer.config.validation import validate
 from trainer.experiments.charts import loss_figure
 from trainer.experiments.experiment import ID, OPEN
 from trainer.planning.plan import Plan
-from trainer.runs import lifecycle, queue_state
+from trainer.runs import lifecycle, queue_state, row_losses
 from trainer.runs import samples as stored_samples
 from trainer.runs.event_rows import Event
 from trainer.runs.history import ACTIVE, ENDED, History
@@ -38,6 +38,7 @@ __all__ = [
     "check",
     "delete",
     "describe_ticks",
+    "general_loss",
     "holders",
     "is_experiment",
     "is_open",
@@ -187,3 +188,9 @@ def _checked_plan(lab: Lab, config: RunConfig, plan: Plan, monitor: ProgressMoni
     size_before = data.size(lab, config)
     check(lab, config, plan, monitor)
     return plan if data.size(lab, config) == size_before else planning.plan(lab, config)
+
+
+def general_loss(run: Run) -> str:
+    """The loss on general text before and after training, in words; empty if one of both is unknown."""
+    found = row_losses.read(run.folder).get(row_losses.GENERAL)
+    return found.sentence if found is not None else ""

@@ -43,6 +43,7 @@ from trainer.training.forgetting import Forgetting
 from trainer.training.gpu import training_device
 from trainer.training.loading import compute_dtype, load_model
 from trainer.training.sampling import NO_HELD_OUT, NO_PROMPTS, Sampler
+from trainer.training.task_scores import TaskScores, short_answers
 from trainer.training.trainer import Outputs, build_trainer
 
 READING_DATA = "Reading the data"
@@ -117,6 +118,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
         trainer.keep_losses = partial(row_losses.record, paths.folder, row_losses.HELD_OUT, examples)
     prompts = _sample_prompts(config, data, sink)
     trainer.add_callback(Sampler(trainer, prompts, paths.folder, sink, stop_asked))
+    trainer.add_callback(TaskScores(trainer, short_answers(config, data), paths.folder, sink, stop_asked))
     trainer.add_callback(Forgetting(trainer, general, paths.folder, sink))
     trainer.add_callback(Recorder(sink, stop_asked, len(data.train), before))
     start = weight_changes.InitialWeights(model)

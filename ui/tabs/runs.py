@@ -152,7 +152,7 @@ class RunsTab:
             hidden = gr.update(visible=False)
             return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 6, hidden, gr.update(run=""), ""]
         row, has_adapter = run.summary(), run.has_adapter
-        facts = _facts(row)
+        facts = _facts(row, service.runs.general_loss(run))
         now = digest(f"{facts} {has_adapter}")
         if now == seen:
             return [gr.skip()] * 13
@@ -254,12 +254,13 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in keys} | {"elapsed": round(row["elapsed"]) or None, "shown": shown}
 
 
-def _facts(row: dict[str, Any]) -> Markup:
+def _facts(row: dict[str, Any], general_loss: str) -> Markup:
     notes = (
         row["model"],
         f"data {row['data']}" if row["data"] else "",
         f"step {row['step']:,} of {row['steps']:,}" if row["steps"] else "",
         f"best eval loss {formatting.loss(row['best_eval_loss'])}" if row["best_eval_loss"] is not None else "",
+        f"general text: loss {general_loss}" if general_loss else "",
         f"adapter {formatting.size(row['adapter_bytes'])}" if row["adapter_bytes"] else "",
         row["id"],
     )

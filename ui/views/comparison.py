@@ -44,7 +44,7 @@ def head(found: Comparison, summary: dict[str, Any] | None) -> Markup:
 def table(found: Comparison) -> dict[str, Any]:
     """Columns and rows (scenario means, and single runs) for the table script, and the CSV of the runs."""
     columns = [{"key": "name", "title": "Scenario"}]
-    columns += [{"key": key, "title": title.split(",")[0]} for key, title in COLUMNS.items()]
+    columns += [{"key": key, "title": title.split(",")[0]} for key, title in found.columns.items()]
     groups = [_group(number, group) for number, group in enumerate(found.groups)]
     runs = [_run(number, row) for number, group in enumerate(found.groups) for row in group.all_rows]
     return {"columns": columns, "groups": groups, "runs": runs, "csv": found.to_csv()}
