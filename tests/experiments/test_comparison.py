@@ -129,7 +129,7 @@ def test_task_scores_and_forgetting_stand_beside_the_loss(tmp_path: Path) -> Non
     said = " ".join(found.verdict)
     assert "Big beats Small" in said
     assert "By exact match, Small is best: 89 %. It beats Big." in said
-    assert "Big forgets 0.3000 of loss; Small forgets nothing (0.1000 lower)" in said
+    assert "the loss of Big rises by 0.3000; that of Small falls by 0.1000" in said
     text = markdown(document(store, found))
     assert "+0.3000" in text and "49.2 %" in text
 

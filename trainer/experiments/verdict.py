@@ -58,13 +58,10 @@ def verdict(
 
 def _summary(beaten: Sequence[str], equal: Sequence[str], unclear: Sequence[str]) -> str:
     """What the best scenario is to all the others."""
-    parts = (
-        f"It beats {_joined(beaten)}" if beaten else "",
-        f"{_joined(equal)} {'is' if len(equal) == 1 else 'are'} equivalent to it" if equal else "",
-        f"no difference from {_joined(unclear)} is shown" if unclear else "",
-    )
-    said = "; ".join(filter(None, parts))
-    return f"{said[0].upper()}{said[1:]}."
+    parts = [f"It beats {_joined(beaten)}"] if beaten else []
+    parts += [f"{_joined(equal)} {'is' if len(equal) == 1 else 'are'} equivalent to it"] if equal else []
+    parts += [f"{'no' if parts else 'No'} difference from {_joined(unclear)} is shown"] if unclear else []
+    return f"{'; '.join(parts)}."
 
 
 def _joined(names: Sequence[str]) -> str:
@@ -128,15 +125,14 @@ def forgetting_notes(groups: Sequence[Group]) -> list[str]:
     if len(known) < 2 or len(known) < len(losses):
         return []
     best, least = min(losses, key=lambda name: losses[name]), min(known, key=lambda name: known[name])
-    said = f"{best} {_moved(known[best])}"
-    return [
-        f"On general text, {said}." if least == best else f"On general text, {said}; {least} {_moved(known[least])}."
-    ]
+    said = [f"the loss of {best} {_moved(known[best])}"]
+    if least != best:
+        said.append(f"that of {least} {_moved(known[least])}")
+    return [f"Forgetting: on general text, {'; '.join(said)}."]
 
 
 def _moved(rise: float) -> str:
-    """What training did to the loss on general text."""
-    return f"forgets {loss(rise)} of loss" if rise > 0 else f"forgets nothing ({loss(-rise)} lower)"
+    return f"{'rises' if rise > 0 else 'falls'} by {loss(abs(rise))}"
 
 
 def spread_text(values: Sequence[float]) -> str:
