@@ -35,6 +35,10 @@ def test_from_own_scenarios_to_a_report(page: Any, client: Client, small: RunCon
     assert offers.count() == 12, "six scenarios, each by slices and by name"
     assert "same weights" in offers.nth(3).inner_text()
     assert offers.nth(3).locator("input").is_disabled()
+    # three rates; with modules in full, two more for these
+    page.wait_for_function("document.querySelector('#scenario-run').innerText === 'Start 36 runs'")
+    page.locator("#scenario-rates input").click()
+    page.get_by_role("option", name="As set").click()
     page.wait_for_function("document.querySelector('#scenario-run').innerText === 'Start 8 runs'")
     page.locator("#scenario-equal input").check()
     offers.filter(has_text="the budget of").first.wait_for()
@@ -75,7 +79,7 @@ def test_from_own_scenarios_to_a_report(page: Any, client: Client, small: RunCon
     ids = [row["id"] for row in client.predict(api_name="/runs")[:2]]
     assert len(client.predict(ids, api_name="/compare")["pairs"]) == 1
     config = replace(endless(small), modules=SIX[0].modules).to_json()
-    made = client.predict(config, "layers", True, 2, api_name="/scenarios")
+    made = client.predict(config, "layers", True, 2, "1", api_name="/scenarios")
     assert [item["title"] for item in made["scenarios"]] == ["First third", "Middle third", "Last third"]
     page.locator(".experiments label", has_text="Thirds").click()
     page.locator("#compare-stop").click()
