@@ -45,6 +45,7 @@ from trainer.experiments.statistics import Results, all_pairs  # noqa: E402
 from trainer.runs.row_losses import RowLosses  # noqa: E402
 
 SEEDS, STEPS, ROWS = 3, 16, 240
+HEAD = Tick("lm_head", "full")  # else a random model hardly learns
 NAMES = ("alpha 16", "alpha 8, twice the rate")
 PLANTED = (0.0025, 0.005, 0.01, 0.02, 0.05)
 """Shares of the loss."""
@@ -53,13 +54,13 @@ PLANTED = (0.0025, 0.005, 0.01, 0.02, 0.05)
 def configuration(name: str, seed: int) -> RunConfig:
     half = name == NAMES[1]
     training = TrainingConfig(
-        learning_rate=1e-2 * (1 + half), max_steps=STEPS, per_device_train_batch_size=8,
+        learning_rate=1e-2 * (1 + half), full_learning_rate=1e-2, max_steps=STEPS, eval_steps=STEPS, per_device_train_batch_size=8,
         gradient_accumulation_steps=1, max_length=64, optim="adamw_torch", activation_checkpointing="off", samples=0,
         seed=seed,
     )  # fmt: skip
     return RunConfig(
         model=ModelConfig(name="phi3", quantization="none"),
-        modules=tuple(map(Tick, ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))),
+        modules=(*map(Tick, ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")), HEAD),
         adapter=AdapterConfig(r=8, lora_alpha=8 if half else 16),
         data=DataConfig(source="file", path="train.jsonl", held_out="held.jsonl"),
         training=training,

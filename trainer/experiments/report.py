@@ -17,7 +17,7 @@ from trainer.common.environment import machine
 from trainer.common.redaction import redact
 from trainer.experiments.comparison import Comparison
 from trainer.experiments.experiment_file import Experiment
-from trainer.experiments.table import PRICES, SPREAD, Group, Row, shown
+from trainer.experiments.table import PRICES, SPREAD, Group, Row, shown, shown_spread
 from trainer.export.adapter_zip import clean
 from trainer.runs import samples
 from trainer.runs.store import RunStore
@@ -96,7 +96,7 @@ def cells(group: Group, columns: Iterable[str]) -> tuple[str, ...]:
     for key in columns:
         value, spread = group.mean(key), group.spread(key)
         text = shown(key, value)
-        figures.append(f"{text} ± {shown(key, spread)}" if spread is not None and key in SPREAD else text)
+        figures.append(f"{text} ± {shown_spread(key, spread)}" if spread is not None and key in SPREAD else text)
     return (group.label, *figures)
 
 

@@ -37,8 +37,13 @@ SCORES = {"exact_match": "exact match", "contains": "answers that contain the re
 """Task scores, and how a sentence names them."""
 OPTIONAL = (*SCORES, "forgetting")
 """Figures that not every comparison has: columns of nothing else are left out."""
-SPREAD = ("eval_loss", "best_eval_loss", "perplexity", *OPTIONAL)
+SPREAD = ("eval_loss", *OPTIONAL)
 """Figures whose standard deviation over the seeds is shown."""
+
+
+def shown_spread(key: str, value: float) -> str:
+    """The standard deviation of one of SPREAD, formatted."""
+    return shown(key, value).removeprefix("+")
 
 
 def shown(key: str, value: float | None) -> str:

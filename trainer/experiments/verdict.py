@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from trainer.common.formatting import loss, percent
+from trainer.common.formatting import LOSS_DECIMALS, loss, percent
 from trainer.experiments.statistics import ALPHA, MARGIN, ONE_SEED, Pair, Results, all_pairs
 from trainer.experiments.table import PRICES, Group
 
@@ -51,7 +51,7 @@ def verdict(
     if len(pairs) > 1:
         said.append(
             f"All {len(pairs)} pairs are judged together (Holm): the chance of even one false difference is "
-            f"{percent(ALPHA)}."
+            f"{100 * ALPHA:.0f} %."
         )
     return said
 
@@ -95,12 +95,13 @@ def ladder_notes(groups: Sequence[Group]) -> list[str]:
             "Each was run at one learning rate. The best rate differs between selections and can change their order: "
             "run them at several."
         )
+    by_edge: dict[str, list[str]] = {}
     for group in groups:
-        if group.losses and group.edges:
-            found.append(
-                f"{group.name} was best at the {' and the '.join(group.edges)} tried: its loss may fall further "
-                "beyond it."
-            )
+        for edge in group.edges if group.losses else ():
+            by_edge.setdefault(edge, []).append(group.name)
+    for edge, names in by_edge.items():
+        were, loss = ("was", "its loss") if len(names) == 1 else ("were", "their losses")
+        found.append(f"{_joined(names)} {were} best at the {edge} tried: {loss} may fall further beyond it.")
     return found
 
 
@@ -126,7 +127,7 @@ def forgetting_notes(groups: Sequence[Group]) -> list[str]:
         return []
     best, least = min(losses, key=lambda name: losses[name]), min(known, key=lambda name: known[name])
     said = [f"the loss of {best} {_moved(known[best])}"]
-    if least != best:
+    if known[best] - known[least] >= 10**-LOSS_DECIMALS:
         said.append(f"that of {least} {_moved(known[least])}")
     return [f"Forgetting: on general text, {'; '.join(said)}."]
 

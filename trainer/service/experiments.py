@@ -21,7 +21,7 @@ from trainer.experiments.rate_ladder import parse as parse_rates
 from trainer.experiments.report import cells
 from trainer.experiments.scenario_plans import ScenarioPlan, make_scenario_plans
 from trainer.experiments.statistics import MARGIN
-from trainer.experiments.table import COLUMNS, PRICES, SPREAD, Group, Row, shown
+from trainer.experiments.table import COLUMNS, PRICES, SPREAD, Group, Row, shown, shown_spread
 from trainer.experiments.verdict import DEFAULT, Criteria
 from trainer.planning.scenarios import SETS, Scenario
 from trainer.runs import duration_estimates
@@ -68,6 +68,7 @@ __all__ = [
     "scenarios",
     "seconds",
     "shown",
+    "shown_spread",
     "start",
     "version",
 ]

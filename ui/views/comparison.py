@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from trainer.common import formatting
 from trainer.common.errors import UserError
-from trainer.service.experiments import COLORS, COLUMNS, SPREAD, Comparison, Experiment, Group, Row
+from trainer.service.experiments import COLORS, COLUMNS, SPREAD, Comparison, Experiment, Group, Row, shown_spread
 from trainer.service.experiments import shown as format_figure
 from ui.views import HTML
 
@@ -56,7 +56,7 @@ def _group(number: int, group: Group) -> dict[str, Any]:
     for key in SPREAD:
         spread = group.spread(key)
         if spread is not None:
-            shown[key] += f" ± {format_figure(key, spread)}"
+            shown[key] += f" ± {shown_spread(key, spread)}"
     seeds = "" if len(group.rows) == 1 else f" · {len(group.finished)} of {len(group.rows)} seeds"
     name = f"{group.label}{seeds}"
     return {"color": _color(number), "raw": raw | {"name": name}, "shown": shown | {"name": name}}
