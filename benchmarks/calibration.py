@@ -54,9 +54,9 @@ PLANTED = (0.0025, 0.005, 0.01, 0.02, 0.05)
 def configuration(name: str, seed: int) -> RunConfig:
     half = name == NAMES[1]
     training = TrainingConfig(
-        learning_rate=1e-2 * (1 + half), full_learning_rate=1e-2, max_steps=STEPS, eval_steps=STEPS, per_device_train_batch_size=8,
-        gradient_accumulation_steps=1, max_length=64, optim="adamw_torch", activation_checkpointing="off", samples=0,
-        seed=seed,
+        learning_rate=1e-2 * (1 + half), full_learning_rate=1e-2, max_steps=STEPS, eval_steps=STEPS,
+        per_device_train_batch_size=8, gradient_accumulation_steps=1, max_length=64, optim="adamw_torch",
+        activation_checkpointing="off", samples=0, seed=seed,
     )  # fmt: skip
     return RunConfig(
         model=ModelConfig(name="phi3", quantization="none"),
