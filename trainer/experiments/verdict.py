@@ -90,18 +90,20 @@ def _other(pair: Pair, name: str) -> str:
 def ladder_notes(groups: Sequence[Group]) -> list[str]:
     """What the learning rates that were tried leave open."""
     found = []
-    if sum(bool(group.losses) for group in groups) > 1 and not any(group.ladder for group in groups):
+    judged = [group for group in groups if group.losses]
+    if len(judged) > 1 and not any(group.ladder for group in groups):
         found.append(
             "Each was run at one learning rate. The best rate differs between selections and can change their order: "
             "run them at several."
         )
     by_edge: dict[str, list[str]] = {}
-    for group in groups:
-        for edge in group.edges if group.losses else ():
+    for group in judged:
+        for edge in group.edges:
             by_edge.setdefault(edge, []).append(group.name)
     for edge, names in by_edge.items():
         were, loss = ("was", "its loss") if len(names) == 1 else ("were", "their losses")
-        found.append(f"{_joined(names)} {were} best at the {edge} tried: {loss} may fall further beyond it.")
+        who = "All of them" if len(names) == len(judged) > 1 else _joined(names)
+        found.append(f"{who} {were} best at the {edge} tried: {loss} may fall further beyond it.")
     return found
 
 
