@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from tests.support.lab import small_config
 from trainer.common.errors import UserError
@@ -48,10 +47,10 @@ def table(request: pytest.FixtureRequest, tmp_path: Path, models_dir: Path) -> I
     yield Table(open_race(config, paths, (), lambda *_, **__: None, lambda: stop[0]), config, stop)
 
 
-def fingerprint(base: nn.Module) -> dict[str, Any]:
+def fingerprint(base: Any) -> dict[str, Any]:
     """Everything of a model that a training could leave behind."""
     values = {
-        name: (hashlib.sha256(value.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest(), value.dtype)
+        name: (digest(value), value.dtype)
         for name, value in base.state_dict(keep_vars=True).items()
         if isinstance(value, torch.Tensor) and value.numel()
     }
@@ -70,6 +69,10 @@ def fingerprint(base: nn.Module) -> dict[str, Any]:
     }
 
 
+def digest(value: torch.Tensor) -> str:
+    return hashlib.sha256(value.detach().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
 def logits(base: Any) -> bytes:
     base.eval()
     with torch.no_grad():
@@ -81,7 +84,7 @@ def logits(base: Any) -> bytes:
 def selections(table: Table) -> dict[str, RunConfig]:
     """What a race may train, and what is hard to take off again."""
     config = table.config
-    linear = [arm.config for arm in table.opened.arms if arm.runs][0].modules
+    linear = next(arm.config for arm in table.opened.arms if arm.runs).modules
     full = tuple(
         Tick(kind.name, "full") for kind in table.opened.bench.module_map.group("embedding") if kind.treatments
     )
