@@ -24,7 +24,7 @@ __all__ = ["FAILED", "FINALIST", "LEAST_MINUTES", "LEFT_OUT", "MOST_MINUTES", "O
 
 FOLDER = "races"
 """In the runs folder; one folder a race, with its race.json."""
-LEAST_MINUTES, MOST_MINUTES = 0.5, 24 * 60.0
+LEAST_MINUTES, MOST_MINUTES = 0.1, 24 * 60.0
 
 
 def rules(lab: Lab, config: RunConfig) -> list[str]:

@@ -39,6 +39,7 @@ class World:
     """The arm that cannot train."""
     chance: int = 0
     noise: float = 0.01
+    """Of a whole run, and a fifth of that of a row."""
     seconds: float = 0.0
     runs: list[tuple[str, float, int, int]] = field(default_factory=list)
 
@@ -53,7 +54,7 @@ class World:
         own = np.random.default_rng([self.chance, config.training.seed, *config.title.encode()])
         shared = np.random.default_rng(self.chance).normal(0, 0.3, rows)
         tokens = np.full(rows, 10.0)
-        values = loss + shared + own.normal(0, 0.05, rows) + own.normal(0, self.noise)
+        values = loss + shared + own.normal(0, 5 * self.noise, rows) + own.normal(0, self.noise)
         return Trained(10 * values, tokens, STEP, 0.0, SETUP)
 
 
@@ -82,7 +83,7 @@ def test_arms_have_the_same_budget_of_lora_parameters_and_none_runs_twice(arms: 
     able = [arm for arm in arms if not obstacle(arm)]
     titles = [arm.scenario.title for arm in able]
     assert {"All linear", "MLP", "Attention", "Lower two thirds", "o_proj alone", "down_proj of layer 1"} <= {*titles}
-    assert len({arm.plan.targets for arm in able}) >= len(able) - 1  # rsLoRA has the same targets as plain LoRA
+    assert len({(arm.plan.targets, arm.config.adapter) for arm in able}) == len(able)
     counts = {arm.scenario.title: arm.plan.trainable for arm in able}
     assert counts["Attention"] == pytest.approx(counts["All linear"], rel=0.05)
     assert counts["MLP"] == pytest.approx(counts["All linear"], rel=0.05)
@@ -98,7 +99,8 @@ def test_it_finds_the_best_arm_although_its_best_rate_is_another_one(
     assert state["answer"]["title"] == state["arms"][0]["title"] == "MLP"
     assert state["answer"]["shown"] and "it beats" in state["answer"]["sentence"]
     assert world.seconds <= 3600
-    assert [tick["name"] for tick in state["answer"]["config"]["modules"]] == ["down_proj", "gate_proj", "up_proj"]
+    names = {tick["name"] for tick in state["answer"]["config"]["modules"]}
+    assert names == {"down_proj", "gate_proj", "up_proj"}
     steps = [rung["steps"] for rung in state["rungs"]]
     assert steps == sorted(steps) and steps[0] >= halving.LEAST_STEPS
     assert state["arms"][0]["seeds"] == halving.SEEDS
@@ -118,7 +120,7 @@ def test_of_equal_arms_the_fastest_is_recommended(arms: tuple[ScenarioPlan, ...]
             return Trained(found.losses, found.tokens, step, 0.0, SETUP)
 
     losses = {arm.scenario.title: 0.5 for arm in arms} | {"MLP": 0.0, "All linear": -0.002, "Attention": 0.3}
-    answer = to_json(raced(arms, Uneven(losses=losses, noise=0.0), 3600), base, 500)["answer"]
+    answer = to_json(raced(arms, Uneven(losses=losses, noise=0.001), 3600), base, 500)["answer"]
     assert answer["title"] == "MLP"
     assert "within 1.00 % of the lowest, that of All linear" in answer["sentence"]
     assert "40 % less time" in answer["sentence"]
@@ -162,7 +164,7 @@ def test_short_time_races_the_most_important_arms_and_too_short_a_time_is_refuse
     race = raced(arms, World(), 300)
     assert [item.title for item in race.entries if item.state != LEFT_OUT][:2] == ["All linear", "MLP"]
     assert any(item.note == "no time for it" for item in race.entries)
-    with pytest.raises(UserError, match=r"a step takes 0\.5 s here"):
+    with pytest.raises(UserError, match="a run of 16 steps takes 9 s here"):
         raced(arms, World(), 60)
 
 

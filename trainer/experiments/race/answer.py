@@ -60,9 +60,7 @@ def _answer(race: Race, places: dict[str, Place], config: RunConfig, run_steps: 
     chosen = replace(config, modules=arm.config.modules, adapter=arm.config.adapter)
     chosen = rate_ladder.Rung(factor := float(f"{factor:.2g}"), factor).applied(chosen)
     rate = rate_text(float(f"{peak_rate(chosen.training, _treatment(chosen)):.2g}"))
-    raced = (
-        f"{rate_text(_raced_rate(arm.config, place))} was best over {place.steps} steps of {race.shape.batch} rows"
-    )
+    raced = f"{rate_text(_raced_rate(arm.config, place))} was best over {place.steps} steps"
     return {
         "key": found.key,
         "title": titles[found.key],

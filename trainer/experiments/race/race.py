@@ -126,8 +126,10 @@ class Race:
         count = halving.affordable(self._planned(), len(waiting), costs, self.shape)
         if not count:
             least = halving.least_seconds(costs, self.shape)
+            steps = min(halving.LEAST_STEPS, self.shape.most_steps)
+            one = duration(self.shape.seconds(costs, steps))
             raise UserError(
-                f"The time is too short: a step takes {duration(costs.step)} here, and the smallest race "
+                f"The time is too short: a run of {steps} steps takes {one} here, and the smallest race "
                 f"{duration(least)} after the first runs.",
                 "Give it more minutes, lower max_length, or use a faster device.",
                 "data",
@@ -138,16 +140,14 @@ class Race:
         return waiting[:count]
 
     def _run_rung(self, racing: Sequence[Entry], factors: dict[str, tuple[float, ...]], number: int) -> Rung:
-        left = len(self.sizes) - number
-        runs = halving.runs_of(number, len(self.sizes))
+        rungs = len(self.sizes)
+        runs, last = halving.runs_of(number, rungs), number == rungs - 1
         costs = [item.costs or self._known_costs() for item in racing]
-        steps = halving.steps_of(self._planned() / left, costs, runs, self.shape)
-        least = self.rungs[-1].steps if self.rungs else min(halving.LEAST_STEPS, self.shape.most_steps)
-        steps = max(steps, least)
+        steps = halving.steps_of(self._planned() * halving.share(number, rungs), costs, runs, self.shape)
+        steps = max(steps, min(halving.LEAST_STEPS, self.shape.most_steps))
         keys = tuple(item.key for item in racing)
         rung = Rung(steps, self.shape.rows(steps), keys, factors)
         self.rungs.append(rung)
-        last = left == 1
         for item in racing:
             item.state = FINALIST if last else RACING
         for item in racing:
@@ -174,11 +174,24 @@ class Race:
         ranked = rung.ranked([item.key for item in racing])
         if not ranked:
             raise UserError(f"Every selection failed. {racing[0].title}: {racing[0].note}", "Check the plan.")
-        kept = ranked[: self.sizes[number + 1]] if number + 1 < len(self.sizes) else ranked
+        kept = self._fitting(ranked, number + 1) if number + 1 < len(self.sizes) else ranked
         for item in racing:
             if item.state != FAILED and item.key not in kept:
                 item.state = OUT
         return [self.entry(key) for key in kept]
+
+    def _fitting(self, ranked: list[str], number: int) -> list[str]:
+        """The best arms that there is time for in rung `number`, where earlier rungs took longer than planned."""
+        kept, rungs = ranked[: self.sizes[number]], len(self.sizes)
+        seconds, runs = self._planned() * halving.share(number, rungs), halving.runs_of(number, rungs)
+        least = min(halving.LEAST_STEPS, self.shape.most_steps)
+        while len(kept) > halving.LEAST_ARMS:
+            costs = [self.entry(key).costs or self._known_costs() for key in kept]
+            if halving.steps_of(seconds, costs, runs, self.shape) >= least:
+                break
+            kept.pop()
+        self.sizes = (*self.sizes[:number], *(min(size, len(kept)) for size in self.sizes[number:]))
+        return kept
 
     def _train(self, entry: Entry, factor: float, steps: int, rows: int, seed: int = 0) -> Trained | None:
         """One run; None if the arm cannot train, which is noted. Raises Stopped, also when the time is up."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,15 @@ def counting(rungs: Sequence[Rung]) -> list[Rung]:
 
 def bootstrap(gaps: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
     """The interval of sum(gaps) / sum(tokens) over a random choice of rows; both (rows,)."""
-    count = len(gaps)
-    chosen = np.random.default_rng(0).integers(0, count, (DRAWS, count))
-    drawn = gaps[chosen].sum(axis=1) / np.maximum(tokens[chosen].sum(axis=1), 1)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    times = _draws(len(gaps))
+    low, high = np.quantile((times @ gaps) / np.maximum(times @ tokens, 1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+@cache
+def _draws(rows: int) -> np.ndarray:
+    """(DRAWS, rows): how often each row is in each bootstrap sample; always the same samples."""
+    return np.random.default_rng(0).multinomial(rows, np.full(rows, 1 / rows), DRAWS).astype(float)
 
 
 def conclusion(rungs: Sequence[Rung], titles: Mapping[str, str], times: Mapping[str, float]) -> Conclusion | None:
