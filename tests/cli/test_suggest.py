@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def folder(tmp_path: Path, models_dir: Path) -> Path:
-    config = small_config(tmp_path / "runs" / "data", tmp_path / "rows.jsonl", steps=16)
+    config = small_config(tmp_path / "runs" / "data", tmp_path / "rows.jsonl", steps=4)
     (tmp_path / "run.json").write_text(json.dumps(config.to_json()))
     (tmp_path / "models").symlink_to(models_dir)
     return tmp_path
@@ -45,12 +45,12 @@ def state_of(folder: Path) -> dict[str, Any]:
 def test_it_says_what_to_train_and_writes_a_configuration_that_plans(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = started(folder, "--minutes", "0.5", "--json", "-o", str(folder / "better.json"))
+    process = started(folder, "--minutes", "1", "--json", "-o", str(folder / "better.json"))
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     found = json.loads(out)
     assert found["state"] == "finished" and found["answer"]["sentence"] and found["rules"]
-    assert 0 <= found["seconds_left"] <= 30
+    assert 0 <= found["seconds_left"] <= 60
     raced = [arm for arm in found["arms"] if arm["place"]]
     assert [arm["place"] for arm in raced] == list(range(1, len(raced) + 1)) and len(raced) >= 2
     assert all(arm["step_seconds"] > 0 and arm["trainable"] > 0 for arm in raced)
