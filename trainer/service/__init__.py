@@ -6,6 +6,7 @@ planning.py     starting configurations, validation, plans
 data.py         upload, check, report and preview data
 runs.py         start, stop and resume runs
 experiments.py  scenarios, experiments, comparisons
+suggestions.py  which selection to train: rules, and a race
 exports.py      adapters and reports as files
 devices.py      what the devices are doing
 run_files.py    configuration and log of a run, as text
@@ -13,7 +14,19 @@ run_files.py    configuration and log of a run, as text
 The types that a use case takes or returns are imported from its module.
 """
 
-from trainer.service import data, devices, experiments, exports, models, planning, run_files, runs
+from trainer.service import data, devices, experiments, exports, models, planning, run_files, runs, suggestions
 from trainer.service.lab import Lab, Settings
 
-__all__ = ["Lab", "Settings", "data", "devices", "experiments", "exports", "models", "planning", "run_files", "runs"]
+__all__ = [
+    "Lab",
+    "Settings",
+    "data",
+    "devices",
+    "experiments",
+    "exports",
+    "models",
+    "planning",
+    "run_files",
+    "runs",
+    "suggestions",
+]

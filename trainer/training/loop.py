@@ -76,7 +76,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     Resumes from the newest complete checkpoint, if there is one. Raises UserError for problems that the user can fix;
     any other exception is a bug.
     """
-    device = _prepare_process(config, paths, sink)
+    device = prepare_process(config, paths, sink)
     heartbeat.task("Reading the model's configuration")
     sink("log", text=f"Reading {config.model.name}")
     tokenizer = load_tokenizer(config.model, paths.models_dir)
@@ -88,8 +88,8 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     if plan.issues:
         raise InvalidConfig(plan.issues)
     new_tokens = add_tokens(tokenizer, config.model.new_tokens) if config.model.new_tokens else []
-    data = _read_data(config, tokenizer, paths, sink)
-    _check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
+    data = read_data(config, tokenizer, paths, sink)
+    check_ids(data, max(module_map.vocab_size, len(tokenizer) if new_tokens else 0), config.model.name)
     general = general_text(config.data, tokenizer, config.training.max_length, paths.data_dir)
     newest = checkpoints.newest_complete(paths.folder / "checkpoints")
     plan = _final_plan(planned(data.size).on(base_files), paths.folder / "plan.json", resumes=newest is not None)
@@ -131,7 +131,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     return Outcome(bool(trainer.state.global_step >= trainer.state.max_steps), unchanged)
 
 
-def _prepare_process(config: RunConfig, paths: RunPaths, sink: Sink) -> Device:
+def prepare_process(config: RunConfig, paths: RunPaths, sink: Sink) -> Device:
     """Set up this process for the run. Returns the device that it trains on."""
     keep_freed_memory()
     keep_compiled(paths.folder.parent / "compiled")
@@ -145,7 +145,7 @@ def _prepare_process(config: RunConfig, paths: RunPaths, sink: Sink) -> Device:
     return device
 
 
-def _read_data(config: RunConfig, tokenizer: Any, paths: RunPaths, sink: Sink) -> PreparedData:
+def read_data(config: RunConfig, tokenizer: Any, paths: RunPaths, sink: Sink) -> PreparedData:
     """Read, check and tokenize the data."""
     heartbeat.task(READING_DATA)
     sink("log", text="Reading the data")
@@ -183,7 +183,7 @@ def _sample_prompts(config: RunConfig, data: PreparedData, sink: Sink) -> tuple[
     return found
 
 
-def _check_ids(data: PreparedData, size: int, model: str) -> None:
+def check_ids(data: PreparedData, size: int, model: str) -> None:
     """Raise UserError if a token id of the data is outside the model's vocabulary of `size`."""
     parts = [part for part in (data.train, data.eval) if part is not None]
     highest = max(compute.max(compute.list_flatten(part.data.column("input_ids"))).as_py() for part in parts)
