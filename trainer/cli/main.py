@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import __version__
-from trainer.cli import data_commands, experiment_commands, sample_commands
+from trainer.cli import attribution_commands, data_commands, experiment_commands, sample_commands
 from trainer.cli.output import one_line, show, show_json
 from trainer.cli.plan_text import print_issue, print_plan
 from trainer.cli.progress import Progress
@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_changes(train)
     _add_run_commands(add)
     sample_commands.add_command(add)
+    attribution_commands.add_command(add)
     experiment_commands.add_commands(add)
     return parser
 

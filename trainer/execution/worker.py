@@ -11,18 +11,18 @@ import gc
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from trainer.common import device_holder, devices, file_locks, file_modes, heartbeat, redaction
-from trainer.common.device_holder import COMMAND_LINE, PAGE, Holder
+from trainer.common import devices, file_locks, file_modes, heartbeat, redaction
+from trainer.common.device_holder import COMMAND_LINE, PAGE
 from trainer.common.errors import UserError
 from trainer.config import validation
+from trainer.execution import device_lock
 from trainer.models.download import fetch
 from trainer.runs import failures, lifecycle
 from trainer.runs.event_log import EventWriter
@@ -37,13 +37,8 @@ if TYPE_CHECKING:
 FINISHED, FAILED, STOPPED, TAKEN = 0, 1, 3, 4
 LOCK_PATIENCE = 5.0
 """Seconds to try for the run's lock, which the app holds for a moment while it writes a state."""
-DEVICE_PATIENCE = 1.0
-"""Seconds to wait for a device before logging it: the previous worker may be about to end."""
 RESERVE, RESERVE_BYTES = ".reserve", 2**18
 """Space kept for the last event, so that a run on a full disk can still say why it ended."""
-
-_HELD: list[BinaryIO | None] = []
-"""The device's lock, released when the process ends, like its memory on the device."""
 
 
 class Stopped(BaseException):
@@ -200,29 +195,13 @@ def _import_training() -> None:
 
 
 def _take_device(run: Run, names: Sequence[str], writer: EventWriter, started_from: str) -> str:
-    """Lock the first of these devices that is free, and write into its lock who has it."""
-    began, logged = time.monotonic(), ""
-    while True:
-        for name in names:
-            held = file_locks.acquire(devices.lock_path(name), shared=devices.locks_are_shared())
-            if held is not None:
-                _HELD.append(held)
-                process = file_locks.identity(os.getpid())
-                folder = str(run.folder.parent)
-                device_holder.write(held, Holder(process, run.id, run.title, folder, started_from, time.time()))
-                return name
+    """Lock a device for the run; the log and the heartbeat say what it waits for."""
+
+    def waiting() -> None:
         heartbeat.task(heartbeat.WAITING)
-        if time.monotonic() - began > DEVICE_PATIENCE and logged != (text := _waiting(names, run.folder.parent)):
-            writer.write("log", text=text)
-            logged = text
         heartbeat.beat()
-        time.sleep(0.05)
 
-
-def _waiting(names: Sequence[str], runs: Path) -> str:
-    """Which devices the run waits for, and who has them."""
-    holders = [holder.describe(name, runs) for name in names if (holder := device_holder.read(name))]
-    return f"Waiting for {' or '.join(names)}: {'; '.join(holders) or 'another program is using it'}"
+    return device_lock.take(names, run, started_from, waiting, lambda text: writer.write("log", text=text))
 
 
 def _end(run: Run, writer: EventWriter | None, code: int, state: str, **values: Any) -> int:

@@ -7,13 +7,26 @@ data.py         upload, check, report and preview data
 runs.py         start, stop and resume runs
 experiments.py  scenarios, experiments, comparisons
 exports.py      adapters and reports as files
+attribution.py  what each module of a run earned
 devices.py      what the devices are doing
 run_files.py    configuration and log of a run, as text
 
 The types that a use case takes or returns are imported from its module.
 """
 
-from trainer.service import data, devices, experiments, exports, models, planning, run_files, runs
+from trainer.service import attribution, data, devices, experiments, exports, models, planning, run_files, runs
 from trainer.service.lab import Lab, Settings
 
-__all__ = ["Lab", "Settings", "data", "devices", "experiments", "exports", "models", "planning", "run_files", "runs"]
+__all__ = [
+    "Lab",
+    "Settings",
+    "attribution",
+    "data",
+    "devices",
+    "experiments",
+    "exports",
+    "models",
+    "planning",
+    "run_files",
+    "runs",
+]

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.common.errors import UserError
 from trainer.execution.analysis import Analysis, LocalAnalysis
 from trainer.execution.analysis_process import AnalysisProcess
+from trainer.execution.attribution_process import AttributionProcess
 from trainer.execution.device_usage import UsageMeter
 from trainer.execution.scheduler import Scheduler
 from trainer.experiments.experiment import Experiments
@@ -94,6 +95,11 @@ class Lab:
         return UsageMeter(self.store)
 
     @cached_property
+    def attributions(self) -> AttributionProcess:
+        """Measures what the modules of a run earned."""
+        return AttributionProcess(self.settings.models_dir, self.settings.data_dir)
+
+    @cached_property
     def scheduler(self) -> Scheduler:
         return Scheduler(self.store, self.settings.models_dir, self.settings.data_dir)
 
@@ -128,5 +134,6 @@ class Lab:
         self.scheduler.close()
         if stop_runs:
             self.scheduler.stop_runs()
+        self.attributions.close()
         for process in self._processes.values():
             process.close()

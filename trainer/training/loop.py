@@ -25,7 +25,7 @@ from trainer.data.checking import RejectedRow
 from trainer.data.general_text import general_text
 from trainer.data.preparation import PreparedData, prepare
 from trainer.data.sample_prompts import SamplePrompt, sample_prompts
-from trainer.models.added_tokens import add_tokens, with_vocabulary_size
+from trainer.models.added_tokens import add_tokens
 from trainer.models.base_model import BaseModels
 from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config, load_tokenizer
@@ -41,7 +41,7 @@ from trainer.training.compilation import keep_compiled
 from trainer.training.cpu_allocator import keep_freed_memory
 from trainer.training.forgetting import Forgetting
 from trainer.training.gpu import training_device
-from trainer.training.loading import compute_dtype, load_model
+from trainer.training.loading import compute_dtype, load_model, resize_vocabulary
 from trainer.training.sampling import NO_HELD_OUT, NO_PROMPTS, Sampler
 from trainer.training.trainer import Outputs, build_trainer
 
@@ -75,7 +75,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     Resumes from the newest complete checkpoint, if there is one. Raises UserError for problems that the user can fix;
     any other exception is a bug.
     """
-    device = _prepare_process(config, paths, sink)
+    device = prepare_process(config, paths, sink)
     heartbeat.task("Reading the model's configuration")
     sink("log", text=f"Reading {config.model.name}")
     tokenizer = load_tokenizer(config.model, paths.models_dir)
@@ -99,9 +99,8 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     sink("log", text=f"Loading the weights of {config.model.name}")
     before = memory_held()
     base = load_model(config.model, paths.models_dir, plan, module_map, sink)
-    if new_tokens and len(tokenizer) > module_map.vocab_size:
-        base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
-        module_map = with_vocabulary_size(module_map, len(tokenizer))
+    if new_tokens:
+        module_map = resize_vocabulary(base, len(tokenizer), module_map)
     heartbeat.task("Attaching the adapter")
     model = adapter.attach(base, plan, config.adapter, module_map, new_tokens)
     save_start(model, config, paths.folder / "start")
@@ -129,7 +128,7 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     return Outcome(bool(trainer.state.global_step >= trainer.state.max_steps), unchanged)
 
 
-def _prepare_process(config: RunConfig, paths: RunPaths, sink: Sink) -> Device:
+def prepare_process(config: RunConfig, paths: RunPaths, sink: Sink) -> Device:
     """Set up this process for the run. Returns the device that it trains on."""
     keep_freed_memory()
     keep_compiled(paths.folder.parent / "compiled")

@@ -20,6 +20,7 @@ from trainer.service.runs import ACTIVE, ENDED, MAX_TITLE
 from ui import download
 from ui.components import component
 from ui.handlers import DIRECT, QUEUED, event_value, inform, show_errors
+from ui.panels.attribution import AttributionPanel
 from ui.panels.live_run import digest, parts
 from ui.tabs.train import TrainTab, run_values
 from ui.views import HTML
@@ -81,6 +82,7 @@ class RunsTab:
                 self.rename = gr.Button("Rename", size="sm", elem_id="run-rename-button")
         with gr.Column(elem_id="run-files-card", elem_classes="card", visible=False) as self.files_card:
             self.files = component("run_files.js", FILES, "run-files", run="")
+        self.earned = AttributionPanel(lab)
         self.timer = gr.Timer(1.5, active=False)
         # what the page already shows; the browser keeps it, so that a lost response is sent again
         self.rows = gr.Textbox("", label="Rows shown", visible="hidden")
@@ -91,7 +93,7 @@ class RunsTab:
         live = train.live
         chosen, table = self.table, [self.table, self.rows]
         facts = [self.facts, self.buttons, self.naming, self.longer, self.resume, self.first, self.stop, self.kill]
-        facts += [self.fetch, self.delete, self.files_card, self.files, self.seen]
+        facts += [self.fetch, self.delete, self.files_card, self.files, *self.earned.outputs, self.seen]
 
         def after(event: Any) -> Any:
             listed = event.then(self.list_runs, self.rows, table, **DIRECT)
@@ -117,6 +119,8 @@ class RunsTab:
             after(event(show_errors(self.renamed), [chosen, self.name], None, **QUEUED))
         self.delete.click(None, chosen, None, js="(run) => window.askToDelete([run?.value ?? run])")
         after(self.table.batch(show_errors(self.acted_on_many), None, self.results, **QUEUED))
+        after(self.earned.measure.click(show_errors(self.measured), chosen, None, **QUEUED))
+        after(self.earned.stop.click(show_errors(self.measuring_stopped), chosen, None, **QUEUED))
         download.wire(self.fetch, self.exported, chosen, "run-file")
 
     def compare_in(self, pick: gr.HTML) -> None:
@@ -150,12 +154,13 @@ class RunsTab:
             run = self._run(run_id)
         except UserError:
             hidden = gr.update(visible=False)
-            return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 6, hidden, gr.update(run=""), ""]
+            shown = [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 6, hidden, gr.update(run="")]
+            return [*shown, *self.earned.hidden(), ""]
         row, has_adapter = run.summary(), run.has_adapter
         facts = _facts(row)
-        now = digest(f"{facts} {has_adapter}")
+        now = digest(f"{facts} {has_adapter} {self.earned.stamp(run)}")
         if now == seen:
-            return [gr.skip()] * 13
+            return [gr.skip()] * (13 + len(self.earned.outputs))
         state = row["state"]
         can_stop = state in ("queued", *ACTIVE)
         can_resume = state in ("stopped", "interrupted", "failed")
@@ -172,6 +177,7 @@ class RunsTab:
             gr.update(interactive=state not in ACTIVE),
             gr.update(visible=True),
             gr.update(run=run.id),
+            *self.earned.shown(run),
             now,
         ]
 
@@ -197,6 +203,12 @@ class RunsTab:
 
     def exported(self, run_id: str | None, monitor: ProgressMonitor) -> Path:
         return service.exports.adapter(self.lab, self._run(run_id).id, monitor=monitor)
+
+    def measured(self, run_id: str | None) -> None:
+        service.attribution.start(self.lab, self._run(run_id).id)
+
+    def measuring_stopped(self, run_id: str | None) -> None:
+        service.attribution.stop(self.lab, self._run(run_id).id)
 
     def resumed(self, run_id: str | None) -> None:
         service.runs.resume(self.lab, self._run(run_id).id)
