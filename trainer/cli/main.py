@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_changes(train)
     _add_run_commands(add)
     sample_commands.add_command(add)
-    attribution_commands.add_command(add)
+    attribution_commands.add_commands(add, _moved)
     experiment_commands.add_commands(add)
     return parser
 
@@ -250,8 +250,17 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    exported = exports.adapter(options.lab, options.run, options.runs_dir)
-    target = options.output or Path.cwd() / exported.name
+    written = _moved(exports.adapter(options.lab, options.run, options.runs_dir), options.output)
+    if options.json:
+        show_json({"id": options.run, "file": str(written)}, indent=None)
+    else:
+        show(written)
+    return 0
+
+
+def _moved(exported: Path, output: Path | None) -> Path:
+    """The exported file where the user wants it: a file, a folder, or by default the current folder."""
+    target = output or Path.cwd() / exported.name
     try:
         written = Path(shutil.move(exported, target / exported.name if target.is_dir() else target))
         file_modes.make_ordinary(written)
@@ -260,11 +269,7 @@ def _export(options: argparse.Namespace) -> int:
         raise UserError(
             f"{target} cannot be written: {error.strerror or error}.", "Name another file with -o.", "disk"
         ) from error
-    if options.json:
-        show_json({"id": options.run, "file": str(written)}, indent=None)
-    else:
-        show(written)
-    return 0
+    return written
 
 
 def _configuration(options: argparse.Namespace) -> Any:

@@ -76,8 +76,8 @@ def by_kind(found: Attribution) -> list[EarnedByKind]:
         rows.append(
             EarnedByKind(
                 *_sums(losses.kind, losses.treatment, parts, found.gain),
-                off=_effect(found.tokens, found.after, losses.off),
-                only=_effect(found.tokens, losses.only, found.before),
+                off=effect(found.tokens, found.after, losses.off),
+                only=effect(found.tokens, losses.only, found.before),
                 output=float(np.mean(outputs)) if outputs else None,
             )
         )
@@ -165,8 +165,8 @@ def _sums(name: str, treatment: str, parts: Sequence[Part], gain: float) -> tupl
     return name, treatment, len(parts), share, share / gain if gain > 0 else None
 
 
-def _effect(tokens: np.ndarray, lower: np.ndarray, higher: np.ndarray) -> Effect:
-    """`higher` minus `lower`, both losses of the same rows."""
+def effect(tokens: np.ndarray, lower: np.ndarray, higher: np.ndarray) -> Effect:
+    """The mean of `higher` minus `lower`, summed losses of the same rows with these numbers of tokens."""
     one, other = (
         Results({0: float(losses.sum() / tokens.sum())}, {0: RowLosses("", tokens, None, losses, 0)})
         for losses in (lower, higher)

@@ -10,8 +10,8 @@ from pathlib import Path
 from trainer.common.errors import UserError
 from trainer.execution.analysis import Analysis, LocalAnalysis
 from trainer.execution.analysis_process import AnalysisProcess
-from trainer.execution.attribution_process import AttributionProcess
 from trainer.execution.device_usage import UsageMeter
+from trainer.execution.measurement_process import MeasurementProcess
 from trainer.execution.scheduler import Scheduler
 from trainer.experiments.experiment import Experiments
 from trainer.experiments.saved_sets import OwnSets
@@ -95,9 +95,9 @@ class Lab:
         return UsageMeter(self.store)
 
     @cached_property
-    def attributions(self) -> AttributionProcess:
-        """Measures what the modules of a run earned."""
-        return AttributionProcess(self.settings.models_dir, self.settings.data_dir)
+    def measurements(self) -> MeasurementProcess:
+        """Measures runs that have ended."""
+        return MeasurementProcess(self.settings.models_dir, self.settings.data_dir)
 
     @cached_property
     def scheduler(self) -> Scheduler:
@@ -134,6 +134,6 @@ class Lab:
         self.scheduler.close()
         if stop_runs:
             self.scheduler.stop_runs()
-        self.attributions.close()
+        self.measurements.close()
         for process in self._processes.values():
             process.close()

@@ -128,10 +128,11 @@ def _belongs(tensor: str, found: Mapping[str, Update]) -> bool:
 
 
 def _rank(name: str, settings: Settings) -> int:
-    return int((settings.get("rank_pattern") or {}).get(name, settings["r"]))
+    pattern: Mapping[str, int] = settings.get("rank_pattern") or {}
+    return int(pattern.get(name, settings["r"]))
 
 
 def _scale(name: str, settings: Settings) -> float:
-    alpha = (settings.get("alpha_pattern") or {}).get(name, settings["lora_alpha"])
+    pattern: Mapping[str, float] = settings.get("alpha_pattern") or {}
     rank = _rank(name, settings)
-    return float(alpha / (sqrt(rank) if settings.get("use_rslora") else rank))
+    return pattern.get(name, settings["lora_alpha"]) / (sqrt(rank) if settings.get("use_rslora") else rank)

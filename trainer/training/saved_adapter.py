@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel
@@ -13,10 +14,12 @@ from torch import nn
 from trainer.common.errors import UserError, first_line
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan
+from trainer.runs.adapter_settings import CONFIG, RESUME, read_settings
 from trainer.training import adapter
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-RESUME = "Resume the run, which saves a new one."
+WEIGHTS = "adapter_model.safetensors"
+LEFT_OUT = {"inference_mode", "base_model_name_or_path"}
+"""Settings that are not those of training."""
 
 
 def attach(model: nn.Module, folder: Path, plan: Plan, module_map: ModuleMap) -> PeftModel:
@@ -27,14 +30,13 @@ def attach(model: nn.Module, folder: Path, plan: Plan, module_map: ModuleMap) ->
     """
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise UserError("This run has no adapter yet.", "Let it finish, or stop it: both save one.", "data")
+    settings = read_settings(folder / CONFIG)
     try:
-        config = LoraConfig.from_pretrained(str(folder))
-        if not isinstance(config, LoraConfig):
-            raise ValueError("it is not a LoRA")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        known = {item.name for item in fields(LoraConfig)}
+        kept = {name: value for name, value in settings.items() if name in known - LEFT_OUT}
+        config = LoraConfig(**kept)
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"The adapter's {CONFIG} is damaged: {first_line(error)}", RESUME, "data") from error
-    config.inference_mode = False
-    config.base_model_name_or_path = None
     return adapter.wrap(model, config, plan, module_map)
 
 

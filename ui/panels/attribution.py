@@ -1,7 +1,9 @@
-"""What each module of the chosen run earned: measured on demand, then a table by kind and a heatmap by layer."""
+"""What each module of the chosen run earned, and its adapter with lower ranks: both measured on demand."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -9,9 +11,13 @@ from markupsafe import Markup
 
 from trainer import service
 from trainer.common import formatting
-from trainer.service.attribution import Attribution, Measuring
+from trainer.common.errors import UserError
+from trainer.common.progress import ProgressMonitor
+from trainer.service.attribution import ATTRIBUTION, CUT_DOWN, Attribution, CutDown, Measuring
 from trainer.service.lab import Lab
 from trainer.service.runs import ACTIVE, Run
+from ui import download
+from ui.handlers import QUEUED, show_errors
 from ui.views import HTML
 
 render = HTML.macros("attribution.html")
@@ -27,13 +33,30 @@ class AttributionPanel:
         ) as self.card:
             self._status = gr.HTML("", apply_default_css=False, elem_id="earned-status")
             with gr.Row():
-                self.measure = gr.Button("Measure", size="sm", elem_id="earned-measure")
-                self.stop = gr.Button("Stop measuring", size="sm", elem_id="earned-stop", visible=False)
+                self._measure = gr.Button("Measure", size="sm", elem_id="earned-measure")
+                self._cut = gr.Button("Cut down", size="sm", elem_id="earned-cut")
+                self._stop = gr.Button("Stop measuring", size="sm", elem_id="earned-stop", visible=False)
             self._result = gr.HTML("", apply_default_css=False, elem_id="earned-result")
+            self._levels = gr.HTML("", apply_default_css=False, elem_id="cut-result")
+            with gr.Row(visible=False) as self._export:
+                self._level = gr.Dropdown([], label="Energy to keep", elem_id="cut-level")
+                self._fetch = gr.Button("Download it cut down", size="sm", elem_id="cut-download")
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.card, self._status, self.measure, self.stop, self._result]
+        shown = [self.card, self._status, self._measure, self._cut, self._stop, self._result]
+        return [*shown, self._levels, self._export, self._level]
+
+    def wire(self, chosen: Any, after: Callable[[Any], None]) -> None:
+        """`chosen`: its value is the run's id. `after`: shows what has changed after an event."""
+        after(self._measure.click(show_errors(lambda run: self._start(ATTRIBUTION, run)), chosen, None, **QUEUED))
+        after(self._cut.click(show_errors(lambda run: self._start(CUT_DOWN, run)), chosen, None, **QUEUED))
+        after(
+            self._stop.click(
+                show_errors(lambda run: service.attribution.stop(self._lab, str(run))), chosen, None, **QUEUED
+            )
+        )
+        download.wire(self._fetch, self._exported, self._level, "cut-file")
 
     def hidden(self) -> list[Any]:
         """Updates of the outputs where no run is chosen."""
@@ -41,25 +64,39 @@ class AttributionPanel:
 
     def shown(self, run: Run) -> list[Any]:
         """Updates of the outputs for a run: nothing can be measured before it has ended with an adapter."""
-        measuring, found = self._now(run)
+        measuring, found, cuts = self._now(run)
         seconds = service.attribution.estimate(self._lab, run.id)
-        label = "Measure again" if found else "Measure"
-        can_measure = run.has_adapter and run.state not in ACTIVE and not run.problem
         return [
-            gr.update(visible=can_measure),
+            gr.update(visible=run.has_adapter and run.state not in ACTIVE and not run.problem),
             render("status", measuring, formatting.about(seconds) if seconds is not None else ""),
-            gr.update(value=label, visible=not measuring.running),
+            gr.update(value="Measure again" if found else "Measure", visible=not measuring.running),
+            gr.update(visible=not measuring.running),
             gr.update(visible=measuring.running),
             _result(found) if found else "",
+            _levels(cuts) if cuts else "",
+            gr.update(visible=cuts is not None),
+            gr.update(**_choices(run, cuts)) if cuts else gr.skip(),
         ]
 
     def stamp(self, run: Run) -> str:
         """Changes when there is something else to show."""
-        measuring, found = self._now(run)
-        return f"{measuring} {found.step if found else ''} {found.seconds if found else ''}"
+        measuring, found, cuts = self._now(run)
+        return f"{measuring} {found and (found.step, found.seconds)} {cuts and (cuts.step, cuts.parameters)}"
 
-    def _now(self, run: Run) -> tuple[Measuring, Attribution | None]:
-        return service.attribution.state(self._lab, run.id), service.attribution.read(self._lab, run.id)
+    def _now(self, run: Run) -> tuple[Measuring, Attribution | None, CutDown | None]:
+        found = service.attribution
+        return found.state(self._lab, run.id), found.read(self._lab, run.id), found.read_cut_down(self._lab, run.id)
+
+    def _start(self, task: str, run_id: str | None) -> None:
+        service.attribution.start(self._lab, task, str(run_id))
+
+    def _exported(self, value: str, monitor: ProgressMonitor) -> Path:
+        run_id, _, kept = str(value).partition(" ")
+        try:
+            share = float(kept)
+        except ValueError:
+            raise UserError("No energy to keep is chosen.", "Choose one.", "data") from None
+        return service.attribution.export_cut(self._lab, run_id, share, monitor=monitor)
 
 
 def _result(found: Attribution) -> Markup:
@@ -74,3 +111,16 @@ def _cell(share: float, gain: float, most: float) -> dict[str, Any]:
     """A cell of the heatmap: its text, its sign, and how strong its color is, from 0 to 1."""
     text = service.attribution.share_text(share, share / gain if gain > 0 else None)
     return {"text": text, "strength": f"{abs(share) / most:.3f}", "negative": share < 0}
+
+
+def _levels(cuts: CutDown) -> Markup:
+    return render("cut_down", service.attribution.cut_sentences(cuts), service.attribution.levels(cuts))
+
+
+def _choices(run: Run, cuts: CutDown) -> dict[str, Any]:
+    """The levels that can be exported; values are what `_exported` reads."""
+    shown = [
+        (f"{formatting.percent(level.kept)}: loss {formatting.loss(level.loss)}", f"{run.id} {level.kept}")
+        for level in service.attribution.levels(cuts)[1:]
+    ]
+    return {"choices": shown, "value": shown[0][1]}

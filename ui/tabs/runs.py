@@ -119,8 +119,7 @@ class RunsTab:
             after(event(show_errors(self.renamed), [chosen, self.name], None, **QUEUED))
         self.delete.click(None, chosen, None, js="(run) => window.askToDelete([run?.value ?? run])")
         after(self.table.batch(show_errors(self.acted_on_many), None, self.results, **QUEUED))
-        after(self.earned.measure.click(show_errors(self.measured), chosen, None, **QUEUED))
-        after(self.earned.stop.click(show_errors(self.measuring_stopped), chosen, None, **QUEUED))
+        self.earned.wire(chosen, after)
         download.wire(self.fetch, self.exported, chosen, "run-file")
 
     def compare_in(self, pick: gr.HTML) -> None:
@@ -203,12 +202,6 @@ class RunsTab:
 
     def exported(self, run_id: str | None, monitor: ProgressMonitor) -> Path:
         return service.exports.adapter(self.lab, self._run(run_id).id, monitor=monitor)
-
-    def measured(self, run_id: str | None) -> None:
-        service.attribution.start(self.lab, self._run(run_id).id)
-
-    def measuring_stopped(self, run_id: str | None) -> None:
-        service.attribution.stop(self.lab, self._run(run_id).id)
 
     def resumed(self, run_id: str | None) -> None:
         service.runs.resume(self.lab, self._run(run_id).id)

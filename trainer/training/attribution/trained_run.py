@@ -12,6 +12,7 @@ import numpy as np
 from trainer.common.errors import InvalidConfig, UserError
 from trainer.common.progress import Progress
 from trainer.config.schema import RunConfig
+from trainer.data.general_text import GeneralText, general_text
 from trainer.data.preparation import PreparedData, prepare
 from trainer.models.added_tokens import add_tokens
 from trainer.models.base_model import BaseModels
@@ -39,6 +40,7 @@ class TrainedRun:
     rows: Rows
     held_out: int
     """Held-out rows of the run, of which `rows` has some."""
+    general: GeneralText
     device: str
 
 
@@ -68,9 +70,9 @@ def open_run(config: RunConfig, paths: RunPaths, progress: Progress) -> TrainedR
     trainer = _trainer(config, plan, model, tokenizer, data)
     found = _gates(model, config, plan, module_map, paths.folder / "adapter")
     lengths = np.minimum(np.asarray(data.eval["length"]), config.training.max_length)
-    return TrainedRun(
-        trainer, found, Rows(trainer, data.eval.select(chosen(lengths))), len(data.eval), device.model or device.name
-    )
+    general = general_text(config.data, tokenizer, config.training.max_length, paths.data_dir)
+    rows = Rows(trainer, data.eval.select(chosen(lengths)))
+    return TrainedRun(trainer, found, rows, len(data.eval), general, device.model or device.name)
 
 
 def _trainer(config: RunConfig, plan: Plan, model: Any, tokenizer: Any, data: PreparedData) -> Any:

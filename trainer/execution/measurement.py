@@ -1,7 +1,8 @@
-"""python -m trainer.execution.attribution RUN_DIR MODELS_DIR DATA_DIR: measures what each module of a run earned.
+"""python -m trainer.execution.measurement TASK RUN_DIR MODELS_DIR DATA_DIR: measures a run that has ended.
 
-Prints lines of JSON: any number of {"progress": [stage, share]}, then {"done": true} or {"problem": …}. It ends with
-the app, which holds its standard input open.
+`TASK`: `attribution` for what each module earned, `cut_down` for what the adapter loses with lower ranks. Prints
+lines of JSON: any number of {"progress": [stage, share]}, then {"done": true} or {"problem": …}. It ends with the
+app, which holds its standard input open.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.common import devices, file_locks, file_modes, heartbeat, redaction
 from trainer.common.device_holder import PAGE
@@ -23,29 +24,35 @@ from trainer.common.errors import UserError, first_line, is_out_of_memory
 from trainer.common.progress import Progress
 from trainer.execution import device_lock
 from trainer.models.download import fetch
-from trainer.runs import attribution
-from trainer.runs.attribution import Attribution
+from trainer.runs import attribution, cut_down
 from trainer.runs.history import ACTIVE
 from trainer.runs.run import Run
 from trainer.runs.store import RunStore
 
-LOCK = "attribution.lock"
+LOCK = "measurement.lock"
 """Held while a run is measured."""
+ATTRIBUTION, CUT_DOWN = "attribution", "cut_down"
 
 
-def attribute(run: Run, models_dir: Path, data_dir: Path, started_from: str, progress: Progress) -> Attribution:
-    """Measure a run in this process, on the first device that is free, and write it into the run's folder.
+class Place(NamedTuple):
+    """Where a measurement reads, and where it was started from: PAGE or COMMAND_LINE."""
 
-    Raises UserError if it cannot be measured, or is being measured.
+    models_dir: Path
+    data_dir: Path
+    started_from: str
+
+
+def measure(task: str, run: Run, place: Place, progress: Progress) -> None:
+    """Measure a run in this process, on the first device that is free, and write that into the run's folder.
+
+    `task`: ATTRIBUTION or CUT_DOWN. Raises UserError if it cannot be measured, or is being measured.
     """
-    began = time.monotonic()
     check(run)
     lock = file_locks.acquire(run.folder / LOCK)
     if lock is None:
         raise UserError(f"{run.title} is being measured already.", "Wait until that is done.", "data")
     try:
-        found = _measured(run, models_dir, data_dir, started_from, progress, began)
-        attribution.record(run.folder, found)
+        _measure(task, run, place, progress)
     except UserError:
         raise
     except OSError as error:
@@ -54,7 +61,6 @@ def attribute(run: Run, models_dir: Path, data_dir: Path, started_from: str, pro
         raise _explained(error) from error
     finally:
         lock.close()
-    return found
 
 
 def check(run: Run) -> None:
@@ -75,33 +81,38 @@ def _explained(error: Exception) -> UserError:
     return UserError(problem, "Please report it with the traceback, which the log of the app has.", "bug")
 
 
-def _measured(
-    run: Run, models_dir: Path, data_dir: Path, started_from: str, progress: Progress, began: float
-) -> Attribution:
+def _measure(task: str, run: Run, place: Place, progress: Progress) -> None:
     assert run.config is not None
-    step = run.history.step
+    began, step = time.monotonic(), run.history.step
 
     def follow(type: str, **values: Any) -> None:
         if type == "download":
             progress("Downloading the model", values["bytes"] / max(1, values["total"]))
 
-    model = fetch(run.config.model, models_dir, run.history.commit, follow)
+    model = fetch(run.config.model, place.models_dir, run.history.commit, follow)
     progress(heartbeat.WAITING, 0)
-    device = device_lock.take(devices.devices(), run, started_from, lambda: None, lambda text: progress(text, 0))
+    names, say = devices.devices(), lambda text: progress(text, 0)
+    device = device_lock.take(names, run, place.started_from, lambda: None, say)
     os.environ |= devices.environment(device)  # before anything looks for GPUs
     progress("Importing the libraries", 0)
-    from trainer.training.attribution.measure import measure
+    from trainer.training.attribution import cut_down as cuts
+    from trainer.training.attribution import path
     from trainer.training.attribution.trained_run import open_run
     from trainer.training.loop import RunPaths
 
-    opened = open_run(replace(run.config, model=model), RunPaths(run.folder, models_dir, data_dir), progress)
-    return measure(opened, step, progress, began)
+    paths = RunPaths(run.folder, place.models_dir, place.data_dir)
+    opened = open_run(replace(run.config, model=model), paths, progress)
+    if task == ATTRIBUTION:
+        attribution.record(run.folder, path.measure(opened, step, progress, began))
+    else:
+        cut_down.record(run.folder, cuts.measure(opened, run.adapter, step, progress))
 
 
 def main(arguments: list[str]) -> int:
     file_modes.keep_private()
     redaction.install()
-    folder, models_dir, data_dir = map(Path, arguments)
+    task = arguments[0]
+    folder, models_dir, data_dir = map(Path, arguments[1:])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not mix with the replies
     threading.Thread(target=_end_with_the_app, name="end", daemon=True).start()
@@ -112,7 +123,8 @@ def main(arguments: list[str]) -> int:
 
     try:
         run = RunStore(folder.parent).get(folder.name)
-        attribute(run, models_dir, data_dir, PAGE, lambda stage, share: reply({"progress": [stage, share]}))
+        place = Place(models_dir, data_dir, PAGE)
+        measure(task, run, place, lambda stage, share: reply({"progress": [stage, share]}))
     except UserError as error:
         reply({"problem": str(error)})
         return 1

@@ -1,4 +1,4 @@
-"""The app's side of `attribution`: one process at a time, which measures one run and ends."""
+"""The app's side of `measurement`: one process at a time, which measures one run and ends."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.common import gpu_allocator
 from trainer.common.errors import UserError
-from trainer.execution.attribution import check
+from trainer.execution.measurement import check
 from trainer.runs.run import Run
 
+STOPPING = "Stopping"
 DIED = "The process that measured it ended without a result; the log of the app may say why."
 
 
@@ -23,6 +24,8 @@ DIED = "The process that measured it ended without a result; the log of the app 
 class Measuring:
     """How far the measurement of a run is."""
 
+    task: str = ""
+    """ATTRIBUTION or CUT_DOWN; empty if there was none since the app started."""
     running: bool = False
     stage: str = ""
     share: float = 0.0
@@ -31,7 +34,7 @@ class Measuring:
     """Why the last one failed; empty if it did not."""
 
 
-class AttributionProcess:
+class MeasurementProcess:
     """Starts measurements, and follows them. Ends with the app."""
 
     def __init__(self, models_dir: Path, data_dir: Path) -> None:
@@ -42,15 +45,19 @@ class AttributionProcess:
         self._states: dict[str, Measuring] = {}
         """By run, of those measured since the app started."""
 
-    def start(self, run: Run) -> None:
-        """Start measuring a run. Raises UserError if that is not possible, or another one is being measured."""
+    def start(self, task: str, run: Run) -> None:
+        """Start measuring a run: ATTRIBUTION or CUT_DOWN.
+
+        Raises UserError if that is not possible, or another one is being measured.
+        """
         check(run)
         with self._lock:
             if self._process is not None and self._run is not None:
                 raise UserError(
                     f"{self._run.title} is being measured.", "Wait until that is done, or stop it.", "data"
                 )
-            command = [sys.executable, "-m", "trainer.execution.attribution", str(run.folder), *self._folders]
+            module = "trainer.execution.measurement"
+            command = [sys.executable, "-m", module, task, str(run.folder), *self._folders]
             try:
                 process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
@@ -60,8 +67,8 @@ class AttributionProcess:
                 problem = f"The process cannot be started: {error.strerror or error}."
                 raise UserError(problem, "Close other programs, then try again.", "bug") from error
             self._process, self._run = process, run
-            self._states[run.id] = Measuring(True, "Starting")
-        threading.Thread(target=self._follow, args=(process, run.id), name="attribution", daemon=True).start()
+            self._states[run.id] = Measuring(task, True, "Starting")
+        threading.Thread(target=self._follow, args=(process, run.id), name="measurement", daemon=True).start()
 
     def state(self, run_id: str) -> Measuring:
         return self._states.get(run_id, Measuring())
@@ -70,7 +77,7 @@ class AttributionProcess:
         """Stop measuring this run, if it is being measured."""
         with self._lock:
             if self._process is not None and self._run is not None and self._run.id == run_id:
-                self._states[run_id] = Measuring(True, "Stopping")
+                self._states[run_id] = replace(self._states[run_id], stage=STOPPING)
                 self._process.kill()
 
     def close(self) -> None:
@@ -80,20 +87,21 @@ class AttributionProcess:
 
     def _follow(self, process: subprocess.Popen[str], run_id: str) -> None:
         """Read the replies of a process until it ends."""
-        last = Measuring(problem=DIED)
+        task = self._states[run_id].task
+        last = Measuring(task, problem=DIED)
         assert process.stdout is not None
         with contextlib.suppress(ValueError):  # a line that was torn when the process was killed
             for line in process.stdout:
                 reply = json.loads(line)
                 if "progress" in reply:
-                    self._states[run_id] = Measuring(True, *reply["progress"])
+                    self._states[run_id] = Measuring(task, True, *reply["progress"])
                 else:
-                    last = Measuring(problem=reply.get("problem", ""))
+                    last = Measuring(task, problem=reply.get("problem", ""))
         process.wait()
         with self._lock:
-            stopped = self._states[run_id].stage == "Stopping"
+            stopped = self._states[run_id].stage == STOPPING
             self._process, self._run = None, None
-            self._states[run_id] = Measuring() if stopped else last
+            self._states[run_id] = Measuring(task) if stopped else last
 
 
 def _threads() -> str:
