@@ -20,6 +20,10 @@ from trainer.runs.row_losses import RowLosses
 LEVEL = 0.95
 """Of the intervals."""
 NOT_A_COST = "Retraining without a module usually costs far less than its share: the others learn to make up for it."
+DOES_NOT_ADD_UP = (
+    "That is more than 1 %, so do not rely on them. In a mixture of experts, what it does to the loss that tokens "
+    "change their experts belongs to no module."
+)
 MEANING = f"A share is a share of this run's gain. {NOT_A_COST}"
 
 
@@ -118,7 +122,7 @@ def sentences(found: Attribution) -> tuple[str, ...]:
     gain = f"Training took the loss on {rows} from {loss(before)} to {loss(after)}: a gain of {loss(found.gain)}."
     off = f", {percent(found.error)} off" if isfinite(found.error) else ""
     sums = f"The shares add up to {loss(total)}{off}, with {found.points} points of the path."
-    doubt = "" if found.adds_up else " That is more than 1 %, so do not rely on them."
+    doubt = "" if found.adds_up else f" {DOES_NOT_ADD_UP}"
     if found.gain <= 0:
         doubt += " Training did not lower the loss on these rows, so the shares are in nats per token."
     return gain, f"{sums}{doubt}", MEANING, f"Measured in {duration(found.seconds)} on {found.device}."
