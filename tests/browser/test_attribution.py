@@ -34,3 +34,11 @@ def test_a_run_is_measured_and_cut_down(page: Any, client: Client, small: RunCon
         page.locator("#cut-download").click()
     with zipfile.ZipFile(adapter.value.path()) as archive:
         assert "cut to 99 %" in archive.read("README.md").decode()
+    page.get_by_label("q_proj", exact=True).last.check()
+    page.locator("#earned-retrain").click()
+    page.locator("#earned-compare").click()
+    page.get_by_text("2 runs compared").wait_for()
+    again = next(row for row in client.predict(api_name="/runs") if row["id"] != run)
+    assert again["name"] == f"{small.title} without q_proj"
+    assert "q_proj" not in again["modules"]
+    wait_for(lambda: client.predict(again["id"], api_name="/run")["state"] == "finished")

@@ -17,7 +17,7 @@ from trainer.service.attribution import ATTRIBUTION, CUT_DOWN, Attribution, CutD
 from trainer.service.lab import Lab
 from trainer.service.runs import ACTIVE, Run
 from ui import download
-from ui.handlers import QUEUED, show_errors
+from ui.handlers import QUEUED, inform, show_errors
 from ui.views import HTML
 
 render = HTML.macros("attribution.html")
@@ -37,6 +37,10 @@ class AttributionPanel:
                 self._cut = gr.Button("Cut down", size="sm", elem_id="earned-cut")
                 self._stop = gr.Button("Stop measuring", size="sm", elem_id="earned-stop", visible=False)
             self._result = gr.HTML("", apply_default_css=False, elem_id="earned-result")
+            with gr.Row(visible=False) as self._again:
+                self._without = gr.CheckboxGroup([], label="Leave out", elem_id="earned-without")
+                self._retrain = gr.Button("Train again without these", size="sm", elem_id="earned-retrain")
+                self.compare = gr.Button("Compare with it", size="sm", elem_id="earned-compare", visible=False)
             self._levels = gr.HTML("", apply_default_css=False, elem_id="cut-result")
             with gr.Row(visible=False) as self._export:
                 self._level = gr.Dropdown([], label="Energy to keep", elem_id="cut-level")
@@ -45,7 +49,7 @@ class AttributionPanel:
     @property
     def outputs(self) -> list[Any]:
         shown = [self.card, self._status, self._measure, self._cut, self._stop, self._result]
-        return [*shown, self._levels, self._export, self._level]
+        return [*shown, self._again, self._without, self.compare, self._levels, self._export, self._level]
 
     def wire(self, chosen: Any, after: Callable[[Any], None]) -> None:
         """`chosen`: its value is the run's id. `after`: shows what has changed after an event."""
@@ -56,6 +60,7 @@ class AttributionPanel:
                 show_errors(lambda run: service.attribution.stop(self._lab, str(run))), chosen, None, **QUEUED
             )
         )
+        after(self._retrain.click(show_errors(self._train_again), [chosen, self._without], None, **QUEUED))
         download.wire(self._fetch, self._exported, self._level, "cut-file")
 
     def hidden(self) -> list[Any]:
@@ -73,6 +78,9 @@ class AttributionPanel:
             gr.update(visible=not measuring.running),
             gr.update(visible=measuring.running),
             _result(found) if found else "",
+            gr.update(visible=found is not None),
+            gr.update(choices=_kinds(found)) if found else gr.skip(),
+            gr.update(visible=service.retraining.retrained_run(self._lab, run.id) is not None),
             _levels(cuts) if cuts else "",
             gr.update(visible=cuts is not None),
             gr.update(**_choices(run, cuts)) if cuts else gr.skip(),
@@ -81,7 +89,9 @@ class AttributionPanel:
     def stamp(self, run: Run) -> str:
         """Changes when there is something else to show."""
         measuring, found, cuts = self._now(run)
-        return f"{measuring} {found and (found.step, found.seconds)} {cuts and (cuts.step, cuts.parameters)}"
+        again = service.retraining.retrained_run(self._lab, run.id)
+        earned, cut = found and (found.step, found.seconds), cuts and (cuts.step, cuts.parameters)
+        return f"{again and again.id} {measuring} {earned} {cut}"
 
     def _now(self, run: Run) -> tuple[Measuring, Attribution | None, CutDown | None]:
         found = service.attribution
@@ -90,6 +100,12 @@ class AttributionPanel:
     def _start(self, task: str, run_id: str | None) -> None:
         service.attribution.start(self._lab, task, str(run_id))
 
+    def _train_again(self, run_id: str | None, names: list[str]) -> None:
+        if not names:
+            raise UserError("No kind is ticked.", "Tick those to leave out.", "data")
+        run = service.retraining.train_without(self._lab, str(run_id), names)
+        inform(f"“{run.title}” is queued, with the parameters of what it leaves out in the other ranks.")
+
     def _exported(self, value: str, monitor: ProgressMonitor) -> Path:
         run_id, _, kept = str(value).partition(" ")
         try:
@@ -97,6 +113,11 @@ class AttributionPanel:
         except ValueError:
             raise UserError("No energy to keep is chosen.", "Choose one.", "data") from None
         return service.attribution.export_cut(self._lab, run_id, share, monitor=monitor)
+
+
+def _kinds(found: Attribution) -> list[str]:
+    """Kinds that can be left out: new tokens come with the vocabulary."""
+    return [row.name for row in service.attribution.by_kind(found) if row.treatment != "rows"]
 
 
 def _result(found: Attribution) -> Markup:

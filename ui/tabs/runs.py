@@ -124,13 +124,23 @@ class RunsTab:
 
     def compare_in(self, pick: gr.HTML) -> None:
         """Let Compare choose the selected runs in `pick`, and show them."""
-        self.table.picked(show_errors(self.picked), None, [pick, self.tabs, self.timer], **QUEUED)
+        outputs = [pick, self.tabs, self.timer]
+        self.table.picked(show_errors(self.picked), None, outputs, **QUEUED)
+        self.earned.compare.click(show_errors(self.picked_retrained), self.table, outputs, **QUEUED)
 
     def picked(self, event: gr.EventData) -> list[Any]:
         ids = [run_id for run_id in _ids(event) if self._run(run_id)]
         if len(ids) > MAX_COMPARED:
             raise UserError(f"{len(ids)} runs are too many to compare.", f"Select at most {MAX_COMPARED}.", "data")
         return [json.dumps({"runs": ids}), gr.Tabs(selected="compare"), gr.Timer(active=False)]
+
+    def picked_retrained(self, run_id: str | None) -> list[Any]:
+        """The selected run, and the one that trained it again without some of its kinds."""
+        run = self._run(run_id)
+        other = service.retraining.retrained_run(self.lab, run.id)
+        if other is None:
+            raise UserError("The run that trained it again is gone.", "Train it again.", "data")
+        return [json.dumps({"runs": [run.id, other.id]}), gr.Tabs(selected="compare"), gr.Timer(active=False)]
 
     def list_runs(self, seen: str) -> list[Any]:
         """Rows that the page does not have yet: of ended runs, and of open runs."""
