@@ -23,6 +23,7 @@ def test_a_run_is_measured_and_cut_down(page: Any, client: Client, small: RunCon
     table = page.locator("#earned-result .earned")
     table.wait_for()
     assert sorted(table.locator("tbody th").all_inner_texts()) == ["lm_head", "o_proj", "q_proj", "v_proj"]
+    assert client.predict(run, api_name="/run")["attribution"]["adds_up"]
     heat = page.locator("#earned-result .heat")
     assert heat.locator("tbody th").all_inner_texts() == ["0", "1", "2", "outside"]
     shown = page.locator("#earned-result").inner_text()

@@ -86,7 +86,9 @@ def test_shares_add_up_to_the_gain_of_the_run_itself(case: str, config: RunConfi
 
 def test_new_tokens_and_a_quantized_base_are_held_as_in_the_run(config: RunConfig, paths: Paths) -> None:
     model = ModelConfig(name="phi3", quantization="nf4", new_tokens=("<|owl|>",))
-    config = replace(config, model=model, modules=(Tick("o_proj"), Tick("gate_proj")), adapter=LORA)
+    recomputed = replace(config.training, activation_checkpointing="on")
+    ticks = (Tick("o_proj"), Tick("gate_proj"))
+    config = replace(config, model=model, modules=ticks, adapter=LORA, training=recomputed)
     run = trained(config, paths("run"))
     found = measured(config, run)
     own = row_losses.read(run.folder)[row_losses.HELD_OUT]
@@ -137,8 +139,10 @@ def test_it_is_read_back_as_it_was_measured_and_damage_is_nothing(tmp_path: Path
     assert again is not None
     assert again.to_json() == found.to_json()
     assert (again.gain, again.adds_up) == (0.3125, False)
-    (tmp_path / attribution.FILE).write_text('{"step": 3, "tokens": [1, "x"]}')
-    assert attribution.read(tmp_path) is None
+    damaged = found.to_json() | {"parts": [{**found.to_json()["parts"][0], "kind": "k"}]}
+    for text in ('{"step": 3, "tokens": [1, "x"]}', json.dumps(damaged), "[", "[]"):
+        (tmp_path / attribution.FILE).write_text(text)
+        assert attribution.read(tmp_path) is None
 
 
 def test_a_run_without_held_out_rows_or_adapter_says_so(config: RunConfig, paths: Paths) -> None:

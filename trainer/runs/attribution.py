@@ -23,6 +23,8 @@ from trainer.runs.index import stamp_of
 FILE = "attribution.json"
 MAX_BYTES = 2**25
 MAX_TEXT = 400
+MAX_PARTS, MAX_KINDS = 20_000, 100
+"""The largest published models have fewer."""
 MAX_ROWS, MIN_ROWS = 64, 4
 MAX_TOKENS = 8192
 """Of the rows that are measured, together; MIN_ROWS are measured however long they are."""
@@ -142,7 +144,10 @@ def _parsed(value: dict[str, Any]) -> Attribution:
         )
         for item in value["kinds"]
     )
-    if not parts or not kinds:
+    known = {(losses.kind, losses.treatment) for losses in kinds}
+    if not parts or len(parts) > MAX_PARTS or len(kinds) > MAX_KINDS:
+        raise ValueError
+    if known != {(part.kind, part.treatment) for part in parts}:
         raise ValueError
     return Attribution(
         step=int(value["step"]),

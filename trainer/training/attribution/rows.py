@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import GradientCheckpointingLayer
 
@@ -26,16 +27,19 @@ def chosen(lengths: np.ndarray) -> np.ndarray:
     return np.linspace(0, len(lengths) - 1, min(most, len(lengths))).round().astype(int)
 
 
+def recompute_layers(model: nn.Module) -> None:
+    """Recompute each layer in the backward pass: transformers' own checkpointing is off outside of training."""
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+
+
 class Rows:
     """Rows to measure on a trainer's model."""
 
     def __init__(self, trainer: Any, examples: Sequence[dict[str, np.ndarray]]) -> None:
         """`trainer`: a ModulesTrainer."""
         self.trainer, self.examples = trainer, examples
-        if trainer.args.gradient_checkpointing:  # transformers' own is off outside of training
-            for module in trainer.model.modules():
-                if isinstance(module, GradientCheckpointingLayer):
-                    module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
     def losses(self) -> tuple[np.ndarray, np.ndarray]:
         """The summed loss and the counted tokens of each row."""

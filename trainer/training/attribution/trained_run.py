@@ -22,7 +22,7 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan, make_plan
 from trainer.training import adapter, saved_adapter
 from trainer.training.attribution.gates import Gate, gates, starts
-from trainer.training.attribution.rows import Rows, chosen
+from trainer.training.attribution.rows import Rows, chosen, recompute_layers
 from trainer.training.loading import compute_dtype, load_model, resize_vocabulary
 from trainer.training.loop import RunPaths, prepare_process
 from trainer.training.trainer import Outputs, build_trainer
@@ -68,6 +68,8 @@ def open_run(config: RunConfig, paths: RunPaths, progress: Progress) -> TrainedR
         module_map = resize_vocabulary(base, len(tokenizer), module_map)
     model = saved_adapter.attach(base, paths.folder / "adapter", plan, module_map)
     trainer = _trainer(config, plan, model, tokenizer, data)
+    if trainer.args.gradient_checkpointing:
+        recompute_layers(model)
     found = _gates(model, config, plan, module_map, paths.folder / "adapter")
     lengths = np.minimum(np.asarray(data.eval["length"]), config.training.max_length)
     general = general_text(config.data, tokenizer, config.training.max_length, paths.data_dir)
