@@ -67,11 +67,14 @@ class Endpoints:
         return _answer(self._lab.store.summaries)
 
     def run(self, run_id: str) -> dict[str, Any]:
-        """The summary of one run, and its answers to held-out prompts at each evaluation (`samples`)."""
+        """The summary of one run, its answers to held-out prompts at each evaluation (`samples`), and what its
+        modules earned (`attribution`), null if that is not measured."""
 
         def read() -> dict[str, Any]:
             run = self._lab.store.get(_text(run_id))
-            return run.summary() | {"samples": service.runs.samples(run).to_json()}
+            found = service.attribution.read(self._lab, run.id)
+            earned = service.attribution.to_json(found) if found else None
+            return run.summary() | {"samples": service.runs.samples(run).to_json(), "attribution": earned}
 
         return _answer(read)
 

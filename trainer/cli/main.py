@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import __version__
-from trainer.cli import data_commands, experiment_commands, sample_commands, suggest_commands
+from trainer.cli import attribution_commands, data_commands, experiment_commands, sample_commands, suggest_commands
 from trainer.cli.output import one_line, show, show_json
 from trainer.cli.plan_text import print_issue, print_plan
 from trainer.cli.progress import Progress
@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_changes(train)
     _add_run_commands(add)
     sample_commands.add_command(add)
+    attribution_commands.add_commands(add, _moved)
     experiment_commands.add_commands(add)
     suggest_commands.add_command(add)
     return parser
@@ -250,8 +251,17 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    exported = exports.adapter(options.lab, options.run, options.runs_dir)
-    target = options.output or Path.cwd() / exported.name
+    written = _moved(exports.adapter(options.lab, options.run, options.runs_dir), options.output)
+    if options.json:
+        show_json({"id": options.run, "file": str(written)}, indent=None)
+    else:
+        show(written)
+    return 0
+
+
+def _moved(exported: Path, output: Path | None) -> Path:
+    """The exported file where the user wants it: a file, a folder, or by default the current folder."""
+    target = output or Path.cwd() / exported.name
     try:
         written = Path(shutil.move(exported, target / exported.name if target.is_dir() else target))
         file_modes.make_ordinary(written)
@@ -260,11 +270,7 @@ def _export(options: argparse.Namespace) -> int:
         raise UserError(
             f"{target} cannot be written: {error.strerror or error}.", "Name another file with -o.", "disk"
         ) from error
-    if options.json:
-        show_json({"id": options.run, "file": str(written)}, indent=None)
-    else:
-        show(written)
-    return 0
+    return written
 
 
 def _configuration(options: argparse.Namespace) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,12 +11,19 @@ from typing import BinaryIO
 
 from trainer.common import device_holder, devices, file_locks, heartbeat
 from trainer.common.device_holder import Holder
+from trainer.runs.run import Run
 
 DEVICE_PATIENCE = 1.0
 """Seconds to wait for a device before saying so: the previous worker may be about to end."""
 
 _HELD: list[BinaryIO] = []
 """The device's lock, released when the process ends, like its memory on the device."""
+
+
+def run_holder(run: Run, started_from: str) -> Holder:
+    """This process as the holder of a device, for `run`."""
+    process = file_locks.identity(os.getpid())
+    return Holder(process, run.id, run.title, str(run.folder.parent), started_from, time.time())
 
 
 def take_device(names: Sequence[str], holder: Holder, say: Callable[[str], None]) -> str:

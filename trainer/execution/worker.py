@@ -11,7 +11,6 @@ import gc
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,10 +19,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from trainer.common import devices, file_locks, file_modes, heartbeat, redaction
-from trainer.common.device_holder import COMMAND_LINE, PAGE, Holder
+from trainer.common.device_holder import COMMAND_LINE, PAGE
 from trainer.common.errors import UserError
 from trainer.config import validation
-from trainer.execution.device_lock import take_device
+from trainer.execution.device_lock import run_holder, take_device
 from trainer.models.download import fetch
 from trainer.runs import failures, lifecycle
 from trainer.runs.event_log import EventWriter
@@ -168,9 +167,7 @@ def _train(run: Run, names: Sequence[str], writer: EventWriter, switch: StopSwit
         writer.write(type, **values)
 
     model = fetch(run.config.model, models_dir, run.history.commit, write)
-    process, folder = file_locks.identity(os.getpid()), str(run.folder.parent)
-    holder = Holder(process, run.id, run.title, folder, started_from, time.time())
-    device = take_device(names, holder, lambda text: writer.write("log", text=text))
+    device = take_device(names, run_holder(run, started_from), lambda text: writer.write("log", text=text))
     os.environ |= devices.environment(device)  # before anything looks for GPUs
     heartbeat.task("Importing the libraries")
     _import_training()

@@ -40,10 +40,8 @@ def adapter_zip(run: Run, exports_dir: Path, monitor: ProgressMonitor | None = N
 
     Raises UserError if no adapter is saved yet, and Canceled if `monitor` cancels it.
     """
+    check_adapter(run)
     weights = run.adapter / WEIGHTS
-    if run.config is None or not _is_plain(weights):
-        raise UserError(f"{run.title} has no adapter yet.", "Let it finish, or stop it: both save one.", "data")
-    _check_weights(weights, run.title)
     name = re.sub(r"[^A-Za-z0-9]+", "-", run.title).strip("-")[:40]
     path = exports_dir / (f"{name}-{run.id}.zip" if name and name != run.id else f"adapter-{run.id}.zip")
     try:
@@ -57,6 +55,14 @@ def adapter_zip(run: Run, exports_dir: Path, monitor: ProgressMonitor | None = N
     except OSError as error:
         raise UserError(f"The zip cannot be written: {error.strerror}.", "Free some space.", "disk") from error
     return path
+
+
+def check_adapter(run: Run) -> None:
+    """Raises UserError if no adapter is saved yet, or its weights are not safetensors."""
+    weights = run.adapter / WEIGHTS
+    if run.config is None or not _is_plain(weights):
+        raise UserError(f"{run.title} has no adapter yet.", "Let it finish, or stop it: both save one.", "data")
+    _check_weights(weights, run.title)
 
 
 def _copy_weights(weights: Path, archive: zipfile.ZipFile, monitor: ProgressMonitor) -> None:
@@ -177,6 +183,7 @@ def model_card(run: Run) -> str:
         latest=history.latest,
         step=history.step,
         steps=history.steps,
+        note=run.adapter_note,
         data=own_names(config.data.path) or config.data.source,
         tokens=config.model.new_tokens,
         template=config.data.template,

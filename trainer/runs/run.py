@@ -119,6 +119,11 @@ class Run:
         return self.folder / "adapter"
 
     @property
+    def adapter_note(self) -> str:
+        """What became of the adapter after training, as a sentence for its model card; empty if nothing did."""
+        return ""
+
+    @property
     def has_adapter(self) -> bool:
         return os.path.isdir(self.adapter)  # noqa: PTH112  Path raises where the run's folder cannot be entered
 

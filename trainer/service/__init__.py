@@ -8,24 +8,40 @@ runs.py         start, stop and resume runs
 experiments.py  scenarios, experiments, comparisons
 suggestions.py  which selection to train: rules, and a race
 exports.py      adapters and reports as files
+attribution.py  what each module of a run earned
 devices.py      what the devices are doing
+retraining.py   a run once more, without some of its kinds
 run_files.py    configuration and log of a run, as text
 
 The types that a use case takes or returns are imported from its module.
 """
 
-from trainer.service import data, devices, experiments, exports, models, planning, run_files, runs, suggestions
+from trainer.service import (
+    attribution,
+    data,
+    devices,
+    experiments,
+    exports,
+    models,
+    planning,
+    retraining,
+    run_files,
+    runs,
+    suggestions,
+)
 from trainer.service.lab import Lab, Settings
 
 __all__ = [
     "Lab",
     "Settings",
+    "attribution",
     "data",
     "devices",
     "experiments",
     "exports",
     "models",
     "planning",
+    "retraining",
     "run_files",
     "runs",
     "suggestions",

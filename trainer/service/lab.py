@@ -11,6 +11,7 @@ from trainer.common.errors import UserError
 from trainer.execution.analysis import Analysis, LocalAnalysis
 from trainer.execution.analysis_process import AnalysisProcess
 from trainer.execution.device_usage import UsageMeter
+from trainer.execution.measurement_process import MeasurementProcess
 from trainer.execution.scheduler import Scheduler
 from trainer.experiments.experiment import Experiments
 from trainer.experiments.saved_sets import OwnSets
@@ -94,6 +95,11 @@ class Lab:
         return UsageMeter(self.store)
 
     @cached_property
+    def measurements(self) -> MeasurementProcess:
+        """Measures runs that have ended."""
+        return MeasurementProcess(self.settings.models_dir, self.settings.data_dir)
+
+    @cached_property
     def scheduler(self) -> Scheduler:
         return Scheduler(self.store, self.settings.models_dir, self.settings.data_dir)
 
@@ -128,5 +134,6 @@ class Lab:
         self.scheduler.close()
         if stop_runs:
             self.scheduler.stop_runs()
+        self.measurements.close()
         for process in self._processes.values():
             process.close()

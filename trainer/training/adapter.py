@@ -60,12 +60,17 @@ def attach(
 
     `new_tokens`: ids of new tokens whose rows are trained. Raises UserError if PEFT rejects a target.
     """
+    exclude = _modules_with_same_ending(model, plan.targets)
+    return wrap(model, peft_config(plan.targets, adapter, module_map, new_tokens, exclude), plan, module_map)
+
+
+def wrap(model: nn.Module, config: LoraConfig, plan: Plan, module_map: ModuleMap) -> PeftModel:
+    """Wrap `model` as `config` says, whose targets are the plan's. Raises UserError if PEFT rejects one."""
     # `no_init_weights` empties torch's init functions process-wide: LoRA would start from uninitialized memory
     with warnings.catch_warnings(), guard_torch_init_functions():
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         try:
-            exclude = _modules_with_same_ending(model, plan.targets)
-            wrapped = get_peft_model(model, peft_config(plan.targets, adapter, module_map, new_tokens, exclude))
+            wrapped = get_peft_model(model, config)
         except ValueError as error:
             raise UserError(
                 f"PEFT rejects this selection: {str(error)[:300]}", "Untick the module that it names."
@@ -84,7 +89,7 @@ def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     for target in plan.targets:
-        for parameter in _parameters(model, target):
+        for parameter in parameters(model, target):
             parameter.peak_lr = target.lr  # type: ignore[attr-defined]
         if target.slices:
             _mask(model.base_model.model.get_submodule(target.module), target)
@@ -92,7 +97,7 @@ def prepare(model: PeftModel, plan: Plan, compute_dtype: torch.dtype) -> None:
         _keep_compute_dtype(model, compute_dtype)
 
 
-def _parameters(model: PeftModel, target: Target) -> list[nn.Parameter]:
+def parameters(model: PeftModel, target: Target) -> list[nn.Parameter]:
     """A target's trainable parameters in PEFT: LoRA matrices, magnitudes and bias, a copy, or rows."""
     module: Any = model.base_model.model.get_submodule(holder(target))
     name = target.module.rpartition(".")[2]

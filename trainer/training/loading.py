@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from trainer.common import heartbeat
 from trainer.common.errors import UserError, first_line
 from trainer.config.schema import ModelConfig
+from trainer.models.added_tokens import with_vocabulary_size
 from trainer.models.checkpoint_format import CheckpointFormat
 from trainer.models.locations import check_weights, load_config, locate
 from trainer.models.model_config import auto_class, missing_package
@@ -54,6 +55,14 @@ def load_model(model: ModelConfig, models_dir: Path, plan: Plan, module_map: Mod
     _prevent_repacking(loaded)
     loaded.config.use_cache = False
     return loaded
+
+
+def resize_vocabulary(model: Any, size: int, module_map: ModuleMap) -> ModuleMap:
+    """Give `model` rows for a tokenizer of `size` tokens, if that has more; returns the map of the model then."""
+    if size <= module_map.vocab_size:
+        return module_map
+    model.resize_token_embeddings(size, mean_resizing=True)
+    return with_vocabulary_size(module_map, size)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from trainer.data.checking import RejectedRow
 from trainer.data.general_text import general_text
 from trainer.data.preparation import PreparedData, prepare
 from trainer.data.sample_prompts import SamplePrompt, sample_prompts
-from trainer.models.added_tokens import add_tokens, with_vocabulary_size
+from trainer.models.added_tokens import add_tokens
 from trainer.models.base_model import BaseModels
 from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config, load_tokenizer
@@ -41,7 +41,7 @@ from trainer.training.compilation import keep_compiled
 from trainer.training.cpu_allocator import keep_freed_memory
 from trainer.training.forgetting import Forgetting
 from trainer.training.gpu import training_device
-from trainer.training.loading import compute_dtype, load_model
+from trainer.training.loading import compute_dtype, load_model, resize_vocabulary
 from trainer.training.sampling import NO_HELD_OUT, NO_PROMPTS, Sampler
 from trainer.training.task_scores import TaskScores, short_answers
 from trainer.training.trainer import Outputs, build_trainer
@@ -100,9 +100,8 @@ def train(config: RunConfig, paths: RunPaths, sink: Sink, stop_asked: Callable[[
     sink("log", text=f"Loading the weights of {config.model.name}")
     before = memory_held()
     base = load_model(config.model, paths.models_dir, plan, module_map, sink)
-    if new_tokens and len(tokenizer) > module_map.vocab_size:
-        base.resize_token_embeddings(len(tokenizer), mean_resizing=True)
-        module_map = with_vocabulary_size(module_map, len(tokenizer))
+    if new_tokens:
+        module_map = resize_vocabulary(base, len(tokenizer), module_map)
     heartbeat.task("Attaching the adapter")
     model = adapter.attach(base, plan, config.adapter, module_map, new_tokens)
     save_start(model, config, paths.folder / "start")

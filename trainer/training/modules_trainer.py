@@ -134,15 +134,15 @@ class ModulesTrainer(Trainer):  # type: ignore[misc]
                 places = owners(part, batch["lengths"], tensors["input_ids"].shape[1]).to(sums.device)
                 for piece in self.steps.split([tensors | {"places": places}]):
                     examples = piece.pop("places")[:, 1:]
-                    losses, right, counted = self._score(model, piece)
+                    losses, right, counted = self.token_losses(model, piece)
                     found = torch.stack([losses.double(), right.double(), counted.double()])
                     sums.index_add_(1, examples[counted], found[:, counted])
                     heartbeat.beat()
         return sums
 
-    def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
+    def token_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
         """Of each position but the last, (rows, width - 1): the loss of the next token, whether it is predicted,
-        whether it counts."""
+        whether it counts. Only what counts has a loss."""
         labels = inputs.pop("labels")[:, 1:]
         counted = labels != IGNORED
         logits = model(**inputs, use_cache=False).logits[:, :-1][counted].float()
@@ -213,6 +213,6 @@ class ModulesSFTTrainer(ModulesTrainer, SFTTrainer):  # type: ignore[misc]
             self.sums = Sums()
         super().log(logs, *values, **keywords)
 
-    def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
+    def token_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
         found = model(**inputs, use_cache=False, fused_lm_head=True)
         return -found.log_probs, found.is_top1, found.label_mask

@@ -45,7 +45,7 @@ class Steps:
                     raise
             # outside the handler, whose exception holds the tensors of the pass that failed
             restore()
-            self._halve()
+            self.halve()
 
     def _accumulate(self, model: nn.Module, step: dict[str, Any]) -> torch.Tensor:
         trainer, total = self._trainer, max(1, sum(step["counted"]))
@@ -81,7 +81,8 @@ class Steps:
 
         return restore
 
-    def _halve(self) -> None:
+    def halve(self) -> None:
+        """Half as many rows at once from now on, after memory ran out."""
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -20,6 +20,7 @@ from trainer.service.runs import ACTIVE, ENDED, MAX_TITLE
 from ui import download
 from ui.components import component
 from ui.handlers import DIRECT, QUEUED, event_value, inform, show_errors
+from ui.panels.attribution import AttributionPanel
 from ui.panels.live_run import digest, parts
 from ui.tabs.train import TrainTab, run_values
 from ui.views import HTML
@@ -81,6 +82,7 @@ class RunsTab:
                 self.rename = gr.Button("Rename", size="sm", elem_id="run-rename-button")
         with gr.Column(elem_id="run-files-card", elem_classes="card", visible=False) as self.files_card:
             self.files = component("run_files.js", FILES, "run-files", run="")
+        self.earned = AttributionPanel(lab)
         self.timer = gr.Timer(1.5, active=False)
         # what the page already shows; the browser keeps it, so that a lost response is sent again
         self.rows = gr.Textbox("", label="Rows shown", visible="hidden")
@@ -91,7 +93,7 @@ class RunsTab:
         live = train.live
         chosen, table = self.table, [self.table, self.rows]
         facts = [self.facts, self.buttons, self.naming, self.longer, self.resume, self.first, self.stop, self.kill]
-        facts += [self.fetch, self.delete, self.files_card, self.files, self.seen]
+        facts += [self.fetch, self.delete, self.files_card, self.files, *self.earned.outputs, self.seen]
 
         def after(event: Any) -> Any:
             listed = event.then(self.list_runs, self.rows, table, **DIRECT)
@@ -117,17 +119,28 @@ class RunsTab:
             after(event(show_errors(self.renamed), [chosen, self.name], None, **QUEUED))
         self.delete.click(None, chosen, None, js="(run) => window.askToDelete([run?.value ?? run])")
         after(self.table.batch(show_errors(self.acted_on_many), None, self.results, **QUEUED))
+        self.earned.wire(chosen, after)
         download.wire(self.fetch, self.exported, chosen, "run-file")
 
     def compare_in(self, pick: gr.HTML) -> None:
         """Let Compare choose the selected runs in `pick`, and show them."""
-        self.table.picked(show_errors(self.picked), None, [pick, self.tabs, self.timer], **QUEUED)
+        outputs = [pick, self.tabs, self.timer]
+        self.table.picked(show_errors(self.picked), None, outputs, **QUEUED)
+        self.earned.compare.click(show_errors(self.picked_retrained), self.table, outputs, **QUEUED)
 
     def picked(self, event: gr.EventData) -> list[Any]:
         ids = [run_id for run_id in _ids(event) if self._run(run_id)]
         if len(ids) > MAX_COMPARED:
             raise UserError(f"{len(ids)} runs are too many to compare.", f"Select at most {MAX_COMPARED}.", "data")
         return [json.dumps({"runs": ids}), gr.Tabs(selected="compare"), gr.Timer(active=False)]
+
+    def picked_retrained(self, run_id: str | None) -> list[Any]:
+        """The selected run, and the one that trained it again without some of its kinds."""
+        run = self._run(run_id)
+        other = service.retraining.retrained_run(self.lab, run.id)
+        if other is None:
+            raise UserError("The run that trained it again is gone.", "Train it again.", "data")
+        return [json.dumps({"runs": [run.id, other.id]}), gr.Tabs(selected="compare"), gr.Timer(active=False)]
 
     def list_runs(self, seen: str) -> list[Any]:
         """Rows that the page does not have yet: of ended runs, and of open runs."""
@@ -150,12 +163,13 @@ class RunsTab:
             run = self._run(run_id)
         except UserError:
             hidden = gr.update(visible=False)
-            return [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 6, hidden, gr.update(run=""), ""]
+            shown = [NOTHING, hidden, hidden, hidden, *[gr.skip()] * 6, hidden, gr.update(run="")]
+            return [*shown, *self.earned.hidden(), ""]
         row, has_adapter = run.summary(), run.has_adapter
         facts = _facts(row, service.runs.general_loss(run))
-        now = digest(f"{facts} {has_adapter}")
+        now = digest(f"{facts} {has_adapter} {self.earned.stamp(run)}")
         if now == seen:
-            return [gr.skip()] * 13
+            return [gr.skip()] * (13 + len(self.earned.outputs))
         state = row["state"]
         can_stop = state in ("queued", *ACTIVE)
         can_resume = state in ("stopped", "interrupted", "failed")
@@ -172,6 +186,7 @@ class RunsTab:
             gr.update(interactive=state not in ACTIVE),
             gr.update(visible=True),
             gr.update(run=run.id),
+            *self.earned.shown(run),
             now,
         ]
 
