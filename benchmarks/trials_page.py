@@ -48,6 +48,8 @@ NAME = "lab.example"
 PATIENCE = 240_000
 PAGES = 6
 RUN = "20260101-000000-aaaaaa"
+SEEN = 1
+"""Place of what the page shows among the inputs of its refresh."""
 RATE = "#training-learning_rate"
 FASTER = """for (const name of ["setInterval", "setTimeout"]) {
   const real = window[name]
@@ -281,7 +283,7 @@ def _ask_again(connection: http.client.HTTPConnection, path: str, body: dict[str
     content = json.loads(answer.read())
     assert answer.status == 200, content
     if isinstance(content["data"][-1], str):
-        body["data"][-1] = content["data"][-1]
+        body["data"][SEEN] = content["data"][-1]
 
 
 def _train_on(run: Path, stop: threading.Event) -> None:

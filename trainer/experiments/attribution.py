@@ -122,10 +122,11 @@ def sentences(found: Attribution) -> tuple[str, ...]:
     gain = f"Training took the loss on {rows} from {loss(before)} to {loss(after)}: a gain of {loss(found.gain)}."
     off = f", {percent(found.error)} off" if isfinite(found.error) else ""
     sums = f"The shares add up to {loss(total)}{off}, with {found.points} points of the path."
+    where = "the CPU" if found.device == "cpu" else found.device
     doubt = "" if found.adds_up else f" {DOES_NOT_ADD_UP}"
     if found.gain <= 0:
         doubt += " Training did not lower the loss on these rows, so the shares are in nats per token."
-    return gain, f"{sums}{doubt}", MEANING, f"Measured in {duration(found.seconds)} on {found.device}."
+    return gain, f"{sums}{doubt}", MEANING, f"Measured in {duration(found.seconds)} on {where}."
 
 
 def share_text(share: float, of_gain: float | None) -> str:
