@@ -17,7 +17,7 @@ from ui import api, server
 from ui.components import component, load_plotly
 from ui.security import upload_folder
 from ui.security.gate import SafeBlocks
-from ui.sessions import describe_once
+from ui.sessions import describe_once, keep_ids
 from ui.tabs.compare import CompareTab
 from ui.tabs.runs import RunsTab
 from ui.tabs.train import TrainTab
@@ -49,6 +49,7 @@ def build(lab: Lab, has_password: bool = False) -> gr.Blocks:
                 compare = CompareTab(lab, train, tabs, tab)
                 runs.compare_in(compare.pick)
     describe_once(page)
+    keep_ids()
     return page
 
 

@@ -117,6 +117,7 @@ def test_a_double_click_on_train_starts_one_run(page: Any) -> None:
     page.wait_for_selector(".runs tbody .pill.stopped")
 
 
+@pytest.mark.full
 def test_the_same_through_gradio_client(client: Client, tmp_path: Path) -> None:
     config = short_demo().to_json()
     kinds = client.predict("demo", api_name="/modules")["kinds"]

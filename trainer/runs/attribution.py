@@ -164,13 +164,13 @@ def _parsed(value: dict[str, Any]) -> Attribution:
 
 
 def _part(item: dict[str, Any]) -> Part:
-    layer, output = item["layer"], item["output"]
+    layer, output, share = item["layer"], item["output"], _number(item["share"])
     return Part(
         module=_text(item["module"]),
         kind=_text(item["kind"]),
         treatment=_text(item["treatment"]),
         layer=None if layer is None else int(layer),
-        share=_number(item["share"]),
+        share=share,
         output=None if output is None else _number(output),
     )
 

@@ -38,7 +38,9 @@ class Table:
         return self.opened.bench.train(short_run(config, factor, steps), self.opened.shape.held_out)
 
 
-@pytest.fixture(params=["llama-nf4", "phi3-none", "gpt2-none"])
+@pytest.fixture(
+    params=["phi3-none", *(pytest.param(name, marks=pytest.mark.full) for name in ("llama-nf4", "gpt2-none"))]
+)
 def table(request: pytest.FixtureRequest, tmp_path: Path, models_dir: Path) -> Iterator[Table]:
     name, quantization = request.param.split("-")
     config = small_config(tmp_path / "data", tmp_path / "rows.jsonl", steps=STEPS)
