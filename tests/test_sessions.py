@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gradio as gr
@@ -29,8 +30,9 @@ def test_a_session_does_not_grow_with_what_is_updated() -> None:
             found = await page.process_api(0, [answer], state=state)
             answer = found["data"][1]["value"]
 
-    asyncio.run(ask(3))
-    size = len(state.blocks_config.blocks)
-    asyncio.run(ask(20))
+    with ThreadPoolExecutor(1) as thread:  # Playwright's event loop may run in this one
+        thread.submit(asyncio.run, ask(3)).result()
+        size = len(state.blocks_config.blocks)
+        thread.submit(asyncio.run, ask(20)).result()
     assert answer == "x" * 23
     assert len(state.blocks_config.blocks) == size
