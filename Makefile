@@ -18,7 +18,7 @@ test-all: browser lint test-js
 test-real: $(VENV)/test $(VENV)/real
 	$(BIN)/python -m tools.real_model
 	$(BIN)/python -m tools.real_model tokenizers
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m real tests/real
+	$(BIN)/python -m pytest -m real tests/real
 
 # a real LLM for the Model field: models/SmolLM2-135M-Instruct
 real: $(VENV)/real
