@@ -26,7 +26,7 @@ from trainer.planning.parameter_counts import tensor_sizes, whole_module
 from trainer.planning.plan import Plan, make_plan
 from trainer.planning.scenarios import SIX
 from trainer.planning.schedule import batch_size
-from trainer.training.expert_quantization import quantized_experts
+from trainer.training.quantization.experts import quantized_experts
 from ui.panels.summary import State, summary
 
 ALL = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"

@@ -29,7 +29,7 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.memory.weights import experts_to_quantize, modules_to_quantize
 from trainer.planning.plan import Plan
 from trainer.training import adapter
-from trainer.training.expert_quantization import quantize_experts, quantized_experts
+from trainer.training.quantization.experts import quantize_experts, quantized_experts
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _attached(config: PreTrainedConfig, run: RunConfig, plan: Plan, module_map: 
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     quantized = modules_to_quantize(run.model.quantization, module_map, plan.targets)
     experts = experts_to_quantize(run.model.quantization, module_map)
-    with mock.patch("trainer.training.expert_quantization._pack", lambda weight: (weight, None)):
+    with mock.patch("trainer.training.quantization.experts._pack", lambda weight: (weight, None)):
         quantize_experts(model, experts)
     for name in quantized - experts:
         old = model.get_submodule(name)

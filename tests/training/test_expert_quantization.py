@@ -26,10 +26,11 @@ from trainer.models.discovery.discover import discover
 from trainer.models.discovery.probing import extra_inputs
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan, make_plan
-from trainer.training import adapter, expert_quantization, loop
-from trainer.training.expert_quantization import dequantize_experts, quantize_experts, quantized_experts
+from trainer.training import adapter, loop
 from trainer.training.loading import load_model
 from trainer.training.optimizer import parameter_groups
+from trainer.training.quantization import experts as expert_quantization
+from trainer.training.quantization.experts import dequantize_experts, quantize_experts, quantized_experts
 
 FAMILIES = (
     *("qwen2_moe", "qwen3_next", "mixtral", "deepseek_v3", "glm4_moe", "granitemoe", "lfm2_moe"),

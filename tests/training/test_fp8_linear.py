@@ -17,8 +17,8 @@ from trainer.config.schema import AdapterConfig, ModelConfig, RunConfig, Tick
 from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config
 from trainer.training import loop
-from trainer.training.fp8_linear import Fp8Linear
 from trainer.training.loading import load_model
+from trainer.training.quantization.fp8_linear import Fp8Linear
 
 NOISE = 0.045
 """Relative error of a product of two matrices in float8_e4m3fn, which has 3 bits after the point."""

@@ -33,8 +33,8 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan, make_plan
 from trainer.runs.store import RunStore
 from trainer.training import adapter, loop
-from trainer.training import quantization as quantization_module
 from trainer.training.loading import load_model
+from trainer.training.quantization import base as quantization_module
 
 GPU = Device("cuda:0", total=80 * 10**9, free=78 * 10**9, bfloat16=True)
 INT8 = {"load_in_8bit": True, "llm_int8_skip_modules": ["lm_head", "model.layers.1.mlp"]}

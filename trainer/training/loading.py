@@ -26,10 +26,10 @@ from trainer.models.module_map import ModuleMap
 from trainer.planning.memory.weights import experts_to_quantize, modules_to_quantize, skipped_modules
 from trainer.planning.plan import Plan
 from trainer.training.callbacks import Sink
-from trainer.training.expert_loading import quantizing_experts
-from trainer.training.expert_quantization import quantize_experts
 from trainer.training.gpu import auto_dtype
-from trainer.training.quantization import dequantizing_keywords, quantize_rest, quantized_on_arrival
+from trainer.training.quantization.base import dequantizing_keywords, quantize_rest, quantized_on_arrival
+from trainer.training.quantization.expert_loading import quantizing_experts
+from trainer.training.quantization.experts import quantize_experts
 
 
 def compute_dtype(model: ModelConfig) -> torch.dtype:

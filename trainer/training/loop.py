@@ -39,11 +39,11 @@ from trainer.training import adapter, checkpoints, weight_changes
 from trainer.training.callbacks import Recorder, Sink, memory_held
 from trainer.training.compilation import keep_compiled
 from trainer.training.cpu_allocator import keep_freed_memory
-from trainer.training.forgetting import Forgetting
 from trainer.training.gpu import training_device
+from trainer.training.held_out.forgetting import Forgetting
+from trainer.training.held_out.sampling import NO_HELD_OUT, NO_PROMPTS, Sampler
+from trainer.training.held_out.task_scores import TaskScores, short_answers
 from trainer.training.loading import compute_dtype, load_model, resize_vocabulary
-from trainer.training.sampling import NO_HELD_OUT, NO_PROMPTS, Sampler
-from trainer.training.task_scores import TaskScores, short_answers
 from trainer.training.trainer import Outputs, build_trainer
 
 READING_DATA = "Reading the data"

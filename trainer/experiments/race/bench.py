@@ -28,7 +28,7 @@ from trainer.experiments.scenario_plans import Planner
 from trainer.models.module_map import ModuleMap
 from trainer.training import adapter
 from trainer.training.base_state import BaseState
-from trainer.training.forgetting import example_losses
+from trainer.training.held_out.forgetting import example_losses
 from trainer.training.loading import compute_dtype
 from trainer.training.step_clock import StepClock
 from trainer.training.trainer import Outputs, build_trainer

@@ -16,9 +16,9 @@ from trainer.runs.cut_down import CutDown, Level
 from trainer.training import low_rank
 from trainer.training.attribution.gates import set_all
 from trainer.training.attribution.rows import Rows
+from trainer.training.attribution.saved_adapter import WEIGHTS
 from trainer.training.attribution.trained_run import TrainedRun
 from trainer.training.low_rank import Update
-from trainer.training.saved_adapter import WEIGHTS
 
 
 def measure(run: TrainedRun, folder: Path, step: int, progress: Progress) -> CutDown:

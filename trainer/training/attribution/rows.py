@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import GradientCheckpointingLayer
 
 from trainer.runs.attribution import MAX_ROWS, MAX_TOKENS, MIN_ROWS
-from trainer.training.forgetting import example_losses
+from trainer.training.held_out.forgetting import example_losses
 
 Result = TypeVar("Result")
 

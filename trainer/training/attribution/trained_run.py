@@ -20,7 +20,8 @@ from trainer.models.discovery.discover import discover
 from trainer.models.locations import load_config, load_tokenizer
 from trainer.models.module_map import ModuleMap
 from trainer.planning.plan import Plan, make_plan
-from trainer.training import adapter, saved_adapter
+from trainer.training import adapter
+from trainer.training.attribution import saved_adapter
 from trainer.training.attribution.gates import Gate, gates, starts
 from trainer.training.attribution.rows import Rows, chosen, recompute_layers
 from trainer.training.loading import compute_dtype, load_model, resize_vocabulary

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import TrainerCallback
 
 from trainer.common import heartbeat
-from trainer.common.errors import first_line
 from trainer.common.formatting import duration, percent
 from trainer.config.schema import RunConfig
 from trainer.data.preparation import PreparedData
@@ -26,7 +24,8 @@ from trainer.data.sample_prompts import SamplePrompt, readable, sample_prompts
 from trainer.planning.samples import MAX_PROMPT
 from trainer.runs import row_losses
 from trainer.training.callbacks import Sink
-from trainer.training.generation import answer
+from trainer.training.held_out.generation import answer
+from trainer.training.held_out.guard import problem_of
 
 SHORT = 16
 """Tokens of a short reference answer, at most."""
@@ -78,19 +77,16 @@ class TaskScores(TrainerCallback):  # type: ignore[misc]
     def _measure(self, step: int) -> None:
         if not self._prompts or self._stop_asked():
             return
+        if problem := problem_of(lambda: self._answer_and_score(step)):
+            self._prompts = []
+            self._sink("log", text=f"The answers to held-out prompts are not scored: {problem}")
+
+    def _answer_and_score(self, step: int) -> None:
         began = time.monotonic()
-        try:
-            with heartbeat.phase(heartbeat.SAMPLING):
-                answers = self._answers()
-        except Exception as error:  # whatever a model or a kernel may raise
-            problem = f"{type(error).__name__}: {first_line(error)}"
-        else:
-            if not self._stop_asked():  # else the answers are incomplete
-                self._score(step, answers, time.monotonic() - began)
-            return
-        self._prompts = []
-        torch.cuda.empty_cache()  # outside the handler, whose exception holds the tensors of the pass that failed
-        self._sink("log", text=f"The answers to held-out prompts are not scored: {problem}")
+        with heartbeat.phase(heartbeat.SAMPLING):
+            answers = self._answers()
+        if not self._stop_asked():  # else the answers are incomplete
+            self._score(step, answers, time.monotonic() - began)
 
     def _answers(self) -> list[str]:
         found: list[str] = []

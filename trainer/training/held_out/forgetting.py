@@ -12,10 +12,10 @@ import torch
 from transformers import TrainerCallback
 
 from trainer.common import heartbeat
-from trainer.common.errors import first_line
 from trainer.data.general_text import GeneralText
 from trainer.runs import row_losses
 from trainer.training.callbacks import Sink
+from trainer.training.held_out.guard import problem_of
 
 
 class Forgetting(TrainerCallback):  # type: ignore[misc]
@@ -39,15 +39,12 @@ class Forgetting(TrainerCallback):  # type: ignore[misc]
             self._sink("log", text=f"Loss on general text: {found.sentence}")
 
     def _measure(self, step: int) -> None:
-        try:
-            with heartbeat.phase(heartbeat.EVALUATING):
-                self._record(step, *example_losses(self._trainer, self._examples))
-        except Exception as error:  # whatever a model, a kernel or a disk may raise
-            problem = f"{type(error).__name__}: {first_line(error)}"
-        else:
-            return
-        torch.cuda.empty_cache()  # outside the handler, whose exception holds the tensors of the pass that failed
-        self._sink("log", text=f"The loss on general text is not known: {problem}")
+        if problem := problem_of(lambda: self._score(step)):
+            self._sink("log", text=f"The loss on general text is not known: {problem}")
+
+    def _score(self, step: int) -> None:
+        with heartbeat.phase(heartbeat.EVALUATING):
+            self._record(step, *example_losses(self._trainer, self._examples))
 
 
 def example_losses(trainer: Any, examples: Sequence[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

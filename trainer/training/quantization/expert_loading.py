@@ -12,7 +12,7 @@ from transformers.core_model_loading import ConversionOps
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-from trainer.training.expert_quantization import replace_parameter
+from trainer.training.quantization.experts import replace_parameter
 
 
 @contextmanager

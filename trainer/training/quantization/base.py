@@ -21,8 +21,8 @@ from transformers.quantizers.auto import AutoHfQuantizer
 
 from trainer.models.checkpoint_format import CheckpointFormat
 from trainer.models.quantized_modules import quantization_config
-from trainer.training.expert_quantization import quantize_experts
-from trainer.training.fp8_linear import Fp8Linear
+from trainer.training.quantization.experts import quantize_experts
+from trainer.training.quantization.fp8_linear import Fp8Linear
 
 
 def dequantizing_keywords(config: Any, found: CheckpointFormat) -> dict[str, Any]:

@@ -7,17 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from trainer.common import heartbeat
-from trainer.common.errors import first_line
 from trainer.common.formatting import count, duration, percent
 from trainer.data.sample_prompts import SamplePrompt, readable
 from trainer.runs import event_log
 from trainer.runs.samples import FILE, shortened
 from trainer.training.callbacks import Sink
-from trainer.training.generation import answer
+from trainer.training.held_out.generation import answer
+from trainer.training.held_out.guard import problem_of
 
 NO_HELD_OUT = "There are no samples, since no examples are held out."
 NO_PROMPTS = "There are no samples: no held-out example has an answer within max_length."
@@ -47,16 +46,8 @@ class Sampler(TrainerCallback):  # type: ignore[misc]
         if not self._prompts or self._stop_asked():
             return
         began = time.monotonic()
-        try:
-            with heartbeat.phase(heartbeat.SAMPLING):
-                self._sample(state.global_step)
-        except Exception as error:  # whatever a model, a kernel or a disk may raise
-            problem = f"{type(error).__name__}: {first_line(error)}"
+        if problem := problem_of(lambda: self._sample(state.global_step)):
             self._prompts = []
-        else:
-            problem = ""
-        if problem:  # outside the handler, whose exception holds the tensors of the pass that failed
-            torch.cuda.empty_cache()
             self._sink("log", text=f"No more samples: {problem} Training goes on without them.")
         self._seconds += time.monotonic() - began
 
@@ -70,7 +61,8 @@ class Sampler(TrainerCallback):  # type: ignore[misc]
 
     def _sample(self, step: int) -> None:
         began = time.monotonic()
-        answers = answer(self._trainer, self._prompts, self._stop_asked)
+        with heartbeat.phase(heartbeat.SAMPLING):
+            answers = answer(self._trainer, self._prompts, self._stop_asked)
         if self._stop_asked():
             return  # the answers are incomplete
         tokens = sum(len(row) for row, _ in answers)

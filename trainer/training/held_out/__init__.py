@@ -1,0 +1,1 @@
+"""What is measured while a run trains: answers to held-out prompts, their scores, the loss on general text."""

@@ -1,0 +1,1 @@
+"""How a base model is quantized as it loads: linears, experts, FP8."""
